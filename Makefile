@@ -1,0 +1,66 @@
+# Each target creates .venv and installs into it what it needs, when that is missing. Needed beforehand: Python 3.10 or
+# newer with pip and venv, and make. From another folder: make -C path/to/this/folder test
+#
+#   make demo                     draw a data set; train, sparsify, prune and fine-tune a detector on it; print the table
+#   make test                     the tests
+#   make check                    lint, types, import rule, tests
+#   make test PYTHON=python3.12   another Python for a new .venv
+#   make test VENV=/some/env      an environment of your own, taken as it is: nothing is installed into it
+#   make test ARGS="-k nms -x"    further arguments for the command
+
+PYTHON ?= python3
+ARGS ?=
+
+ifeq ($(origin VENV),undefined)
+VENV := .venv
+RUNTIME := $(VENV)/.runtime-installed
+TOOLS := $(VENV)/.tools-installed
+endif
+# Commands get the interpreter by an absolute path, because some of them start further processes elsewhere.
+RUN := "$(abspath $(VENV))/bin/python"
+
+.PHONY: help demo test check lint types imports format clean
+
+help:
+	@sed -n '4,9s/^# *//p' Makefile
+
+demo: $(RUNTIME)
+	$(RUN) data/scripts/draw_mask_demo.py
+	$(RUN) prune_tools/pipeline.py --data data/mask_demo.yaml $(ARGS)
+
+test: $(TOOLS)
+	$(RUN) -m pytest -q $(ARGS)
+
+check: lint types imports test
+
+lint: $(TOOLS)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(TOOLS)
+	$(RUN) -m mypy
+
+imports: $(TOOLS)
+	$(RUN) -m pytest -q tests/test_import_rule.py
+
+format: $(TOOLS)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+# Leaves runs/ alone: what training took hours to make is yours to delete.
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis datasets/mask_demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.runtime-installed: requirements.txt | .venv/.python
+	$(RUN) -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/.tools-installed: requirements.txt requirements-dev.txt | .venv/.python
+	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	touch .venv/.runtime-installed $@
