@@ -1,0 +1,273 @@
+"""Model configurations: from the rows of a YAML file to layers. No text is executed; words are looked up."""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from models import common, experimental
+from models.widths import apply_widths
+from utils.errors import InputError, MissingFileError
+from utils.files import ROOT, read_yaml
+from utils.log import LOGGER
+
+CHANNEL_MULTIPLE = 8  # widths are rounded up to this
+REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
+_TAKES_REPEATS = {"BottleneckCSP", "C3", "C3TR", "C3Ghost", "C3x"}  # the repeat count is an argument of the block
+_TAKES_CHANNELS = _TAKES_REPEATS | {
+    "Conv", "DWConv", "GhostConv", "CrossConv", "MixConv2d", "Focus", "Bottleneck", "GhostBottleneck",
+    "SPP", "SPPF", "C3SPP", "DWConvTranspose2d", "nn.ConvTranspose2d",
+}  # fmt: skip
+_TABLE = "%3s%18s%3s%10s  %-40s%-30s"
+_CONSTANTS = {"None": None, "True": True, "False": False}
+_OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
+
+
+@dataclass
+class Row:
+    """One line of a configuration: where its input comes from, how often, which module, with what."""
+
+    source: int | list[int]
+    number: int
+    module: str
+    arguments: list[Any]
+
+    @property
+    def sources(self) -> list[int]:
+        """The inputs, as a list also when there is one."""
+        return self.source if isinstance(self.source, list) else [self.source]
+
+
+# -- configurations ----------------------------------------------------------------------------------------------------
+
+
+def find_config(cfg: str | Path) -> Path:
+    """The file ``cfg``: relative to the current folder, to the repository, or by name in models/ and models/hub/.
+
+    Raises:
+        MissingFileError: there is none.
+    """
+    name = Path(cfg).name
+    for path in (Path(cfg), ROOT / cfg, ROOT / "models" / cfg, ROOT / "models" / name, ROOT / "models/hub" / name):
+        if path.is_file():
+            return path
+    raise MissingFileError(f"no model configuration {cfg}: looked here, in {ROOT / 'models'} and in its hub folder")
+
+
+def read_config(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration from a path, from the name of one in models/ or models/hub/, or from a mapping.
+
+    Raises:
+        MissingFileError: no such file.
+        InputError: a key is missing or has a value of the wrong kind.
+    """
+    title, config = ("the given mapping", cfg) if isinstance(cfg, Mapping) else (cfg, read_yaml(find_config(cfg)))
+    if not isinstance(config, Mapping):
+        raise InputError(f"{title} is no model configuration: expected keys {', '.join(REQUIRED_KEYS)}")
+    missing = [key for key in REQUIRED_KEYS if key not in config]
+    if missing:
+        raise InputError(f"{title} is no model configuration: it lacks {', '.join(missing)}")
+    for key, kinds, expected in (
+        ("nc", int, "a whole number above 0"),
+        ("depth_multiple", int | float, "a number above 0"),
+        ("width_multiple", int | float, "a number above 0"),
+        ("ch", int, "a whole number above 0"),
+    ):
+        value = config.get(key, 1)
+        if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
+            raise InputError(f"{title}: {key} must be {expected}, got {value!r}")
+    for key in ("backbone", "head"):
+        if not isinstance(config[key], list):
+            raise InputError(f"{title}: {key} must be a list of rows [from, number, module, arguments]")
+    _check_anchors(title, config["anchors"])
+    return dict(config)
+
+
+def _check_anchors(title: object, anchors: Any) -> None:
+    """Anchors are a count per level, or one flat list of as many widths and heights for each level."""
+    if isinstance(anchors, int) and anchors > 0:
+        return
+    levels = anchors if isinstance(anchors, list | tuple) else []
+    flat = all(isinstance(level, list | tuple) and all(isinstance(side, int | float) for side in level) for level in levels)
+    if not levels or not flat or len({len(level) for level in levels}) != 1 or len(levels[0]) % 2 or not levels[0]:
+        raise InputError(
+            f"{title}: anchors must be a count per level, or for each level as many pairs width, height, got {anchors!r}"
+        )
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def find_module(name: str) -> type[nn.Module] | None:
+    """The class behind a module name of a row: a block of this project, Detect, or ``nn.<Name>``; else None."""
+    if name == "Detect":
+        from models.yolo import Detect  # which needs this module
+
+        return Detect
+    spaces = [vars(nn)] if name.startswith("nn.") else [vars(common), vars(experimental)]
+    found = next((space[key] for space in spaces if (key := name.removeprefix("nn.")) in space), None)
+    return found if isinstance(found, type) and issubclass(found, nn.Module) else None
+
+
+def resolve_word(word: str, names: Mapping[str, Any]) -> Any:
+    """What a text argument of a row means: a known name, a module, a number or a sum; other text stays text."""
+    known = {**_CONSTANTS, **names}
+    if word in known:
+        return known[word]
+    module = find_module(word)
+    if module is not None:
+        return module
+    try:
+        return _arithmetic(ast.parse(word, mode="eval").body, names)
+    except (SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError):
+        return word
+
+
+def _arithmetic(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """The value of numbers, numeric names and the four operations; TypeError for all else."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return node.value
+    if isinstance(node, ast.Name) and isinstance(names.get(node.id), int | float):
+        return names[node.id]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_arithmetic(node.operand, names)
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_arithmetic(node.left, names), _arithmetic(node.right, names))
+    raise TypeError("not a number")
+
+
+# -- layers ------------------------------------------------------------------------------------------------------------
+
+
+def scaled_width(channels: int, gain: float) -> int:
+    """Channels times the width multiple, rounded up to a multiple of 8."""
+    return math.ceil(channels * gain / CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
+
+
+def scaled_depth(number: int, gain: float) -> int:
+    """Repeats times the depth multiple, at least 1; a single one stays single."""
+    return max(round(number * gain), 1) if number > 1 else number
+
+
+class LayerBuilder:
+    """Builds the layers of one configuration in order, keeping the widths of those already built."""
+
+    def __init__(self, config: Mapping[str, Any], input_channels: int) -> None:
+        self.names = {"nc": config["nc"], "anchors": config["anchors"]}
+        self.depth, self.width = config["depth_multiple"], config["width_multiple"]
+        anchors = config["anchors"]
+        per_level = anchors if isinstance(anchors, int) else len(anchors[0]) // 2
+        self.unscaled = per_level * (config["nc"] + 5)  # a layer as wide as the head's output keeps its width
+        self.input_channels = input_channels
+        self.channels: list[int] = []  # of each layer
+
+    def build(self, row: Row) -> tuple[nn.Module, int, list[Any]]:
+        """The module of a row, its scaled repeat count and its arguments; records its output channels.
+
+        Raises:
+            InputError: unknown module, or arguments that it does not take.
+        """
+        module_class = find_module(row.module)
+        if module_class is None:
+            raise InputError(f"unknown module {row.module!r}; known are the blocks of models/common.py and nn.*")
+        arguments = [resolve_word(word, self.names) if isinstance(word, str) else word for word in row.arguments]
+        number = repeats = scaled_depth(row.number, self.depth)
+        try:
+            width, arguments = self._widths(row, arguments)
+            if row.module in _TAKES_REPEATS:
+                arguments.insert(2, number)
+                repeats = 1
+            modules = [module_class(*arguments) for _ in range(repeats)]
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise InputError(f"{error}; the arguments were {arguments}") from error
+        self.channels.append(width)
+        return modules[0] if repeats == 1 else nn.Sequential(*modules), number, arguments
+
+    def _widths(self, row: Row, arguments: list[Any]) -> tuple[int, list[Any]]:
+        """Output channels of a row, and its arguments with the input channels put in."""
+        inputs = [self.channels[source] if self.channels else self.input_channels for source in row.sources]
+        if row.module == "Concat":
+            return sum(inputs), arguments
+        if row.module == "Detect":
+            if isinstance(arguments[1], int):  # so many anchors per level, to be found from the data
+                arguments[1] = [list(range(2 * arguments[1])) for _ in inputs]
+            return self.channels[-1], [*arguments, inputs]
+        if isinstance(row.source, list):
+            raise InputError(f"it reads one layer, got from = {row.source}")
+        (channels,) = inputs
+        if row.module in _TAKES_CHANNELS:
+            width = arguments[0] if arguments[0] == self.unscaled else scaled_width(arguments[0], self.width)
+            return width, [channels, width, *arguments[1:]]
+        if row.module == "nn.BatchNorm2d":
+            return channels, [channels]
+        if row.module == "Contract":
+            return channels * arguments[0] ** 2, arguments
+        if row.module == "Expand":
+            return channels // arguments[0] ** 2, arguments
+        return channels, arguments
+
+
+def parse_model(d: Mapping[str, Any], ch: Sequence[int]) -> tuple[nn.Sequential, list[int]]:
+    """Build the layers of a configuration and log them as a table.
+
+    Args:
+        d: a configuration as of ``read_config``; not modified. Its ``channels`` are applied (see models/widths.py).
+        ch: [input channels].
+
+    Returns:
+        The layers, each with attributes ``i`` (index), ``f`` (from), ``type``, ``np`` (parameters); and the sorted
+        indices of the layers whose output a later one reads.
+
+    Raises:
+        InputError: a row that cannot be built, named by its index.
+    """
+    builder, network, saved, lines = LayerBuilder(d, ch[-1]), nn.Module(), [], []
+    network.model = nn.Sequential()
+    for index, values in enumerate([*d["backbone"], *d["head"]]):
+        try:
+            row = _checked_row(index, values)
+            layer, number, arguments = builder.build(row)
+        except InputError as error:
+            raise InputError(f"layer {index} {values}: {error}") from error
+        kind = find_module(row.module)
+        vars(layer).update(i=index, f=row.source, type=f"{kind.__module__}.{kind.__qualname__}")  # type: ignore[union-attr]
+        saved.extend(source % index for source in row.sources if source != -1)
+        network.model.append(layer)
+        lines.append((number, arguments))
+    if d.get("channels"):
+        apply_widths(network, d["channels"])
+    LOGGER.info("\n" + _TABLE, "", "from", "n", "params", "module", "arguments")
+    for layer, (number, arguments) in zip(network.model, lines, strict=True):
+        facts = vars(layer)
+        facts["np"] = sum(parameter.numel() for parameter in layer.parameters())
+        LOGGER.info(_TABLE, facts["i"], facts["f"], number, facts["np"], facts["type"], arguments)
+    return network.model, sorted(saved)
+
+
+def _checked_row(index: int, values: Any) -> Row:
+    """The row of layer ``index``; raises InputError where it is malformed or reads a layer that does not precede it."""
+    if not isinstance(values, list | tuple) or len(values) != 4:
+        raise InputError("expected [from, number, module, arguments]")
+    row = Row(*values)
+    if not isinstance(row.module, str) or not isinstance(row.arguments, list):
+        raise InputError("module must be a name and arguments a list")
+    if type(row.number) is not int or row.number < 1:
+        raise InputError(f"number must be a whole number above 0, got {row.number!r}")
+    if not row.sources or not all(
+        type(source) is int and (source == -1 or -index <= source < index) for source in row.sources
+    ):
+        raise InputError(f"it reads from {row.source}, which is not a layer before it")
+    return row

@@ -1,0 +1,56 @@
+"""Test-time augmentation: predictions at three sizes, one of them mirrored, in the frame of the given image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+PASSES = ((1.0, False), (0.83, True), (0.67, False))  # (size relative to the image, mirrored left to right)
+PADDING_VALUE = 0.447  # mean pixel of ImageNet
+
+
+def scale_img(image: Tensor, ratio: float = 1.0, grid_size: int = 32) -> Tensor:
+    """Resize (B, C, H, W) by ``ratio`` and pad it at the right and bottom to multiples of ``grid_size`` pixels.
+
+    The padded sides are those that H and W times ``ratio`` round up to. Ratio 1 returns the image itself.
+    """
+    if ratio == 1.0:
+        return image
+    sides = [side * ratio for side in image.shape[-2:]]
+    target = [int(side) for side in sides]
+    image = nn.functional.interpolate(image, size=target, mode="bilinear", align_corners=False)
+    bottom, right = (
+        math.ceil(side / grid_size) * grid_size - size for side, size in zip(sides, target, strict=True)
+    )
+    return nn.functional.pad(image, (0, right, 0, bottom), value=PADDING_VALUE)
+
+
+def predict_augmented(predict: Callable[[Tensor], Tensor], image: Tensor, stride: int, levels: int) -> Tensor:
+    """Join the boxes that ``predict`` finds in all PASSES.
+
+    Args:
+        predict: (B, C, h, w) -> (B, n, no), the first four columns centre x, y, width, height in pixels.
+        image: (B, C, H, W).
+        stride: largest stride of the model in pixels.
+        levels: detection levels, each with half the resolution of the one before.
+
+    Returns:
+        (B, N, no) in pixels of ``image``. The coarsest level of the full size and the finest of the smallest size are
+        left out: the other passes see objects of these sizes better.
+    """
+    found = []
+    for ratio, mirrored in PASSES:
+        boxes = predict(scale_img(image.flip(-1) if mirrored else image, ratio, stride))
+        x, rest = (boxes[..., :4] / ratio).split((1, 3), dim=-1)
+        if mirrored:
+            x = image.shape[-1] - x
+        found.append(torch.cat((x, rest, boxes[..., 4:]), dim=-1))
+    cells = sum(4**level for level in range(levels))  # of all levels, for one of the coarsest
+    coarsest = found[0].shape[1] // cells
+    finest = found[-1].shape[1] // cells * 4 ** (levels - 1)
+    found[0] = found[0][:, : found[0].shape[1] - coarsest]
+    found[-1] = found[-1][:, finest:]
+    return torch.cat(found, dim=1)

@@ -1,0 +1,120 @@
+"""Layer widths as data: the key ``channels`` of a configuration, written by pruning, read when a model is built.
+
+It maps the path of each module whose width differs from what the rest of the configuration gives to its widths::
+
+    channels:
+      model.2.cv1.conv: [16, 12]    # convolution: input, output channels
+      model.2.cv1.bn: [12]          # batch norm
+      model.24.m.0: [51]            # one value: inputs only, the outputs stay as built (the head, whose nc may change)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from utils.errors import InputError
+
+SIZED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
+
+
+def width_of(module: nn.Module) -> list[int]:
+    """[input, output] channels of a convolution or linear layer, [channels] of a batch norm."""
+    if isinstance(module, nn.BatchNorm2d):
+        return [module.num_features]
+    if isinstance(module, nn.Linear):
+        return [module.in_features, module.out_features]
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        return [module.in_channels, module.out_channels]
+    raise InputError(f"a {type(module).__name__} has no width: expected a convolution, linear layer or batch norm")
+
+
+def head_convolutions(model: nn.Module) -> set[str]:
+    """Paths of the convolutions of the detection head, whose outputs follow from nc."""
+    layers = model.get_submodule("model")
+    last = len(list(layers.children())) - 1
+    return {f"model.{last}.m.{level}" for level in range(getattr(layers.get_submodule(str(last)), "nl", 0))}
+
+
+def measure_widths(model: nn.Module, reference: nn.Module) -> dict[str, list[int]]:
+    """The ``channels`` mapping of ``model``: every module whose widths differ from those in ``reference``.
+
+    Raises:
+        InputError: the two do not consist of the same modules.
+    """
+    ours, plain = ({path: width_of(module) for path, module in each.named_modules() if isinstance(module, SIZED)}
+                   for each in (model, reference))  # fmt: skip
+    strangers = sorted(ours.keys() ^ plain.keys())
+    if strangers:
+        raise InputError(
+            f"the two models consist of different modules (such as {strangers[0]}): give the reference of the same "
+            "configuration, and fuse neither or both"
+        )
+    counted = {path: 1 if path in head_convolutions(model) else 2 for path in ours}  # how many of the widths to compare
+    return {path: widths[: counted[path]] for path, widths in ours.items()
+            if widths[: counted[path]] != plain[path][: counted[path]]}  # fmt: skip
+
+
+def apply_widths(model: nn.Module, channels: Mapping[str, Sequence[int]]) -> None:
+    """Give the modules named in ``channels`` these widths, in place, with fresh weights; all else stays.
+
+    Raises:
+        InputError: a path that is no convolution, linear layer or batch norm of the model, or impossible widths.
+    """
+    if not isinstance(channels, Mapping):
+        raise InputError(f"channels must map module paths to widths, got a {type(channels).__name__}")
+    modules = dict(model.named_modules())
+    for path, widths in channels.items():
+        module = modules.get(path)
+        if not isinstance(module, SIZED):
+            raise InputError(f"channels: {path} is no convolution, linear layer or batch norm of this configuration")
+        built = width_of(module)
+        valid = isinstance(widths, list | tuple) and all(type(width) is int and width > 0 for width in widths)
+        if not valid or not 1 <= len(widths) <= len(built):
+            raise InputError(f"channels: {path} must be {len(built)} positive whole numbers, got {widths!r}")
+        try:
+            _resize(module, [*widths, *built[len(widths) :]])
+        except InputError as error:
+            raise InputError(f"channels: {path}: {error}") from error
+
+
+def _resize(module: nn.Module, widths: list[int]) -> None:
+    if isinstance(module, nn.BatchNorm2d):
+        module.num_features = widths[0]
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            _renew(module, name, widths)
+    elif isinstance(module, nn.Linear):
+        module.in_features, module.out_features = widths
+        _renew(module, "weight", widths[::-1])
+        _renew(module, "bias", widths[1:])
+    elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        module.groups = _groups(module, *widths)
+        module.in_channels, module.out_channels = widths
+        transposed = isinstance(module, nn.ConvTranspose2d)
+        rows, columns = widths if transposed else widths[::-1]
+        _renew(module, "weight", [rows, columns // module.groups, *module.kernel_size])
+        _renew(module, "bias", widths[1:])
+    module.reset_parameters()  # type: ignore[operator]
+
+
+def _groups(module: nn.Conv2d | nn.ConvTranspose2d, inputs: int, outputs: int) -> int:
+    """Groups of a resized convolution: one channel stays one channel of each group, else their number stays."""
+    groups = module.groups
+    if groups > 1 and groups == module.in_channels:
+        groups = inputs
+    elif groups > 1 and groups == module.out_channels:
+        groups = outputs
+    if inputs % groups or outputs % groups:
+        raise InputError(f"a convolution in {groups} groups cannot have {inputs} input and {outputs} output channels")
+    return groups
+
+
+def _renew(module: nn.Module, name: str, shape: Sequence[int]) -> None:
+    """Replace a parameter or buffer by an uninitialised one of ``shape``; what the module lacks it goes on lacking."""
+    old = getattr(module, name)
+    if old is None:
+        return
+    new = torch.empty(*shape, device=old.device, dtype=old.dtype)
+    setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)

@@ -1,0 +1,279 @@
+#!/usr/bin/env python3
+"""The detection head and the detection model. Checkpoints pickle ``Detect`` and ``DetectionModel`` by this path.
+
+    python models/yolo.py --cfg yolov5s.yaml
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor, nn
+
+from models.common import Conv
+from models.parser import find_config, parse_model, read_config
+from models.tta import predict_augmented
+from utils.autoanchor import check_anchor_order
+from utils.errors import InputError
+from utils.fusion import fuse_conv_and_bn
+from utils.log import LOGGER
+from utils.model_info import log_info, module_gflops
+
+STRIDE_PROBE = 256  # pixels of the square image that shows the strides
+PROFILE_RUNS = 10
+INPLACE_ACTIVATIONS = (nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.ReLU6, nn.SiLU)
+
+
+class Detect(nn.Module):
+    """One 1x1 convolution per level, decoded to boxes outside training.
+
+    Args:
+        nc: classes.
+        anchors: for each level a flat list w, h, w, h, ... in pixels (DetectionModel brings it to grid units).
+        ch: input channels of each level.
+        inplace: decode in slices of one tensor instead of splitting and joining.
+    """
+
+    stride: Tensor | None = None  # (nl,) pixels per cell, set by DetectionModel
+    onnx_dynamic = False  # rebuild the grids at every call (name of v6.0 to v6.2)
+    dynamic = False  # the same (name of v7.0)
+    export = False  # return the decoded boxes only
+    inplace = True
+    anchors: Tensor  # (nl, na, 2) in cells
+
+    def __init__(
+        self, nc: int = 80, anchors: Sequence[Sequence[float]] = (), ch: Sequence[int] = (), inplace: bool = True
+    ) -> None:
+        super().__init__()
+        if len(anchors) != len(ch):
+            raise InputError(f"anchors for {len(anchors)} levels, but Detect reads {len(ch)} layers")
+        levels, pairs = len(anchors), len(anchors[0]) // 2
+        self.nc, self.no, self.nl, self.na, self.inplace = nc, nc + 5, levels, pairs, inplace
+        # Plain lists, no buffers: the state dict has no grids
+        self.grid, self.anchor_grid = ([torch.zeros(1) for _ in anchors] for _ in range(2))
+        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float).reshape(levels, pairs, 2))
+        self.m = nn.ModuleList(nn.Conv2d(channels, pairs * self.no, kernel_size=1) for channels in ch)
+
+    def forward(self, x: list[Tensor]) -> Any:
+        """Maps (B, C_i, ny, nx) -> in training the raw (B, na, ny, nx, no); else ((B, N, no) boxes in pixels, raw)."""
+        raw = [
+            convolution(map_).unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2).contiguous()
+            for convolution, map_ in zip(self.m, x, strict=True)
+        ]
+        if self.training:
+            return raw
+        boxes = torch.cat([self._decode(level, values).flatten(1, 3) for level, values in enumerate(raw)], dim=1)
+        return (boxes,) if self.export else (boxes, raw)
+
+    def _decode(self, level: int, raw: Tensor) -> Tensor:
+        """Raw (B, na, ny, nx, no) -> centre x, y, width, height in pixels, then objectness and class scores."""
+        self._refresh_grid(level, raw)
+        cells, anchors, stride = self.grid[level], self.anchor_grid[level], self._strides()[level]
+        values = raw.sigmoid()
+        if self.inplace and not values.requires_grad:  # sigmoid's gradient needs its output untouched
+            values[..., :2].mul_(2).add_(cells).mul_(stride)
+            values[..., 2:4].mul_(2).square_().mul_(anchors)
+            return values
+        centre, size, scores = values.split((2, 2, self.nc + 1), dim=-1)
+        return torch.cat(((2 * centre + cells) * stride, (2 * size).square() * anchors, scores), dim=-1)
+
+    def _strides(self) -> Tensor:
+        if self.stride is None:
+            raise RuntimeError("Detect has no strides yet: they are measured when a DetectionModel is built")
+        return self.stride
+
+    def _refresh_grid(self, level: int, raw: Tensor) -> None:
+        """Rebuild the cached grids of a level where they do not fit the map that is to be decoded."""
+        cached, (height, width) = self.grid[level], raw.shape[2:4]
+        fits = cached.shape[2:4] == (height, width) and cached.device == raw.device and cached.dtype == self.anchors.dtype
+        borrowed = cached.is_inference() and not torch.is_inference_mode_enabled()  # autograd refuses such tensors
+        if not fits or borrowed or self.dynamic or self.onnx_dynamic:
+            self.grid[level], self.anchor_grid[level] = self._make_grid(level, height, width, raw.device)
+
+    def _make_grid(self, level: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cell offsets (index - 0.5) and anchors in pixels, both (1, na, height, width, 2), ordered x, y."""
+        anchors = self.anchors[level].to(device)
+        rows, columns = (torch.arange(count, device=device, dtype=anchors.dtype) for count in (height, width))
+        offsets = torch.stack((columns.expand(height, width), rows[:, None].expand(height, width)), dim=-1) - 0.5
+        shape = (1, self.na, height, width, 2)
+        pixels = anchors * self._strides()[level]
+        return offsets.expand(shape), pixels.reshape(1, self.na, 1, 1, 2).expand(shape)
+
+    @torch.no_grad()
+    def initialize_biases(self, class_frequencies: Tensor | None = None) -> None:
+        """Shift the biases towards 8 objects per 640 px image and equally likely classes, or the given frequencies.
+
+        The prior follows "Focal Loss for Dense Object Detection" (arXiv 1708.02002), section 3.3.
+        """
+        if class_frequencies is None:
+            class_prior = torch.tensor(math.log(0.6 / (self.nc - 0.999999)))
+        else:
+            class_prior = (class_frequencies / class_frequencies.sum()).log()
+        for convolution, stride in zip(self.m, self._strides().tolist(), strict=True):
+            biases = convolution.bias.view(self.na, self.no)  # type: ignore[union-attr, operator]
+            biases[:, 4] += math.log(8 * (stride / 640) ** 2)
+            biases[:, 5:] += class_prior.to(biases)
+
+
+def _customized(config: Mapping[str, Any], ch: int, nc: int | None, anchors: float | None) -> dict[str, Any]:
+    """A copy of a configuration with the values that the caller chose."""
+    changed = copy.deepcopy(dict(config))
+    changed.setdefault("ch", ch)
+    for key, value in (("nc", nc), ("anchors", round(anchors) if anchors else None)):
+        if value and value != changed[key]:
+            LOGGER.info(f"Overriding model.yaml {key}={changed[key]} with {key}={value}")
+            changed[key] = value
+    return changed
+
+
+class DetectionModel(nn.Module):
+    """A YOLOv5 detector built from a configuration.
+
+    Args:
+        cfg: configuration file, its name in models/ or models/hub/, or a mapping; with a key ``channels`` the layers get
+            these widths instead of the plain ones (a pruned network, see models/widths.py).
+        ch: input channels, if the configuration names none.
+        nc: classes; overrides the configuration's.
+        anchors: anchors per level (rounded), to be found from the data; overrides the configuration's.
+
+    Attributes:
+        yaml: the configuration. yaml_file: its file name, where it came from a file.
+        model: the layers. save: indices of those whose output a later one reads.
+        stride: (nl,) pixels per cell. names: class names. inplace: see Detect.
+
+    Raises:
+        MissingFileError, InputError: the configuration does not exist or cannot be built.
+    """
+
+    def __init__(
+        self,
+        cfg: str | Path | Mapping[str, Any] = "yolov5s.yaml",
+        ch: int = 3,
+        nc: int | None = None,
+        anchors: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.yaml = _customized(read_config(cfg), ch, nc, anchors)
+        if not isinstance(cfg, Mapping):
+            self.yaml_file = find_config(cfg).name
+        self.model, self.save = parse_model(self.yaml, ch=[self.yaml["ch"]])
+        self.names = [str(index) for index in range(self.yaml["nc"])]
+        self.inplace = self.yaml.get("inplace", True)
+        self.stride = self._prepare_head()
+        for module in self.modules():
+            if type(module) is nn.BatchNorm2d:
+                module.eps, module.momentum = 1e-3, 0.03
+            elif type(module) in INPLACE_ACTIVATIONS:
+                vars(module)["inplace"] = True
+        self.info()
+        LOGGER.info("")
+
+    def _prepare_head(self) -> Tensor:
+        """Measure the strides, bring the anchors to grid units and start the biases; returns the strides."""
+        head = self.model[-1]
+        if not isinstance(head, Detect):
+            raise InputError(f"the last row of a detection model must be Detect, got {type(head).__name__}")
+        head.inplace = self.inplace
+        probe = torch.zeros(1, self.yaml["ch"], STRIDE_PROBE, STRIDE_PROBE)
+        try:
+            with torch.no_grad():  # in training mode, so that the norms see one batch, as in v6.2
+                maps = self.forward(probe)
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"the layers of this model configuration do not fit together: {reason}") from error
+        head.stride = torch.tensor([STRIDE_PROBE / map_.shape[2] for map_ in maps])
+        check_anchor_order(head)
+        head.anchors /= head.stride.view(-1, 1, 1)
+        head.initialize_biases()
+        return head.stride
+
+    def forward(
+        self, x: Tensor, augment: bool = False, profile: bool = False, visualize: str | Path | bool = False
+    ) -> Any:
+        """(B, ch, H, W) in 0..1 -> output of Detect; with ``augment`` (boxes of three sizes, None).
+
+        ``profile`` logs time and GFLOPs of each layer; ``visualize`` is a folder for pictures of each layer's output.
+        """
+        if not augment:
+            return self._run_layers(x, profile, visualize)
+        stride, levels = int(self.stride.max()), self.model[-1].nl
+        return predict_augmented(lambda image: self._run_layers(image)[0], x, stride, levels), None  # type: ignore[arg-type]
+
+    def _run_layers(self, x: Any, profile: bool = False, visualize: str | Path | bool = False) -> Any:
+        kept: list[Any] = []  # outputs that later layers read, None for the others
+        milliseconds: list[float] = []
+        for layer in self.model:
+            if isinstance(layer.f, list):
+                x = [x if source == -1 else kept[source] for source in layer.f]
+            elif layer.f != -1:
+                x = kept[layer.f]  # type: ignore[index]
+            if profile:
+                milliseconds.append(_profile_layer(layer, x))
+            x = layer(x)
+            kept.append(x if layer.i in self.save else None)
+            if visualize:
+                from utils.plots import feature_visualization
+
+                feature_visualization(x, layer.type, layer.i, save_dir=Path(visualize))  # type: ignore[arg-type]
+        if profile:
+            LOGGER.info(f"{sum(milliseconds):10.2f} {'-':>10s} {'-':>10s}  Total")
+        return x
+
+    def fuse(self) -> DetectionModel:
+        """Fold every batch norm that follows a convolution in a Conv block into it, in place; returns self."""
+        LOGGER.info("Fusing layers... ")
+        for module in self.modules():
+            if isinstance(module, Conv) and hasattr(module, "bn"):
+                module.conv = fuse_conv_and_bn(module.conv, module.bn)
+                del module.bn  # from now on Conv.forward is forward_fuse
+        self.info()
+        return self
+
+    def info(self, verbose: bool = False, img_size: int = 640) -> None:
+        """Log layers, parameters, gradients and GFLOPs at ``img_size``; one row per parameter if verbose."""
+        log_info(self, verbose, img_size)
+
+    def _apply(self, fn: Any, *arguments: Any, **keywords: Any) -> DetectionModel:
+        """Also convert what Detect keeps outside parameters and buffers."""
+        super()._apply(fn, *arguments, **keywords)
+        head = self.model[-1]
+        if isinstance(head, Detect):
+            head.stride = None if head.stride is None else fn(head.stride)
+            head.grid = [fn(cells) for cells in head.grid]
+            if isinstance(head.anchor_grid, list):  # a buffer up to v5.0
+                head.anchor_grid = [fn(pixels) for pixels in head.anchor_grid]
+        return self
+
+
+def _profile_layer(layer: nn.Module, x: Any) -> float:
+    """Log the time of one layer (mean of PROFILE_RUNS), its GFLOPs and parameters; returns the milliseconds."""
+    device = next((parameter.device for parameter in layer.parameters()), torch.device("cpu"))
+    started = time.perf_counter()
+    for _ in range(PROFILE_RUNS):
+        layer(x)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    milliseconds = (time.perf_counter() - started) * 1000 / PROFILE_RUNS
+    if layer.i == 0:
+        LOGGER.info(f"{'time (ms)':>10s} {'GFLOPs':>10s} {'params':>10s}  module")
+    LOGGER.info(f"{milliseconds:10.2f} {module_gflops(layer, x):10.2f} {layer.np:10.0f}  {layer.type}")
+    return milliseconds
+
+
+Model = DetectionModel  # the name up to v6.1
+
+if __name__ == "__main__":
+    from models.inspection import main
+    from utils.cli import run_command
+
+    run_command(main)
