@@ -1,0 +1,1 @@
+"""Training, data and inference helpers; this package imports no other folder of the project."""

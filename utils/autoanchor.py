@@ -1,0 +1,192 @@
+"""Do the anchors fit the labels? If not, better ones are found by k-means and random mutation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from utils.log import LOGGER, colorstr
+
+KEEP_RECALL = 0.98  # anchors with more than this share of reachable labels stay
+KMEANS_STEPS = 30
+MUTATION_SHARE = 0.9  # of the numbers change in one mutation
+MUTATION_SPREAD = 0.1
+MIN_SIDE = 2.0  # pixels: smaller labels say nothing about anchors, and no anchor becomes smaller
+SMALL_SIDE = 3.0  # labels under this deserve a warning
+MUTATION_SAMPLE = 50_000  # boxes that a mutation is judged by; with more, a second per generation is lost for nothing
+
+
+def check_anchor_order(detect: Any) -> None:
+    """Flip the layers of the head's ``anchors`` if they run from large to small while its ``stride`` rises, or v.v."""
+    area = detect.anchors.prod(-1).mean(-1).view(-1)
+    growth, stride_growth = area[-1] - area[0], detect.stride[-1] - detect.stride[0]
+    if growth and growth.sign() != stride_growth.to(growth).sign():
+        LOGGER.info(f"{colorstr('AutoAnchor: ')}reversing the order of the anchors to follow the strides")
+        detect.anchors[:] = detect.anchors.flip(0)
+
+
+def anchor_fit(anchors: NDArray, sizes: NDArray, thr: float) -> tuple[float, float]:
+    """(BPR, AAT): share of boxes that some anchor reaches within the factor ``thr``, and mean number of such anchors.
+
+    ``anchors`` (k, 2) and ``sizes`` (n, 2): width and height in pixels.
+    """
+    closeness = _closeness(torch.as_tensor(anchors), torch.as_tensor(sizes))
+    reached = closeness > 1 / thr
+    return reached.any(1).float().mean().item(), reached.sum(1).float().mean().item()
+
+
+def check_anchors(dataset: Any, model: Any, thr: float = 4.0, imgsz: int = 640, seed: int = 0) -> None:
+    """Replace the anchors of ``model``, in place, if too few labels of ``dataset`` are within a factor ``thr`` of any.
+
+    ``dataset`` has ``shapes`` (images, 2: width, height) and ``labels`` (a list of (n_i, 5), normalised). Recall above
+    .98 keeps the anchors, and so does a search that finds none better.
+    """
+    head = getattr(model, "module", model).model[-1]
+    prefix, generator = colorstr("AutoAnchor: "), np.random.default_rng(seed)
+    sizes = _label_sizes(dataset, imgsz, generator.uniform(0.9, 1.1, size=(len(dataset.shapes), 1)))
+    if not len(sizes):
+        LOGGER.warning(f"{prefix}the data set has no labels: the anchors stay as they are")
+        return
+    stride = head.stride.to(head.anchors).view(-1, 1, 1)
+    current = (head.anchors * stride).view(-1, 2).cpu().numpy()
+    recall, matches = anchor_fit(current, sizes, thr)
+    finding = f"{prefix}{matches:.2f} anchors/target, {recall:.3f} Best Possible Recall (BPR)"
+    if recall > KEEP_RECALL:
+        LOGGER.info(f"{finding}: the anchors fit this data set")
+        return
+    LOGGER.info(f"{finding}: the anchors fit this data set poorly, looking for better ones...")
+    found = kmean_anchors(dataset, n=len(current), img_size=imgsz, thr=thr, gen=1000, verbose=False, seed=seed)
+    new_recall, _ = anchor_fit(found, sizes, thr)
+    if new_recall <= recall:
+        LOGGER.info(f"{prefix}the original anchors are no worse than the best found (BPR {new_recall:.3f}): they stay")
+        return
+    head.anchors[:] = torch.as_tensor(found).to(head.anchors).view_as(head.anchors) / stride
+    check_anchor_order(head)
+    LOGGER.info(f"{prefix}done, BPR rises from {recall:.3f} to {new_recall:.3f} (the checkpoints keep the new anchors)")
+
+
+def kmean_anchors(
+    dataset: Any = "./data/coco128.yaml",
+    n: int = 9,
+    img_size: int = 640,
+    thr: float = 4.0,
+    gen: int = 1000,
+    verbose: bool = True,
+    seed: int = 0,
+) -> NDArray:
+    """Anchors for a data set: k-means on its box sizes, then ``gen`` random mutations, each kept if it fits better.
+
+    ``dataset`` is one as in ``check_anchors`` or the path of a data set's YAML. Returns (n, 2) width and height in
+    pixels of an image of ``img_size``, from small to large. Equal seeds give equal anchors.
+    """
+    if isinstance(dataset, (str, Path)):
+        dataset = _open_dataset(dataset)
+    prefix, generator = colorstr("AutoAnchor: "), np.random.default_rng(seed)
+    sizes = _label_sizes(dataset, img_size)
+    small = int((sizes < SMALL_SIDE).any(1).sum())
+    if small:
+        LOGGER.warning(f"{prefix}{small} of {len(sizes)} labels are under {SMALL_SIDE:g} pixels wide or high")
+    sizes = sizes[(sizes >= MIN_SIDE).any(1)]
+
+    LOGGER.info(f"{prefix}k-means for {n} anchors on {len(sizes)} boxes...")
+    anchors = _kmeans(sizes, n, generator)
+    if anchors is None:
+        LOGGER.warning(f"{prefix}{len(sizes)} boxes of this variety are too few for {n} clusters: starting at random")
+        anchors = generator.uniform(size=(n, 2)) * img_size
+        anchors.sort(axis=0)
+    anchors = _by_area(np.maximum(anchors, MIN_SIDE))
+    if len(sizes):
+        if verbose:
+            _report(anchors, sizes, thr, img_size)
+        anchors = _by_area(_evolve(anchors, sizes, thr, gen, generator))
+        _report(anchors, sizes, thr, img_size)
+    return anchors
+
+
+def _open_dataset(file: str | Path) -> Any:
+    from utils.checks import check_dataset
+    from utils.dataloaders import LoadImagesAndLabels
+
+    return LoadImagesAndLabels(check_dataset(str(file))["train"], augment=True, rect=True)
+
+
+def _label_sizes(dataset: Any, image_size: int, factor: NDArray | float = 1.0) -> NDArray:
+    """Width and height of all labels (n, 2) in pixels, each image being scaled to ``image_size`` times its factor."""
+    shapes = np.asarray(dataset.shapes, dtype=np.float64).reshape(-1, 2)
+    pixels = image_size * shapes / shapes.max(1, keepdims=True) * factor
+    sizes = [labels[:, 3:5] * scale for labels, scale in zip(dataset.labels, pixels, strict=True)]
+    return np.concatenate([np.zeros((0, 2)), *sizes]).astype(np.float32)
+
+
+def _by_area(anchors: NDArray) -> NDArray:
+    return anchors[np.argsort(anchors.prod(1), kind="stable")]
+
+
+def _closeness(anchors: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """(n, k) of 0 to 1: the worse of the two ratios of sides, each as the smaller over the larger side."""
+    ratio = sizes[:, None] / anchors.to(sizes)
+    return torch.minimum(ratio, ratio.reciprocal()).amin(2)
+
+
+def _kmeans(sizes: NDArray, count: int, generator: np.random.Generator) -> NDArray | None:
+    """Lloyd's algorithm on sizes divided by their spread, seeded far apart (k-means++, Arthur & Vassilvitskii 2007).
+
+    Returns (count, 2), or None if there are fewer different sizes than clusters.
+    """
+    spread = sizes.std(0) if len(sizes) else np.ones(2)
+    points = sizes.astype(np.float64) / np.where(spread > 0, spread, 1.0)
+    if len(np.unique(points, axis=0)) < count:
+        return None
+    centres = points[generator.integers(len(points), size=1)]
+    nearest = ((points - centres[0]) ** 2).sum(1)  # squared distance to the nearest centre
+    while len(centres) < count:
+        centre = points[generator.choice(len(points), p=nearest / nearest.sum())]
+        centres = np.vstack((centres, centre))
+        nearest = np.minimum(nearest, ((points - centre) ** 2).sum(1))
+    for _ in range(KMEANS_STEPS):
+        member = torch.cdist(torch.from_numpy(points), torch.from_numpy(centres)).argmin(1).numpy()
+        number = np.bincount(member, minlength=count)
+        sums = np.stack([np.bincount(member, weights=axis, minlength=count) for axis in points.T], 1)
+        centres = np.where(number[:, None] > 0, sums / np.maximum(number, 1)[:, None], centres)
+    return centres * np.where(spread > 0, spread, 1.0)
+
+
+def _evolve(anchors: NDArray, sizes: NDArray, thr: float, generations: int, generator: np.random.Generator) -> NDArray:
+    """Mutate ``anchors`` again and again; keep what raises the mean closeness of the boxes within reach."""
+    if len(sizes) > MUTATION_SAMPLE:
+        sizes = sizes[generator.choice(len(sizes), MUTATION_SAMPLE, replace=False)]
+    boxes = torch.from_numpy(sizes)
+
+    def quality(candidate: NDArray) -> float:
+        best = _closeness(torch.from_numpy(candidate), boxes).amax(1)
+        return (best * (best > 1 / thr)).mean().item()
+
+    best, record = anchors, quality(anchors)
+    for _ in range(generations):
+        factors = np.ones_like(best)
+        while (factors == 1).all():
+            changed = generator.uniform(size=best.shape) < MUTATION_SHARE
+            step = generator.uniform() * MUTATION_SPREAD * generator.standard_normal(best.shape)
+            factors = np.clip(1 + changed * step, 0.3, 3.0)
+        candidate = np.maximum(best * factors, MIN_SIDE)
+        score = quality(candidate)
+        if score > record:
+            best, record = candidate, score
+    return best
+
+
+def _report(anchors: NDArray, sizes: NDArray, thr: float, image_size: int) -> None:
+    """Log how well the anchors fit, and the anchors as they are written in a model YAML."""
+    recall, matches = anchor_fit(anchors, sizes, thr)
+    closeness = _closeness(torch.from_numpy(anchors), torch.from_numpy(sizes))
+    within = closeness[closeness > 1 / thr]
+    LOGGER.info(
+        f"{colorstr('AutoAnchor: ')}thr={1 / thr:.2f}: {recall:.4f} best possible recall, {matches:.2f} anchors past "
+        f"thr; n={len(anchors)}, img_size={image_size}, closeness all={closeness.mean():.3f}/"
+        f"{closeness.amax(1).mean():.3f} mean/best, past thr={within.mean():.3f} mean: "
+        + ", ".join(f"{round(width)},{round(height)}" for width, height in anchors.tolist())
+    )

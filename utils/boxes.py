@@ -1,0 +1,111 @@
+"""Conversions between box forms, and the overlap of boxes.
+
+Forms: ``xyxy`` = left, top, right, bottom corner; ``xywh`` = centre x, centre y, width, height; a trailing ``n`` =
+divided by the width and height of the image (0 to 1). All functions take tensors or arrays of shape (..., 4+): the
+box is in the first four columns, further columns are carried along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+Boxes = TypeVar("Boxes", torch.Tensor, np.ndarray)
+
+
+def _floating_copy(boxes: Boxes) -> Boxes:
+    """Return a copy that can hold fractions: integers become the default floating type."""
+    if isinstance(boxes, torch.Tensor):
+        return boxes.clone() if boxes.is_floating_point() else boxes.to(torch.get_default_dtype())
+    return np.array(boxes, dtype=None if np.issubdtype(boxes.dtype, np.floating) else np.float64)
+
+
+def xyxy2xywh(x: Boxes) -> Boxes:
+    """Corners (..., 4+) -> centre and size, as a copy."""
+    result = _floating_copy(x)
+    first, second = x[..., 0:2], x[..., 2:4]
+    result[..., 0:2] = (first + second) / 2
+    result[..., 2:4] = second - first
+    return result
+
+
+def xywh2xyxy(x: Boxes) -> Boxes:
+    """Centre and size (..., 4+) -> corners, as a copy."""
+    result = _floating_copy(x)
+    centre, half_size = x[..., 0:2], x[..., 2:4] / 2
+    result[..., 0:2] = centre - half_size
+    result[..., 2:4] = centre + half_size
+    return result
+
+
+def xywhn2xyxy(x: Boxes, w: float = 640, h: float = 640, padw: float = 0, padh: float = 0) -> Boxes:
+    """Normalised centre and size (..., 4+) -> corners in pixels of an image of ``w`` x ``h`` placed at (padw, padh)."""
+    result = xywh2xyxy(x)
+    result[..., 0:4:2] = result[..., 0:4:2] * w + padw
+    result[..., 1:4:2] = result[..., 1:4:2] * h + padh
+    return result
+
+
+def xyxy2xywhn(x: Boxes, w: float = 640, h: float = 640, clip: bool = False, eps: float = 0.0) -> Boxes:
+    """Corners in pixels (..., 4+) -> centre and size divided by ``w`` and ``h``, as a copy.
+
+    ``clip`` first moves the corners into [0, w - eps] and [0, h - eps]; the input is left as it is.
+    """
+    corners = clip_coords(_floating_copy(x), (h - eps, w - eps)) if clip else x
+    result = xyxy2xywh(corners)
+    result[..., 0:4:2] /= w
+    result[..., 1:4:2] /= h
+    return result
+
+
+def scale_coords(
+    img1_shape: Sequence[float],
+    coords: Boxes,
+    img0_shape: Sequence[float],
+    ratio_pad: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Boxes:
+    """Map corners from a letterboxed image to the original image, clipped to it: in place, and returned.
+
+    Args:
+        img1_shape: (height, width) of the letterboxed image, in which ``coords`` are given.
+        coords: floating-point corners (..., 4+) in pixels.
+        img0_shape: (height, width, ...) of the original image.
+        ratio_pad: ((height ratio, width ratio), (left padding, top padding)) as the loader recorded them; computed
+            from the two shapes when absent. The height ratio serves for both axes, which is YOLOv5's rule.
+    """
+    if ratio_pad is None:
+        gain = min(img1_shape[0] / img0_shape[0], img1_shape[1] / img0_shape[1])
+        left, top = ((img1_shape[axis] - img0_shape[axis] * gain) / 2 for axis in (1, 0))
+    else:
+        gain = ratio_pad[0][0]
+        left, top = ratio_pad[1]
+    coords[..., 0:4:2] -= left
+    coords[..., 1:4:2] -= top
+    coords[..., 0:4] /= gain
+    return clip_coords(coords, img0_shape)
+
+
+def clip_coords(boxes: Boxes, shape: Sequence[float]) -> Boxes:
+    """Move corners (..., 4+) into an image of ``shape`` (height, width, ...): in place, and returned."""
+    for start, limit in ((0, shape[1]), (1, shape[0])):
+        values = boxes[..., start:4:2]  # a view: the corners of one axis
+        if isinstance(values, torch.Tensor):
+            values.clamp_(0, limit)
+        else:
+            np.clip(values, 0, limit, out=values)
+    return boxes
+
+
+def box_iou(box1: torch.Tensor, box2: torch.Tensor, eps: float = 1e-7) -> torch.Tensor:
+    """Intersection over union of every box of ``box1`` (N, 4) with every box of ``box2`` (M, 4), corners -> (N, M).
+
+    ``eps`` is added to the union, so that two empty boxes give 0.
+    """
+    low = torch.maximum(box1[:, None, :2], box2[None, :, :2])
+    high = torch.minimum(box1[:, None, 2:4], box2[None, :, 2:4])
+    shared = (high - low).clamp_(min=0).prod(2)
+    area1, area2 = ((box[:, 2:4] - box[:, :2]).prod(1) for box in (box1, box2))
+    return shared / (area1[:, None] + area2[None] - shared + eps)

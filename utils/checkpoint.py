@@ -1,0 +1,198 @@
+"""Checkpoint files: plain content, atomic writing, stripping, and copying the weights that fit.
+
+A checkpoint is a dict that holds whole module objects (``model``, ``ema``) beside plain values. Files written here name
+no class outside torch, collections and the ``models`` package, so that every YOLOv5 from v6.2 on reads them.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from utils.files import atomic_path
+from utils.log import LOGGER
+from utils.restricted import CheckpointError, pickled_globals, read_restricted
+
+__all__ = [
+    "CheckpointError",
+    "copy_matching",
+    "de_parallel",
+    "intersect_dicts",
+    "pickled_globals",
+    "plain",
+    "plain_checkpoint",
+    "portable_copy",
+    "read_restricted",
+    "save_checkpoint",
+    "strip_optimizer",
+    "use_reader",
+]
+
+MODULE_KEYS = ("model", "ema")
+CLEARED_KEYS = ("optimizer", "best_fitness", "wandb_id", "ema", "updates")  # None in a stripped file
+RESUME_KEY = "resume"  # our own addition to training files: random states and counters
+
+_readers: list[Callable[[Path], dict[str, Any]]] = []
+
+
+# -- plain values ----------------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """``value`` without NumPy, paths and namespaces, which other versions of their libraries could not unpickle.
+
+    Scalars and arrays become numbers and lists, paths text, namespaces dicts, tensors detached tensors on the CPU;
+    modules stay. Raises TypeError for objects of other classes: they have no place in a checkpoint.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | nn.Module):
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Namespace):
+        return plain(vars(value))
+    if isinstance(value, Mapping):
+        return {plain(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set):
+        return type(value)(plain(entry) for entry in value)
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__module__}.{type(value).__qualname__}: {value!r}")
+
+
+def plain_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A copy of ``checkpoint`` with plain values; best_fitness, an array in older files, becomes a float."""
+    values = {key: plain(value) for key, value in checkpoint.items()}
+    fitness = values.get("best_fitness")
+    if isinstance(fitness, list):
+        values["best_fitness"] = float(np.ravel(fitness)[0]) if np.size(fitness) else 0.0
+    return values
+
+
+def portable_copy(model: nn.Module, half: bool) -> nn.Module:
+    """A copy of ``model`` to be saved: unwrapped, on the CPU, contiguous, names as a list (v6.2 cannot read a dict).
+
+    Args:
+        model: the network, also inside (Distributed)DataParallel.
+        half: convert to FP16, as stripped checkpoints are.
+
+    Raises:
+        ValueError: the model is fused; no program could unpickle its replaced methods.
+    """
+    source = de_parallel(model)
+    if any("forward" in vars(module) for module in source.modules()):
+        raise ValueError("a fused model cannot be saved: save it before fuse(), or load it with fuse=False")
+    duplicate = copy.deepcopy(source).cpu()
+    if half:
+        duplicate.half()
+    for module in duplicate.modules():  # caches of Detect: each reader makes its own
+        if isinstance(getattr(module, "anchor_grid", None), list):
+            module.grid = [torch.zeros(1) for _ in module.grid]  # type: ignore[union-attr, assignment]
+            module.anchor_grid = [torch.zeros(1) for _ in module.grid]  # type: ignore[union-attr, assignment]
+    for tensor in (*duplicate.parameters(), *duplicate.buffers()):
+        tensor.data = tensor.data.contiguous()
+    for name, value in list(vars(duplicate).items()):
+        if not name.startswith("_"):
+            setattr(duplicate, name, plain(value))
+    names = getattr(duplicate, "names", None)
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        duplicate.names = [names[index] for index in range(len(names))]  # type: ignore[assignment]
+    return duplicate
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(state: dict[str, Any], path: str | Path) -> None:
+    """Write ``state`` to ``path``, atomically; its modules are copied, never changed.
+
+    Modules are stored in FP16. Only a file with an optimizer, from which training can go on, keeps them in full
+    precision, so that the resumed run equals an uninterrupted one (YOLOv5 reads both alike).
+    """
+    half = state.get("optimizer") is None
+    portable = plain_checkpoint(state)
+    for key in MODULE_KEYS:
+        if isinstance(portable.get(key), nn.Module):
+            portable[key] = portable_copy(portable[key], half)
+    with atomic_path(path) as draft:
+        torch.save(portable, draft)
+
+
+def use_reader(read: Callable[[Path], dict[str, Any]]) -> None:
+    """Let ``strip_optimizer`` read checkpoints with ``read``; the package that owns the network classes calls this."""
+    _readers[:] = [read]
+
+
+def strip_optimizer(path: str | Path = "best.pt", output: str | Path = "") -> None:
+    """Turn a training checkpoint into one for use: EMA weights as ``model``, FP16, no optimizer, no gradients.
+
+    Args:
+        path: the training checkpoint; a stripped one stays as it is.
+        output: write there instead of over ``path``.
+
+    Raises:
+        MissingFileError, CheckpointError: ``path`` is missing or no checkpoint.
+    """
+    if not _readers:
+        # As in unpickling: a file's classes come from the package that it names. Only callers that never touched a
+        # model get here; it registers itself when imported.
+        importlib.import_module("models.loading")
+    checkpoint = _readers[0](Path(path))
+    checkpoint["model"] = checkpoint.get("ema") or checkpoint["model"]
+    checkpoint.update(dict.fromkeys(CLEARED_KEYS))
+    checkpoint.pop(RESUME_KEY, None)
+    checkpoint["epoch"] = -1
+    checkpoint["model"].requires_grad_(False)
+    target = Path(output or path)
+    save_checkpoint(checkpoint, target)
+    place = f"{path}, saved as {target}" if output else str(path)
+    LOGGER.info(f"Optimizer stripped from {place}, {target.stat().st_size / 1e6:.1f}MB")
+
+
+# -- weights ---------------------------------------------------------------------------------------------------------
+
+
+def de_parallel(model: nn.Module) -> nn.Module:
+    """The network inside DataParallel or DistributedDataParallel, or ``model`` itself."""
+    wrapped = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return model.module if wrapped else model  # type: ignore[return-value]
+
+
+def intersect_dicts(
+    first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], exclude: Iterable[str] = ()
+) -> dict[str, torch.Tensor]:
+    """Entries of ``first`` whose key is in ``second`` with the same shape and contains none of ``exclude``."""
+    skipped = tuple(exclude)
+    return {
+        key: value
+        for key, value in first.items()
+        if key in second and second[key].shape == value.shape and not any(part in key for part in skipped)
+    }
+
+
+def copy_matching(
+    source: Mapping[str, torch.Tensor], model: nn.Module, exclude: Iterable[str] = ()
+) -> tuple[int, int]:
+    """Copy the entries of a state dict that fit ``model`` by name and shape.
+
+    Args:
+        source: a state dict.
+        model: receives them in place.
+        exclude: parts of names to leave out, e.g. 'anchor'.
+
+    Returns:
+        How many entries were copied, and how many ``model`` has (parameters and buffers).
+    """
+    own = model.state_dict()
+    matching = intersect_dicts(source, own, exclude)
+    model.load_state_dict(matching, strict=False)
+    return len(matching), len(own)

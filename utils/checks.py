@@ -1,0 +1,200 @@
+"""Checks of what the user names: image sizes, files, data sets. Nothing is downloaded, and no input is modified."""
+
+from __future__ import annotations
+
+import glob
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from utils.errors import InputError, MissingFileError
+from utils.files import ROOT, read_yaml
+from utils.log import LOGGER
+
+SEARCH_FOLDERS = ("data", "models", "utils")  # below the repository root
+SPLITS = ("train", "val", "test")
+
+
+@overload
+def check_img_size(imgsz: int, s: int = 32, floor: int = 0) -> int: ...
+@overload
+def check_img_size(imgsz: Sequence[int], s: int = 32, floor: int = 0) -> list[int]: ...
+def check_img_size(imgsz: int | Sequence[int], s: int = 32, floor: int = 0) -> int | list[int]:
+    """Round an image size, or each of several, up to a multiple of the stride ``s`` and to at least ``floor`` pixels.
+
+    A changed size is reported. Raises InputError for sizes that are no whole number above 0.
+    """
+    if isinstance(imgsz, (list, tuple)):
+        return [check_img_size(size, s, floor) for size in imgsz]
+    stride = int(s)  # may come as a tensor
+    try:
+        size = int(imgsz)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        size = 0
+    if size != imgsz or size < 1:
+        raise InputError(f"the image size must be a whole number of pixels above 0, got {imgsz!r}: try 640")
+    allowed = max(math.ceil(size / stride) * stride, int(floor))
+    if allowed != size:
+        LOGGER.warning(
+            f"image size {size} is changed to {allowed}: it has to be a multiple of the model's stride {stride}"
+        )
+    return allowed
+
+
+def check_suffix(file: str | Path | Iterable[str | Path], suffix: str | Iterable[str] = (".pt",)) -> None:
+    """Raise InputError unless the file, or each of several, has one of the suffixes (any case); no suffix passes."""
+    allowed = [suffix] if isinstance(suffix, str) else list(suffix)
+    for name in [file] if isinstance(file, (str, Path)) else file:
+        own = Path(name).suffix.lower()
+        if allowed and own and own not in allowed:
+            raise InputError(f"{name} should be a {' or '.join(allowed)} file, its suffix is {own}")
+
+
+def check_file(file: str | Path, suffix: str | Iterable[str] = "") -> str:
+    """Find a file: as given, below the repository root, or by its name within data/, models/ and utils/.
+
+    A path that exists is returned unchanged, and so is ''. Raises MissingFileError when nothing is found, InputError
+    when several files match or the suffix is none of ``suffix``.
+    """
+    if suffix:
+        check_suffix(file, suffix)
+    name = str(file)
+    if not name or Path(name).exists():
+        return name
+    if "://" in name:
+        raise MissingFileError(
+            f"{name} is an address, and nothing is downloaded here: fetch the file and give its path"
+        )
+    wanted = Path(name)
+    if wanted.is_absolute():
+        raise MissingFileError(f"no such file: {name}")
+    if (ROOT / wanted).exists():
+        return str(ROOT / wanted)
+    pattern = f"**/{glob.escape(wanted.as_posix())}"
+    found = [match for folder in SEARCH_FOLDERS for match in sorted((ROOT / folder).glob(pattern))]
+    if not found:
+        places = ", ".join(f"{folder}/" for folder in SEARCH_FOLDERS)
+        raise MissingFileError(f"no such file: {name} (searched {Path.cwd()}, {ROOT} and its {places})")
+    if len(found) > 1:
+        raise InputError(f"{name} means several files, give the whole path of one: {', '.join(map(str, found))}")
+    return str(found[0])
+
+
+def check_yaml(file: str | Path, suffix: str | Iterable[str] = (".yaml", ".yml")) -> str:
+    """``check_file`` for a YAML file."""
+    return check_file(file, suffix)
+
+
+def check_dataset(data: str | Path | Mapping[str, Any], splits: Sequence[str] = ("train", "val")) -> dict[str, Any]:
+    """Read and check the description of a data set.
+
+    Args:
+        data: a YAML file (looked up as by ``check_file``) or its content. Keys: ``path`` (folder, default the
+            repository root), ``train``, ``val``, ``test`` (each a folder, a text file that lists images, or a list of
+            these, relative to ``path``), ``names`` (list, or mapping of index to name), ``nc`` (optional beside names).
+        splits: the splits that must exist.
+
+    Returns:
+        A new dict: ``path`` absolute, splits as absolute strings or lists of them, ``nc`` an int, ``names`` a dict of
+        index to name, everything else as it was. A relative ``path`` starts at the repository root (YOLOv5's rule);
+        if the splits are not there, but below the folder of the YAML file, it starts at that folder.
+
+    Raises:
+        InputError: wrong content. MissingFileError: the YAML file or a split does not exist.
+    """
+    title, content, bases = _read_description(data)
+    absent = [split for split in splits if not content.get(split)]
+    if absent:
+        raise InputError(f"{title} has no entry '{absent[0]}': add the folder or list file of the {absent[0]} images")
+    result = dict(content)
+    result["nc"], result["names"] = _class_names(content, title)
+
+    entries = {split: _split_entries(content[split], split, title) for split in SPLITS if content.get(split)}
+    folder = Path(str(content.get("path") or "")).expanduser()
+    roots = list(dict.fromkeys((base / folder).resolve() for base in bases))
+    requested = [entry for split in splits for entry in entries[split]]
+    root = max(roots, key=lambda place: sum((place / entry).exists() for entry in requested))  # the first of equals
+    missing = [entry for entry in requested if not (root / entry).exists()]
+    if missing:
+        raise MissingFileError(_missing_message(title, missing, roots, content.get("download")))
+
+    result["path"] = str(root)
+    for split, relative in entries.items():
+        absolute = [str(root / entry) for entry in relative]
+        result[split] = absolute[0] if isinstance(content[split], (str, Path)) else absolute
+    return result
+
+
+def _read_description(data: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[Path]]:
+    """Return the name for messages, the content, and the folders from which a relative ``path`` may start."""
+    if isinstance(data, Mapping):
+        return "the data set", data, [ROOT]
+    if Path(data).suffix.lower() == ".zip":
+        raise InputError(f"{data} is an archive: unpack it and give the YAML file inside")
+    file = Path(check_yaml(data))
+    if not file.is_file():
+        raise InputError(f"{data or 'the data set'} is no file: give the YAML file that describes the data set")
+    content = read_yaml(file)
+    if not isinstance(content, Mapping):
+        kind = type(content).__name__
+        raise InputError(f"{file} does not describe a data set: expected the keys train, val and names, got {kind}")
+    return str(file), content, [ROOT, file.resolve().parent]
+
+
+def _class_names(content: Mapping[str, Any], title: str) -> tuple[int, dict[int, str]]:
+    """Return (number of classes, {index: name}) from ``names``, ``nc`` or both; they have to agree."""
+    count, given = content.get("nc"), content.get("names")
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise InputError(f"{title}: nc must be the number of classes, a whole number above 0, got {count!r}")
+    if not given:
+        if count is None:
+            raise InputError(f"{title} has neither 'names' nor 'nc': add names, the list of the classes")
+        LOGGER.warning(f"{title} has no 'names': the classes are called class0 to class{count - 1}")
+        given = [f"class{index}" for index in range(count)]
+    if isinstance(given, Mapping):
+        named = _indexed_names(given, title)
+    elif isinstance(given, (list, tuple)):
+        named = dict(enumerate(given))
+    else:
+        raise InputError(f"{title}: names must be a list, or a mapping of index to name, got {given!r}")
+    if count is not None and len(named) != count:
+        raise InputError(f"{title}: nc is {count} but names has {len(named)} entries: correct one, or leave nc out")
+    truths = [index for index, name in named.items() if isinstance(name, bool)]
+    if truths:
+        LOGGER.warning(f"{title}: YAML reads the name of class {truths[0]} as {named[truths[0]]}: put it into quotes")
+    return len(named), {index: str(name) for index, name in named.items()}
+
+
+def _indexed_names(given: Mapping[Any, Any], title: str) -> dict[int, Any]:
+    try:
+        named = {int(index): name for index, name in given.items()}
+    except (TypeError, ValueError):
+        named = {}
+    if sorted(named) != list(range(len(given))):
+        keys = list(given)[:10]
+        raise InputError(f"{title}: the keys of names must be 0 to {len(given) - 1} without a gap, got {keys}")
+    return dict(sorted(named.items()))
+
+
+def _split_entries(value: Any, split: str, title: str) -> list[str]:
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    if not all(isinstance(entry, (str, Path)) and str(entry) for entry in entries):
+        raise InputError(f"{title}: '{split}' must be a path or a list of paths, got {value!r}")
+    return [str(Path(entry).expanduser()) for entry in entries]
+
+
+def _missing_message(title: str, missing: list[str], roots: list[Path], download: Any) -> str:
+    shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+    if all(Path(entry).is_absolute() for entry in missing):
+        looked = ""
+    else:
+        looked = f" (looked below {' and '.join(map(str, roots))})"
+    if not download:
+        return f"{title}: images not found: {shown}{looked}: correct 'path' and the splits"
+    source = str(download).strip()
+    if len(source.split()) == 1 or source.startswith("bash "):
+        how = f"get them with its 'download' entry, {source}, by hand"
+    else:
+        how = "run the script of its 'download' entry by hand"
+    return f"{title}: images not found: {shown}{looked}: downloads are never run automatically, {how}"

@@ -1,0 +1,35 @@
+"""What every command does around its work: logging, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from utils.errors import InputError
+from utils.log import LOGGER, colorstr, setup_logging
+
+
+def show_arguments(command: str, options: Any) -> None:
+    """Log the command's name and all its options as ``name=value`` on one line."""
+    values = ", ".join(f"{name}={value}" for name, value in vars(options).items())
+    LOGGER.info(colorstr(f"{command}: ") + values)
+
+
+def run_command(main: Callable[[], object]) -> None:
+    """Run ``main`` and end the process: 0, or 1 after an error that a user can mend, told in one line.
+
+    Errors of the program itself keep their traceback. Ctrl-C ends with 1, too, and says so; every file is written
+    under a temporary name and renamed, so what was saved before stays whole.
+    """
+    setup_logging()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        sys.exit(f"error: {error.strerror or error}{place}: check that the path exists, is writable and has free space")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: files saved before this moment are complete")
+    sys.exit(0)

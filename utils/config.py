@@ -1,0 +1,194 @@
+"""Options written once: a dataclass is the command line (``parse``) and the keywords of ``run(**kwargs)`` (``build``).
+
+Each command has a dataclass whose fields are made by ``option``; the field's name with dashes is the flag, its type
+and default are the flag's. A command that adds flags to another's inherits from its class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from utils.errors import InputError
+from utils.files import ROOT, read_yaml
+
+Options = TypeVar("Options")
+
+HYPERPARAMETER_RANGES: dict[str, tuple[float, float]] = {
+    "lr0": (0, 10),
+    "lrf": (0, 10),
+    "momentum": (0, 1),
+    "weight_decay": (0, 1),
+    "warmup_epochs": (0, 1e6),
+    "warmup_momentum": (0, 1),
+    "warmup_bias_lr": (0, 10),
+    "box": (0, 1e6),
+    "cls": (0, 1e6),
+    "cls_pw": (0, 1e6),
+    "obj": (0, 1e6),
+    "obj_pw": (0, 1e6),
+    "iou_t": (0, 1),
+    "anchor_t": (1, 1e6),
+    "fl_gamma": (0, 100),
+    "hsv_h": (0, 1),
+    "hsv_s": (0, 1),
+    "hsv_v": (0, 1),
+    "degrees": (0, 180),
+    "translate": (0, 1),
+    "scale": (0, 1),
+    "shear": (0, 90),
+    "perspective": (0, 0.1),
+    "flipud": (0, 1),
+    "fliplr": (0, 1),
+    "mosaic": (0, 1),
+    "mixup": (0, 1),
+    "copy_paste": (0, 1),
+}
+
+
+def option(default: Any, text: str, *aliases: str, **argparse_arguments: Any) -> Any:
+    """A dataclass field that is also a flag: ``text`` is its help, ``aliases`` are further spellings.
+
+    A ``bool`` that is false by default becomes a switch; one that is true also gets ``--no-<name>``. A list default
+    needs ``nargs``; other keywords go to ``ArgumentParser.add_argument`` as they are.
+    """
+    metadata = {"help": text, "aliases": aliases, "arguments": argparse_arguments}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def parser_for(options_class: type, description: str) -> argparse.ArgumentParser:
+    """The argparse parser of an options dataclass; prefix abbreviations work as in YOLOv5."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
+    for field in dataclasses.fields(options_class):
+        flag = "--" + field.name.replace("_", "-")
+        default = _default(field)
+        arguments = dict(field.metadata["arguments"])
+        if isinstance(default, bool) and "nargs" not in arguments:
+            arguments["action"] = argparse.BooleanOptionalAction if default else "store_true"
+        elif "type" not in arguments:
+            sample = default[0] if isinstance(default, list) and default else default
+            arguments["type"] = type(sample) if isinstance(sample, (int, float)) else str
+        help_text = field.metadata["help"].replace("%", "%%")
+        parser.add_argument(flag, *field.metadata["aliases"], dest=field.name, default=default, help=help_text, **arguments)
+    return parser
+
+
+def parse(options_class: type[Options], description: str, argv: Sequence[str] | None = None) -> Options:
+    """Read the command line (or ``argv``) into an options object; argparse exits with 2 on a bad one."""
+    namespace = parser_for(options_class, description).parse_args(argv)
+    return options_class(**vars(namespace))
+
+
+def build(options_class: type[Options], **keywords: Any) -> Options:
+    """An options object from keywords, as ``run(**kwargs)`` takes them. Unknown names raise InputError."""
+    known = [field.name for field in dataclasses.fields(options_class)]  # type: ignore[arg-type]
+    for name in keywords:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+            raise InputError(f"unknown option {name!r} for {options_class.__name__}{hint}")
+    return options_class(**keywords)
+
+
+def to_dict(options: Any) -> dict[str, Any]:
+    """The options as plain YAML-ready values (paths as text)."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+
+
+def check_thresholds(confidence: float, iou: float) -> None:
+    """Raise InputError unless both lie in [0, 1]."""
+    for name, value in (("--conf-thres", confidence), ("--iou-thres", iou)):
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} must lie in [0, 1], got {value}")
+
+
+@dataclass
+class TrainOptions:
+    """Options of train.py; train_sparity.py and finetune.py add theirs."""
+
+    weights: str = option(str(ROOT / "yolov5s.pt"), "start from this checkpoint; '' starts from scratch with --cfg")
+    cfg: str = option("", "model YAML; default: the architecture stored in --weights")
+    data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML")
+    hyp: str = option(str(ROOT / "data/hyps/hyp.scratch-low.yaml"), "hyperparameter YAML")
+    epochs: int = option(300, "number of epochs")
+    batch_size: int = option(16, "images per batch")
+    imgsz: int = option(640, "image size in pixels, longer side, for training and validation", "--img", "--img-size")
+    rect: bool = option(False, "rectangular batches: no mosaic, no shuffling")
+    resume: Any = option(
+        False,
+        "go on with an interrupted run: its last.pt, or the newest below runs/ when no path follows",
+        nargs="?",
+        const=True,
+        type=str,
+    )
+    nosave: bool = option(False, "write checkpoints at the last epoch only")
+    noval: bool = option(False, "validate at the last epoch only")
+    noautoanchor: bool = option(False, "keep the anchors without checking them against the labels")
+    noplots: bool = option(False, "draw no pictures and no TensorBoard graph")
+    cache: Any = option(None, "keep resized images in memory ('ram')", nargs="?", const="ram", choices=["ram"], type=str)
+    device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
+    multi_scale: bool = option(False, "vary the image size by +-50 % from batch to batch")
+    single_cls: bool = option(False, "treat all classes as one")
+    optimizer: str = option("SGD", "optimizer", choices=["SGD", "Adam", "AdamW"])
+    workers: int = option(8, "most data loading processes")
+    project: str = option(str(ROOT / "runs/train"), "folder of the runs")
+    name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken")
+    exist_ok: bool = option(False, "write into the run folder even if it exists")
+    cos_lr: bool = option(False, "cosine instead of linear decay of the learning rate")
+    label_smoothing: float = option(0.0, "label smoothing epsilon")
+    patience: int = option(100, "stop after this many epochs without a better fitness; 0 = never")
+    freeze: list[int] = option([0], "layers to freeze: one number n = the first n, several = exactly those", nargs="+")
+    save_period: int = option(-1, "also save epoch<N>.pt every this many epochs; below 1 = off")
+    seed: int = option(0, "seed of all random numbers")
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can use, by name."""
+        for name, least in (("epochs", 1), ("batch_size", 1), ("imgsz", 1), ("workers", 0), ("patience", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"--{name.replace('_', '-')} must be a whole number of at least {least}, got {value!r}")
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"--label-smoothing must lie in [0, 1), got {self.label_smoothing}")
+
+
+def read_hyperparameters(source: str | Path | dict[str, Any]) -> dict[str, Any]:
+    """Hyperparameters from a YAML file or a mapping: every key known, present and in range.
+
+    Raises:
+        InputError: naming the first key that is missing, unknown, not a number or out of range.
+    """
+    values = dict(source) if isinstance(source, dict) else read_yaml(source)
+    place = "the given hyperparameters" if isinstance(source, dict) else str(source)
+    if not isinstance(values, dict):
+        raise InputError(f"{place} is no hyperparameter file: expected 'name: value' lines")
+    missing = [name for name in HYPERPARAMETER_RANGES if name not in values]
+    if missing:
+        raise InputError(f"{place} lacks {', '.join(missing)}: copy them from data/hyps/hyp.scratch-low.yaml")
+    for name, value in values.items():
+        low, high = HYPERPARAMETER_RANGES.get(name, (1, 100) if name == "anchors" else (None, None))
+        if low is None:
+            close = difflib.get_close_matches(name, HYPERPARAMETER_RANGES, n=1)
+            raise InputError(f"{place}: unknown hyperparameter {name!r}" + (f", did you mean {close[0]!r}?" if close else ""))
+        if not isinstance(value, (int, float)) or not low <= value <= high:
+            raise InputError(f"{place}: {name} must be a number in [{low:g}, {high:g}], got {value!r}")
+    return values
+
+
+def scale_gains(hyp: dict[str, Any], levels: int, class_count: int, image_size: int, label_smoothing: float) -> None:
+    """Adapt the loss gains, which are given for 3 levels, 80 classes and 640 pixels, to this run, in place."""
+    hyp["box"] *= 3 / levels
+    hyp["cls"] *= class_count / 80 * 3 / levels
+    hyp["obj"] *= (image_size / 640) ** 2 * 3 / levels
+    hyp["label_smoothing"] = label_smoothing

@@ -1,0 +1,78 @@
+"""Where things are computed: choice of the device, the line that names it, synchronised time, random seeds."""
+
+from __future__ import annotations
+
+import platform
+import random
+import re
+import time
+
+import numpy as np
+import torch
+
+from utils.errors import InputError
+
+
+def select_device(device: str | int | torch.device | None = "", batch_size: int = 0) -> torch.device:
+    """The device that ``device`` means. No environment variable is read or changed.
+
+    Args:
+        device: '' (the first GPU if there is one, else the CPU), 'cpu', 'mps', or a GPU as '0', 'cuda:0' or 'cuda'.
+        batch_size: images per step; must divide by the number of devices, as it always does with the one used here.
+
+    Raises:
+        InputError: several devices, an unknown name, or a device that this machine does not offer.
+    """
+    wanted = "" if device is None else str(device).strip().lower().replace("none", "")
+    if wanted == "":
+        wanted = "0" if torch.cuda.is_available() else "cpu"
+    if wanted == "cpu":
+        return torch.device("cpu")
+    if wanted == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("--device mps is not available: this is no Apple GPU with a torch build for it; use cpu")
+        return torch.device("mps")
+    if "," in wanted:
+        raise InputError(f"--device {device} names several devices, expected one: choose, for example, --device 0")
+    index = re.fullmatch(r"(?:cuda:?)?(\d*)", wanted)
+    if not index:
+        raise InputError(f"unknown --device {device}: expected cpu, mps, or the number of a GPU such as 0")
+    return _gpu(int(index[1] or 0))
+
+
+def _gpu(index: int) -> torch.device:
+    if not torch.cuda.is_available():
+        reason = "this torch build has no CUDA" if torch.version.cuda is None else "CUDA finds no GPU"
+        raise InputError(f"--device {index} is not available: {reason} (torch {torch.__version__}); use --device cpu")
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise InputError(f"--device {index} does not exist: this machine has {count} GPU(s), 0 to {count - 1}")
+    torch.cuda.set_device(index)  # so that loaders pin memory for, and time_sync waits for, this one
+    return torch.device("cuda", index)
+
+
+def device_line(device: torch.device | None = None) -> str:
+    """Versions and hardware on one line, for the start of a command (default: the device that '' selects)."""
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    line = f"yolov5-prune, Python-{platform.python_version()} torch-{torch.__version__} "
+    if device.type != "cuda":
+        return line + (f"CPU ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type.upper())
+    properties = torch.cuda.get_device_properties(device)
+    return line + f"CUDA:{device.index or 0} ({properties.name}, {properties.total_memory >> 20}MiB)"
+
+
+def time_sync() -> float:
+    """Seconds of a steady clock, read once the GPU has finished what it was given; only differences mean something."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def seed_everything(seed: int = 0) -> None:
+    """Seed the generators of Python, NumPy and torch, and make cuDNN choose the same algorithms every time."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)  # all devices
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True

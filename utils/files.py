@@ -1,0 +1,85 @@
+"""Paths, run folders, YAML files, and writes that never leave half a file behind."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from utils.errors import InputError, MissingFileError
+
+ROOT = Path(__file__).resolve().parents[1]  # the folder that holds train.py
+
+
+def make_folder(path: str | Path) -> Path:
+    """Create ``path`` with its parents and return it; raises InputError when that is not permitted."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot create the folder {folder} ({error.strerror}): choose a writable place with --project"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"the folder {folder} is not writable: choose another with --project, or change its permissions")
+    return folder
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, remove it if not.
+
+    The temporary name keeps the suffix, so that libraries which choose a format by suffix work.
+    """
+    target = Path(path)
+    draft = target.with_name(f".{target.stem}-{os.getpid()}-{uuid.uuid4().hex[:8]}{target.suffix}")
+    try:
+        yield draft
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdir: bool = False) -> Path:
+    """Return ``path``, or the first free of path2, path3, ... when it exists and ``exist_ok`` is false.
+
+    A file keeps its suffix (``a.txt`` -> ``a2.txt``); a folder with a dot gets the number at its end.
+    """
+    wanted = Path(path)
+    if wanted.exists() and not exist_ok:
+        stem, suffix = (wanted.with_suffix(""), wanted.suffix) if wanted.is_file() else (wanted, "")
+        candidates = (Path(f"{stem}{sep}{number}{suffix}") for number in range(2, 9999))
+        free = next((candidate for candidate in candidates if not candidate.exists()), None)
+        if free is None:
+            raise InputError(f"{wanted} and its 9997 numbered successors all exist: choose another --name")
+        wanted = free
+    if mkdir:
+        make_folder(wanted)
+    return wanted
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file with the safe loader; undecodable bytes are ignored. Raises InputError in one line."""
+    import yaml
+
+    file = Path(path)
+    if not file.is_file():
+        raise MissingFileError(f"no such YAML file: {file}")
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8", errors="ignore"))
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise InputError(f"{file} is not valid YAML{line}: {getattr(error, 'problem', None) or 'cannot be parsed'}") from error
+
+
+def write_yaml(path: str | Path, data: Any, header: str = "") -> None:
+    """Write ``data`` as YAML in the order it has, atomically; ``header`` goes in front as comment lines."""
+    import yaml
+
+    comment = "".join(f"# {line}\n" for line in header.splitlines())
+    with atomic_path(path) as draft:
+        draft.write_text(comment + yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -1,0 +1,208 @@
+"""All labels of a split in one file: written after a scan, read back while no image and no label file has changed.
+
+The file is a numpy archive (``.npz``) of plain arrays and a JSON text; reading it cannot execute anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.files import atomic_path
+from utils.labels import BOX_FIELDS, ImageRecord, Segments, find_images, img2label_paths, verify_image_label
+from utils.log import LOGGER
+
+FORMAT_VERSION = 1
+POOL_FROM_IMAGES = 2048  # below, starting processes takes longer than the scan
+COUNTERS = ("found", "missing", "empty", "corrupt")
+
+
+@dataclass
+class LabelTable:
+    """The usable images of a split and their labels, in the order of ``images``."""
+
+    images: list[str] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # width, height
+    labels: list[np.ndarray] = field(default_factory=list)  # each (n, 5) float32
+    segments: list[Segments] = field(default_factory=list)  # each empty, or n polygons or None
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    messages: list[str] = field(default_factory=list)
+
+    def add(self, image: str, record: ImageRecord) -> None:
+        for counter in COUNTERS:
+            self.counts[counter] += getattr(record, counter)
+        if record.message:
+            self.messages.append(record.message)
+        if record.usable:
+            self.images.append(image)
+            self.sizes.append(record.size)
+            self.labels.append(record.labels)
+            self.segments.append(record.segments)
+
+
+def load_labels(path: str | Path | Sequence[str | Path], prefix: str = "") -> tuple[LabelTable, Path]:
+    """Read the labels of a split from its cache, or scan its files and write the cache. Returns the cache's path, too.
+
+    Damaged images and labels are named in warnings; one line sums up. Raises InputError if no image is usable.
+    """
+    images = find_images(path)
+    label_files = img2label_paths(images)
+    cache = cache_path(path, label_files)
+    digest = files_hash([*label_files, *images])
+    table = read_cache(cache, digest)
+    fresh = table is None
+    if table is None:
+        table = scan(images, label_files, f"{prefix}Scanning '{cache.with_suffix('')}'")
+    for message in table.messages:
+        LOGGER.warning(f"{prefix}{message}")
+    totals = ", ".join(f"{table.counts[counter]} {counter}" for counter in COUNTERS)
+    LOGGER.info(f"{prefix}Scanning '{cache.with_suffix('') if fresh else cache}' images and labels... {totals}")
+    if not table.images:
+        raise InputError(f"none of the {len(images)} images of {path} is usable; {table.messages[0]}")
+    if fresh:
+        write_cache(cache, digest, table)
+    return table, cache
+
+
+def cache_path(path: str | Path | Sequence[str | Path], label_files: Sequence[str]) -> Path:
+    """``list.txt`` -> ``list.cache``; otherwise the folder of the first label file with ``.cache`` at the end."""
+    last = Path(path if isinstance(path, (str, Path)) else list(path)[-1])
+    if last.suffix == ".txt" and last.is_file():
+        return last.with_suffix(".cache")
+    return Path(f"{Path(label_files[0]).absolute().parent}.cache")  # the folder's name may have a dot
+
+
+def files_hash(files: Iterable[str]) -> str:
+    """MD5 of the names, sizes and modification times of files; files that do not exist count with their names."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for file in files:
+        try:
+            status = os.stat(file)
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            state = "absent"
+        digest.update(f"{file}\0{state}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+# -- scanning ------------------------------------------------------------------------------------------------------
+
+
+def scan(images: Sequence[str], label_files: Sequence[str], description: str = "") -> LabelTable:
+    """Check every image with its label file; a progress bar is shown on terminals."""
+    from tqdm import tqdm
+
+    table = LabelTable()
+    with closing(_records(images, label_files)) as records:
+        progress = tqdm(records, desc=description, total=len(images), disable=None, leave=False)
+        for image, record in zip(images, progress, strict=True):
+            table.add(image, record)
+    return table
+
+
+def _records(images: Sequence[str], label_files: Sequence[str]) -> Generator[ImageRecord, None, None]:
+    pairs = zip(images, label_files, strict=True)
+    processes = min(8, (os.cpu_count() or 1) - 1)
+    if len(images) < POOL_FROM_IMAGES or processes < 2:
+        yield from (_verify(pair) for pair in pairs)
+        return
+    from multiprocessing import Pool
+
+    with Pool(processes) as pool:
+        yield from pool.imap(_verify, pairs, chunksize=32)
+
+
+def _verify(pair: tuple[str, str]) -> ImageRecord:
+    return verify_image_label(*pair)
+
+
+# -- the file ------------------------------------------------------------------------------------------------------
+
+
+def write_cache(cache: Path, digest: str, table: LabelTable) -> None:
+    """Write the table; a place where that is not possible gets a warning, and the next start scans again."""
+    polygons = [polygon for segments in table.segments for polygon in segments if polygon is not None]
+    points = [_points_of(rows, segments) for rows, segments in zip(table.labels, table.segments, strict=True)]
+    header = {
+        "version": FORMAT_VERSION,
+        "hash": digest,
+        "images": table.images,
+        "counts": table.counts,
+        "messages": table.messages,
+    }
+    arrays: dict[str, Any] = {
+        "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
+        "sizes": np.array(table.sizes, np.int32).reshape(-1, 2),
+        "rows": np.array([len(rows) for rows in table.labels], np.int32),  # of each image
+        "labels": np.concatenate([*table.labels, np.zeros((0, BOX_FIELDS), np.float32)]),
+        "points": np.concatenate([*points, np.zeros(0, np.int32)]),  # of each label; 0 for a box
+        "polygons": np.concatenate([*polygons, np.zeros((0, 2), np.float32)]),
+    }
+    try:
+        with atomic_path(cache) as draft, open(draft, "wb") as stream:
+            np.savez(stream, **arrays)
+    except OSError as error:
+        LOGGER.warning(
+            f"WARNING: cannot write the label cache {cache} ({error.strerror or error}): continuing without it"
+        )
+
+
+def _points_of(rows: np.ndarray, segments: Segments) -> np.ndarray:
+    polygons = segments or [None] * len(rows)
+    return np.array([0 if polygon is None else len(polygon) for polygon in polygons], np.int32)
+
+
+def read_cache(cache: Path, digest: str) -> LabelTable | None:
+    """Read the table of the files with this hash; None if there is none, or it is outdated, damaged or not ours."""
+    try:
+        with np.load(cache, allow_pickle=False) as archive:
+            header = json.loads(archive["header"].tobytes())
+            if header["version"] != FORMAT_VERSION or header["hash"] != digest:
+                return None
+            return _table_from(
+                header, {name: archive[name] for name in ("sizes", "rows", "labels", "points", "polygons")}
+            )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, LookupError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
+        LOGGER.info(f"{cache} is not a label cache of this program, or is damaged: scanning again")
+        return None
+
+
+def _table_from(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> LabelTable:
+    rows, points, labels = arrays["rows"], arrays["points"], arrays["labels"]
+    sound = (
+        len(header["images"]) == len(rows) == len(arrays["sizes"])
+        and rows.sum() == len(points) == len(labels)
+        and points.sum() == len(arrays["polygons"])
+        and labels.shape[1:] == (BOX_FIELDS,)
+    )
+    if not sound:
+        raise ValueError("the parts of the cache do not fit together")
+    ends = np.cumsum(rows)
+    segments: list[Segments] = [[] for _ in rows]
+    if len(arrays["polygons"]):
+        polygons = np.split(arrays["polygons"], np.cumsum(points)[:-1])
+        each = [polygon if len(polygon) else None for polygon in polygons]
+        for image, (end, count) in enumerate(zip(ends, rows, strict=True)):
+            mine = each[end - count : end]
+            segments[image] = mine if any(polygon is not None for polygon in mine) else []
+    return LabelTable(
+        images=[str(image) for image in header["images"]],
+        sizes=[(int(width), int(height)) for width, height in arrays["sizes"]],
+        labels=np.split(labels, ends[:-1]),
+        segments=segments,
+        counts={counter: int(header["counts"][counter]) for counter in COUNTERS},
+        messages=[str(message) for message in header["messages"]],
+    )

@@ -1,0 +1,61 @@
+"""The project's logger. Importing it configures nothing: ``setup_logging`` does, called by each command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+LOGGER = logging.getLogger("yolov5")
+
+_STYLES = {
+    "black": 30,
+    "red": 31,
+    "green": 32,
+    "yellow": 33,
+    "blue": 34,
+    "magenta": 35,
+    "cyan": 36,
+    "white": 37,
+    "bright_black": 90,
+    "bright_red": 91,
+    "bright_green": 92,
+    "bright_yellow": 93,
+    "bright_blue": 94,
+    "bright_magenta": 95,
+    "bright_cyan": 96,
+    "bright_white": 97,
+    "end": 0,
+    "bold": 1,
+    "underline": 4,
+}
+_said: set[str] = set()
+
+
+def setup_logging(rank: int = -1) -> None:
+    """Send bare messages to stderr: everything on the first process, only errors on the others.
+
+    Set ``YOLOv5_VERBOSE=false`` to hear errors only. Calling it again changes the level, never adds a handler.
+    """
+    verbose = os.environ.get("YOLOv5_VERBOSE", "true").lower() == "true"
+    LOGGER.setLevel(logging.INFO if verbose and rank in (-1, 0) else logging.ERROR)
+    LOGGER.propagate = False
+    if not LOGGER.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        LOGGER.addHandler(handler)
+
+
+def log_once(message: str, level: int = logging.WARNING) -> None:
+    """Log ``message`` the first time that this process meets it."""
+    if message not in _said:
+        _said.add(message)
+        LOGGER.log(level, message)
+
+
+def colorstr(*arguments: str) -> str:
+    """Wrap the last argument in the ANSI styles named before it (default: bold blue), if stderr is a terminal."""
+    *styles, text = arguments if len(arguments) > 1 else ("blue", "bold", arguments[0])
+    if not sys.stderr.isatty():
+        return text
+    return "".join(f"\033[{_STYLES[style]}m" for style in styles) + text + "\033[0m"

@@ -1,0 +1,180 @@
+"""What a training run writes beside its checkpoints: results.csv, TensorBoard events, pictures of the first batches."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from utils.log import LOGGER, colorstr
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch.utils.tensorboard import SummaryWriter
+
+    from utils.callbacks import Callbacks
+
+RESULT_COLUMNS = (
+    "train/box_loss",
+    "train/obj_loss",
+    "train/cls_loss",
+    "metrics/precision",
+    "metrics/recall",
+    "metrics/mAP_0.5",
+    "metrics/mAP_0.5:0.95",
+    "val/box_loss",
+    "val/obj_loss",
+    "val/cls_loss",
+    "x/lr0",  # biases
+    "x/lr1",  # weights with decay
+    "x/lr2",  # norm weights
+)
+RESULT_PICTURES = ("results", "confusion_matrix", "F1_curve", "PR_curve", "P_curve", "R_curve")
+PICTURED_BATCHES = 3  # train_batch0.jpg ...
+PICTURED_IMAGES = 16  # of each
+
+
+class Loggers:
+    """Writes the records of one run into ``save_dir``; its hook methods have the names of the hooks they serve.
+
+    ``plots`` switches pictures and the TensorBoard graph, ``tensorboard`` the event file as a whole. ``close`` must be
+    called at the end, also of a run that failed: it joins the drawing threads and finishes the event file.
+    """
+
+    def __init__(self, save_dir: str | Path, plots: bool = True, tensorboard: bool = True):
+        self.save_dir = Path(save_dir)
+        self.csv = self.save_dir / "results.csv"
+        self.plots = plots
+        self._tensorboard = tensorboard
+        self._writer: SummaryWriter | None = None
+        self._drawing: list[threading.Thread] = []
+
+    def register(self, callbacks: Callbacks) -> None:
+        """Take part at every hook that has a method here."""
+        for hook in callbacks.get_registered_actions():
+            method = getattr(self, hook, None)
+            if method is not None:
+                callbacks.register_action(hook, type(self).__name__, method)
+
+    @property
+    def writer(self) -> SummaryWriter | None:
+        """TensorBoard's writer, opened at the first use; None when it is switched off, closed, or not installed."""
+        if self._tensorboard and self._writer is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                self._tensorboard = False
+                LOGGER.info("TensorBoard is not installed: no event file is written (pip install tensorboard)")
+                return None
+            self._writer = SummaryWriter(str(self.save_dir))
+            label = colorstr("TensorBoard: ")
+            LOGGER.info(f"{label}watch with 'tensorboard --logdir {self.save_dir.parent}' at http://localhost:6006/")
+        return self._writer
+
+    def on_train_batch_end(
+        self, ni: int, model: nn.Module, imgs: torch.Tensor, targets: torch.Tensor, paths: Sequence[str], plots: bool
+    ) -> None:
+        """Draw the first batches in the background; record the model's graph at the very first.
+
+        ``imgs`` (B, 3, H, W) in 0..1 and ``targets`` (n, 6) are copied before the method returns.
+        """
+        if not (plots and self.plots):
+            return
+        writer = self.writer
+        if ni == 0 and writer is not None:
+            _add_graph(writer, model, (int(imgs.shape[2]), int(imgs.shape[3])))
+        if ni < PICTURED_BATCHES:
+            few = targets[:, 0] < PICTURED_IMAGES
+            pictures = imgs[:PICTURED_IMAGES].detach().to("cpu", torch.float32, copy=True)
+            rows = targets[few].detach().to("cpu", copy=True)
+            file = self.save_dir / f"train_batch{ni}.jpg"
+            thread = threading.Thread(
+                target=_draw_batch, args=(pictures, rows, list(paths[:PICTURED_IMAGES]), file), daemon=True
+            )
+            thread.start()
+            self._drawing.append(thread)
+
+    def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
+        """Add an epoch: ``vals`` are 3 training losses, 4 metrics, 3 validation losses and 3 learning rates."""
+        values = dict(zip(RESULT_COLUMNS, map(float, vals), strict=True))
+        self._append_row(epoch, list(values.values()))
+        writer = self.writer
+        if writer is not None:
+            for tag, value in values.items():
+                writer.add_scalar(tag, value, epoch)
+            writer.flush()
+
+    def on_train_end(self, last: Path, best: Path, plots: bool, epoch: int, results: Sequence[float]) -> None:
+        """Draw results.png from results.csv, and put the final pictures that exist into the event file."""
+        self._join()
+        if plots and self.plots and self.csv.is_file():
+            from utils.charts import plot_results
+
+            plot_results(self.csv)
+        writer = self.writer
+        if writer is not None:
+            for name in RESULT_PICTURES:
+                file = self.save_dir / f"{name}.png"
+                if file.is_file():
+                    writer.add_image(name, _read_rgb(file), epoch, dataformats="HWC")
+            writer.flush()
+
+    def teardown(self) -> None:
+        """The same as ``close``, as a hook."""
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the pictures being drawn and close the event file. Nothing can be written to it afterwards."""
+        self._join()
+        self._tensorboard = False
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _join(self) -> None:
+        while self._drawing:
+            self._drawing.pop().join()
+
+    def _append_row(self, epoch: int, values: list[float]) -> None:
+        """One line in results.csv; the header goes before the first one, so a resumed run carries on in its file."""
+        cells = [f"{epoch:20d}", *(f"{value:20.5g}" for value in values)]
+        text = ",".join(cells) + "\n"
+        if not self.csv.exists() or not self.csv.stat().st_size:
+            text = ",".join(f"{name:>20}" for name in ("epoch", *RESULT_COLUMNS)) + "\n" + text
+        with self.csv.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _add_graph(writer: SummaryWriter, model: nn.Module, size: tuple[int, int]) -> None:
+    """Trace an eval-mode copy on a blank image: the live model's batch norm statistics must not see it."""
+    try:
+        network = copy.deepcopy(getattr(model, "module", model)).float().eval()
+        blank = torch.zeros(1, 3, *size, device=next(network.parameters()).device)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # tracing warns of every Python number in the network
+            writer.add_graph(torch.jit.trace(network, blank, strict=False, check_trace=False), [])
+    except Exception as error:  # noqa: BLE001 - tracing can fail in any way, and a missing graph harms nobody
+        LOGGER.warning(f"TensorBoard: the model's graph cannot be recorded ({type(error).__name__}: {error})")
+
+
+def _draw_batch(images: torch.Tensor, targets: torch.Tensor, paths: list[str], file: Path) -> None:
+    from utils.plots import plot_images
+
+    try:
+        plot_images(images, targets, paths, file)
+    except Exception as error:  # noqa: BLE001 - in a thread of its own; the picture is not worth a run
+        LOGGER.warning(f"{file} cannot be drawn ({type(error).__name__}: {error})")
+
+
+def _read_rgb(file: Path) -> NDArray:
+    import cv2
+    import numpy as np
+
+    picture = cv2.imdecode(np.fromfile(file, dtype=np.uint8), cv2.IMREAD_COLOR)
+    return cv2.cvtColor(np.asarray(picture), cv2.COLOR_BGR2RGB)

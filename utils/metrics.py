@@ -1,0 +1,197 @@
+"""Overlap of boxes, matching of predictions to labels, average precision, fitness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from utils.boxes import box_iou
+from utils.confusion import ConfusionMatrix
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "ConfusionMatrix",
+    "ap_per_class",
+    "bbox_iou",
+    "box_iou",
+    "compute_ap",
+    "fitness",
+    "match_predictions",
+    "smooth",
+]
+
+FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of precision, recall, mAP at IoU .5, mAP at IoU .5:.95
+_CONFIDENCE_GRID = np.linspace(0, 1, 1000)
+_RECALL_GRID = np.linspace(0, 1, 101)  # COCO's 101 points
+_trapezoid = getattr(np, "trapezoid", None) or getattr(np, "trapz")  # noqa: B009 - numpy 2 renamed it
+
+
+def bbox_iou(
+    box1: torch.Tensor,
+    box2: torch.Tensor,
+    xywh: bool = True,
+    GIoU: bool = False,  # noqa: N803 - names known to other code
+    DIoU: bool = False,  # noqa: N803
+    CIoU: bool = False,  # noqa: N803
+    eps: float = 1e-7,
+) -> torch.Tensor:
+    """Overlap of corresponding boxes, (..., 4) with (..., 4) -> (..., 1); shapes broadcast.
+
+    Boxes are centre and size, or corners with ``xywh=False``, in any unit. At most one variant is computed, the most
+    complete one asked for: GIoU (https://arxiv.org/abs/1902.09630), DIoU and CIoU (https://arxiv.org/abs/1911.08287).
+    CIoU's trade-off factor carries no gradient.
+    """
+    (low1, high1, size1), (low2, high2, size2) = (_spans(box, xywh) for box in (box1, box2))
+    overlap = (torch.minimum(high1, high2) - torch.maximum(low1, low2)).clamp(min=0)
+    intersection = _area(overlap)
+    union = _area(size1) + _area(size2) - intersection + eps
+    iou = intersection / union
+    if not (GIoU or DIoU or CIoU):
+        return iou
+    hull = torch.maximum(high1, high2) - torch.minimum(low1, low2)
+    if not (DIoU or CIoU):
+        hull_area = _area(hull) + eps
+        return iou - (hull_area - union) / hull_area
+    shift = (low1 + high1 - low2 - high2) / 2
+    distance = shift.square().sum(-1, keepdim=True) / (hull.square().sum(-1, keepdim=True) + eps)
+    if not CIoU:
+        return iou - distance
+    slant1, slant2 = (torch.atan(size[..., :1] / (size[..., 1:] + eps)) for size in (size1, size2))
+    aspect = (slant2 - slant1).square() * (4 / math.pi**2)
+    with torch.no_grad():
+        trade_off = aspect / (aspect - iou + (1 + eps))
+    return iou - distance - trade_off * aspect
+
+
+def _spans(box: torch.Tensor, xywh: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lower corner, upper corner and size of boxes (..., 4), each (..., 2)."""
+    first, second = box[..., :2], box[..., 2:4]
+    return (first - second / 2, first + second / 2, second) if xywh else (first, second, second - first)
+
+
+def _area(size: torch.Tensor) -> torch.Tensor:
+    return size[..., :1] * size[..., 1:]
+
+
+def match_predictions(detections: torch.Tensor, labels: torch.Tensor, iou_thresholds: torch.Tensor) -> torch.Tensor:
+    """Say which detections are correct at which IoU threshold: bool (N, T).
+
+    ``detections`` (N, 6) are x1, y1, x2, y2, confidence, class by falling confidence; ``labels`` (M, 5) are class, x1,
+    y1, x2, y2 in the same pixels. Each detection claims the label of its class that it overlaps most; where several
+    claim one label, the first of them gets it and the others get nothing, not even their second choice.
+    """
+    thresholds = iou_thresholds.to(detections.device)
+    number, device = len(detections), detections.device
+    if not number or not len(labels):
+        return torch.zeros(number, len(thresholds), dtype=torch.bool, device=device)
+    overlap = box_iou(detections[:, :4], labels[:, 1:5])  # (N, M)
+    other_class = detections[:, 5:6] != labels[:, 0]
+    best_overlap, claimed = overlap.masked_fill(other_class, -1.0).max(1)
+    claims = best_overlap[:, None] >= thresholds  # (N, T)
+
+    order = torch.arange(number, device=device)[:, None]
+    claimed = claimed[:, None].expand_as(claims)
+    first = torch.full((len(labels), len(thresholds)), number, device=device)
+    first.scatter_reduce_(0, claimed, order.where(claims, number), "amin")
+    return claims & (first.gather(0, claimed) == order)
+
+
+def smooth(y: NDArray, f: float = 0.05) -> NDArray:
+    """Box filter over a share 2 * ``f`` of the points of ``y``, whose ends are repeated: same length."""
+    taps = round(len(y) * f * 2) // 2 + 1
+    padded = np.pad(np.asarray(y, dtype=float), taps // 2, mode="edge")
+    return np.convolve(padded, np.full(taps, 1 / taps), mode="valid")[: len(y)]
+
+
+def compute_ap(
+    recall: Sequence[float] | NDArray, precision: Sequence[float] | NDArray
+) -> tuple[float, NDArray, NDArray]:
+    """Area under a precision-recall curve by COCO's 101 points.
+
+    Both inputs run from the highest confidence to the lowest. Returns the area, the envelope's precision and recall.
+    """
+    recall_points = np.concatenate(([0.0], recall, [1.0]))
+    precision_points = np.concatenate(([1.0], precision, [0.0]))
+    envelope = np.maximum.accumulate(precision_points[::-1])[::-1]
+    area = _trapezoid(np.interp(_RECALL_GRID, recall_points, envelope), _RECALL_GRID)
+    return float(area), envelope, recall_points
+
+
+def ap_per_class(
+    tp: NDArray,
+    conf: NDArray,
+    pred_cls: NDArray,
+    target_cls: NDArray,
+    plot: bool = False,
+    save_dir: str | Path = ".",
+    names: Mapping[int, str] | Sequence[str] = (),
+    eps: float = 1e-16,
+) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray, NDArray, NDArray]:
+    """Precision, recall and average precision of every class that has labels.
+
+    ``tp`` (n, T) says which predictions are correct at which IoU threshold, the first being .5; ``conf`` and
+    ``pred_cls`` (n,) are their confidence and class; ``target_cls`` (m,) the class of every label. Returns
+    (tp, fp, p, r, f1, ap, classes): (C,) each, ``ap`` (C, T). The first five hold at the one confidence where the
+    classes' mean F1, smoothed, is largest. Nothing predicted or nothing right gives zeros, no labels empty arrays.
+    With ``plot`` the four curves are saved in ``save_dir`` (PR_curve.png, F1_curve.png, P_curve.png, R_curve.png).
+    """
+    order = np.argsort(-conf)
+    tp, conf, pred_cls = tp[order], conf[order], pred_cls[order]
+    classes, label_counts = np.unique(target_cls, return_counts=True)
+    class_count, grid_size = len(classes), len(_CONFIDENCE_GRID)
+    ap = np.zeros((class_count, tp.shape[1]))
+    p_curve, r_curve = np.zeros((class_count, grid_size)), np.zeros((class_count, grid_size))
+    pr_curves = np.zeros((class_count, grid_size))  # precision over a grid of recall, for the plot
+
+    for row, (wanted, label_count) in enumerate(zip(classes, label_counts, strict=True)):
+        chosen = pred_cls == wanted
+        if not chosen.any():
+            continue
+        hits = tp[chosen].cumsum(0)
+        recall = hits / (label_count + eps)
+        precision = hits / np.arange(1, len(hits) + 1)[:, None]
+        # np.interp wants rising abscissae, and confidence falls: both are negated.
+        negative = -conf[chosen]
+        r_curve[row] = np.interp(-_CONFIDENCE_GRID, negative, recall[:, 0], left=0)
+        p_curve[row] = np.interp(-_CONFIDENCE_GRID, negative, precision[:, 0], left=1)
+        for column in range(tp.shape[1]):
+            ap[row, column], envelope, recall_points = compute_ap(recall[:, column], precision[:, column])
+            if column == 0:
+                pr_curves[row] = np.interp(_CONFIDENCE_GRID, recall_points, envelope)
+
+    f1_curve = 2 * p_curve * r_curve / (p_curve + r_curve + eps)
+    if plot:
+        _plot_curves(pr_curves, ap, f1_curve, p_curve, r_curve, _names_of(classes, names), Path(save_dir))
+    best = smooth(f1_curve.mean(0), 0.1).argmax() if class_count else 0
+    p, r, f1 = p_curve[:, best], r_curve[:, best], f1_curve[:, best]
+    true_positives = (r * label_counts).round()
+    false_positives = (true_positives / (p + eps) - true_positives).round()
+    return true_positives, false_positives, p, r, f1, ap, classes.astype(int)
+
+
+def _names_of(classes: NDArray, names: Mapping[int, str] | Sequence[str]) -> list[str]:
+    """Names of the class indices, in their order; an index without a name stands for itself."""
+    known = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
+    return [str(known.get(int(index), int(index))) for index in classes]
+
+
+def _plot_curves(
+    pr_curves: NDArray, ap: NDArray, f1: NDArray, p: NDArray, r: NDArray, names: list[str], folder: Path
+) -> None:
+    from utils.charts import plot_mc_curve, plot_pr_curve
+
+    plot_pr_curve(_CONFIDENCE_GRID, pr_curves, ap, folder / "PR_curve.png", names)
+    for letter, label, curves in (("F1", "F1", f1), ("P", "Precision", p), ("R", "Recall", r)):
+        plot_mc_curve(_CONFIDENCE_GRID, curves, folder / f"{letter}_curve.png", names, ylabel=label)
+
+
+def fitness(x: NDArray) -> NDArray:
+    """Rows of P, R, mAP at .5, mAP at .5:.95 and maybe more -> one figure of merit each: .1 and .9 of the two mAPs."""
+    return np.asarray(x)[:, :4] @ np.asarray(FITNESS_WEIGHTS)

@@ -1,0 +1,167 @@
+"""What moves the weights: optimizers, learning-rate schedules, weight averaging, and when to stop."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from utils.checkpoint import de_parallel
+from utils.errors import InputError
+from utils.log import LOGGER
+
+BIASES, DECAYED, NORMS = range(3)  # positions of the parameter groups; checkpoints of YOLOv5 have the same
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether ``module`` is one of torch's normalisation layers."""
+    return any(kind.__module__.startswith("torch.nn.") and "Norm" in kind.__name__ for kind in type(module).__mro__)
+
+
+def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """Biases, weights to decay, and norm weights of ``model``, each in the order of ``model.modules()``.
+
+    Every parameter is in exactly one group. Those that are neither ``weight`` nor ``bias`` of their module (the fused
+    projections of attention, the mixing weights of Sum; YOLOv5 v6.2 never trains them) come last: matrices
+    with the decayed weights, vectors with the biases.
+    """
+    biases, decayed, norms, other = [], [], [], []
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter in seen:
+                continue
+            seen.add(parameter)
+            if name == "bias":
+                biases.append(parameter)
+            elif name == "weight":
+                (norms if _is_norm(module) else decayed).append(parameter)
+            else:
+                other.append(parameter)
+    biases += [parameter for parameter in other if parameter.ndim < 2]
+    decayed += [parameter for parameter in other if parameter.ndim >= 2]
+    return biases, decayed, norms
+
+
+def smart_optimizer(
+    model: nn.Module, name: str = "SGD", lr: float = 0.01, momentum: float = 0.937, decay: float = 5e-4
+) -> torch.optim.Optimizer:
+    """An optimizer with three groups: biases (0), weights with decay (1), norm weights (2).
+
+    Args:
+        model: all its parameters are optimised; frozen ones have no gradient and stay.
+        name: SGD (Nesterov), Adam, AdamW or RMSProp.
+        lr: initial learning rate of all groups.
+        momentum: momentum; the first beta of Adam and AdamW (the second is 0.999).
+        decay: weight decay of group 1; the others have none.
+
+    Raises:
+        InputError: another ``name``.
+    """
+    makers: dict[str, Callable[[list[dict]], torch.optim.Optimizer]] = {
+        "SGD": functools.partial(torch.optim.SGD, lr=lr, momentum=momentum, nesterov=True),
+        "Adam": functools.partial(torch.optim.Adam, lr=lr, betas=(momentum, 0.999)),
+        "AdamW": functools.partial(torch.optim.AdamW, lr=lr, betas=(momentum, 0.999)),
+        "RMSProp": functools.partial(torch.optim.RMSprop, lr=lr, momentum=momentum),
+    }
+    if name not in makers:
+        raise InputError(f"unknown optimizer {name!r}: choose one of {', '.join(makers)}")
+    groups = parameter_groups(model)
+    decays = {BIASES: 0.0, DECAYED: decay, NORMS: 0.0}
+    optimizer = makers[name]([{"params": groups[index], "weight_decay": decays[index]} for index in decays])
+    LOGGER.info(
+        f"Optimizer: {name}, lr {lr:g}; {len(groups[DECAYED])} weights with decay {decay:g}, "
+        f"{len(groups[NORMS])} norm weights, {len(groups[BIASES])} biases"
+    )
+    return optimizer
+
+
+def linear_schedule(lrf: float, epochs: int) -> Callable[[float], float]:
+    """Factor of the learning rate by epoch: a straight line from 1 at epoch 0 to ``lrf`` at ``epochs``."""
+    return lambda epoch: lrf + (1 - lrf) * (1 - epoch / epochs)
+
+
+def one_cycle(y1: float = 0.0, y2: float = 1.0, steps: int = 100) -> Callable[[float], float]:
+    """Half a cosine wave from ``y1`` at 0 to ``y2`` at ``steps`` (https://arxiv.org/abs/1812.01187)."""
+    return lambda step: y1 + (y2 - y1) * (1 - math.cos(math.pi * step / steps)) / 2
+
+
+def _ramped_decay(decay: float, tau: float, updates: int) -> float:
+    return -decay * math.expm1(-updates / tau)
+
+
+class ModelEMA:
+    """Exponential moving average of everything floating in a model's state dict (weights and batch-norm statistics).
+
+    The decay rises with the number of updates, ``decay * (1 - exp(-updates / tau))``, so that the random first weights
+    are soon forgotten. Integer entries keep the value that they had when the average was made.
+
+    Attributes:
+        ema: the averaged model, in eval mode and without gradients.
+        updates: how many updates it has had.
+        decay: callable, the decay after that many updates.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.9999, tau: float = 2000, updates: int = 0) -> None:
+        """Start the average at the present weights of ``model``."""
+        self.ema = copy.deepcopy(de_parallel(model)).eval().requires_grad_(False)
+        self.updates = updates
+        self.decay: Callable[[int], float] = functools.partial(_ramped_decay, decay, tau)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards ``model``; call it after each optimizer step."""
+        self.updates += 1
+        current = de_parallel(model).state_dict()
+        averaged, targets = [], []
+        for name, value in self.ema.state_dict().items():
+            if value.is_floating_point():
+                averaged.append(value)
+                targets.append(current[name].detach().to(value))
+        torch._foreach_lerp_(averaged, targets, 1 - self.decay(self.updates))
+
+    def update_attr(
+        self, model: nn.Module, include: Iterable[str] = (), exclude: Iterable[str] = ("process_group", "reducer")
+    ) -> None:
+        """Copy public instance attributes of ``model`` (all, or those in ``include``) onto the averaged model."""
+        wanted, unwanted = set(include), set(exclude)
+        for name, value in vars(de_parallel(model)).items():
+            if not name.startswith("_") and name not in unwanted and (not wanted or name in wanted):
+                setattr(self.ema, name, value)
+
+
+class EarlyStopping:
+    """Tells when the fitness has not risen for ``patience`` epochs (0: never).
+
+    Only a higher fitness counts as progress, unlike in YOLOv5 v6.2, where a plateau of equal values does and can keep a
+    finished run going. The one exception is the start: epochs at fitness 0, before anything is detected, do not wait.
+
+    Attributes:
+        best_fitness, best_epoch: the best so far (the first epoch that reached it).
+        possible_stop: the next epoch may be the last.
+    """
+
+    def __init__(self, patience: float = 30) -> None:
+        """Wait for ``patience`` epochs without progress."""
+        self.patience = patience or math.inf
+        self.best_fitness = 0.0
+        self.best_epoch = 0
+        self.possible_stop = False
+
+    def __call__(self, epoch: int, fitness: float) -> bool:
+        """Take in the fitness of ``epoch``; True when training should stop after it."""
+        if fitness > self.best_fitness or self.best_fitness == fitness == 0:
+            self.best_fitness, self.best_epoch = fitness, epoch
+        waited = epoch - self.best_epoch
+        self.possible_stop = waited >= self.patience - 1
+        if waited < self.patience:
+            return False
+        LOGGER.info(
+            f"Stopped early: no higher fitness for {self.patience} epochs; best.pt is of epoch {self.best_epoch} "
+            "(--patience N waits longer, --patience 0 never stops)"
+        )
+        return True

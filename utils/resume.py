@@ -1,0 +1,103 @@
+"""Continuing an interrupted run: its options, and what a checkpoint needs beyond weights and optimizer."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from utils.config import TrainOptions, build
+from utils.errors import InputError, MissingFileError
+from utils.files import ROOT, read_yaml
+from utils.log import LOGGER
+
+if TYPE_CHECKING:
+    from utils.engine import TrainingState
+    from utils.optim import EarlyStopping
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The last*.pt below ``folder`` that was written most recently. Raises MissingFileError if there is none."""
+    found = sorted(folder.glob("**/last*.pt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise MissingFileError(f"--resume found no last.pt below {folder}: name the checkpoint, --resume RUN/weights/last.pt")
+    return found[-1]
+
+
+def resume_options(options: TrainOptions) -> tuple[TrainOptions, Path]:
+    """The options of the interrupted run, and its checkpoint. Other flags of this call are replaced, except --device."""
+    checkpoint = Path(options.resume) if isinstance(options.resume, str) else newest_checkpoint(ROOT / "runs")
+    run_folder = checkpoint.resolve().parent.parent
+    if not checkpoint.is_file() or not (run_folder / "opt.yaml").is_file():
+        raise MissingFileError(f"--resume needs RUN/weights/last.pt beside RUN/opt.yaml, got {checkpoint}")
+    saved = {key: value for key, value in read_yaml(run_folder / "opt.yaml").items() if key not in ("save_dir", "hyp")}
+    saved |= {"resume": str(checkpoint), "hyp": str(run_folder / "hyp.yaml"), "device": options.device or saved["device"]}
+    LOGGER.info(f"Resuming {run_folder}")
+    return build(type(options), **saved), run_folder
+
+
+def snapshot(state: TrainingState, stopper: EarlyStopping) -> dict[str, Any]:
+    """Random generators, loss scale, step counters and early stopping as plain numbers and tensors.
+
+    NumPy's state is stored as a tensor: its own pickles name private modules that other NumPy versions do not have.
+    """
+    name, keys, position, has_gauss, cached = np.random.get_state()  # type: ignore[misc]
+    generator = getattr(state.loader, "generator", None)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "loader": generator.get_state() if generator is not None else None,
+        "scaler": state.scaler.state_dict(),
+        "last_step": state.last_step,
+        "accumulate": state.accumulate,
+        "stopper": (stopper.best_fitness, stopper.best_epoch, stopper.possible_stop),
+    }
+
+
+def restore(
+    checkpoint: dict[str, Any], state: TrainingState, stopper: EarlyStopping, path: str
+) -> tuple[int, float]:
+    """Put a run back where ``checkpoint`` was written.
+
+    Returns:
+        The epoch to start with and the best fitness so far.
+
+    Raises:
+        InputError: the checkpoint is that of a finished run, or of one that has no epoch left.
+    """
+    epoch = checkpoint.get("epoch", -1)
+    if epoch < 0 or checkpoint.get("optimizer") is None:
+        raise InputError(f"{path} is of a finished run, there is nothing to resume: train from it with --weights {path}")
+    if epoch + 1 >= state.epochs:
+        raise InputError(f"{path} has all of its {state.epochs} epochs: train from it with --weights {path}")
+    state.model.load_state_dict(checkpoint["model"].float().state_dict())
+    state.optimizer.load_state_dict(checkpoint["optimizer"])
+    if checkpoint.get("ema") is not None:
+        state.ema.ema.load_state_dict(checkpoint["ema"].float().state_dict())
+        state.ema.updates = checkpoint["updates"]
+    saved = checkpoint.get("resume")
+    if saved is None:
+        LOGGER.warning(f"{path} holds no random states (it was written by another program): the run goes on, not bit for bit")
+    else:
+        _restore_generators(saved, state)
+        state.scaler.load_state_dict(saved["scaler"]) if saved["scaler"] else None
+        state.last_step, state.accumulate = saved["last_step"], saved["accumulate"]
+        stopper.best_fitness, stopper.best_epoch, stopper.possible_stop = saved["stopper"]
+    return epoch + 1, float(checkpoint.get("best_fitness") or 0.0)
+
+
+def _restore_generators(saved: dict[str, Any], state: TrainingState) -> None:
+    name, keys, *rest = saved["numpy"]
+    random.setstate(saved["python"])
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(saved["torch"])
+    if saved["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(saved["cuda"])
+    generator = getattr(state.loader, "generator", None)
+    if generator is not None and saved["loader"] is not None:
+        generator.set_state(saved["loader"])

@@ -1,0 +1,157 @@
+"""Images and videos to detect on, read one at a time from files, folders, patterns and lists."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.augmentations import letterbox
+from utils.errors import InputError, MissingFileError
+from utils.images import IMAGE_SUFFIXES, read_image
+from utils.log import LOGGER
+
+IMG_FORMATS = IMAGE_SUFFIXES
+VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "wmv")
+
+Source = str | Path | Sequence[str | Path]
+Item = tuple[str, np.ndarray, np.ndarray, cv2.VideoCapture | None, str]
+
+
+class LoadImages:
+    """Iterate over images, then over the frames of videos.
+
+    Each item is (path, image as RGB (3, h, w) uint8 letterboxed to the network's size, original as BGR (H, W, 3) uint8,
+    the open cv2.VideoCapture or None, text for the log such as ``image 1/5 <path>: ``).
+
+    Args:
+        path: a file, a folder (not searched recursively), a pattern with ``*`` (``**`` is recursive), a text file with
+            one of these on each line, or a list of them.
+        img_size: side of the square to fit into, or (height, width), in pixels.
+        stride: the letterboxed sides are multiples of this.
+        auto: pad to the smallest rectangle of such sides; otherwise to the whole ``img_size``.
+
+    Attributes:
+        files: what is read, images first. mode: 'image' or 'video'. skipped: how many files could not be read so far
+            (each is named in the log). cap, frame, frames: the open video, its current frame counted from 1, and their
+            number as the file announces it.
+
+    Raises:
+        MissingFileError: a path does not exist. InputError: no image and no video found.
+    """
+
+    def __init__(self, path: Source, img_size: int | Sequence[int] = 640, stride: int = 32, auto: bool = True) -> None:
+        """Find the files; none is read before the first item is asked for."""
+        found = find_files(path)
+        images = [file for file in found if _suffix(file) in IMG_FORMATS]
+        videos = [file for file in found if _suffix(file) in VID_FORMATS]
+        if not images and not videos:
+            raise InputError(
+                f"no image or video in {path}: supported suffixes are {' '.join(IMG_FORMATS)} (images)"
+                f" and {' '.join(VID_FORMATS)} (videos)"
+            )
+        self.files = images + videos
+        self.image_count = len(images)
+        self.img_size, self.stride, self.auto = img_size, stride, auto
+        self.cap: cv2.VideoCapture | None = None
+        self._restart()
+
+    def __len__(self) -> int:
+        """Return the number of files; a video is one."""
+        return len(self.files)
+
+    def __iter__(self) -> LoadImages:
+        """Start anew, from the first file."""
+        self._restart()
+        return self
+
+    def __next__(self) -> Item:
+        """Return the next image or frame."""
+        return next(self._running)
+
+    def _restart(self) -> None:
+        self.mode, self.skipped, self.frame, self.frames = "image", 0, 0, 0
+        self._running = self._items()
+
+    def _items(self) -> Iterator[Item]:
+        for index, file in enumerate(self.files):
+            place = f"{index + 1}/{len(self.files)}"
+            if index < self.image_count:
+                try:
+                    picture = read_image(file)
+                except InputError as error:
+                    self._skip(str(error))
+                    continue
+                yield file, self._prepare(picture), picture, None, f"image {place} {file}: "
+            else:
+                yield from self._video_items(file, place)
+
+    def _video_items(self, file: str, place: str) -> Iterator[Item]:
+        self.mode, self.frame = "video", 0
+        self.cap = capture = cv2.VideoCapture(file)
+        try:
+            self.frames = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+            while True:
+                success, picture = capture.read()
+                if not success:
+                    break
+                self.frame += 1
+                text = f"video {place} ({self.frame}/{self.frames}) {file}: "
+                yield file, self._prepare(picture), picture, capture, text
+            if self.frame == 0:
+                self._skip(f"{file} cannot be read as a video")
+            elif self.frame < self.frames:
+                LOGGER.warning(f"{file} ended after {self.frame} frames, it announces {self.frames}")
+        finally:
+            capture.release()
+            self.cap = None
+
+    def _skip(self, reason: str) -> None:
+        self.skipped += 1
+        LOGGER.warning(f"skipped: {reason}")
+
+    def _prepare(self, picture: np.ndarray) -> np.ndarray:
+        """BGR (H, W, 3) -> letterboxed RGB (3, h, w), contiguous."""
+        boxed = letterbox(picture, self.img_size, stride=self.stride, auto=self.auto)[0]
+        return np.ascontiguousarray(boxed[:, :, ::-1].transpose(2, 0, 1))
+
+
+def find_files(source: Source) -> list[str]:
+    """List the absolute paths that a file, folder, pattern, list file or list of these stands for, each part sorted."""
+    if not isinstance(source, (str, Path)):
+        return [file for part in sorted(map(str, source)) for file in find_files(part)]
+    name = os.path.abspath(os.path.expanduser(source))
+    if os.path.isdir(name):
+        inside = (os.path.join(name, entry) for entry in sorted(os.listdir(name)))
+        return [file for file in inside if os.path.isfile(file)]
+    if os.path.isfile(name):
+        return _listed_files(Path(name)) if _suffix(name) == "txt" else [name]
+    if "*" in str(source):
+        matches = glob.glob(os.path.expanduser(source), recursive=True)
+        return sorted(os.path.abspath(match) for match in matches if os.path.isfile(match))
+    if "://" in str(source):
+        raise MissingFileError(f"{source} is an address, only local images and videos can be read: download it first")
+    raise MissingFileError(f"no such image, video or folder: {source}")
+
+
+def _listed_files(list_file: Path) -> list[str]:
+    """Read a list file: one source on each line; relative to the current folder, with ``./`` to the list file's own."""
+    lines = [line.strip() for line in list_file.read_text(encoding="utf-8", errors="ignore").splitlines()]
+    files = []
+    for line in filter(None, lines):
+        source = list_file.parent / line if line.startswith("./") else Path(line)
+        if _suffix(line) == "txt":
+            raise InputError(f"{list_file} lists another list, {line}: give images, videos or folders")
+        try:
+            files += find_files(line if "://" in line else source)
+        except MissingFileError as error:
+            raise MissingFileError(f"{list_file} lists what cannot be read: {error}") from error
+    return files
+
+
+def _suffix(file: str | Path) -> str:
+    return Path(file).suffix[1:].lower()
