@@ -1,0 +1,131 @@
+"""The table that compares the four models of a run: accuracy, size, computation, measured time; text, CSV, picture."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WARMUP_RUNS, TIMED_RUNS = 5, 40
+
+
+@dataclass
+class Row:
+    """One model of the table."""
+
+    step: str
+    precision: float
+    recall: float
+    map50: float
+    map: float
+    parameters: int
+    gflops: float  # at the image size of the run
+    milliseconds: float  # median for one image, batch 1
+    weights: str
+
+
+def compare(checkpoints: dict[str, Path], data: str, image_size: int, folder: Path, **val_options: Any) -> list[Row]:
+    """Validate and time each checkpoint; ``val_options`` go to ``val.run`` (device, workers, batch_size)."""
+    import val
+    from models.experimental import attempt_load
+    from utils.device import select_device
+    from utils.model_info import count_parameters, gflops
+
+    device = select_device(val_options.get("device", ""))
+    models = {step: attempt_load(file, device, fuse=False) for step, file in checkpoints.items()}
+    sizes = {step: (count_parameters(model), gflops(model, image_size) or 0.0) for step, model in models.items()}
+    fused = {step: model.fuse().eval() for step, model in models.items()}
+    times = time_models(fused, image_size)
+    rows = []
+    for step, file in checkpoints.items():
+        results, _, _ = val.run(data, str(file), imgsz=image_size, save_dir=folder / step, plots=False, **val_options)
+        rows.append(Row(step, *results[:4], *sizes[step], times[step], str(file)))
+    return rows
+
+
+def time_models(models: dict[str, nn.Module], image_size: int) -> dict[str, float]:
+    """Median milliseconds for one square image, the models taking turns so that a noisy machine favours none."""
+    import torch
+
+    device = next(next(iter(models.values())).parameters()).device
+    image = torch.zeros(1, 3, image_size, image_size, device=device)
+
+    def once(model: nn.Module) -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        model(image)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return 1e3 * (time.perf_counter() - start)
+
+    samples: dict[str, list[float]] = {step: [] for step in models}
+    with torch.inference_mode():
+        for number in range(WARMUP_RUNS + TIMED_RUNS):
+            for step, model in models.items():
+                elapsed = once(model)
+                if number >= WARMUP_RUNS:
+                    samples[step].append(elapsed)
+    return {step: statistics.median(values) for step, values in samples.items()}
+
+
+def as_text(rows: list[Row]) -> str:
+    """The table as aligned text, also valid Markdown."""
+    head = ("step", "P", "R", "mAP50", "mAP50-95", "params", "GFLOPs", "ms / image")
+    lines = [head, tuple("-" * len(name) for name in head)]
+    for row in rows:
+        accuracy = (f"{value:.3f}" for value in (row.precision, row.recall, row.map50, row.map))
+        lines.append((row.step, *accuracy, f"{row.parameters:,}", f"{row.gflops:.2f}", f"{row.milliseconds:.1f}"))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines)
+
+
+def save_csv(rows: list[Row], path: Path) -> None:
+    """One line per model, columns named as the fields of Row."""
+    import csv
+
+    with atomic_path(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def save_picture(rows: list[Row], path: Path) -> None:
+    """Bars: accuracy of each model on the left; parameters, GFLOPs and time relative to the first on the right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    accuracy, cost = figure.subplots(1, 2)
+    _bars(accuracy, rows, {"mAP50": [row.map50 for row in rows], "mAP50-95": [row.map for row in rows]}, "{:.3f}")
+    base = rows[0]
+    relative = {
+        "parameters": [row.parameters / base.parameters for row in rows],
+        "GFLOPs": [row.gflops / base.gflops if base.gflops else 0 for row in rows],
+        "time": [row.milliseconds / base.milliseconds for row in rows],
+    }
+    _bars(cost, rows, relative, "{:.2f}")
+    accuracy.set_title("accuracy on the validation images")
+    cost.set_title(f"cost relative to {base.step}")
+    with atomic_path(path) as draft:
+        figure.savefig(draft, dpi=150)
+
+
+def _bars(axes: Any, rows: list[Row], series: dict[str, list[float]], number: str) -> None:
+    width = 0.8 / len(series)
+    for index, (name, values) in enumerate(series.items()):
+        places = [row + (index - (len(series) - 1) / 2) * width for row in range(len(rows))]
+        bars = axes.bar(places, values, width * 0.92, label=name)
+        axes.bar_label(bars, [number.format(value) for value in values], fontsize=7, padding=1)
+    axes.set_xticks(range(len(rows)), [row.step for row in rows])
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, ncols=len(series), loc="upper center")

@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Fine-tune a pruned model: train.py, with its defaults set for a pruned checkpoint.
+
+    python prune_tools/finetune.py --data data/mask.yaml --weights runs/val/exp/pruned_model.pt \\
+        --batch-size 64 --epochs 100 --imgsz 320
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import train
+from utils.cli import run_command
+from utils.config import TrainOptions, build, option, parse
+from utils.errors import MissingFileError
+from utils.files import ROOT
+from utils.log import LOGGER
+
+NEXT_STEP = (
+    "Next: python val.py --weights {best} --data {data} --imgsz {imgsz}"
+    "\n  or: python detect.py --weights {best} --source IMAGES --imgsz {imgsz}"
+)
+
+
+@dataclass
+class FinetuneOptions(TrainOptions):
+    """Options of train.py with other defaults."""
+
+    weights: str = option("", "pruned checkpoint; default: the newest pruned_model.pt below runs/val")
+    epochs: int = option(100, "number of epochs")
+
+
+def newest_pruned_model(folder: Path) -> Path:
+    """The pruned_model.pt below ``folder`` that was written last. Raises MissingFileError if there is none."""
+    found = sorted(folder.glob("**/pruned_model.pt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise MissingFileError(f"no pruned_model.pt below {folder}: run prune_tools/prune.py first, or name it with --weights")
+    return found[-1]
+
+
+def main(options: FinetuneOptions) -> Any:
+    """Fine-tune; returns what train.main returns."""
+    if not options.weights and not options.resume:
+        options.weights = str(newest_pruned_model(ROOT / "runs/val"))
+        LOGGER.info(f"Fine-tuning the newest pruned model, {options.weights}")
+    return train.main(options, next_step=NEXT_STEP)
+
+
+def run(**keywords: Any) -> FinetuneOptions:
+    """Fine-tuning from Python, the flags as keywords."""
+    options = build(FinetuneOptions, **keywords)
+    main(options)
+    return options
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(parse(FinetuneOptions, "Fine-tune a pruned YOLOv5 detector.")))

@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""Channel groups: which channels of a network can be removed, and what has to be narrowed together with them.
+
+    python prune_tools/groups.py --cfg models/yolov5n.yaml
+
+Example: the group ``model.1.conv`` of YOLOv5n has 32 channels. Removing channel 5 removes row 5 of the convolution
+``model.1.conv``, entry 5 of the norm ``model.1.bn``, and column 5 of the convolutions ``model.2.cv1.conv`` and
+``model.2.cv2.conv`` that read it. In ``x + f(x)`` the producers of both sides belong to one group; in SPPF a channel is
+read at four places of the same convolution.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.cli import run_command
+from utils.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prune_tools.tracing import Trace
+
+SCOPES = ("seed", "all")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One module of a group: position ``k`` of the group is the module's channel ``indices[k]``.
+
+    ``role``: 'output', 'norm', 'depthwise' or 'input' (see tracing.Touch). A module that meets the same channels at
+    several places, as SPPF's cv2 does, is a member once for each place.
+    """
+
+    path: str
+    role: str
+    indices: np.ndarray
+
+    def __str__(self) -> str:
+        """The path with its range of channels, such as ``model.9.cv2.conv[128:256]``."""
+        start, count = int(self.indices[0]), len(self.indices)
+        contiguous = (self.indices == np.arange(start, start + count)).all()
+        return f"{self.path}[{start}:{start + count}]" if contiguous else f"{self.path}[{count} channels]"
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels with the same producers, norms and readers; each position can go or stay independently of the others.
+
+    Attributes:
+        name: path of the first producer; further groups of the same producer get ``#2``, ``#3``.
+        size: number of positions.
+        members: all modules that touch the channels, in execution order.
+        reason: why the group has to stay whole; '' if it can be pruned.
+        in_shortcut: a block that adds its input to its output produces or receives these channels.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    reason: str = ""
+    in_shortcut: bool = False
+
+    def of_role(self, *roles: str) -> list[Member]:
+        """The members with one of these roles."""
+        return [member for member in self.members if member.role in roles]
+
+    @property
+    def producers(self) -> list[Member]:
+        """Convolutions whose rows these channels are (depthwise ones included)."""
+        return self.of_role("output", "depthwise")
+
+    @property
+    def norms(self) -> list[Member]:
+        """Norms that scale these channels."""
+        return self.of_role("norm")
+
+    @property
+    def readers(self) -> list[Member]:
+        """Convolutions that read these channels."""
+        return self.of_role("input")
+
+    @property
+    def prunable(self) -> bool:
+        """Whether single channels can be removed."""
+        return not self.reason
+
+    def exclusion(self, scope: str) -> str:
+        """Why the group stays whole in ``scope``; '' if it takes part.
+
+        'seed' is the rule of the original tools: one convolution, one norm, and neither coupled by a shortcut nor
+        inside a block with one. 'all' takes every group that can be pruned.
+        """
+        if self.reason or scope == "all":
+            return self.reason
+        if self.in_shortcut:
+            return "it belongs to a shortcut (scope seed)"
+        if len(self.producers) != 1 or len(self.norms) != 1:
+            return f"{len(self.producers)} convolutions and {len(self.norms)} norms are coupled (scope seed)"
+        return ""
+
+
+def find_groups(model: nn.Module, trace: Trace | None = None) -> list[ChannelGroup]:
+    """All channel groups of ``model`` in execution order, found by tracing it (or from a trace made before)."""
+    from prune_tools.tracing import trace_model
+
+    trace = trace or trace_model(model)
+    places: dict[int, list[tuple[int, int]]] = defaultdict(list)  # class -> (number of the touch, index in it)
+    for number, touch in enumerate(trace.touches):
+        for index, channel in enumerate(touch.channels):
+            places[trace.root(int(channel))].append((number, index))
+    reasons: dict[int, str] = {}
+    for channel, reason in trace.reasons.items():
+        reasons.setdefault(trace.root(channel), reason)
+    added = {trace.root(channel) for channel in trace.added}
+    alike: dict[tuple, list[int]] = defaultdict(list)  # same touches, reason and coupling -> classes
+    for root, touched in places.items():
+        alike[tuple(number for number, _ in touched), reasons.get(root, ""), root in added].append(root)
+    blocks = [path + "." for path, module in model.named_modules() if getattr(module, "add", False) is True]
+    groups: list[ChannelGroup] = []
+    names: dict[str, int] = defaultdict(int)
+    for (numbers, reason, is_added), roots in alike.items():
+        members = tuple(
+            Member(trace.touches[number].path, trace.touches[number].role, np.array([places[root][slot][1] for root in roots]))
+            for slot, number in enumerate(numbers)
+        )
+        base = next((member.path for member in members if member.role != "input"), f"input of {members[0].path}")
+        names[base] += 1
+        name = base if names[base] == 1 else f"{base}#{names[base]}"
+        if not reason and not any(member.role == "norm" for member in members):
+            reason = "no norm scales it"
+        inside = any(member.path.startswith(block) for block in blocks for member in members if member.role == "output")
+        groups.append(ChannelGroup(name, len(roots), members, reason, is_added or inside))
+    return groups
+
+
+def select_groups(groups: Iterable[ChannelGroup], scope: str = "seed") -> list[ChannelGroup]:
+    """The groups that may be pruned in ``scope``. Raises InputError when there are none, saying why."""
+    if scope not in SCOPES:
+        raise InputError(f"unknown scope {scope!r}: expected one of {', '.join(SCOPES)}")
+    groups = list(groups)
+    chosen = [group for group in groups if not group.exclusion(scope)]
+    if not chosen:
+        reasons = sorted({group.exclusion(scope) for group in groups if group.of_role("output")})
+        has_norms = any(group.norms for group in groups)
+        hint = f"({'; '.join(reasons[:3])})" if has_norms else "(no batch norm: is the model fused, or quantised?)"
+        raise InputError(f"this model has no prunable layers {hint}: give an unfused detection checkpoint")
+    return chosen
+
+
+def prunable_norms(model: nn.Module, scope: str = "seed") -> dict[str, nn.BatchNorm2d]:
+    """The batch norms, by path, all of whose channels may be pruned in ``scope``; empty if there are none."""
+    covered: dict[str, int] = defaultdict(int)
+    for group in find_groups(model):
+        if not group.exclusion(scope):
+            for member in group.norms:
+                covered[member.path] += group.size
+    modules = dict(model.named_modules())
+    return {path: modules[path] for path, count in covered.items() if count == modules[path].num_features}  # type: ignore[misc]
+
+
+def describe(groups: Iterable[ChannelGroup], scope: str = "all") -> str:
+    """The groups as readable text: channels, producers, norms, readers, and why a group stays whole."""
+    lines = []
+    for group in groups:
+        why = group.exclusion(scope)
+        lines.append(f"{group.name}: {group.size} channels" + (f", left whole: {why}" if why else ""))
+        parts: Mapping[str, list[Member]] = {"made by": group.producers, "scaled by": group.norms, "read by": group.readers}
+        lines += [f"    {title:<9} {', '.join(map(str, members))}" for title, members in parts.items() if members]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the groups of a configuration or a checkpoint."""
+    parser = argparse.ArgumentParser(description="Show which channels of a model can be pruned together.")
+    parser.add_argument("--cfg", default="", help="model YAML")
+    parser.add_argument("--weights", default="", help="checkpoint, instead of --cfg")
+    parser.add_argument("--scope", default="all", choices=SCOPES, help="what counts as prunable")
+    options = parser.parse_args()
+    if bool(options.cfg) == bool(options.weights):
+        parser.error("give either --cfg or --weights")
+    from models.yolo import DetectionModel
+    from utils.checks import check_file
+
+    if options.weights:
+        from prune_tools.yolo_pruned import load_model
+
+        model = load_model(options.weights)[0]
+    else:
+        model = DetectionModel(check_file(options.cfg, (".yaml", ".yml")))
+    groups = find_groups(model)
+    free = sum(group.size for group in groups if not group.exclusion(options.scope))
+    total = sum(group.size for group in groups if group.norms)
+    print(describe(groups, options.scope))
+    print(f"{len(groups)} groups; {free} of {total} normalised channels can be pruned in scope {options.scope}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+"""Train, sparsify, prune and fine-tune in one command, and compare the four models.
+
+    python prune_tools/pipeline.py --data data/mask.yaml --weights yolov5n.pt --imgsz 320
+
+Run the same command again after an interruption: finished steps are kept, a broken-off training is resumed.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.cli import run_command, show_arguments
+from utils.config import TrainOptions, build, option, parse, to_dict
+from utils.errors import InputError
+from utils.files import ROOT, make_folder, read_yaml, write_yaml
+from utils.log import LOGGER, colorstr
+
+STEPS = ("base", "sparse", "pruned", "finetuned")
+RECORD = "pipeline.yaml"
+
+
+@dataclass
+class PipelineOptions:
+    """Options of the four steps together."""
+
+    data: str = option(str(ROOT / "data/mask.yaml"), "data set YAML")
+    weights: str = option("", "start from this checkpoint; '' starts from scratch with --cfg")
+    cfg: str = option("", "model YAML; default: the architecture stored in --weights")
+    hyp: str = option(str(ROOT / "data/hyps/hyp.scratch-low.yaml"), "hyperparameter YAML of the three trainings")
+    imgsz: int = option(320, "image size in pixels, longer side", "--img", "--img-size")
+    batch_size: int = option(16, "images per batch")
+    base_epochs: int = option(100, "epochs of the base model")
+    sparse_epochs: int = option(50, "epochs of sparse training")
+    finetune_epochs: int = option(50, "epochs of fine-tuning")
+    sr: float = option(0.005, "sparsity penalty per step on gamma; shorter runs need more")
+    sr_beta: float | None = option(None, "penalty on beta, 0 = off; default: 10 times --sr", type=float)
+    percent: float = option(0.4, "share of the prunable channels to remove")
+    cache: str = option("ram", "keep resized images in memory (ram) or not (none)", choices=["ram", "none"])
+    device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
+    workers: int = option(8, "most data loading processes")
+    seed: int = option(0, "seed of all random numbers")
+    project: str = option(str(ROOT / "runs/pipeline"), "folder of the runs")
+    name: str = option("exp", "name of this run; an existing one is continued")
+
+
+class Pipeline:
+    """The four steps in their folder, with a record of what is finished."""
+
+    def __init__(self, options: PipelineOptions) -> None:
+        """Open or create the run folder. Raises InputError when it holds a run with other options."""
+        self.options = options
+        self.folder = make_folder(Path(options.project) / options.name).resolve()
+        self.record: dict[str, Any] = {"options": to_dict(options), "finished": {}}
+        if (self.folder / RECORD).is_file():
+            saved = read_yaml(self.folder / RECORD)
+            ignored = ("device", "workers", "project", "name")
+            changed = [key for key, value in to_dict(options).items() if key not in ignored and saved["options"].get(key) != value]
+            if changed:
+                raise InputError(
+                    f"{self.folder} holds a run with other values of --{', --'.join(changed).replace('_', '-')}: "
+                    "give the same values to continue it, or another --name"
+                )
+            self.record["finished"] = saved["finished"]
+
+    def run(self) -> dict[str, Path]:
+        """Run what is not finished; returns the checkpoint of each step."""
+        checkpoints: dict[str, Path] = {}
+        for number, step in enumerate(STEPS, start=1):
+            done = self.record["finished"].get(step)
+            if done and Path(done).is_file():
+                LOGGER.info(f"Step {number}/{len(STEPS)}, {step}: already finished, {done}")
+            else:
+                LOGGER.info(colorstr(f"\nStep {number}/{len(STEPS)}: {step}"))
+                done = str(getattr(self, f"_{step}")(checkpoints))
+                self.record["finished"][step] = done
+                write_yaml(self.folder / RECORD, self.record)
+            checkpoints[step] = Path(done)
+        return checkpoints
+
+    def _base(self, _: dict[str, Path]) -> Path:
+        import train
+
+        keywords = {"weights": self.options.weights, "cfg": self.options.cfg, "epochs": self.options.base_epochs}
+        self._train(train.main, TrainOptions, "base", **keywords)
+        return self.folder / "base/weights/best.pt"
+
+    def _sparse(self, checkpoints: dict[str, Path]) -> Path:
+        from prune_tools import train_sparity
+
+        self._train(
+            train_sparity.main, train_sparity.SparseOptions, "sparse", weights=str(checkpoints["base"]),
+            epochs=self.options.sparse_epochs, sr=self.options.sr, sr_beta=self.options.sr_beta,
+        )  # fmt: skip
+        return self.folder / "sparse/weights/last.pt"  # the sparsest epoch; best.pt is an early, dense one
+
+    def _pruned(self, checkpoints: dict[str, Path]) -> Path:
+        from prune_tools import prune
+
+        options = self.options
+        result = prune.main(build(
+            prune.PruneOptions, weights=[str(checkpoints["sparse"])], cfg="", data=options.data, percent=options.percent,
+            batch_size=options.batch_size, imgsz=options.imgsz, device=options.device, project=str(self.folder),
+            name="pruned", exist_ok=True,
+        ))  # fmt: skip
+        return Path(result) / "pruned_model.pt"
+
+    def _finetuned(self, checkpoints: dict[str, Path]) -> Path:
+        from prune_tools import finetune
+
+        keywords = {"weights": str(checkpoints["pruned"]), "epochs": self.options.finetune_epochs}
+        self._train(finetune.main, finetune.FinetuneOptions, "finetuned", **keywords)
+        return self.folder / "finetuned/weights/best.pt"
+
+    def _train(self, command: Any, options_class: type, step: str, **keywords: Any) -> None:
+        options = self.options
+        unfinished = self.folder / step / "weights/last.pt"
+        common = {
+            "data": options.data, "hyp": options.hyp, "imgsz": options.imgsz, "batch_size": options.batch_size,
+            "device": options.device, "workers": options.workers, "seed": options.seed, "project": str(self.folder),
+            "name": step, "exist_ok": True, "cache": None if options.cache == "none" else options.cache,
+            "resume": str(unfinished) if resumable(unfinished) else False,
+        }  # fmt: skip
+        if command(build(options_class, **common, **keywords)) is None:
+            raise InputError(f"the step {step} was stopped before its end: run the same command to continue it")
+
+
+def resumable(checkpoint: Path) -> bool:
+    """Whether ``checkpoint`` is of a training that was broken off: it exists and still has its optimizer."""
+    if not checkpoint.is_file():
+        return False
+    from models.loading import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    return loaded.get("optimizer") is not None and loaded["epoch"] + 1 < loaded["opt"]["epochs"]
+
+
+def main(options: PipelineOptions) -> Path:
+    """Run the four steps and write table.txt, table.csv and table.png; returns the run folder."""
+    from prune_tools.comparison import as_text, compare, save_csv, save_picture
+    from utils.files import atomic_path
+
+    show_arguments("pipeline", options)
+    pipeline = Pipeline(options)
+    checkpoints = pipeline.run()
+    folder = pipeline.folder
+    LOGGER.info(colorstr("\nComparing the four models"))
+    rows = compare(
+        checkpoints, options.data, options.imgsz, folder / "comparison", batch_size=options.batch_size * 2,
+        device=options.device, workers=options.workers,
+    )  # fmt: skip
+    text = as_text(rows)
+    with atomic_path(folder / "table.txt") as draft:
+        draft.write_text(text + "\n", encoding="utf-8")
+    save_csv(rows, folder / "table.csv")
+    save_picture(rows, folder / "table.png")
+    LOGGER.info(f"\n{text}\n\nTable saved to {folder / 'table.txt'}, .csv and .png")
+    LOGGER.info(f"The pruned detector: {checkpoints['finetuned']}")
+    LOGGER.info(f"Next: python detect.py --weights {checkpoints['finetuned']} --source IMAGES --imgsz {options.imgsz}")
+    return folder
+
+
+def run(**keywords: Any) -> Path:
+    """The pipeline from Python, the flags as keywords."""
+    return main(build(PipelineOptions, **keywords))
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(parse(PipelineOptions, "Train, sparsify, prune and fine-tune a YOLOv5 detector.")))

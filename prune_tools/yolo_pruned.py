@@ -1,0 +1,201 @@
+"""A pruned network is the stock network with narrower modules: surgery, its description as data, and its files.
+
+``model.yaml['channels']`` lists the widths that differ from the plain configuration (see models/widths.py), so
+``DetectionModel(yaml)`` rebuilds a pruned network, and its file pickles stock classes only.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.loading import load_checkpoint
+from models.widths import head_convolutions, width_of
+from models.yolo import DetectionModel
+from prune_tools.groups import ChannelGroup
+from prune_tools.plan import Plan
+from prune_tools.pruned_common import narrow_module
+from utils.checkpoint import save_checkpoint
+from utils.errors import InputError
+from utils.files import atomic_path
+
+TOLERANCE = 1e-3  # largest difference of pruned and masked outputs, as a share of the output's largest value
+
+
+@dataclass
+class Cut:
+    """What stays of one module: indices of its input and output channels, None where all do."""
+
+    inputs: torch.Tensor | None = None
+    outputs: torch.Tensor | None = None
+
+
+def load_model(path: str | Path) -> tuple[DetectionModel, dict[str, Any]]:
+    """The detection model of a checkpoint (its EMA if it has one), fp32 in evaluation mode, and the whole checkpoint.
+
+    Raises:
+        InputError: no such file, no checkpoint, or not a detection model.
+    """
+    checkpoint = load_checkpoint(path)
+    model = checkpoint["model"] if checkpoint.get("ema") is None else checkpoint["ema"]
+    return model.float().eval(), checkpoint
+
+
+def find_cuts(model: nn.Module, groups: Iterable[ChannelGroup], plan: Plan) -> dict[str, Cut]:
+    """What stays of each module that a plan touches, by module path."""
+    gone: dict[tuple[str, str], set[int]] = defaultdict(set)  # path, side -> channels
+    for group in groups:
+        removed = plan.removed(group).numpy()
+        for member in group.members if len(removed) else ():
+            indices = member.indices[removed].tolist()
+            for side in {"output": ["outputs"], "input": ["inputs"]}.get(member.role, ["inputs", "outputs"]):
+                gone[member.path, side].update(indices)
+    modules = dict(model.named_modules())
+    cuts: dict[str, Cut] = defaultdict(Cut)
+    for (path, side), channels in gone.items():
+        kept = [channel for channel in range(_width(modules[path], side)) if channel not in channels]
+        setattr(cuts[path], side, torch.tensor(kept))
+    return dict(cuts)
+
+
+def _width(module: nn.Module, side: str) -> int:
+    name = "num_features" if isinstance(module, nn.modules.batchnorm._BatchNorm) else {"inputs": "in_channels", "outputs": "out_channels"}[side]
+    return int(getattr(module, name))
+
+
+def prune_model(model: DetectionModel, groups: Sequence[ChannelGroup], plan: Plan) -> dict[str, Cut]:
+    """Narrow ``model`` in place to what ``plan`` keeps, and record its widths in ``model.yaml['channels']``.
+
+    A model that has been pruned before can be pruned again. Returns what was kept of each module.
+    """
+    cuts = find_cuts(model, groups, plan)
+    modules = dict(model.named_modules())
+    for path, cut in cuts.items():
+        narrow_module(modules[path], cut.inputs, cut.outputs)
+    record_widths(model, cuts)
+    return cuts
+
+
+def record_widths(model: DetectionModel, paths: Iterable[str]) -> None:
+    """Write the widths of the narrowed modules into ``model.yaml['channels']``, beside those of earlier prunings."""
+    head, modules = head_convolutions(model), dict(model.named_modules())
+    channels = dict(model.yaml.get("channels") or {})
+    for path in paths:
+        widths = width_of(modules[path])
+        channels[path] = widths[:1] if path in head else widths  # the head's outputs follow from nc
+    model.yaml = {**deepcopy(model.yaml), **({"channels": channels} if channels else {})}
+    for layer in model.model:
+        layer.np = sum(parameter.numel() for parameter in layer.parameters())
+
+
+def build_from_yaml(source: str | Path | Mapping[str, Any]) -> DetectionModel:
+    """A network with fresh weights from a configuration with or without 'channels' (a file or a mapping)."""
+    return DetectionModel(deepcopy(dict(source)) if isinstance(source, Mapping) else source)
+
+
+def mask_model(model: DetectionModel, groups: Sequence[ChannelGroup], plan: Plan, beta: bool = True) -> DetectionModel:
+    """A full-width copy whose removed channels have gamma and, unless ``beta`` is false, beta zero.
+
+    With both, it computes what the pruned network computes; so does the bias of a depthwise convolution on such
+    channels, which is set to zero, too.
+    """
+    masked = deepcopy(model)
+    modules = dict(masked.named_modules())
+    with torch.no_grad():
+        for group in groups:
+            removed = plan.removed(group).numpy()
+            for member in group.of_role("norm", "depthwise"):
+                module, indices = modules[member.path], torch.as_tensor(member.indices[removed])
+                if member.role == "norm":
+                    module.weight[indices] = 0
+                if beta and module.bias is not None:
+                    module.bias[indices] = 0
+    return masked
+
+
+def outputs_of(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    """The decoded predictions and the raw heads of a model in evaluation mode, as one list of fp32 or fp64 maps."""
+    model.eval()
+    # TF32 would round the two networks' sums differently
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        decoded, heads = model(images)[:2]
+    return [decoded, *heads]
+
+
+def largest_difference(pruned: nn.Module, masked: nn.Module, images: torch.Tensor) -> tuple[float, float]:
+    """Largest difference of the two networks' outputs on ``images`` (B, 3, H, W; 0..1), absolute and relative.
+
+    The relative one is a share of the largest absolute value of each output map.
+    """
+    absolute, relative = 0.0, 0.0
+    for ours, expected in zip(outputs_of(pruned, images), outputs_of(masked, images), strict=True):
+        difference = float((ours - expected).abs().max())
+        scale = float(expected.abs().max())
+        absolute = max(absolute, difference)
+        relative = max(relative, difference / scale if scale else difference)
+        if difference != difference or scale == float("inf"):
+            return float("nan"), float("nan")
+    return absolute, relative
+
+
+def check_surgery(pruned: nn.Module, masked: nn.Module, images: torch.Tensor) -> tuple[float, float]:
+    """``largest_difference``, refused when above TOLERANCE.
+
+    Raises:
+        InputError: the masked network gives values that are no numbers.
+        RuntimeError: the pruned network is wrong (a fault of this program).
+    """
+    absolute, relative = largest_difference(pruned, masked, images)
+    if relative != relative:
+        raise InputError("the model's predictions on real images are not finite numbers: its training has diverged")
+    if relative > TOLERANCE:
+        raise RuntimeError(
+            f"the pruned model's output differs from the masked model's by {absolute:.3g} ({relative:.2%} of the largest "
+            f"value; at most {TOLERANCE:.1%} is rounding): nothing was saved, please report this with the configuration"
+        )
+    return absolute, relative
+
+
+def plain_yaml(model: DetectionModel) -> dict[str, Any]:
+    """``model.yaml`` with the anchors that the model really uses, so that it rebuilds the same network."""
+    description = deepcopy(model.yaml)
+    head = model.model[-1]
+    pixels = (head.anchors.float() * head.stride.float().to(head.anchors.device).view(-1, 1, 1)).flatten(1)
+    declared = description.get("anchors")
+    same = isinstance(declared, list) and torch.tensor(declared).shape == pixels.shape
+    if not same or not torch.allclose(torch.tensor(declared, dtype=torch.float), pixels.cpu(), rtol=2e-3, atol=1e-2):
+        description["anchors"] = [[round(value, 2) for value in level] for level in pixels.tolist()]
+    return description
+
+
+def save_model(model: DetectionModel, path: str | Path, source: Mapping[str, Any]) -> None:
+    """Write a stripped checkpoint as v6.2 does: fp16, no optimizer; ``opt`` is that of ``source``."""
+    stored = deepcopy(model).cpu().eval().half()
+    head = stored.model[-1]
+    head.grid, head.anchor_grid = ([torch.zeros(1) for _ in head.m] for _ in range(2))  # caches; made anew when needed
+    for parameter in stored.parameters():
+        parameter.requires_grad = False
+    empty = dict.fromkeys(("best_fitness", "ema", "updates", "optimizer", "wandb_id"))
+    state = {"epoch": -1, "model": stored, **empty, "opt": source.get("opt"), "date": datetime.now().isoformat()}
+    save_checkpoint(state, path)
+
+
+def save_pruned(folder: Path, pruned: DetectionModel, masked: DetectionModel, source: Mapping[str, Any]) -> None:
+    """Write pruned_model.pt, pruned_model.yaml and orign_model.pt (the masked full-width model; the original tools'
+    spelling) into ``folder``."""
+    save_model(pruned, folder / "pruned_model.pt", source)
+    save_model(masked, folder / "orign_model.pt", source)
+    import yaml
+
+    header = "# A pruned YOLOv5; 'channels' are the widths that differ from the plain configuration.\n"
+    with atomic_path(folder / "pruned_model.yaml") as draft:
+        text = yaml.safe_dump(plain_yaml(pruned), sort_keys=False, default_flow_style=None, width=120)
+        draft.write_text(header + text, encoding="utf-8")
