@@ -1,0 +1,1 @@
+"""Data set descriptions, hyperparameter files, and scripts that make data sets."""
