@@ -1,0 +1,69 @@
+"""What several tests share: a small drawn data set, and the folder of reference material where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.files import ROOT, write_yaml
+
+TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # height, width
+TINY_COLOURS = ((40, 60, 220), (220, 120, 40))  # BGR of class 0, a disc, and class 1, a square
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """Return the folder of reference material beside the checkout; skip the test where there is none."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "conformance").is_dir():
+        pytest.skip("no reference material beside this checkout")
+    return folder
+
+
+def draw_tiny_picture(rng: np.random.Generator, index: int) -> tuple[np.ndarray, str]:
+    """Return a picture with one to three shapes, and its label file's text; every eighth picture is empty."""
+    height, width = TINY_SIZES[index % len(TINY_SIZES)]
+    picture = rng.integers(90, 170, (height, width, 3), dtype=np.uint8)
+    lines = ""
+    for slot in range(0 if index % 8 == 7 else int(rng.integers(1, 4))):
+        kind = (index + slot) % 2
+        radius = int(rng.integers(9, 20))
+        x = int(rng.integers(radius, width - radius))
+        y = int(rng.integers(radius, height - radius))
+        if kind == 0:
+            cv2.circle(picture, (x, y), radius, TINY_COLOURS[0], -1)
+        else:
+            cv2.rectangle(picture, (x - radius, y - radius), (x + radius, y + radius), TINY_COLOURS[1], -1)
+        side = 2 * radius + 1
+        lines += f"{kind} {(x + 0.5) / width:.6f} {(y + 0.5) / height:.6f} {side / width:.6f} {side / height:.6f}\n"
+    return picture, lines
+
+
+def draw_tiny_dataset(folder: Path, train: int = 12, val: int = 4) -> Path:
+    """Draw a data set of discs and squares into ``folder`` and return its YAML file."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for index in range(count):
+            picture, lines = draw_tiny_picture(rng, index)
+            cv2.imwrite(str(folder / "images" / split / f"{index:03d}.jpg"), picture)
+            (folder / "labels" / split / f"{index:03d}.txt").write_text(lines)
+    description = {
+        "path": str(folder),
+        "train": "images/train",
+        "val": "images/val",
+        "nc": 2,
+        "names": ["disc", "square"],
+    }
+    write_yaml(folder / "tiny.yaml", description)
+    return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the YAML of 12 + 4 pictures of 96 to 128 pixels with two classes. Tests must not change its files."""
+    return draw_tiny_dataset(tmp_path_factory.mktemp("tiny"))

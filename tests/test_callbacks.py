@@ -1,0 +1,60 @@
+"""The registry of hooks."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.callbacks import HOOKS, Callbacks
+from utils.errors import InputError
+
+
+def test_actions_run_in_the_order_of_registration_with_their_arguments() -> None:
+    callbacks, heard = Callbacks(), []
+    callbacks.register_action("on_train_epoch_end", "first", lambda epoch: heard.append(("first", epoch)))
+    callbacks.register_action("on_train_epoch_end", "second", lambda epoch: heard.append(("second", epoch)))
+    callbacks.run("on_train_epoch_end", epoch=3)
+    callbacks.run("on_train_start")  # nobody there
+    assert heard == [("first", 3), ("second", 3)]
+
+
+def test_what_an_action_raises_is_not_swallowed() -> None:
+    callbacks = Callbacks()
+    callbacks.register_action("on_train_start", callback=lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        callbacks.run("on_train_start")
+
+
+def test_known_hooks_and_own_additions() -> None:
+    published = {
+        "on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start", "on_train_epoch_start",
+        "on_train_batch_start", "optimizer_step", "on_before_zero_grad", "on_train_batch_end", "on_train_epoch_end",
+        "on_val_start", "on_val_batch_start", "on_val_image_end", "on_val_batch_end", "on_val_end",
+        "on_fit_epoch_end", "on_model_save", "on_train_end", "on_params_update", "teardown",
+    }  # fmt: skip
+    assert set(HOOKS) == published | {"on_training_ready", "on_before_optimizer_step"}
+    assert list(Callbacks().get_registered_actions()) == list(HOOKS)
+
+
+def test_registered_actions_are_listed() -> None:
+    callbacks, action = Callbacks(), print
+    callbacks.register_action("on_val_end", "printer", action)
+    assert callbacks.get_registered_actions("on_val_end") == [{"name": "printer", "callback": action}]
+    assert Callbacks().get_registered_actions("on_val_end") == []  # registries share nothing
+    assert callbacks.stop_training is False
+
+
+@pytest.mark.parametrize("use", ["register", "run", "get"])
+def test_unknown_hook_is_named(use: str) -> None:
+    callbacks = Callbacks()
+    with pytest.raises(InputError, match="on_trian_start.*expected one of"):
+        if use == "register":
+            callbacks.register_action("on_trian_start", callback=print)
+        elif use == "run":
+            callbacks.run("on_trian_start")
+        else:
+            callbacks.get_registered_actions("on_trian_start")
+
+
+def test_action_must_be_callable() -> None:
+    with pytest.raises(InputError, match="must be callable, got NoneType"):
+        Callbacks().register_action("on_train_start", "nothing")

@@ -1,0 +1,272 @@
+"""Image sizes, file look-up and data set descriptions: what is accepted, what comes out, what the errors say."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils import checks
+from utils.checks import check_dataset, check_file, check_img_size, check_suffix, check_yaml
+from utils.errors import InputError, MissingFileError
+from utils.files import write_yaml
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Path:
+    """An empty stand-in for the repository root; the current folder is another one."""
+    root = tmp_path / "repository"
+    for folder in ("data/hyps", "models/hub", "utils", "elsewhere"):
+        (root / folder).mkdir(parents=True)
+    monkeypatch.setattr(checks, "ROOT", root)
+    monkeypatch.chdir(root / "elsewhere")
+    return root
+
+
+@pytest.fixture
+def heard(monkeypatch) -> list[str]:
+    """Warnings of the module."""
+    messages: list[str] = []
+    monkeypatch.setattr(checks.LOGGER, "warning", messages.append)
+    return messages
+
+
+def make_images(folder: Path, *splits: str) -> Path:
+    for split in splits:
+        (folder / "images" / split).mkdir(parents=True)
+    return folder
+
+
+# -- image sizes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "expected"),
+    [
+        (640, {}, 640),
+        (641, {}, 672),
+        (1, {}, 32),
+        (30, {"floor": 64}, 64),
+        ([640, 330], {"s": 64}, [640, 384]),
+        ((320, 320), {"s": torch.tensor(32.0)}, [320, 320]),
+    ],
+)
+def test_image_size(size, options, expected):
+    assert check_img_size(size, **options) == expected
+
+
+def test_only_a_changed_image_size_is_reported(heard):
+    check_img_size([640, 320])
+    assert heard == []
+    check_img_size(641)
+    assert len(heard) == 1
+    assert "641" in heard[0] and "672" in heard[0]
+
+
+@pytest.mark.parametrize("size", [0, -32, 640.5, "large", None, [640, 0]])
+def test_bad_image_size(size):
+    with pytest.raises(InputError, match="whole number of pixels"):
+        check_img_size(size)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_existing_paths_and_nothing_are_unchanged(repository):
+    Path("own.yaml").touch()
+    assert check_file("own.yaml") == "own.yaml"
+    assert check_file("") == ""
+    assert check_file(repository / "data") == str(repository / "data")
+
+
+@pytest.mark.parametrize("name", ["hyp.yaml", "hyps/hyp.yaml", "data/hyps/hyp.yaml"])
+def test_file_is_found_in_the_repository(repository, name):
+    file = repository / "data" / "hyps" / "hyp.yaml"
+    file.touch()
+    assert check_file(name) == str(file)
+    assert check_yaml(name) == str(file)
+
+
+def test_ambiguous_file_names_every_match(repository):
+    files = [repository / "data" / "net.yaml", repository / "models" / "hub" / "net.yaml"]
+    for file in files:
+        file.touch()
+    with pytest.raises(InputError) as caught:
+        check_file("net.yaml")
+    assert all(str(file) in str(caught.value) for file in files)
+
+
+@pytest.mark.parametrize(
+    "name", ["none.yaml", "/nowhere/none.yaml", "no[n]e.yaml", "../none.yaml", "https://host/a.yaml"]
+)
+def test_missing_file(repository, name):
+    (repository / "data" / "none.yml").touch()
+    with pytest.raises(MissingFileError) as caught:
+        check_file(name)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_suffixes():
+    check_suffix("weights", ".pt")  # none at all passes
+    check_suffix(["a.pt", "b.PT"], ".pt")
+    with pytest.raises(InputError, match=r"c\.txt should be a \.pt or \.onnx file"):
+        check_suffix(["a.pt", "c.txt"], (".pt", ".onnx"))
+    with pytest.raises(InputError, match=r"\.yaml or \.yml"):
+        check_yaml("photo.jpg")
+
+
+# -- data sets ---------------------------------------------------------------------------------------------------------
+
+
+def test_description_file(repository):
+    make_images(repository / "sets" / "mask", "train", "val")
+    file = repository / "data" / "mask.yaml"
+    content = {"path": "sets/mask", "train": "images/train", "val": ["images/val"], "test": None, "nc": 2}
+    write_yaml(file, {**content, "names": ["face", "mask"], "licence": "free"})
+    folder = repository / "sets" / "mask"
+    assert check_dataset("mask.yaml") == {
+        "path": str(folder),
+        "train": str(folder / "images" / "train"),
+        "val": [str(folder / "images" / "val")],
+        "test": None,
+        "nc": 2,
+        "names": {0: "face", 1: "mask"},
+        "licence": "free",
+    }
+
+
+def test_a_dict_is_not_modified_and_may_be_checked_again(repository):
+    make_images(repository, "train", "val")
+    content = {"train": "images/train", "val": ["images/val"], "names": {1: "b", 0: "a"}}
+    before = copy.deepcopy(content)
+    checked = check_dataset(content)
+    assert content == before
+    assert list(checked["names"].items()) == [(0, "a"), (1, "b")]
+    assert checked["nc"] == 2
+    assert check_dataset(checked) == checked
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"names": ["a", "b"]}, {0: "a", 1: "b"}),
+        ({"names": ["a", 7], "nc": 2}, {0: "a", 1: "7"}),
+        ({"names": {"0": "a", "1": "b"}, "nc": 2}, {0: "a", 1: "b"}),
+        ({"nc": 2}, {0: "class0", 1: "class1"}),
+    ],
+)
+def test_class_names(repository, given, expected):
+    checked = check_dataset(given, splits=())
+    assert checked["names"] == expected
+    assert checked["nc"] == 2
+
+
+def test_names_that_yaml_takes_for_truth_values_are_reported(repository, heard):
+    file = repository / "data" / "answers.yaml"
+    file.write_text("names: [yes, maybe]\n")
+    assert check_dataset(file, splits=())["names"] == {0: "True", 1: "maybe"}
+    assert len(heard) == 1
+    assert "quotes" in heard[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"names": ["a", "b"], "nc": 3}, "nc is 3 but names has 2 entries"),
+        ({}, "neither 'names' nor 'nc'"),
+        ({"nc": 0}, "nc must be"),
+        ({"nc": "two"}, "nc must be .* got 'two'"),
+        ({"nc": True}, "nc must be"),
+        ({"names": "face"}, "names must be a list, or a mapping"),
+        ({"names": {0: "a", 2: "b"}}, "must be 0 to 1 without a gap"),
+        ({"names": {"first": "a"}}, "must be 0 to 0 without a gap"),
+        ({"names": ["a"], "test": 5}, "'test' must be a path or a list of paths, got 5"),
+        ({"names": ["a"], "test": ["x", None]}, "'test' must be a path"),
+    ],
+)
+def test_bad_descriptions(repository, given, message):
+    with pytest.raises(InputError, match=message) as caught:
+        check_dataset(given, splits=())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["repository root", "folder of the file"])
+def test_relative_path_starts_at(repository, tmp_path, where):
+    own = tmp_path / "own"
+    own.mkdir()
+    folder = make_images((repository if where == "repository root" else own) / "set", "train", "val")
+    write_yaml(own / "own.yaml", {"path": "set", "train": "images/train", "val": "images/val", "names": ["a"]})
+    assert check_dataset(own / "own.yaml")["path"] == str(folder)
+
+
+def test_repository_root_goes_first_and_content_decides(repository, tmp_path):
+    own = make_images(tmp_path / "own", "train", "val")
+    write_yaml(own / "own.yaml", {"train": "images/train", "val": "images/val", "names": ["a"]})
+    make_images(repository, "train")  # only half of it
+    assert check_dataset(own / "own.yaml")["path"] == str(own)
+    make_images(repository, "val")
+    assert check_dataset(own / "own.yaml")["path"] == str(repository)
+
+
+def test_absolute_entries_win(repository, tmp_path):
+    images = make_images(tmp_path / "own", "train") / "images" / "train"
+    listing = tmp_path / "val.txt"
+    listing.touch()
+    checked = check_dataset({"path": "set", "train": str(images), "val": str(listing), "names": ["a"]})
+    assert (checked["train"], checked["val"]) == (str(images), str(listing))
+
+
+def test_only_requested_splits_have_to_exist(repository):
+    make_images(repository, "val")
+    content = {"train": "images/train", "val": "images/val", "names": ["a"]}
+    checked = check_dataset(content, splits=("val",))
+    assert checked["train"] == str(repository / "images" / "train")
+    with pytest.raises(MissingFileError) as caught:
+        check_dataset(content)
+    assert "images/train" in str(caught.value)
+    assert "images/val" not in str(caught.value)
+    assert str(repository) in str(caught.value)
+
+
+def test_absent_split_is_named(repository):
+    with pytest.raises(InputError, match="no entry 'test'"):
+        check_dataset({"val": "x", "test": "", "names": ["a"]}, splits=("test",))
+
+
+@pytest.mark.parametrize(
+    ("download", "hint"),
+    [
+        ("https://host/set.zip", "https://host/set.zip, by hand"),
+        ("bash data/get.sh", "bash data/get.sh, by hand"),
+        ("import this\nraise SystemExit(3)", "run the script of its 'download' entry by hand"),
+    ],
+)
+def test_downloads_are_not_run_but_pointed_out(repository, download, hint):
+    content = {"train": "t", "val": ["v", "w"], "names": ["a"], "download": download}
+    with pytest.raises(MissingFileError) as caught:
+        check_dataset(content)
+    message = str(caught.value)
+    assert "never run automatically" in message
+    assert hint in message
+    assert "t, v, w" in message
+    assert "\n" not in message
+
+
+def test_bad_description_files(repository, tmp_path):
+    with pytest.raises(MissingFileError, match=r"nowhere\.yaml"):
+        check_dataset("nowhere.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(InputError, match="got list"):
+        check_dataset(tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("train: [a\n")
+    with pytest.raises(InputError, match="not valid YAML"):
+        check_dataset(tmp_path / "broken.yaml")
+    with pytest.raises(InputError, match="unpack it"):
+        check_dataset("set.zip")
+    with pytest.raises(InputError, match="is no file"):
+        check_dataset(tmp_path)
+    with pytest.raises(InputError, match="is no file"):
+        check_dataset("")

@@ -1,0 +1,213 @@
+"""The loss: recorded vectors, assignment of targets to cells, variants."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from utils.loss import ComputeLoss, FocalLoss, smooth_BCE
+
+P5 = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
+P6 = [
+    [19, 27, 44, 40, 38, 94],
+    [96, 68, 86, 152, 180, 137],
+    [140, 301, 303, 264, 238, 542],
+    [436, 615, 739, 380, 925, 792],
+]
+GAINS = {"box": 0.05, "cls": 0.5, "obj": 1.0, "cls_pw": 1.0, "obj_pw": 1.0, "fl_gamma": 0.0, "anchor_t": 4.0}
+FIRST, SECOND = [0, 1, 0.30, 0.55, 0.2, 0.3], [0, 0, 0.7, 0.2, 0.1, 0.1]
+
+
+class Network(nn.Module):
+    """What the loss reads of a detector."""
+
+    def __init__(self, nc: int = 2, anchors: list[list[int]] | None = None, **changes: float):
+        super().__init__()
+        pixels = torch.tensor(anchors or P5).float().view(-1, 3, 2)
+        stride = torch.tensor([8.0 * 2**layer for layer in range(len(pixels))])
+        self.weight = nn.Parameter(torch.zeros(1))
+        grid_anchors = pixels / stride.view(-1, 1, 1)
+        self.model = [SimpleNamespace(na=3, nc=nc, nl=len(pixels), anchors=grid_anchors, stride=stride)]
+        self.hyp = {**GAINS, **changes}
+
+
+def sine_heads(batch: int = 1, nc: int = 2) -> list[torch.Tensor]:
+    """Logits sin(.37 k) by flat index, the same for every image, for a 128-pixel image."""
+    heads = []
+    for side in (16, 8, 4):
+        count = 3 * side * side * (nc + 5)
+        one = torch.sin(0.37 * torch.arange(count, dtype=torch.float64)).float().view(1, 3, side, side, nc + 5)
+        heads.append(one.repeat(batch, 1, 1, 1, 1))
+    return heads
+
+
+def targets_of(*rows: list[float]) -> torch.Tensor:
+    return torch.tensor(rows).float().view(-1, 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "expected"),
+    [
+        ({}, (FIRST, SECOND), (4.921555, 0.082627, 4.071107, 0.767820)),
+        ({"fl_gamma": 1.5}, (FIRST, SECOND), (1.638471, 0.082627, 1.369948, 0.185896)),
+        ({"label_smoothing": 0.1}, (FIRST, SECOND), (4.921786, 0.082627, 4.071107, 0.768052)),
+        ({"cls_pw": 2.0, "obj_pw": 0.5}, (FIRST, SECOND), (5.287889, 0.082627, 4.061559, 1.143702)),
+        ({}, (), (4.075054, 0.0, 4.075054, 0.0)),
+    ],
+)
+def test_recorded_values(changes: dict, rows: tuple, expected: tuple) -> None:
+    total, items = ComputeLoss(Network(**changes))(sine_heads(), targets_of(*rows))
+    assert total.shape == (1,) and items.shape == (3,) and not items.requires_grad
+    assert [total.item(), *items.tolist()] == pytest.approx(expected, abs=2e-6)
+
+
+def test_batch_of_two_doubles_the_total_only() -> None:
+    rows = [FIRST, SECOND, [1, *FIRST[1:]], [1, *SECOND[1:]]]
+    total, items = ComputeLoss(Network())(sine_heads(batch=2), targets_of(*rows))
+    assert total.item() == pytest.approx(9.843109, abs=4e-6)
+    assert items.tolist() == pytest.approx([0.082627, 4.071107, 0.767820], abs=2e-6)
+
+
+def test_blank_logits() -> None:
+    blank = [torch.zeros_like(head) for head in sine_heads()]
+    total, items = ComputeLoss(Network())(blank, targets_of(FIRST))
+    assert [total.item(), *items.tolist()] == pytest.approx([4.50534, 0.06920, 3.74300, 0.69315], abs=1e-5)
+
+
+def test_autobalance_follows_the_layers() -> None:
+    loss = ComputeLoss(Network(), autobalance=True)
+    loss(sine_heads(), targets_of(FIRST, SECOND))
+    assert loss.balance == pytest.approx([3.999604, 1.0, 0.400079], abs=1e-6)
+
+
+def test_every_figure_and_gradient_of_the_recording(shared_folder: Path) -> None:
+    folder = shared_folder / "conformance/v6.2"
+    arrays, rows = np.load(folder / "loss.npz"), json.loads((folder / "loss.json").read_text())
+    assert rows
+    for number, row in enumerate(rows):
+        network = Network(row["nc"], P5 if row["layers"] == 3 else P6)
+        network.hyp = row["hyp"]
+        heads = [torch.from_numpy(arrays[f"{number}/pred{i}"].copy()).requires_grad_() for i in range(row["layers"])]
+        total, items = ComputeLoss(network)(heads, torch.from_numpy(arrays[f"{number}/targets"]))
+        total.backward()
+        np.testing.assert_allclose(items, arrays[f"{number}/items"], atol=1e-5, rtol=1e-5)
+        for i, head in enumerate(heads):
+            np.testing.assert_allclose(head.grad, arrays[f"{number}/grad{i}"], atol=1e-7, rtol=1e-4)
+
+
+def cells(matched: tuple, anchor: int) -> list[tuple[int, int]]:
+    chosen = matched.anchor == anchor
+    return list(zip(matched.row[chosen].tolist(), matched.column[chosen].tolist(), strict=True))
+
+
+def test_assignment_of_the_worked_target() -> None:
+    fine, middle, coarse = ComputeLoss(Network()).assign(sine_heads(), targets_of(FIRST))
+    assert fine.anchor.tolist() == [0, 1, 2] * 3 and middle.anchor.tolist() == [0, 1, 2] * 3  # centre, side, side
+    assert cells(fine, 0) == [(8, 4), (8, 5), (9, 4)][:1] + cells(fine, 0)[1:]
+    boxes = {cell: box for cell, box in zip(cells(fine, 1), fine.boxes[fine.anchor == 1].tolist(), strict=True)}
+    assert set(boxes) == {(8, 4), (8, 5), (9, 4)}
+    assert boxes[8, 4] == pytest.approx([0.8, 0.8, 3.2, 4.8], abs=1e-5)
+    assert boxes[8, 5] == pytest.approx([-0.2, 0.8, 3.2, 4.8], abs=1e-5)
+    assert boxes[9, 4] == pytest.approx([0.8, -0.2, 3.2, 4.8], abs=1e-5)
+    boxes = {cell: box for cell, box in zip(cells(middle, 2), middle.boxes[middle.anchor == 2].tolist(), strict=True)}
+    assert set(boxes) == {(4, 2), (4, 1), (3, 2)}
+    assert boxes[4, 1] == pytest.approx([1.4, 0.4, 1.6, 2.4], abs=1e-5)
+    assert not len(coarse.image)
+    assert set(fine.classes.tolist()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        (4.0, 4.0, [(4, 4), (4, 3), (3, 4), (4, 4), (4, 4)]),  # a whole number is near both sides
+        (4.5, 4.5, [(4, 4)]),  # the middle is near none
+        (1.0, 4.5, [(4, 1), (4, 1)]),  # no left neighbour; the right one truncates to the own cell
+        (16.0, 16.0, [(15, 15)] * 3),  # on the border: left and up fall on the clamped cell too
+    ],
+)
+def test_cells_at_special_places(x: float, y: float, expected: list[tuple[int, int]]) -> None:
+    target = [0, 0, x / 16, y / 16, 16 / 128, 30 / 128]
+    fine = ComputeLoss(Network()).assign(sine_heads(), targets_of(target))[0]
+    assert cells(fine, 1) == expected
+    if x == 16:
+        assert fine.boxes[0, :2].tolist() == [1.0, 1.0]  # the offset counts from the clamped cell
+
+
+def test_anchor_limit_is_strict() -> None:
+    exact = [0, 0, 0.5, 0.5, 40 / 128, 13 / 128]  # four times as wide as the first anchor
+    fine = ComputeLoss(Network()).assign(sine_heads(), targets_of(exact))[0]
+    assert 0 not in fine.anchor.tolist()
+    fine = ComputeLoss(Network(anchor_t=4.01)).assign(sine_heads(), targets_of(exact))[0]
+    assert 0 in fine.anchor.tolist()
+
+
+def test_in_a_cell_claimed_twice_the_last_row_counts() -> None:
+    loss = ComputeLoss(Network())
+    matched = loss.assign(sine_heads(), targets_of([0, 0, 0.25, 0.25, 0.1, 0.2]))[0]
+    overlap = torch.linspace(0.9, 0.1, len(matched.image))
+    target_map = torch.zeros(1, 3, 16, 16)
+    loss._mark_objects(target_map, matched, overlap)
+    expected: dict[tuple, float] = {}
+    for key, value in zip(zip(*(part.tolist() for part in matched[:4]), strict=True), overlap.tolist(), strict=True):
+        expected[key] = value
+    assert len(expected) < len(overlap)
+    assert {tuple(place): target_map[tuple(place)].item() for place in target_map.nonzero().tolist()} == pytest.approx(
+        expected
+    )
+    loss.sort_obj_iou = True
+    loss._mark_objects(target_map.zero_(), matched, overlap)
+    assert target_map[0, 0, 4, 4].item() == pytest.approx(0.9)  # the largest
+
+
+def test_build_targets_gives_the_rows_of_assign() -> None:
+    loss, heads, rows = ComputeLoss(Network()), sine_heads(), targets_of(FIRST, SECOND)
+    classes, boxes, indices, anchors = loss.build_targets(heads, rows)
+    for layer, matched in enumerate(loss.assign(heads, rows)):
+        assert torch.equal(boxes[layer], matched.boxes) and torch.equal(classes[layer], matched.classes)
+        assert torch.equal(indices[layer][3], matched.column) and torch.equal(anchors[layer], matched.anchors)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4, 6])
+def test_any_number_of_layers(layers: int) -> None:
+    network = Network(3, (P6 + P6)[:layers])
+    heads = [torch.randn(2, 3, 64 >> i, 64 >> i, 8, requires_grad=True) for i in range(layers)]
+    total, items = ComputeLoss(network)(heads, targets_of([0, 2, 0.4, 0.4, 0.1, 0.1], [1, 0, 0.5, 0.6, 0.3, 0.3]))
+    total.backward()
+    assert torch.isfinite(items).all() and all(head.grad.abs().sum() > 0 for head in heads)
+
+
+def test_one_class_has_no_class_term_and_half_precision_works() -> None:
+    network = Network(nc=1)
+    heads = sine_heads(nc=1)
+    _, items = ComputeLoss(network)(heads, targets_of([0, 0, *FIRST[2:]]))
+    _, half = ComputeLoss(network)([head.half() for head in heads], targets_of([0, 0, *FIRST[2:]]))
+    assert items[2] == 0 and half.dtype == torch.float32
+    torch.testing.assert_close(half, items, rtol=2e-3, atol=1e-3)
+
+
+def test_wrapped_model_and_live_anchors() -> None:
+    network = Network()
+    wrapper = nn.Module()
+    wrapper.module = network
+    loss = ComputeLoss(wrapper)
+    network.model[0].anchors *= 100  # the anchor check replaces them in place
+    assert all(not len(matched.image) for matched in loss.assign(sine_heads(), targets_of(SECOND)))
+
+
+def test_focal_loss_weights_and_reductions() -> None:
+    logits, wanted = torch.tensor([2.0, -1.0]), torch.tensor([1.0, 0.0])
+    p = logits.sigmoid()
+    p_t = torch.stack((p[0], 1 - p[1]))
+    expected = -p_t.log() * torch.tensor([0.25, 0.75]) * (1 - p_t) ** 1.5
+    for reduction, value in (("none", expected), ("mean", expected.mean()), ("sum", expected.sum())):
+        torch.testing.assert_close(FocalLoss(nn.BCEWithLogitsLoss(reduction=reduction), 1.5)(logits, wanted), value)
+
+
+def test_label_smoothing() -> None:
+    assert smooth_BCE(0.1) == pytest.approx((0.95, 0.05))
