@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Detect objects in images and videos with a YOLOv5 detector.
 
-    python detect.py --weights best.pt --source photo.jpg          # or folder/, 'folder/*.jpg', video.mp4, list.txt
+python detect.py --weights best.pt --source photo.jpg          # or folder/, 'folder/*.jpg', video.mp4, list.txt
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,9 @@ class DetectOptions:
     weights: list[str] = option([str(ROOT / "yolov5s.pt")], "checkpoint; several make an ensemble", nargs="+")
     source: str = option(str(ROOT / "data/images"), "image, folder, glob, video, or text file with a path per line")
     data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML for class names that the checkpoint lacks")
-    imgsz: list[int] = option([640], "image size in pixels: longer side, or height and width", "--img", "--img-size", nargs="+")
+    imgsz: list[int] = option(
+        [640], "image size in pixels: longer side, or height and width", "--img", "--img-size", nargs="+"
+    )
     conf_thres: float = option(0.25, "least confidence")
     iou_thres: float = option(0.45, "NMS threshold")
     max_det: int = option(1000, "most detections per image")
@@ -53,7 +56,9 @@ class DetectOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
-        self.weights = [str(file) for file in ([self.weights] if isinstance(self.weights, (str, Path)) else self.weights)]
+        self.weights = [
+            str(file) for file in ([self.weights] if isinstance(self.weights, (str, Path)) else self.weights)
+        ]
         self.imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz)
         if len(self.imgsz) > 2 or min(self.imgsz) < 1:
             raise InputError(f"--imgsz takes one or two positive numbers (height width), got {self.imgsz}")
@@ -125,7 +130,9 @@ class Writer:
             self.video = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
             self.video_path = target
             if not self.video.isOpened():
-                raise InputError(f"cannot write the video {target}: this OpenCV has no mp4v encoder; use --nosave --save-txt")
+                raise InputError(
+                    f"cannot write the video {target}: this OpenCV has no mp4v encoder; use --nosave --save-txt"
+                )
         self.video.write(picture)
 
     def close(self) -> None:
@@ -205,7 +212,7 @@ class Detector:
         )[0]  # fmt: skip
         found[:, :4] = scale_coords(images.shape[2:], found[:, :4], native_size).round()
         times.append(time_sync())
-        spans = [end - start for start, end in zip(times, times[1:], strict=False)]
+        spans = [end - start for start, end in pairwise(times)]
         self.seconds = [total + span for total, span in zip(self.seconds, spans, strict=True)]
         return found, spans[1]
 

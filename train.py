@@ -131,7 +131,9 @@ class Trainer:
         optimizer = smart_optimizer(model, options.optimizer, hyp["lr0"], hyp["momentum"], decay)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        schedule = one_cycle(1, hyp["lrf"], options.epochs) if options.cos_lr else linear_schedule(hyp["lrf"], options.epochs)
+        schedule = (
+            one_cycle(1, hyp["lrf"], options.epochs) if options.cos_lr else linear_schedule(hyp["lrf"], options.epochs)
+        )
         model.to(memory_format=torch.channels_last)
         self.stopper = EarlyStopping(options.patience)
         self.state = TrainingState(
@@ -163,8 +165,10 @@ class Trainer:
 
         state, options, started = self.state, self.options, time.time()
         LOGGER.info(
-            f"Image sizes {self.image_size} train, {self.image_size} val\nUsing {self.train_loader.num_workers} dataloader "
-            f"workers\nLogging results to {colorstr('bold', str(self.folder))}\nStarting training for {options.epochs} epochs..."
+            f"Image sizes {self.image_size} train, {self.image_size} val\n"
+            f"Using {self.train_loader.num_workers} dataloader workers\n"
+            f"Logging results to {colorstr('bold', str(self.folder))}\n"
+            f"Starting training for {options.epochs} epochs..."
         )
         self.callbacks.run("on_training_ready", state)
         self.callbacks.run("on_train_start")
@@ -234,7 +238,11 @@ class Trainer:
     def _validate(self, model: torch.nn.Module, **keywords: Any) -> tuple[Results, Any, Any]:
         import val
 
-        defaults: dict[str, Any] = {"plots": False, "compute_loss": self.state.compute_loss, "callbacks": self.callbacks}
+        defaults: dict[str, Any] = {
+            "plots": False,
+            "compute_loss": self.state.compute_loss,
+            "callbacks": self.callbacks,
+        }
         return val.run(
             self.data, batch_size=self.options.batch_size * 2, imgsz=self.image_size, model=model,
             half=self.state.mixed_precision, single_cls=self.options.single_cls, dataloader=self.val_loader,

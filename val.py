@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Validate a YOLOv5 detector: precision, recall, mAP.
 
-    python val.py --weights runs/train/exp/weights/best.pt --data data/mask.yaml --imgsz 320
+python val.py --weights runs/train/exp/weights/best.pt --data data/mask.yaml --imgsz 320
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class ValOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
-        self.weights = [str(file) for file in ([self.weights] if isinstance(self.weights, (str, Path)) else self.weights)]
+        self.weights = [
+            str(file) for file in ([self.weights] if isinstance(self.weights, (str, Path)) else self.weights)
+        ]
         check_thresholds(self.conf_thres, self.iou_thres)
         for name in ("batch_size", "imgsz", "max_det"):
             if getattr(self, name) < 1:
@@ -172,7 +174,7 @@ def make_loader(options: ValOptions, data: dict[str, Any], image_size: int, stri
 
 
 def open_model(options: ValOptions, data: dict[str, Any]) -> tuple[Any, dict[int, str]]:
-    """The model of ``options.weights`` and its class names. Raises InputError when its classes are not the data set's."""
+    """The model of ``options.weights`` and its class names. Raises InputError when the data set has other classes."""
     from models.backends import DetectMultiBackend
     from utils.device import select_device
 
@@ -181,7 +183,7 @@ def open_model(options: ValOptions, data: dict[str, Any]) -> tuple[Any, dict[int
     model = DetectMultiBackend(weights, device=device, fp16=options.half)
     if not options.single_cls and len(model.names) != data["nc"]:
         raise InputError(
-            f"{weights} knows {len(model.names)} classes but {options.data} has {data['nc']} ({', '.join(data['names'].values())}): "
+            f"{weights} knows {len(model.names)} classes but {options.data} has {data['nc']}: "
             "validate with the data set that the model was trained on"
         )
     return model, model.names
@@ -234,8 +236,8 @@ def run(
 
 
 def evaluate(
-    model: Any, options: ValOptions, names: dict[int, str], loader: Any, folder: Path, plots: bool, callbacks: Callbacks,
-    compute_loss: Any,
+    model: Any, options: ValOptions, names: dict[int, str], loader: Any, folder: Path, plots: bool,
+    callbacks: Callbacks, compute_loss: Any,
 ) -> tuple[tuple[float, ...], Any, tuple[float, ...]]:  # fmt: skip
     """Run the loader through the model and report; arguments and result as in ``run``."""
     import torch

@@ -32,6 +32,11 @@ def autopad(k: int | Sequence[int], p: int | Sequence[int] | None = None) -> Any
     return k // 2 if isinstance(k, int) else tuple(size // 2 for size in k)
 
 
+def _chain(count: int, block: type[nn.Module], *arguments: Any) -> nn.Sequential:
+    """``count`` blocks of one kind, one after the other."""
+    return nn.Sequential(*(block(*arguments) for _ in range(count)))
+
+
 def _activation(act: bool | nn.Module | None) -> nn.Module:
     """True means SiLU, a module means itself, anything else means none."""
     if act is True:
@@ -53,8 +58,8 @@ class Conv(nn.Module):
         act: bool | nn.Module | None = True,
     ) -> None:
         super().__init__()
-        kernel, stride = (size if isinstance(size, int) else tuple(size) for size in (k, s))
-        self.conv = nn.Conv2d(c1, c2, kernel, stride, autopad(k, p), groups=g, bias=False)  # type: ignore[arg-type]
+        shape = {"kernel_size": k, "stride": s, "padding": autopad(k, p), "groups": g}
+        self.conv = nn.Conv2d(c1, c2, bias=False, **shape)
         self.bn = nn.BatchNorm2d(c2)
         self.act = _activation(act)
 
@@ -85,13 +90,18 @@ class DWConvTranspose2d(nn.ConvTranspose2d):
 class TransformerLayer(nn.Module):
     """Attention and a linear pair, each with a residual and without norms. Tokens (L, B, c) -> (L, B, c)."""
 
+    q: nn.Linear
+    k: nn.Linear
+    v: nn.Linear
+    ma: nn.MultiheadAttention
+    fc1: nn.Linear
+    fc2: nn.Linear
+
     def __init__(self, c: int, num_heads: int) -> None:
         super().__init__()
-        for name in "qkv":
-            self.add_module(name, nn.Linear(c, c, bias=False))
-        self.ma = nn.MultiheadAttention(c, num_heads)
-        self.fc1 = nn.Linear(c, c, bias=False)
-        self.fc2 = nn.Linear(c, c, bias=False)
+        for name in ("q", "k", "v", "ma", "fc1", "fc2"):  # the order of the state dict
+            attends = name == "ma"
+            self.add_module(name, nn.MultiheadAttention(c, num_heads) if attends else nn.Linear(c, c, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         attended, _ = self.ma(self.q(x), self.k(x), self.v(x), need_weights=False)
@@ -104,10 +114,10 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, c1: int, c2: int, num_heads: int, num_layers: int) -> None:
         super().__init__()
+        self.c2 = c2
         self.conv = None if c1 == c2 else Conv(c1, c2)
         self.linear = nn.Linear(c2, c2)
-        self.tr = nn.Sequential(*(TransformerLayer(c2, num_heads) for _ in range(num_layers)))
-        self.c2 = c2
+        self.tr = _chain(num_layers, TransformerLayer, c2, num_heads)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.conv is not None:
@@ -156,9 +166,7 @@ class CrossConv(_ConvPair):
 class BottleneckCSP(nn.Module):
     """Cross-stage-partial block (arXiv 1911.11929) with plain convolutions and one norm after the concatenation."""
 
-    def __init__(
-        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
-    ) -> None:
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
         super().__init__()
         hidden = int(c2 * e)
         self.cv1 = Conv(c1, hidden)
@@ -167,7 +175,7 @@ class BottleneckCSP(nn.Module):
         self.cv4 = Conv(2 * hidden, c2)
         self.bn = nn.BatchNorm2d(2 * hidden)
         self.act = nn.SiLU()
-        self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, g, 1.0) for _ in range(n)))
+        self.m = _chain(n, Bottleneck, hidden, hidden, shortcut, g, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         deep, skip = self.cv3(self.m(self.cv1(x))), self.cv2(x)
@@ -177,9 +185,7 @@ class BottleneckCSP(nn.Module):
 class C3(nn.Module):
     """Cross-stage-partial block of three convolutions around ``m``, the part that subclasses exchange."""
 
-    def __init__(
-        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
-    ) -> None:
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
         super().__init__()
         hidden = int(c2 * e)
         self.cv1 = Conv(c1, hidden)
@@ -189,17 +195,18 @@ class C3(nn.Module):
 
     def _inner(self, width: int, n: int, shortcut: bool, g: int) -> nn.Module:
         """The deep branch: ``width`` channels in and out."""
-        return nn.Sequential(*(Bottleneck(width, width, shortcut, g, 1.0) for _ in range(n)))
+        return _chain(n, Bottleneck, width, width, shortcut, g, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+        branches = self.m(self.cv1(x)), self.cv2(x)
+        return self.cv3(torch.cat(branches, 1))
 
 
 class C3x(C3):
     """C3 with cross convolutions."""
 
     def _inner(self, width: int, n: int, shortcut: bool, g: int) -> nn.Module:
-        return nn.Sequential(*(CrossConv(width, width, 3, 1, g, 1.0, shortcut) for _ in range(n)))
+        return _chain(n, CrossConv, width, width, 3, 1, g, 1.0, shortcut)
 
 
 class C3TR(C3):
@@ -213,7 +220,7 @@ class C3Ghost(C3):
     """C3 with ghost bottlenecks."""
 
     def _inner(self, width: int, n: int, shortcut: bool, g: int) -> nn.Module:
-        return nn.Sequential(*(GhostBottleneck(width, width) for _ in range(n)))
+        return _chain(n, GhostBottleneck, width, width)
 
 
 class C3SPP(C3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,35 +68,63 @@ def _equal_parameters(total: int, kernels: tuple[int, ...]) -> list[int]:
 
 
 class Ensemble(nn.ModuleList):
-    """Several detectors whose boxes are joined before NMS."""
+    """Several detectors run side by side; their boxes are concatenated, for NMS to merge."""
 
-    def forward(self, x: torch.Tensor, augment: bool = False, profile: bool = False, visualize: Any = False) -> tuple:
-        """(B, 3, H, W) -> ((B, sum N_i, no), None)."""
+    def forward(
+        self, x: torch.Tensor, augment: bool = False, profile: bool = False, visualize: Any = False
+    ) -> tuple[torch.Tensor, None]:
+        """(B, ch, H, W) in 0..1 -> ((B, sum of N, no) boxes in pixels, None)."""
         return torch.cat([model(x, augment, profile, visualize)[0] for model in self], dim=1), None
 
 
 def attempt_load(
-    weights: str | Path | list[str], device: torch.device | None = None, inplace: bool = True, fuse: bool = True
-) -> nn.Module:
-    """A detector ready for inference (FP32, eval mode) from a checkpoint, or an Ensemble from several.
+    weights: str | Path | Sequence[str | Path],
+    device: torch.device | str | None = None,
+    inplace: bool = True,
+    fuse: bool = True,
+) -> Any:
+    """Load checkpoints for inference: EMA weights where there are any, FP32, eval mode.
+
+    Args:
+        weights: a checkpoint file, or several for an ensemble.
+        device: where to put the model; default: the CPU.
+        inplace: let Detect decode in place (less memory; False for tracing).
+        fuse: fold batch norms into their convolutions.
+
+    Returns:
+        A DetectionModel; of several files an Ensemble with ``names``, ``nc`` and ``yaml`` of the first and the largest
+        ``stride``.
 
     Raises:
-        MissingFileError, CheckpointError: see models.loading. InputError: the classes of an ensemble differ.
+        MissingFileError, CheckpointError: a file is missing or cannot be used; InputError: the class counts differ.
     """
-    from models.loading import load_checkpoint
+    from models.loading import load_checkpoint  # it needs the blocks of this module
 
-    models = []
-    for file in weights if isinstance(weights, list) else [weights]:
+    files = [weights] if isinstance(weights, str | Path) else list(weights)
+    if not files:
+        raise InputError("no weights given: name at least one checkpoint file")
+    members = []
+    for file in files:
         checkpoint = load_checkpoint(file)
-        model = (checkpoint.get("ema") or checkpoint["model"]).to(device).float().eval()
-        model.inplace = model.model[-1].inplace = inplace
-        models.append(model.fuse().eval() if fuse else model)
-    if len(models) == 1:
-        return models[0]
-    names = [list(model.names) for model in models]
-    if any(other != names[0] for other in names):
-        raise InputError(f"the models of an ensemble must know the same classes, got {names}")
-    ensemble = Ensemble(models)
-    ensemble.names, ensemble.nc, ensemble.yaml = models[0].names, len(names[0]), models[0].yaml
-    ensemble.stride = max((model.stride for model in models), key=lambda stride: float(stride.max()))
-    return ensemble
+        model = (checkpoint.get("ema") or checkpoint["model"]).to(device or "cpu").float().eval()
+        _set_inplace(model, inplace)
+        members.append(model.fuse().eval() if fuse else model)
+    if len(members) == 1:
+        return members[0]
+    counts = [model.model[-1].nc for model in members]
+    if len(set(counts)) > 1:
+        listed = ", ".join(f"{file}: {count}" for file, count in zip(files, counts, strict=True))
+        raise InputError(
+            f"the models of an ensemble must know the same classes, got {listed} classes: choose files of one data set"
+        )
+    ensemble: Any = Ensemble(members)
+    ensemble.names, ensemble.nc, ensemble.yaml = members[0].names, counts[0], members[0].yaml
+    ensemble.stride = max((model.stride for model in members), key=lambda stride: float(stride.max()))
+    return ensemble.eval()
+
+
+def _set_inplace(model: nn.Module, inplace: bool) -> None:
+    """Set ``inplace`` wherever there is one: the model, its head, its activations."""
+    for module in model.modules():
+        if "inplace" in vars(module):
+            module.inplace = inplace  # type: ignore[assignment]

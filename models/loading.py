@@ -98,10 +98,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             raise
         raise CheckpointError(f"{path} is of another task, a {task}: expected a detection checkpoint") from error
     _check_kind(path, content)
-    checkpoint = plain_checkpoint(content)
-    for key in ("model", "ema"):
-        if checkpoint.get(key) is not None:
-            modernize(checkpoint[key])
+    try:
+        checkpoint = plain_checkpoint(content)
+        for key in ("model", "ema"):
+            if checkpoint.get(key) is not None:
+                modernize(checkpoint[key])
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the model in {path} is incomplete or of an unknown kind ({error})") from error
     if checkpoint.get("model") is None:
         checkpoint["model"] = checkpoint["ema"]
     return checkpoint

@@ -100,12 +100,14 @@ def _check_anchors(title: object, anchors: Any) -> None:
     """Anchors are a count per level, or one flat list of as many widths and heights for each level."""
     if isinstance(anchors, int) and anchors > 0:
         return
-    levels = anchors if isinstance(anchors, list | tuple) else []
-    flat = all(isinstance(level, list | tuple) and all(isinstance(side, int | float) for side in level) for level in levels)
-    if not levels or not flat or len({len(level) for level in levels}) != 1 or len(levels[0]) % 2 or not levels[0]:
-        raise InputError(
-            f"{title}: anchors must be a count per level, or for each level as many pairs width, height, got {anchors!r}"
-        )
+    levels = anchors if isinstance(anchors, list) else []
+    lengths = {
+        len(level) if isinstance(level, list) and all(isinstance(side, int | float) for side in level) else 0
+        for level in levels
+    }
+    if len(lengths) != 1 or 0 in lengths or any(length % 2 for length in lengths):
+        expected = "a count per level, or for each level as many pairs width, height"
+        raise InputError(f"{title}: anchors must be {expected}, got {anchors!r}")
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
@@ -234,7 +236,9 @@ def parse_model(d: Mapping[str, Any], ch: Sequence[int]) -> tuple[nn.Sequential,
     Raises:
         InputError: a row that cannot be built, named by its index.
     """
-    builder, network, saved, lines = LayerBuilder(d, ch[-1]), nn.Module(), [], []
+    builder, network = LayerBuilder(d, ch[-1]), nn.Module()
+    saved: list[int] = []
+    lines: list[tuple[int, list[Any]]] = []
     network.model = nn.Sequential()
     for index, values in enumerate([*d["backbone"], *d["head"]]):
         try:

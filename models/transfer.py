@@ -26,7 +26,9 @@ def build_model(
     cfg = check_file(options.cfg) if options.cfg and not options.resume else None
     if checkpoint is None:
         if not cfg:
-            raise InputError("nothing to train: give --weights CHECKPOINT.pt, or --cfg MODEL.yaml to start from scratch")
+            raise InputError(
+                "nothing to train: give --weights CHECKPOINT.pt, or --cfg MODEL.yaml to start from scratch"
+            )
         return DetectionModel(cfg, ch=3, nc=class_count, anchors=hyp.get("anchors"))
 
     source = checkpoint["model"].float()
@@ -40,7 +42,9 @@ def build_model(
     copied, total = copy_matching(state, model, exclude=["anchor"] if new_anchors else [])
     LOGGER.info(f"Transferred {copied}/{total} items from {options.weights}")
     if copied == 0:
-        raise InputError(f"no weight of {options.weights} fits {cfg}: choose the configuration that it was trained with")
+        raise InputError(
+            f"no weight of {options.weights} fits {cfg}: choose the configuration that it was trained with"
+        )
     return model
 
 

@@ -22,9 +22,7 @@ def scale_img(image: Tensor, ratio: float = 1.0, grid_size: int = 32) -> Tensor:
     sides = [side * ratio for side in image.shape[-2:]]
     target = [int(side) for side in sides]
     image = nn.functional.interpolate(image, size=target, mode="bilinear", align_corners=False)
-    bottom, right = (
-        math.ceil(side / grid_size) * grid_size - size for side, size in zip(sides, target, strict=True)
-    )
+    bottom, right = (math.ceil(side / grid_size) * grid_size - size for side, size in zip(sides, target, strict=True))
     return nn.functional.pad(image, (0, right, 0, bottom), value=PADDING_VALUE)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The detection head and the detection model. Checkpoints pickle ``Detect`` and ``DetectionModel`` by this path.
 
-    python models/yolo.py --cfg yolov5s.yaml
+python models/yolo.py --cfg yolov5s.yaml
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Detect(nn.Module):
     def _refresh_grid(self, level: int, raw: Tensor) -> None:
         """Rebuild the cached grids of a level where they do not fit the map that is to be decoded."""
         cached, (height, width) = self.grid[level], raw.shape[2:4]
-        fits = cached.shape[2:4] == (height, width) and cached.device == raw.device and cached.dtype == self.anchors.dtype
+        same_kind = cached.device == raw.device and cached.dtype == self.anchors.dtype
+        fits = same_kind and cached.shape[2:4] == (height, width)
         borrowed = cached.is_inference() and not torch.is_inference_mode_enabled()  # autograd refuses such tensors
         if not fits or borrowed or self.dynamic or self.onnx_dynamic:
             self.grid[level], self.anchor_grid[level] = self._make_grid(level, height, width, raw.device)
@@ -120,7 +121,7 @@ class Detect(nn.Module):
         else:
             class_prior = (class_frequencies / class_frequencies.sum()).log()
         for convolution, stride in zip(self.m, self._strides().tolist(), strict=True):
-            biases = convolution.bias.view(self.na, self.no)  # type: ignore[union-attr, operator]
+            biases = convolution.bias.view(self.na, self.no)  # type: ignore[operator]
             biases[:, 4] += math.log(8 * (stride / 640) ** 2)
             biases[:, 5:] += class_prior.to(biases)
 
@@ -140,8 +141,8 @@ class DetectionModel(nn.Module):
     """A YOLOv5 detector built from a configuration.
 
     Args:
-        cfg: configuration file, its name in models/ or models/hub/, or a mapping; with a key ``channels`` the layers get
-            these widths instead of the plain ones (a pruned network, see models/widths.py).
+        cfg: configuration file, its name in models/ or models/hub/, or a mapping; with a key ``channels`` the layers
+            get these widths instead of the plain ones (a pruned network, see models/widths.py).
         ch: input channels, if the configuration names none.
         nc: classes; overrides the configuration's.
         anchors: anchors per level (rounded), to be found from the data; overrides the configuration's.

@@ -84,7 +84,9 @@ def as_text(rows: list[Row]) -> str:
         accuracy = (f"{value:.3f}" for value in (row.precision, row.recall, row.map50, row.map))
         lines.append((row.step, *accuracy, f"{row.parameters:,}", f"{row.gflops:.2f}", f"{row.milliseconds:.1f}"))
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
 
 
 def save_csv(rows: list[Row], path: Path) -> None:

@@ -40,7 +40,9 @@ def newest_pruned_model(folder: Path) -> Path:
     """The pruned_model.pt below ``folder`` that was written last. Raises MissingFileError if there is none."""
     found = sorted(folder.glob("**/pruned_model.pt"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise MissingFileError(f"no pruned_model.pt below {folder}: run prune_tools/prune.py first, or name it with --weights")
+        raise MissingFileError(
+            f"no pruned_model.pt below {folder}: run prune_tools/prune.py first, or name it with --weights"
+        )
     return found[-1]
 
 

@@ -132,7 +132,11 @@ def find_groups(model: nn.Module, trace: Trace | None = None) -> list[ChannelGro
     names: dict[str, int] = defaultdict(int)
     for (numbers, reason, is_added), roots in alike.items():
         members = tuple(
-            Member(trace.touches[number].path, trace.touches[number].role, np.array([places[root][slot][1] for root in roots]))
+            Member(
+                trace.touches[number].path,
+                trace.touches[number].role,
+                np.array([places[root][slot][1] for root in roots]),
+            )
             for slot, number in enumerate(numbers)
         )
         base = next((member.path for member in members if member.role != "input"), f"input of {members[0].path}")
@@ -167,7 +171,7 @@ def prunable_norms(model: nn.Module, scope: str = "seed") -> dict[str, nn.BatchN
             for member in group.norms:
                 covered[member.path] += group.size
     modules = dict(model.named_modules())
-    return {path: modules[path] for path, count in covered.items() if count == modules[path].num_features}  # type: ignore[misc]
+    return {path: modules[path] for path, count in covered.items() if count == modules[path].num_features}
 
 
 def describe(groups: Iterable[ChannelGroup], scope: str = "all") -> str:
@@ -176,7 +180,11 @@ def describe(groups: Iterable[ChannelGroup], scope: str = "all") -> str:
     for group in groups:
         why = group.exclusion(scope)
         lines.append(f"{group.name}: {group.size} channels" + (f", left whole: {why}" if why else ""))
-        parts: Mapping[str, list[Member]] = {"made by": group.producers, "scaled by": group.norms, "read by": group.readers}
+        parts: Mapping[str, list[Member]] = {
+            "made by": group.producers,
+            "scaled by": group.norms,
+            "read by": group.readers,
+        }
         lines += [f"    {title:<9} {', '.join(map(str, members))}" for title, members in parts.items() if members]
     return "\n".join(lines)
 

@@ -20,8 +20,8 @@ PASSING = {
     "clone", "detach", "float", "half", "double", "bfloat16", "to", "type", "type as", "dropout", "dropout2d", "alias",
 }  # fmt: skip
 ACTIVATIONS = {
-    "silu", "relu", "relu6", "leaky_relu", "hardswish", "hardtanh", "hardsigmoid", "mish", "gelu", "elu", "selu", "celu",
-    "softplus", "sigmoid", "tanh", "logsigmoid", "softsign",
+    "silu", "relu", "relu6", "leaky_relu", "hardswish", "hardtanh", "hardsigmoid", "mish", "gelu", "elu", "selu",
+    "celu", "softplus", "sigmoid", "tanh", "logsigmoid", "softsign",
 }  # fmt: skip
 ADDITIONS = {"add", "radd", "iadd", "sub", "isub"}
 SCALINGS = {"mul", "rmul", "imul", "div", "truediv", "itruediv", "neg", "multiply", "divide", "true_divide"}
@@ -74,6 +74,7 @@ def effect_of(
     if operation in PASSING or (operation == "pad" and _pads_space_only(args, kwargs)):
         return Effect("linear", [source], lambda vectors: vectors[0])
     if operation in ACTIVATIONS:
+
         def activate(vectors: Vectors) -> torch.Tensor:
             return func(vectors[0].clone(), *args[1:], **kwargs)
 
@@ -105,7 +106,9 @@ def _addition(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], sou
 def _scaling(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], source: torch.Tensor) -> Effect | None:
     """A map times one number."""
     others = [argument for argument in args if argument is not source]
-    single = all(isinstance(item, (int, float)) or (isinstance(item, torch.Tensor) and item.numel() == 1) for item in others)
+    single = all(
+        isinstance(item, (int, float)) or (isinstance(item, torch.Tensor) and item.numel() == 1) for item in others
+    )
     if not single or kwargs or len(others) != len(args) - 1 or ("div" in func.__name__ and args[0] is not source):
         return None
     position = next(index for index, argument in enumerate(args) if argument is source)
@@ -126,7 +129,8 @@ def _selection(
     count = source.shape[1]
     numbers = torch.arange(count, device=source.device).view(1, count, *[1] * (source.ndim - 2)).expand(source.shape)
     picked = func(numbers, *args[1:], **kwargs)
-    first = picked[(slice(0, 1), slice(None), *[slice(0, 1)] * (source.ndim - 2))]
+    corner = (slice(0, 1), slice(None), *[slice(0, 1)] * (source.ndim - 2))
+    first = picked[corner]
     if not picked.numel() or not bool((picked == first).all()):
         return None
     selects = first.flatten().cpu().numpy()

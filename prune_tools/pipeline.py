@@ -61,7 +61,11 @@ class Pipeline:
         if (self.folder / RECORD).is_file():
             saved = read_yaml(self.folder / RECORD)
             ignored = ("device", "workers", "project", "name")
-            changed = [key for key, value in to_dict(options).items() if key not in ignored and saved["options"].get(key) != value]
+            changed = [
+                key
+                for key, value in to_dict(options).items()
+                if key not in ignored and saved["options"].get(key) != value
+            ]
             if changed:
                 raise InputError(
                     f"{self.folder} holds a run with other values of --{', --'.join(changed).replace('_', '-')}: "
@@ -104,11 +108,12 @@ class Pipeline:
         from prune_tools import prune
 
         options = self.options
-        result = prune.main(build(
-            prune.PruneOptions, weights=[str(checkpoints["sparse"])], cfg="", data=options.data, percent=options.percent,
-            batch_size=options.batch_size, imgsz=options.imgsz, device=options.device, project=str(self.folder),
-            name="pruned", exist_ok=True,
-        ))  # fmt: skip
+        chosen = build(
+            prune.PruneOptions, weights=[str(checkpoints["sparse"])], cfg="", data=options.data,
+            percent=options.percent, batch_size=options.batch_size, imgsz=options.imgsz, device=options.device,
+            project=str(self.folder), name="pruned", exist_ok=True,
+        )  # fmt: skip
+        result = prune.main(chosen)
         return Path(result) / "pruned_model.pt"
 
     def _finetuned(self, checkpoints: dict[str, Path]) -> Path:

@@ -53,7 +53,9 @@ class Plan:
 def check_percent(percent: float) -> float:
     """Return ``percent`` if it lies in [0, 1), else raise InputError."""
     if not 0 <= percent < 1:
-        raise InputError(f"--percent is the share of channels to remove, expected a number in [0, 1), got {percent}: try 0.4")
+        raise InputError(
+            f"--percent is the share of channels to remove, expected a number in [0, 1), got {percent}: try 0.4"
+        )
     return percent
 
 
@@ -67,7 +69,9 @@ def plan_by_percent(
     """
     check_percent(percent)
     if min_channels < 1:
-        raise InputError(f"--min-channels must be at least 1, got {min_channels}: a layer without channels cannot exist")
+        raise InputError(
+            f"--min-channels must be at least 1, got {min_channels}: a layer without channels cannot exist"
+        )
     if not groups:
         raise InputError("there are no prunable layers to plan for")
     ranked = torch.cat([scores[group.name] for group in groups]).sort().values

@@ -63,16 +63,22 @@ class PruneOptions:
         """Refuse values that no run can use, by name."""
         from prune_tools.plan import check_percent
 
-        self.weights = [str(file) for file in ([self.weights] if isinstance(self.weights, (str, Path)) else self.weights)]
+        self.weights = [
+            str(file) for file in ([self.weights] if isinstance(self.weights, (str, Path)) else self.weights)
+        ]
         check_percent(self.percent)
         check_thresholds(self.conf_thres, self.iou_thres)
         for name in ("min_channels", "batch_size", "imgsz", "max_det"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if len(self.weights) > 1:
-            raise InputError(f"--weights names {len(self.weights)} files, but one model is pruned at a time: give one checkpoint")
+            raise InputError(
+                f"--weights names {len(self.weights)} files, but one model is pruned at a time: give one checkpoint"
+            )
         if self.dnn:
-            raise InputError("--dnn runs ONNX files through OpenCV, but pruning works on PyTorch checkpoints: leave it out")
+            raise InputError(
+                "--dnn runs ONNX files through OpenCV, but pruning works on PyTorch checkpoints: leave it out"
+            )
 
 
 def newest_sparse_run(folder: Path) -> Path:
@@ -83,7 +89,9 @@ def newest_sparse_run(folder: Path) -> Path:
         if record.is_file() and (read_yaml(record) or {}).get("sr") is not None:
             found.append(file)
     if not found:
-        raise MissingFileError(f"no sparse training below {folder}: run prune_tools/train_sparity.py, or name a checkpoint with --weights")
+        raise MissingFileError(
+            f"no sparse training below {folder}: run prune_tools/train_sparity.py, or name a checkpoint with --weights"
+        )
     return max(found, key=lambda file: file.stat().st_mtime)
 
 
@@ -135,6 +143,7 @@ def check_classes(model: DetectionModel, data: dict[str, Any], options: PruneOpt
     ours, theirs = [str(name) for name in own], list(data["names"].values())
     unnamed = ours == [str(index) for index in range(len(ours))]
     if len(ours) != len(theirs) or not (unnamed or ours == theirs):
+
         def shown(names: list[str]) -> str:
             return f"{len(names)} classes ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
 
@@ -213,8 +222,12 @@ def main(options: PruneOptions) -> Path:
     model, checkpoint, data = open_inputs(options)
     pruning = Pruning(model, options)
     folder = make_folder(increment_path(Path(options.project) / options.name, options.exist_ok))
-    shared = {name: getattr(options, name) for name in ("batch_size", "imgsz", "conf_thres", "iou_thres", "max_det", "half")}
-    loader = val.make_loader(build(val.ValOptions, workers=options.workers, **shared), data, options.imgsz, max(int(max(model.stride)), 32))
+    shared = {
+        name: getattr(options, name) for name in ("batch_size", "imgsz", "conf_thres", "iou_thres", "max_det", "half")
+    }
+    loader = val.make_loader(
+        build(val.ValOptions, workers=options.workers, **shared), data, options.imgsz, max(int(max(model.stride)), 32)
+    )
     images = next(iter(loader))[0].to(next(model.parameters()).device).float() / 255
 
     pruned, masked = pruning.cut(images)
@@ -234,8 +247,11 @@ def main(options: PruneOptions) -> Path:
     with atomic_path(folder / "report.txt") as draft:
         draft.write_text(f"{options.weights[0]}\n{pruning.plan.summary()}\n\n{widths}\n\n{summary}\n", encoding="utf-8")
     result = folder / "pruned_model.pt"
-    LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: pruned_model.pt, pruned_model.yaml, orign_model.pt, report.txt")
-    LOGGER.info(f"Next: python prune_tools/finetune.py --weights {result} --data {options.data} --imgsz {options.imgsz}")
+    files = "pruned_model.pt, pruned_model.yaml, orign_model.pt, report.txt"
+    LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: {files}")
+    LOGGER.info(
+        f"Next: python prune_tools/finetune.py --weights {result} --data {options.data} --imgsz {options.imgsz}"
+    )
     return folder
 
 

@@ -30,13 +30,19 @@ def narrow_module(module: nn.Module, inputs: torch.Tensor | None = None, outputs
     elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         _narrow_convolution(module, inputs, outputs)
     else:
-        raise InputError(f"cannot narrow a {type(module).__name__}: expected a convolution, a batch norm or a linear layer")
+        raise InputError(
+            f"cannot narrow a {type(module).__name__}: expected a convolution, a batch norm or a linear layer"
+        )
 
 
-def _narrow_convolution(module: nn.Conv2d | nn.ConvTranspose2d, inputs: torch.Tensor | None, outputs: torch.Tensor | None) -> None:
+def _narrow_convolution(
+    module: nn.Conv2d | nn.ConvTranspose2d, inputs: torch.Tensor | None, outputs: torch.Tensor | None
+) -> None:
     if module.groups > 1:
         if not module.groups == module.in_channels == module.out_channels:
-            raise InputError(f"cannot narrow a convolution in {module.groups} groups: only depthwise ones can follow their input")
+            raise InputError(
+                f"cannot narrow a convolution in {module.groups} groups: only depthwise ones can follow their input"
+            )
         kept = _common(module, inputs, outputs)
         _select(module, "weight", kept, dimension=0)
         module.groups = module.in_channels = module.out_channels = len(kept)
@@ -58,7 +64,9 @@ def _narrow_norm(module: nn.modules.batchnorm._BatchNorm, kept: torch.Tensor) ->
 def _common(module: nn.Module, inputs: torch.Tensor | None, outputs: torch.Tensor | None) -> torch.Tensor:
     kept = outputs if inputs is None else inputs
     if kept is None or (inputs is not None and outputs is not None and not torch.equal(inputs, outputs)):
-        raise InputError(f"a {type(module).__name__} like this has one set of channels: give one list, or two equal ones")
+        raise InputError(
+            f"a {type(module).__name__} like this has one set of channels: give one list, or two equal ones"
+        )
     return kept
 
 
@@ -68,4 +76,6 @@ def _select(module: nn.Module, name: str, kept: torch.Tensor | None, dimension: 
     if kept is None or old is None:
         return
     values = old.detach().index_select(dimension, kept.to(old.device)).clone()
-    setattr(module, name, nn.Parameter(values, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else values)
+    setattr(
+        module, name, nn.Parameter(values, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else values
+    )

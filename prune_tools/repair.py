@@ -1,9 +1,10 @@
 """Means that give accuracy back without training.
 
-Constant folding: a removed channel whose gamma is about zero still emitted the constant act(beta). Its readers received,
-away from the zero-padded border, the sum of their taps times that constant; it is moved into the reader's batch-norm
-mean or its bias. The constants are followed through activations, concatenation, upsampling, pooling, additions and
-depthwise convolutions, so the result equals the full model with the removed gammas set to zero, but for the border.
+Constant folding: a removed channel whose gamma is about zero still emitted the constant act(beta). Its readers
+received, away from the zero-padded border, the sum of their taps times that constant; it is moved into the reader's
+batch-norm mean or its bias. The constants are followed through activations, concatenation, upsampling, pooling,
+additions and depthwise convolutions, so the result equals the full model with the removed gammas set to zero, but for
+the border.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ class _Folder:
         module = self.full[step.name]
         gone = self.gone[step.output]
         weight = module.weight.detach().cpu().double()
-        bias = torch.zeros(len(gone), dtype=torch.double) if module.bias is None else module.bias.detach().cpu().double()
+        bias = (
+            torch.zeros(len(gone), dtype=torch.double) if module.bias is None else module.bias.detach().cpu().double()
+        )
         if isinstance(module, nn.ConvTranspose2d) and max(module.stride) > 1 and max(module.kernel_size) > 1:
             self._give_up(step.name, value, torch.ones_like(value, dtype=torch.bool))
             return torch.zeros(len(gone), dtype=torch.double)  # a constant map does not stay constant here
@@ -112,7 +115,10 @@ def removed_channels(trace: Trace, groups: Sequence[ChannelGroup], plan: Plan) -
         member = group.members[0]
         removed = plan.removed(group).numpy()
         gone.update(trace.root(int(channel)) for channel in touches[member.path, member.role][member.indices[removed]])
-    return [torch.tensor([trace.root(int(channel)) in gone for channel in channels], dtype=torch.bool) for channels in trace.tensors]
+    return [
+        torch.tensor([trace.root(int(channel)) in gone for channel in channels], dtype=torch.bool)
+        for channels in trace.tensors
+    ]
 
 
 def fold_constants(

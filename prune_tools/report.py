@@ -19,7 +19,10 @@ def layer_table(before: nn.Module, after: nn.Module) -> str:
     original, remaining = layer_widths(before), layer_widths(after)
     width = max(len("layer"), *map(len, original))
     lines = [f"{'layer':<{width}}  {'original':>8}  {'remaining':>9}  {'kept':>6}"]
-    lines += [f"{name:<{width}}  {count:>8}  {remaining[name]:>9}  {remaining[name] / count:>6.0%}" for name, count in original.items()]
+    lines += [
+        f"{name:<{width}}  {count:>8}  {remaining[name]:>9}  {remaining[name] / count:>6.0%}"
+        for name, count in original.items()
+    ]
     total, left = sum(original.values()), sum(remaining.values())
     lines.append(f"{'all':<{width}}  {total:>8}  {left:>9}  {left / total:>6.0%}")
     return "\n".join(lines)
@@ -35,8 +38,6 @@ def comparison_table(rows: Sequence[tuple[str, nn.Module, Sequence[float]]], ima
     for title, model, metrics in rows:
         operations = gflops(model, image_size)
         work = "-" if operations is None else f"{operations:.2f}"
-        precision, recall, map50, map50_95 = metrics[:4]
-        lines.append(
-            f"{title:<{width}}  {count_parameters(model):>11,}  {work:>7}  {precision:>6.3f}  {recall:>6.3f}  {map50:>6.3f}  {map50_95:>8.3f}"
-        )
+        accuracy = "  ".join(f"{value:>{places}.3f}" for value, places in zip(metrics[:4], (6, 6, 6, 8), strict=True))
+        lines.append(f"{title:<{width}}  {count_parameters(model):>11,}  {work:>7}  {accuracy}")
     return "\n".join(lines) + f"\nGFLOPs at {image_size} x {image_size} pixels"

@@ -24,7 +24,7 @@ FINAL_SHARE = 0.1  # the rate on gamma decays linearly towards this share of its
 
 
 class SparsityPenalty:
-    """L1 penalty on the gammas (rate ``sr``, decaying to a tenth) and, optionally, on the betas (rate ``sr_beta``, constant).
+    """L1 penalty on the gammas (rate ``sr``, decaying to a tenth) and on the betas (rate ``sr_beta``, constant).
 
     Args:
         sr: added per step to each prunable gamma's gradient, times its sign.
@@ -54,7 +54,9 @@ class SparsityPenalty:
         if not self.norms:
             raise InputError("this model has no prunable batch norm, so sparse training has nothing to act on")
         channels = sum(norm.num_features for norm in self.norms.values())
-        LOGGER.info(f"Sparse training: {channels} gammas of {len(self.norms)} layers, sr {self.sr:g}, sr-beta {self.sr_beta:g}")
+        LOGGER.info(
+            f"Sparse training: {channels} gammas of {len(self.norms)} layers, sr {self.sr:g}, sr-beta {self.sr_beta:g}"
+        )
 
     def on_before_optimizer_step(self, state: TrainingState) -> None:
         """Add the penalty's gradient to the true gradients; rate 0 leaves them untouched."""

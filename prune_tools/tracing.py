@@ -131,9 +131,9 @@ class Tracer(TorchFunctionMode):
         self.calls: Counter[str] = Counter()
         for path, module in self.modules.items():
             if isinstance(module, (*CONVOLUTIONS, nn.modules.batchnorm._BatchNorm)) and module.weight is not None:
-                if id(module.weight) in self.paths:
-                    self.calls[self.paths[id(module.weight)]] += 1  # two modules, one weight: as if called twice
-                self.paths[id(module.weight)] = self.paths.get(id(module.weight), path)
+                known = self.paths.setdefault(id(module.weight), path)
+                if known != path:
+                    self.calls[known] += 1  # two modules, one weight: as if called twice
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -162,12 +162,11 @@ class Tracer(TorchFunctionMode):
             return None
         return next((self.paths[id(item)] for item in tensors_in([args[1:], kwargs]) if id(item) in self.paths), None)
 
-    def follow(self, tensor: torch.Tensor, channels: np.ndarray, gated: np.ndarray | bool) -> int:
+    def follow(self, tensor: torch.Tensor, channels: np.ndarray, gated: np.ndarray) -> int:
         """Register ``tensor`` with its channels and return its number."""
         number = len(self.trace.tensors)
         self.trace.tensors.append(channels)
-        flags = np.broadcast_to(np.asarray(gated), channels.shape).copy()
-        self.features[id(tensor)] = Feature(tensor, number, channels, flags)
+        self.features[id(tensor)] = Feature(tensor, number, channels, gated)
         return number
 
     def feature_of(self, tensor: torch.Tensor) -> Feature:
@@ -175,7 +174,7 @@ class Tracer(TorchFunctionMode):
         if id(tensor) not in self.features:
             channels = self.trace.new(tensor.shape[1])
             self.trace.fix(channels, "it comes out of an operation that cannot be followed")
-            self.follow(tensor, channels, False)
+            self.follow(tensor, channels, np.zeros(len(channels), dtype=bool))
         return self.features[id(tensor)]
 
     def _end(self, features: Sequence[Feature], operation: str) -> None:
@@ -185,22 +184,25 @@ class Tracer(TorchFunctionMode):
 
     def _module(self, path: str, source: torch.Tensor, result: torch.Tensor) -> None:
         """A convolution or norm of the model ran."""
-        module, feature = self.modules[path], self.feature_of(source)
+        module: Any = self.modules[path]
+        feature = self.feature_of(source)
+        channels, gated = feature.channels, feature.gated
         self.calls[path] += 1
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            kind, channels, gated = "norm", feature.channels, True
+            kind, gated = "norm", np.ones_like(gated)
             self.trace.touches.append(Touch(path, "norm", channels))
         elif is_depthwise(module):
-            kind, channels, gated = "convolution", feature.channels, feature.gated
+            kind = "convolution"
             self.trace.touches.append(Touch(path, "depthwise", channels))
         else:
-            kind, channels, gated = "convolution", self.trace.new(module.out_channels), False
-            self.trace.fix(feature.channels[~feature.gated], "no norm, or an activation with act(0) != 0, before its reader")
+            kind, channels = "convolution", self.trace.new(module.out_channels)
+            self.trace.fix(feature.channels[~gated], "no norm, or an activation with act(0) != 0, before its reader")
+            gated = np.zeros(len(channels), dtype=bool)
             self.trace.touches += [Touch(path, "input", feature.channels), Touch(path, "output", channels)]
             if module.groups > 1:
                 self.trace.fix([*feature.channels, *channels], f"{path} is a convolution in {module.groups} groups")
-        number = feature.number
-        self.trace.steps.append(Step(kind, path, (number,), self.follow(result, channels, gated)))
+        inputs = (feature.number,)
+        self.trace.steps.append(Step(kind, path, inputs, self.follow(result, channels, gated)))
 
     def _operation(
         self, operation: str, func: Callable, args: tuple, kwargs: dict, followed: list[Feature], result: Any
@@ -257,7 +259,7 @@ def trace_model(model: nn.Module, image_size: int = 0) -> Trace:
     tracer = Tracer(model)
     channels = tracer.trace.new(depth)
     tracer.trace.fix(channels, "it is the input of the network")
-    tracer.follow(image, channels, False)
+    tracer.follow(image, channels, np.zeros(depth, dtype=bool))
     try:
         model.eval()
         with torch.no_grad(), tracer:

@@ -27,7 +27,7 @@ from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 from utils.files import atomic_path
 
-TOLERANCE = 1e-3  # largest difference of pruned and masked outputs, as a share of the output's largest value
+TOLERANCE = 1e-4  # largest difference of pruned and masked outputs, as a share of the output's largest value
 
 
 @dataclass
@@ -67,7 +67,11 @@ def find_cuts(model: nn.Module, groups: Iterable[ChannelGroup], plan: Plan) -> d
 
 
 def _width(module: nn.Module, side: str) -> int:
-    name = "num_features" if isinstance(module, nn.modules.batchnorm._BatchNorm) else {"inputs": "in_channels", "outputs": "out_channels"}[side]
+    name = (
+        "num_features"
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        else {"inputs": "in_channels", "outputs": "out_channels"}[side]
+    )
     return int(getattr(module, name))
 
 
@@ -92,6 +96,7 @@ def record_widths(model: DetectionModel, paths: Iterable[str]) -> None:
         widths = width_of(modules[path])
         channels[path] = widths[:1] if path in head else widths  # the head's outputs follow from nc
     model.yaml = {**deepcopy(model.yaml), **({"channels": channels} if channels else {})}
+    layer: Any
     for layer in model.model:
         layer.np = sum(parameter.numel() for parameter in layer.parameters())
 
@@ -158,8 +163,8 @@ def check_surgery(pruned: nn.Module, masked: nn.Module, images: torch.Tensor) ->
         raise InputError("the model's predictions on real images are not finite numbers: its training has diverged")
     if relative > TOLERANCE:
         raise RuntimeError(
-            f"the pruned model's output differs from the masked model's by {absolute:.3g} ({relative:.2%} of the largest "
-            f"value; at most {TOLERANCE:.1%} is rounding): nothing was saved, please report this with the configuration"
+            f"the pruned model's output differs from the masked model's by {absolute:.3g} ({relative:.2%} of the "
+            f"largest value; at most {TOLERANCE:.2%} is rounding): nothing was saved, please report this"
         )
     return absolute, relative
 
@@ -167,7 +172,7 @@ def check_surgery(pruned: nn.Module, masked: nn.Module, images: torch.Tensor) ->
 def plain_yaml(model: DetectionModel) -> dict[str, Any]:
     """``model.yaml`` with the anchors that the model really uses, so that it rebuilds the same network."""
     description = deepcopy(model.yaml)
-    head = model.model[-1]
+    head: Any = model.model[-1]
     pixels = (head.anchors.float() * head.stride.float().to(head.anchors.device).view(-1, 1, 1)).flatten(1)
     declared = description.get("anchors")
     same = isinstance(declared, list) and torch.tensor(declared).shape == pixels.shape
@@ -178,11 +183,7 @@ def plain_yaml(model: DetectionModel) -> dict[str, Any]:
 
 def save_model(model: DetectionModel, path: str | Path, source: Mapping[str, Any]) -> None:
     """Write a stripped checkpoint as v6.2 does: fp16, no optimizer; ``opt`` is that of ``source``."""
-    stored = deepcopy(model).cpu().eval().half()
-    head = stored.model[-1]
-    head.grid, head.anchor_grid = ([torch.zeros(1) for _ in head.m] for _ in range(2))  # caches; made anew when needed
-    for parameter in stored.parameters():
-        parameter.requires_grad = False
+    stored = deepcopy(model).eval().requires_grad_(False)
     empty = dict.fromkeys(("best_fitness", "ema", "updates", "optimizer", "wandb_id"))
     state = {"epoch": -1, "model": stored, **empty, "opt": source.get("opt"), "date": datetime.now().isoformat()}
     save_checkpoint(state, path)

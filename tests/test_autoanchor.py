@@ -38,8 +38,8 @@ def dataset(sizes: np.ndarray, per_image: int = 4, width: int = 640, height: int
 def clusters(seed: int = 0) -> np.ndarray:
     """Boxes about nine very flat shapes that no published anchor is near."""
     generator = np.random.default_rng(seed)
-    centres = np.array([[6 * k, k] for k in (3, 6, 10, 16, 24, 36, 50, 70, 95)])
-    return np.repeat(centres, 30, 0) * generator.uniform(0.95, 1.05, (270, 2))
+    centres = np.array([[6 * k, k] for k in (6, 17, 28, 39, 50, 61, 72, 83, 94)])
+    return np.repeat(centres, 30, 0) * generator.uniform(0.97, 1.03, (270, 2))
 
 
 def test_fit_of_the_worked_example() -> None:
@@ -66,7 +66,9 @@ def test_unfit_anchors_are_replaced_in_place(heard: pytest.LogCaptureFixture) ->
     assert pixels.prod(1).diff().min() >= 0 and "BPR rises from 0.000" in heard.text
 
 
-def test_a_search_without_gain_changes_nothing(heard: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_without_gain_changes_nothing(
+    heard: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = detector()
     before = model.model[0].anchors.clone()
     monkeypatch.setattr("utils.autoanchor.kmean_anchors", lambda *_, **__: np.full((9, 2), 2.0))
@@ -84,7 +86,7 @@ def test_clusters_are_found() -> None:
     sizes = clusters()
     anchors = kmean_anchors(dataset(sizes), n=9, img_size=640, gen=100, verbose=False)
     assert anchors.shape == (9, 2) and (np.diff(anchors.prod(1)) >= 0).all()
-    assert anchor_fit(anchors, sizes, 1.3)[0] > 0.98
+    assert anchor_fit(anchors, sizes, 1.1)[0] > 0.98
 
 
 def test_the_search_can_be_repeated_and_leaves_global_random_numbers_alone() -> None:

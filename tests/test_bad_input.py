@@ -52,8 +52,8 @@ def failure(command: str, *arguments: object) -> str:
 
 def short(data: Path, folder: Path, *more: object) -> list[object]:
     """Flags of a short training run."""
-    return ["--data", data, "--cfg", CFG, "--weights", "", "--imgsz", 64, "--batch-size", 4, "--epochs", 1, "--workers", 0,
-            "--device", "cpu", "--noplots", "--project", folder, *more]  # fmt: skip
+    return ["--data", data, "--cfg", CFG, "--weights", "", "--imgsz", 64, "--batch-size", 4, "--epochs", 1,
+            "--workers", 0, "--device", "cpu", "--noplots", "--project", folder, *more]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -152,24 +152,23 @@ def test_a_malicious_file_is_refused(tiny_dataset, tmp_path):
 
 @pytest.mark.parametrize("percent", ["1.5", "-0.1", "nan"])
 def test_impossible_percent(percent, checkpoint, tiny_dataset, tmp_path):
-    message = failure("prune", "--data", tiny_dataset, "--weights", checkpoint, "--percent", percent, "--project", tmp_path)
+    message = failure(
+        "prune", "--data", tiny_dataset, "--weights", checkpoint, "--percent", percent, "--project", tmp_path
+    )
     assert "percent" in message
 
 
 def test_a_model_without_prunable_layers(tiny_dataset, tmp_path):
-    model = DetectionModel(
-        {
-            "nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30, 33, 23]],
-            "backbone": [[-1, 1, "nn.Conv2d", [3, 8, 3, 2, 1]]], "head": [[[0], 1, "Detect", ["nc", "anchors"]]],
-        }
-    ) if False else DetectionModel(CFG)  # fmt: skip
+    model = DetectionModel(CFG)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             parent = model.get_submodule(name.rpartition(".")[0])
             parent.bn = torch.nn.Identity()
     model.names = ["face", "face_mask"]
     save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None}, tmp_path / "bare.pt")
-    message = failure("prune", "--data", tiny_dataset, "--weights", tmp_path / "bare.pt", "--project", tmp_path / "runs")
+    message = failure(
+        "prune", "--data", tiny_dataset, "--weights", tmp_path / "bare.pt", "--project", tmp_path / "runs"
+    )
     assert "prunable" in message
 
 
@@ -196,7 +195,9 @@ def test_unreadable_source_is_named_and_the_rest_is_done(checkpoint, tmp_path):
     folder.mkdir()
     (folder / "bad.jpg").write_bytes(b"no image")
     cv2.imwrite(str(folder / "good.jpg"), np.full((64, 64, 3), 90, np.uint8))
-    done = detect.run(weights=str(checkpoint), source=str(folder), imgsz=64, project=str(tmp_path / "runs"), device="cpu")
+    done = detect.run(
+        weights=str(checkpoint), source=str(folder), imgsz=64, project=str(tmp_path / "runs"), device="cpu"
+    )
     assert (done / "good.jpg").is_file()
     assert not (done / "bad.jpg").exists()
 

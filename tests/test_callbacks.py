@@ -46,7 +46,7 @@ def test_registered_actions_are_listed() -> None:
 @pytest.mark.parametrize("use", ["register", "run", "get"])
 def test_unknown_hook_is_named(use: str) -> None:
     callbacks = Callbacks()
-    with pytest.raises(InputError, match="on_trian_start.*expected one of"):
+    with pytest.raises(InputError, match=r"on_trian_start.*expected one of"):
         if use == "register":
             callbacks.register_action("on_trian_start", callback=print)
         elif use == "run":

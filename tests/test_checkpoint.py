@@ -184,6 +184,7 @@ def test_plain_values():
     assert plain(value) == {"a": 0.5, 2: [[[0.0, 0.0]], (str(Path("x/y")), "c:\\z")], "n": {"k": None}}
     tensor = nn.Parameter(torch.ones(1))
     assert not plain(tensor).requires_grad
+    assert plain([torch.Size([1, 2]), torch.float16, range(3)]) == [torch.Size([1, 2]), torch.float16, range(3)]
     with pytest.raises(TypeError, match="functools"):
         import functools
 
@@ -251,7 +252,9 @@ def test_truncated_files(trained, share):
     assert "incomplete" in refusal(trained)
 
 
-@pytest.mark.parametrize("content", [b"just text\n", b"{'a': 1}", bytes(range(256)) * 20, b"<html>", pickle.dumps([1, 2])])
+@pytest.mark.parametrize(
+    "content", [b"just text\n", b"{'a': 1}", bytes(range(256)) * 20, b"<html>", pickle.dumps([1, 2])]
+)
 def test_files_of_other_kinds(tmp_path, content):
     (tmp_path / "other.pt").write_bytes(content)
     assert "not a PyTorch checkpoint" in refusal(tmp_path / "other.pt")
@@ -299,6 +302,13 @@ def test_content_that_is_no_checkpoint(tmp_path, content, expected):
     message = refusal(tmp_path / "other.pt")
     assert expected in message
     assert "expected a dict whose 'model' is a DetectionModel" in message
+
+
+def test_a_model_without_its_layers(tmp_path):
+    model = tiny_model()
+    del model.model
+    torch.save({"model": model}, tmp_path / "hollow.pt")
+    assert "incomplete" in refusal(tmp_path / "hollow.pt")
 
 
 def test_missing_file_folder_and_released_name(tmp_path):

@@ -10,18 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.common import Bottleneck, C3, Conv
+from models.common import C3, Bottleneck, Conv
 from models.yolo import DetectionModel
 from prune_tools.groups import describe, find_groups, prunable_norms, select_groups
 from prune_tools.tracing import trace_model
+from tests.pruning_networks import thin
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml
-
-
-def thin(name: str) -> DetectionModel:
-    """A shipped configuration at an eighth of the full width: the same structure, quick to run."""
-    config = read_yaml(next(ROOT.glob(f"models/**/{name}.yaml")))
-    return DetectionModel({**config, "width_multiple": 0.125, "nc": 2})
+from utils.files import ROOT
 
 
 def members(model: nn.Module, name: str) -> list[str]:
@@ -36,7 +31,8 @@ def nano() -> DetectionModel:
 
 def test_plain_convolution(nano):
     assert members(nano, "model.1.conv") == [
-        "output model.1.conv[0:32]", "norm model.1.bn[0:32]", "input model.2.cv1.conv[0:32]", "input model.2.cv2.conv[0:32]",
+        "output model.1.conv[0:32]", "norm model.1.bn[0:32]",
+        "input model.2.cv1.conv[0:32]", "input model.2.cv2.conv[0:32]",
     ]  # fmt: skip
 
 
@@ -65,7 +61,14 @@ def test_head_and_image_stay(nano):
 
 @pytest.mark.parametrize(
     "name, share",
-    [("yolov5n", 0.22), ("yolov5m", 0.30), ("yolov5l", 0.35), ("yolov5x", 0.39), ("yolov5n6", None), ("yolov5-fpn", None)],
+    [
+        ("yolov5n", 0.22),
+        ("yolov5m", 0.30),
+        ("yolov5l", 0.35),
+        ("yolov5x", 0.39),
+        ("yolov5n6", None),
+        ("yolov5-fpn", None),
+    ],
 )
 def test_scope_seed_is_the_original_rule(name, share):
     model = thin(name)
@@ -88,7 +91,9 @@ def test_ghost_couples_depthwise_convolutions():
     assert [member.path for member in group.producers] == ["model.1.cv1.conv", "model.1.cv2.conv"]
     assert [member.role for member in group.members].count("depthwise") == 1
     half = group.size
-    assert str(group.readers[1]) == f"model.2.cv1.conv[{half}:{2 * half}]" or str(group.readers[-1]).endswith(f"[{half}:{2 * half}]")
+    assert str(group.readers[1]) == f"model.2.cv1.conv[{half}:{2 * half}]" or str(group.readers[-1]).endswith(
+        f"[{half}:{2 * half}]"
+    )
     assert group.exclusion("seed") and not group.exclusion("all")
 
 
@@ -183,7 +188,7 @@ def test_tracing_leaves_the_model_as_it_was(nano):
 def test_fused_model_has_nothing_to_prune():
     model = thin("yolov5n").eval().fuse()
     assert prunable_norms(model) == {}
-    with pytest.raises(InputError, match="no prunable layers.*fused"):
+    with pytest.raises(InputError, match=r"no prunable layers.*fused"):
         select_groups(find_groups(model))
 
 

@@ -11,15 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from utils.files import ROOT, read_yaml
 from utils.loss import ComputeLoss, FocalLoss, smooth_BCE
 
-P5 = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
-P6 = [
-    [19, 27, 44, 40, 38, 94],
-    [96, 68, 86, 152, 180, 137],
-    [140, 301, 303, 264, 238, 542],
-    [436, 615, 739, 380, 925, 792],
-]
+P5, P6 = (read_yaml(ROOT / "models" / name)["anchors"] for name in ("yolov5n.yaml", "hub/yolov5n6.yaml"))
 GAINS = {"box": 0.05, "cls": 0.5, "obj": 1.0, "cls_pw": 1.0, "obj_pw": 1.0, "fl_gamma": 0.0, "anchor_t": 4.0}
 FIRST, SECOND = [0, 1, 0.30, 0.55, 0.2, 0.3], [0, 0, 0.7, 0.2, 0.1, 0.1]
 
@@ -109,13 +104,13 @@ def cells(matched: tuple, anchor: int) -> list[tuple[int, int]]:
 def test_assignment_of_the_worked_target() -> None:
     fine, middle, coarse = ComputeLoss(Network()).assign(sine_heads(), targets_of(FIRST))
     assert fine.anchor.tolist() == [0, 1, 2] * 3 and middle.anchor.tolist() == [0, 1, 2] * 3  # centre, side, side
-    assert cells(fine, 0) == [(8, 4), (8, 5), (9, 4)][:1] + cells(fine, 0)[1:]
-    boxes = {cell: box for cell, box in zip(cells(fine, 1), fine.boxes[fine.anchor == 1].tolist(), strict=True)}
+    assert cells(fine, 0) == [(8, 4), (8, 5), (9, 4)]  # the centre, its right and its lower neighbour
+    boxes = dict(zip(cells(fine, 1), fine.boxes[fine.anchor == 1].tolist(), strict=True))
     assert set(boxes) == {(8, 4), (8, 5), (9, 4)}
     assert boxes[8, 4] == pytest.approx([0.8, 0.8, 3.2, 4.8], abs=1e-5)
     assert boxes[8, 5] == pytest.approx([-0.2, 0.8, 3.2, 4.8], abs=1e-5)
     assert boxes[9, 4] == pytest.approx([0.8, -0.2, 3.2, 4.8], abs=1e-5)
-    boxes = {cell: box for cell, box in zip(cells(middle, 2), middle.boxes[middle.anchor == 2].tolist(), strict=True)}
+    boxes = dict(zip(cells(middle, 2), middle.boxes[middle.anchor == 2].tolist(), strict=True))
     assert set(boxes) == {(4, 2), (4, 1), (3, 2)}
     assert boxes[4, 1] == pytest.approx([1.4, 0.4, 1.6, 2.4], abs=1e-5)
     assert not len(coarse.image)
@@ -151,18 +146,34 @@ def test_in_a_cell_claimed_twice_the_last_row_counts() -> None:
     loss = ComputeLoss(Network())
     matched = loss.assign(sine_heads(), targets_of([0, 0, 0.25, 0.25, 0.1, 0.2]))[0]
     overlap = torch.linspace(0.9, 0.1, len(matched.image))
-    target_map = torch.zeros(1, 3, 16, 16)
-    loss._mark_objects(target_map, matched, overlap)
-    expected: dict[tuple, float] = {}
-    for key, value in zip(zip(*(part.tolist() for part in matched[:4]), strict=True), overlap.tolist(), strict=True):
-        expected[key] = value
+    places = matched.places(sine_heads()[0])
+    target_map = torch.zeros(3 * 16 * 16)
+    loss._mark_objects(target_map, places, overlap)
+    expected = dict(zip(places.tolist(), overlap.tolist(), strict=True))  # later entries replace earlier ones
     assert len(expected) < len(overlap)
-    assert {tuple(place): target_map[tuple(place)].item() for place in target_map.nonzero().tolist()} == pytest.approx(
-        expected
-    )
+    assert {place: target_map[place].item() for place in target_map.nonzero().flatten().tolist()} == expected
     loss.sort_obj_iou = True
-    loss._mark_objects(target_map.zero_(), matched, overlap)
-    assert target_map[0, 0, 4, 4].item() == pytest.approx(0.9)  # the largest
+    loss._mark_objects(target_map.zero_(), places, overlap)
+    assert target_map.view(3, 16, 16)[0, 4, 4].item() == pytest.approx(0.9)  # the largest
+
+
+def test_gradients_of_many_targets_can_be_repeated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.cat(
+        (
+            torch.randint(0, 2, (800, 2), generator=generator).float(),
+            0.45 + 0.1 * torch.rand(800, 2, generator=generator),
+            0.1 + 0.1 * torch.rand(800, 2, generator=generator),
+        ),
+        1,
+    )
+    heads = [head.requires_grad_() for head in sine_heads(batch=2)]
+    gradients = []
+    for _ in range(4):
+        total, _ = ComputeLoss(Network())(heads, targets)
+        gradients.append(torch.autograd.grad(total, heads))
+    for other in gradients[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(gradients[0], other, strict=True))
 
 
 def test_build_targets_gives_the_rows_of_assign() -> None:

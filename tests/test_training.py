@@ -50,7 +50,13 @@ def base_run(tiny_dataset, tmp_path_factory) -> Path:
 def test_a_run_leaves_the_published_files(base_run):
     names = {path.relative_to(base_run).as_posix() for path in base_run.rglob("*")}
     assert {"hyp.yaml", "opt.yaml", "results.csv", "results.png", "weights/last.pt", "weights/best.pt"} <= names
-    assert {"labels.jpg", "train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "confusion_matrix.png"} <= names
+    assert {
+        "labels.jpg",
+        "train_batch0.jpg",
+        "val_batch0_labels.jpg",
+        "val_batch0_pred.jpg",
+        "confusion_matrix.png",
+    } <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     rows = list(csv.reader((base_run / "results.csv").open()))
     assert len(rows) == 3
@@ -65,7 +71,13 @@ def test_finished_checkpoints_are_stripped_and_valid(base_run, tiny_dataset, tmp
     assert checkpoint["optimizer"] is None
     assert checkpoint["epoch"] == -1
     results, maps, _ = val.run(
-        str(tiny_dataset), str(base_run / "weights/best.pt"), imgsz=64, device="cpu", workers=0, plots=False, save_dir=tmp_path
+        str(tiny_dataset),
+        str(base_run / "weights/best.pt"),
+        imgsz=64,
+        device="cpu",
+        workers=0,
+        plots=False,
+        save_dir=tmp_path,
     )
     assert len(results) == 7
     assert len(maps) == 2
@@ -137,7 +149,9 @@ def test_the_penalty_shrinks_prunable_gammas_only(tiny_dataset, tmp_path):
 
     shrunk = []
     for name, rate in (("dense", 0.0), ("sparse", 0.5)):
-        train_sparity.main(options(tiny_dataset, tmp_path, train_sparity.SparseOptions, sr=rate, sr_beta=0.0, name=name, epochs=4))
+        train_sparity.main(
+            options(tiny_dataset, tmp_path, train_sparity.SparseOptions, sr=rate, sr_beta=0.0, name=name, epochs=4)
+        )
         model = load_checkpoint(tmp_path / name / "weights/last.pt")["model"].float()
         chosen = prunable_norms(model)
         norms = {key: module for key, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
@@ -167,7 +181,9 @@ def test_training_goes_on_from_weights_of_other_classes(base_run, tiny_dataset, 
     three.write_text(
         f"path: {tiny_dataset.parent}\ntrain: {data['train']}\nval: {data['val']}\nnames: [face, face_mask, helmet]\n"
     )
-    train.main(options(tiny_dataset, tmp_path, data=str(three), cfg="", weights=str(base_run / "weights/last.pt"), epochs=1))
+    train.main(
+        options(tiny_dataset, tmp_path, data=str(three), cfg="", weights=str(base_run / "weights/last.pt"), epochs=1)
+    )
     assert load_checkpoint(tmp_path / "exp/weights/last.pt")["model"].names == ["face", "face_mask", "helmet"]
     three.unlink()
 

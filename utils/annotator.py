@@ -74,7 +74,7 @@ class Annotator:
     ) -> None:
         """Frame ``box`` (x1, y1, x2, y2 in pixels), with ``label`` on a plate above, or inside for want of room."""
         left, top, right, bottom = (round(float(value)) for value in box)
-        cv2.rectangle(self.im, (left, top), (right, bottom), color, thickness=self.line_width, lineType=cv2.LINE_AA)
+        cv2.rectangle(self.im, (left, top), (right, bottom), color, thickness=self.line_width)
         if not label:
             return
         text_width, text_height = self._measure(label)
@@ -82,7 +82,7 @@ class Annotator:
         plate_top = top - plate_height if top >= plate_height else top
         left = max(min(left, self.im.shape[1] - text_width), 0)
         plate_end = left + text_width, plate_top + plate_height
-        cv2.rectangle(self.im, (left, plate_top), plate_end, color, cv2.FILLED, cv2.LINE_AA)
+        cv2.rectangle(self.im, (left, plate_top), plate_end, color, cv2.FILLED)
         self._write((left, plate_top + 1), label, txt_color)
 
     def rectangle(self, xy: Sequence[float], color: Colour = WHITE, width: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Image and label augmentation: letterbox, random perspective, colour, MixUp. Images are HWC uint8 BGR, boxes pixels."""
+"""Augmentation of single images: letterbox, random warp, colours, MixUp. Images are HWC uint8 BGR, boxes pixels."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def letterbox(
         stride: grid in pixels that ``auto`` pads to.
 
     Returns:
-        The image (``im`` itself if nothing had to be done), the scale factors (x, y), and the padding (x, y) of one side
-        in pixels, which may end in .5; the odd pixel is at the bottom or right.
+        The image (``im`` itself if nothing had to be done), the scale factors (x, y), and the padding (x, y) of one
+        side in pixels, which may end in .5; the odd pixel is at the bottom or right.
     """
     height, width = im.shape[:2]
     target_h, target_w = (new_shape, new_shape) if isinstance(new_shape, int) else map(int, new_shape)
@@ -83,12 +83,12 @@ def random_perspective(
         im: (H, W, 3).
         targets: rows (N, 5): class, x1, y1, x2, y2 in pixels of ``im``.
         segments: nothing, or for each row its polygon (P, 2) in pixels, or None; a polygon gives a tighter box.
-        degrees: largest rotation. translate: largest shift, as a fraction of the output. scale: largest change of the zoom
-            from 1. shear: largest shear, degrees. perspective: largest tilt, around 0.001.
+        degrees: largest rotation. translate: largest shift, as a fraction of the output. scale: largest change of the
+            zoom from 1. shear: largest shear, degrees. perspective: largest tilt, around 0.001.
         border: (vertical, horizontal) pixels added on each side; negative values crop.
 
     Returns:
-        The warped image (``im`` itself if nothing changes), and those rows, moved and clipped, that remain large enough.
+        The warped image (``im`` itself if nothing changes), and those rows, moved and clipped, that stay large enough.
     """
     height, width = im.shape[0] + 2 * border[0], im.shape[1] + 2 * border[1]
     matrix, zoom = _draw_warp(im.shape, (height, width), degrees, translate, scale, shear, perspective)

@@ -13,6 +13,7 @@ from utils.log import LOGGER, colorstr
 
 KEEP_RECALL = 0.98  # anchors with more than this share of reachable labels stay
 KMEANS_STEPS = 30
+SEED_TRIALS = 4
 MUTATION_SHARE = 0.9  # of the numbers change in one mutation
 MUTATION_SPREAD = 0.1
 MIN_SIDE = 2.0  # pixels: smaller labels say nothing about anchors, and no anchor becomes smaller
@@ -135,6 +136,7 @@ def _closeness(anchors: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
 def _kmeans(sizes: NDArray, count: int, generator: np.random.Generator) -> NDArray | None:
     """Lloyd's algorithm on sizes divided by their spread, seeded far apart (k-means++, Arthur & Vassilvitskii 2007).
 
+    Of a few random seeds the one that helps most is taken each time, lest two of them share a cluster.
     Returns (count, 2), or None if there are fewer different sizes than clusters.
     """
     spread = sizes.std(0) if len(sizes) else np.ones(2)
@@ -144,9 +146,10 @@ def _kmeans(sizes: NDArray, count: int, generator: np.random.Generator) -> NDArr
     centres = points[generator.integers(len(points), size=1)]
     nearest = ((points - centres[0]) ** 2).sum(1)  # squared distance to the nearest centre
     while len(centres) < count:
-        centre = points[generator.choice(len(points), p=nearest / nearest.sum())]
-        centres = np.vstack((centres, centre))
-        nearest = np.minimum(nearest, ((points - centre) ** 2).sum(1))
+        candidates = points[generator.choice(len(points), size=SEED_TRIALS, p=nearest / nearest.sum())]
+        distances = [np.minimum(nearest, ((points - candidate) ** 2).sum(1)) for candidate in candidates]
+        chosen = int(np.argmin([distance.sum() for distance in distances]))
+        centres, nearest = np.vstack((centres, candidates[chosen])), distances[chosen]
     for _ in range(KMEANS_STEPS):
         member = torch.cdist(torch.from_numpy(points), torch.from_numpy(centres)).argmin(1).numpy()
         number = np.bincount(member, minlength=count)

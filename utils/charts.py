@@ -154,7 +154,7 @@ def read_results(file: str | Path) -> dict[str, NDArray]:
         ) from error
 
 
-def plot_results(file: str | Path = "path/to/results.csv", dir: str | Path = "") -> None:  # noqa: A002
+def plot_results(file: str | Path = "path/to/results.csv", dir: str | Path = "") -> None:
     """Draw every ``results*.csv`` beside ``file`` (or in ``dir``) into ``results.png`` there, 2400 x 1200 pixels.
 
     Two rows of five panels: training losses, precision and recall, validation losses, mAPs. Dotted lines are smoothed.
@@ -173,7 +173,8 @@ def plot_results(file: str | Path = "path/to/results.csv", dir: str | Path = "")
             if name in columns:
                 axes.plot(epochs, columns[name], marker=".", linewidth=1.5, markersize=6, label=path.stem)
                 axes.plot(epochs, _smooth_line(columns[name]), linestyle=":", linewidth=1.5)
-    panels[1].legend()
+    if panels[1].lines:
+        panels[1].legend()
     save_figure(figure, folder / "results.png", dpi=200)
 
 

@@ -40,6 +40,7 @@ MODULE_KEYS = ("model", "ema")
 CLEARED_KEYS = ("optimizer", "best_fitness", "wandb_id", "ema", "updates")  # None in a stripped file
 RESUME_KEY = "resume"  # our own addition to training files: random states and counters
 
+_AS_THEY_ARE = (bool, int, float, complex, str, bytes, range, nn.Module, torch.Size, torch.dtype, torch.device)
 _readers: list[Callable[[Path], dict[str, Any]]] = []
 
 
@@ -54,7 +55,7 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | nn.Module):
+    if value is None or isinstance(value, _AS_THEY_ARE):
         return value
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
@@ -86,10 +87,10 @@ def portable_copy(model: nn.Module, half: bool) -> nn.Module:
         half: convert to FP16, as stripped checkpoints are.
 
     Raises:
-        ValueError: the model is fused; no program could unpickle its replaced methods.
+        ValueError: the model is fused; YOLOv5 could open the file but not run the model.
     """
     source = de_parallel(model)
-    if any("forward" in vars(module) for module in source.modules()):
+    if any(hasattr(module, "forward_fuse") and not hasattr(module, "bn") for module in source.modules()):
         raise ValueError("a fused model cannot be saved: save it before fuse(), or load it with fuse=False")
     duplicate = copy.deepcopy(source).cpu()
     if half:
@@ -179,9 +180,7 @@ def intersect_dicts(
     }
 
 
-def copy_matching(
-    source: Mapping[str, torch.Tensor], model: nn.Module, exclude: Iterable[str] = ()
-) -> tuple[int, int]:
+def copy_matching(source: Mapping[str, torch.Tensor], model: nn.Module, exclude: Iterable[str] = ()) -> tuple[int, int]:
     """Copy the entries of a state dict that fit ``model`` by name and shape.
 
     Args:

@@ -81,7 +81,9 @@ def parser_for(options_class: type, description: str) -> argparse.ArgumentParser
             sample = default[0] if isinstance(default, list) and default else default
             arguments["type"] = type(sample) if isinstance(sample, (int, float)) else str
         help_text = field.metadata["help"].replace("%", "%%")
-        parser.add_argument(flag, *field.metadata["aliases"], dest=field.name, default=default, help=help_text, **arguments)
+        parser.add_argument(
+            flag, *field.metadata["aliases"], dest=field.name, default=default, help=help_text, **arguments
+        )
     return parser
 
 
@@ -137,7 +139,9 @@ class TrainOptions:
     noval: bool = option(False, "validate at the last epoch only")
     noautoanchor: bool = option(False, "keep the anchors without checking them against the labels")
     noplots: bool = option(False, "draw no pictures and no TensorBoard graph")
-    cache: Any = option(None, "keep resized images in memory ('ram')", nargs="?", const="ram", choices=["ram"], type=str)
+    cache: Any = option(
+        None, "keep resized images in memory ('ram')", nargs="?", const="ram", choices=["ram"], type=str
+    )
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     multi_scale: bool = option(False, "vary the image size by +-50 % from batch to batch")
     single_cls: bool = option(False, "treat all classes as one")
@@ -155,10 +159,19 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
-        for name, least in (("epochs", 1), ("batch_size", 1), ("imgsz", 1), ("workers", 0), ("patience", 0), ("seed", 0)):
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("imgsz", 1),
+            ("workers", 0),
+            ("patience", 0),
+            ("seed", 0),
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
-                raise InputError(f"--{name.replace('_', '-')} must be a whole number of at least {least}, got {value!r}")
+                raise InputError(
+                    f"--{name.replace('_', '-')} must be a whole number of at least {least}, got {value!r}"
+                )
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"--label-smoothing must lie in [0, 1), got {self.label_smoothing}")
 
@@ -180,7 +193,9 @@ def read_hyperparameters(source: str | Path | dict[str, Any]) -> dict[str, Any]:
         low, high = HYPERPARAMETER_RANGES.get(name, (1, 100) if name == "anchors" else (None, None))
         if low is None:
             close = difflib.get_close_matches(name, HYPERPARAMETER_RANGES, n=1)
-            raise InputError(f"{place}: unknown hyperparameter {name!r}" + (f", did you mean {close[0]!r}?" if close else ""))
+            raise InputError(
+                f"{place}: unknown hyperparameter {name!r}" + (f", did you mean {close[0]!r}?" if close else "")
+            )
         if not isinstance(value, (int, float)) or not low <= value <= high:
             raise InputError(f"{place}: {name} must be a number in [{low:g}, {high:g}], got {value!r}")
     return values

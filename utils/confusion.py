@@ -35,7 +35,7 @@ class ConfusionMatrix:
         Each detection goes to the label that it overlaps most, of whatever class; of several the closest gets it.
         """
         kept = torch.zeros(0, 6) if detections is None else detections[detections[:, 4] > self.conf]
-        true = labels.reshape(len(labels), -1)[:, :1].flatten().long().cpu().numpy()
+        true = (labels[:, 0] if labels.ndim > 1 else labels).long().cpu().numpy()
         predicted = kept[:, 5].long().cpu().numpy()
         partner = np.full(len(true), -1)  # the detection that each label goes to
         if len(kept) and len(true):

@@ -115,8 +115,8 @@ def create_dataloader(
         rank: number of this process in distributed training (each then gets its part of the images), or -1.
         workers: largest number of worker processes; 0 loads in this process, with its global random numbers.
         shuffle: new order in each epoch; switched off with ``rect``.
-        seed: decides order and, with workers, augmentation. The state of ``loader.sampler.generator`` (if the sampler has one)
-            before an epoch decides that epoch: save and restore it to continue a run exactly.
+        seed: decides order and, with workers, augmentation. The state of ``loader.sampler.generator`` (if the sampler
+            has one) before an epoch decides that epoch: save and restore it to continue a run exactly.
     """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}, expected at least 1")

@@ -31,9 +31,9 @@ REDUCTIONS = (8, 4, 2)  # what a JPEG can be divided by while it is decoded
 class LoadImagesAndLabels(Dataset):
     """Images of a split with their labels, prepared for the network.
 
-    An item is: image (3, H, W) uint8 RGB; labels (n, 6) float32: 0 (place for the index in the batch), class, and the box
-    as centre and size, fractions of the item's image; path; and None for a mosaic, else ((h0, w0) of the file, ((scale y,
-    scale x), (padding x, padding y) in pixels)), which maps boxes back.
+    An item is: image (3, H, W) uint8 RGB; labels (n, 6) float32: 0 (place for the index in the batch), class, and the
+    box as centre and size, fractions of the item's image; path; and None for a mosaic, else ((h0, w0) of the file,
+    ((scale y, scale x), (padding x, padding y) in pixels)), which maps boxes back.
 
     Args:
         path: folder, list file, or several of them (see ``utils.labels.find_images``).
@@ -42,16 +42,16 @@ class LoadImagesAndLabels(Dataset):
         augment: apply the augmentations of ``hyp``; images then must have labels.
         hyp: hyperparameters by name; what is absent counts as 0.
         rect: batches of images with like aspect, in rectangles instead of squares; no mosaics.
-        image_weights: items are taken from ``indices``, which the training fills anew for each epoch; excludes ``rect``.
+        image_weights: items are taken from ``indices``, refilled by the training for each epoch; excludes ``rect``.
         cache_images: True or 'ram' keeps the resized images in memory.
         single_cls: treat all classes as one.
         stride: rectangle sides are multiples of it, pixels. pad: added to rectangles, in strides.
         prefix: text before each message.
 
     Attributes:
-        im_files, label_files: paths. labels: list of (n, 5) float32. segments: for each image an empty list, or for each
-        label its polygon (P, 2) as fractions, or None. shapes: (N, 2) width and height. batch: batch of each image.
-        batch_shapes: (batches, 2) height and width (only with ``rect``).
+        im_files, label_files: paths. labels: list of (n, 5) float32. segments: for each image an empty list, or for
+        each label its polygon (P, 2) as fractions, or None. shapes: (N, 2) width and height. batch: batch of each
+        image. batch_shapes: (batches, 2) height and width (only with ``rect``).
 
     Raises:
         MissingFileError: a path does not exist. InputError: no usable image, or no labels to train with.

@@ -39,7 +39,7 @@ PROGRESS_COLUMNS = ("Epoch", "gpu_mem", "box", "obj", "cls", "labels", "img_size
 
 @dataclass
 class TrainingState:
-    """Everything alive during a run; plug-ins get it from the hooks ``on_training_ready`` and ``on_before_optimizer_step``."""
+    """Everything alive during a run; ``on_training_ready`` and ``on_before_optimizer_step`` hand it to plug-ins."""
 
     model: nn.Module
     ema: ModelEMA

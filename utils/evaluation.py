@@ -72,7 +72,9 @@ class Scores:
         labels = np.bincount(columns[3].astype(int), minlength=class_count) if columns else np.zeros(class_count, int)
         if not columns or not columns[0].any():
             empty = np.zeros(0)
-            return Metrics(self.images, labels, empty, empty, np.zeros((0, len(self.iou_thresholds))), empty.astype(int))
+            return Metrics(
+                self.images, labels, empty, empty, np.zeros((0, len(self.iou_thresholds))), empty.astype(int)
+            )
         _, _, precision, recall, _, ap, classes = ap_per_class(*columns, plot=plot, save_dir=folder, names=self.names)
         return Metrics(self.images, labels, precision, recall, ap, classes)
 

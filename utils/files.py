@@ -24,7 +24,9 @@ def make_folder(path: str | Path) -> Path:
             f"cannot create the folder {folder} ({error.strerror}): choose a writable place with --project"
         ) from error
     if not os.access(folder, os.W_OK):
-        raise InputError(f"the folder {folder} is not writable: choose another with --project, or change its permissions")
+        raise InputError(
+            f"the folder {folder} is not writable: choose another with --project, or change its permissions"
+        )
     return folder
 
 
@@ -73,7 +75,9 @@ def read_yaml(path: str | Path) -> Any:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
-        raise InputError(f"{file} is not valid YAML{line}: {getattr(error, 'problem', None) or 'cannot be parsed'}") from error
+        raise InputError(
+            f"{file} is not valid YAML{line}: {getattr(error, 'problem', None) or 'cannot be parsed'}"
+        ) from error
 
 
 def write_yaml(path: str | Path, data: Any, header: str = "") -> None:

@@ -13,6 +13,7 @@ from utils.errors import InputError
 IMAGE_SUFFIXES = ("bmp", "dng", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp")
 SMALLEST_SIDE_PIXELS = 10
 ORIENTATION_TAG = 274  # EXIF
+TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
@@ -60,8 +61,8 @@ def inspect_image(file: str | Path) -> tuple[tuple[int, int], str]:
     """Check an image file without decoding it, and measure it.
 
     Returns:
-        (width, height) in pixels as ``read_image`` gives them, that is after the EXIF rotation, and a remark if the file
-        is damaged but usable (else '').
+        (width, height) in pixels as ``read_image`` gives them, that is after the EXIF rotation, and a remark if the
+        file is damaged but usable (else '').
 
     Raises:
         InputError: unreadable, smaller than 10 pixels on a side, or of a format that is not supported. OSError: ditto.
@@ -79,7 +80,9 @@ def inspect_image(file: str | Path) -> tuple[tuple[int, int], str]:
     if kind not in IMAGE_SUFFIXES:
         raise InputError(f"its format is {kind}, expected one of {' '.join(IMAGE_SUFFIXES)}")
     remark = "" if kind != "jpeg" else _jpeg_remark(file)
-    if orientation in (5, 6, 7, 8):  # rare: PIL's answer depends on format and version, so ask the decoder itself
+    if orientation in TURNED and kind in ("jpeg", "mpo"):
+        width, height = height, width
+    elif orientation in TURNED:  # whether PIL and OpenCV turn the others depends on their versions: ask the decoder
         height, width = read_image(file).shape[:2]
     if min(width, height) < SMALLEST_SIDE_PIXELS:
         raise InputError(f"its size is {width}x{height}, expected at least {SMALLEST_SIDE_PIXELS} pixels on each side")

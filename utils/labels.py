@@ -31,8 +31,9 @@ def find_images(path: str | Path | Sequence[str | Path]) -> list[str]:
     """List the images of a split: sorted, each once.
 
     Args:
-        path: a folder (searched with its subfolders), a text file with one image on each line (``./`` at the start means
-            the folder of the text file, other relative paths start at the working folder), an image, or a list of these.
+        path: a folder (searched with its subfolders), a text file with one image on each line (``./`` at the start
+            means the folder of the text file, other relative paths start at the working folder), an image, or a list
+            of these.
 
     Raises:
         MissingFileError: a path does not exist. InputError: there is no image.
@@ -79,8 +80,8 @@ def parse_label_file(file: str | Path) -> tuple[np.ndarray, Segments]:
     """Read a label file: on each line ``class x y w h`` or a polygon ``class x1 y1 x2 y2 x3 y3 ...``, as fractions.
 
     Returns:
-        Rows (N, 5) float32: class, box as centre and size; and their polygons (P, 2) float32, None where a line is a box
-        (an empty list if no line is a polygon).
+        Rows (N, 5) float32: class, box as centre and size; and their polygons (P, 2) float32, None where a line is a
+        box (an empty list if no line is a polygon).
 
     Raises:
         InputError: a line cannot be used; its number is named.
@@ -117,7 +118,8 @@ def _parse_line(number: int, words: list[str]) -> tuple[np.ndarray, np.ndarray |
         return values, None
     if len(words) < POLYGON_FIELDS or len(words) % 2 == 0:
         raise InputError(
-            f"line {number} has {len(words)} fields, expected {BOX_FIELDS} (class x y w h) or a class and three or more points"
+            f"line {number} has {len(words)} fields, expected {BOX_FIELDS} (class x y w h), "
+            "or a class and three or more points"
         )
     polygon = values[1:].reshape(-1, 2)
     return np.concatenate((values[:1], segments2boxes([polygon])[0].astype(np.float32))), polygon

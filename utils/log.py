@@ -37,7 +37,7 @@ def setup_logging(rank: int = -1) -> None:
 
     Set ``YOLOv5_VERBOSE=false`` to hear errors only. Calling it again changes the level, never adds a handler.
     """
-    verbose = os.environ.get("YOLOv5_VERBOSE", "true").lower() == "true"
+    verbose = os.environ.get("YOLOv5_VERBOSE", "true").lower() == "true"  # noqa: SIM112
     LOGGER.setLevel(logging.INFO if verbose and rank in (-1, 0) else logging.ERROR)
     LOGGER.propagate = False
     if not LOGGER.handlers:

@@ -25,8 +25,13 @@ class LayerTargets(NamedTuple):
     boxes: torch.Tensor  # (K, 4) centre relative to the cell, then width and height
     anchors: torch.Tensor  # (K, 2) width and height of the matched anchor
 
+    def places(self, logits: torch.Tensor) -> torch.Tensor:
+        """Where the rows lie in a map (B, na, H, W, ...), its first four dimensions flattened: (K,)."""
+        _, anchor_count, height, width = logits.shape[:4]
+        return ((self.image * anchor_count + self.anchor) * height + self.row) * width + self.column
 
-def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:  # noqa: N802 - name known to other code
+
+def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:
     """Return the (positive, negative) class targets for label smoothing ``eps``: .1 -> (.95, .05)."""
     return 1.0 - eps / 2, eps / 2
 
@@ -35,6 +40,16 @@ def _layer_weights(layer_count: int) -> list[float]:
     """Weight of the objectness term of each layer, from the finest grid to the coarsest."""
     weights = [4.0, 1.0, 0.4] if layer_count == 3 else [4.0, 1.0, 0.25, 0.06, 0.02]
     return (weights + [weights[-1]] * layer_count)[:layer_count]
+
+
+def _take_rows(logits: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Rows (K, 5 + nc) of a map (B, na, H, W, 5 + nc) at flat ``places``, with a gradient that can be repeated.
+
+    Places occur twice, so the gradient adds up, and in floating point the order counts. It is fixed for index_select on
+    CPUs, where that of indexing depends on the threads; on GPUs it is the other way round.
+    """
+    flat = logits.reshape(-1, logits.shape[-1])
+    return flat[places] if flat.is_cuda else flat.index_select(0, places)
 
 
 class FocalLoss(nn.Module):
@@ -103,11 +118,11 @@ class ComputeLoss:
         for logits, matched in zip(p, self.assign(p, targets), strict=True):
             objectness = torch.zeros(logits.shape[:4], device=logits.device)
             if len(matched.image):
-                # Half-precision logits are widened where they matter: K rows, not the whole map.
-                rows = logits[matched.image, matched.anchor, matched.row, matched.column].float()
+                places = matched.places(logits)
+                rows = _take_rows(logits, places).float()  # half precision would blur the overlap
                 overlap = bbox_iou(self._decode(rows, matched.anchors), matched.boxes, CIoU=True).squeeze(1)
                 box_term = box_term + (1.0 - overlap).mean()
-                self._mark_objects(objectness, matched, overlap.detach().clamp(min=0))
+                self._mark_objects(objectness.view(-1), places, overlap.detach().clamp(min=0))
                 if self.nc > 1:
                     wanted = torch.full_like(rows[:, 5:], self.cn)
                     wanted.scatter_(1, matched.classes[:, None], self.cp)
@@ -131,22 +146,19 @@ class ComputeLoss:
         unit = 2 * rows[:, :4].sigmoid()
         return torch.cat((unit[:, :2] - 0.5, unit[:, 2:].square() * anchors), 1)
 
-    def _mark_objects(self, objectness: torch.Tensor, matched: LayerTargets, overlap: torch.Tensor) -> None:
-        """Write the overlap (K,) into the target map (B, na, H, W); in a cell claimed twice the later row counts.
+    def _mark_objects(self, objectness: torch.Tensor, places: torch.Tensor, overlap: torch.Tensor) -> None:
+        """Write the overlap (K,) to its places in the flat target map; in a cell claimed twice the later row counts.
 
         Rows that share a cell write one value, that of the last of them, so the outcome does not depend on the order in
         which a device performs the writes.
         """
-        _, anchor_count, height, width = objectness.shape
-        cell = ((matched.image * anchor_count + matched.anchor) * height + matched.row) * width + matched.column
         value = (1.0 - self.gr) + self.gr * overlap
-        flat = objectness.view(-1)
         if self.sort_obj_iou:
-            flat.scatter_reduce_(0, cell, value, "amax")
+            objectness.scatter_reduce_(0, places, value, "amax")
             return
-        order = torch.arange(len(cell), device=cell.device)
-        last = torch.zeros_like(flat, dtype=torch.long).scatter_reduce_(0, cell, order, "amax")
-        flat[cell] = value[last[cell]]
+        order = torch.arange(len(places), device=places.device)
+        last = torch.zeros_like(objectness, dtype=torch.long).scatter_reduce_(0, places, order, "amax")
+        objectness[places] = value[last[places]]
 
     def assign(self, p: list[torch.Tensor], targets: torch.Tensor) -> list[LayerTargets]:
         """Match targets to anchors and cells, layer by layer.

@@ -37,9 +37,9 @@ def bbox_iou(
     box1: torch.Tensor,
     box2: torch.Tensor,
     xywh: bool = True,
-    GIoU: bool = False,  # noqa: N803 - names known to other code
-    DIoU: bool = False,  # noqa: N803
-    CIoU: bool = False,  # noqa: N803
+    GIoU: bool = False,
+    DIoU: bool = False,
+    CIoU: bool = False,
     eps: float = 1e-7,
 ) -> torch.Tensor:
     """Overlap of corresponding boxes, (..., 4) with (..., 4) -> (..., 1); shapes broadcast.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from utils.log import LOGGER
 
+_COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.Linear, nn.Upsample)
 _TAPS = {"nearest": 1, "bilinear": 4, "bicubic": 16}  # input pixels that one output pixel is made of
 
 
@@ -22,7 +22,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def _operations(module: nn.Module, given: Tensor, made: Tensor) -> int:
-    """Multiply-adds of one call by the rules of thop 0.1.1; activations, pooling and attention weights count nothing."""
+    """Multiply-adds of one call by the rules of thop 0.1.1: activations, pooling and attention weights are free."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         return made.numel() * (module.in_channels // module.groups) * math.prod(module.kernel_size)
     if isinstance(module, nn.BatchNorm2d):
@@ -34,36 +34,27 @@ def _operations(module: nn.Module, given: Tensor, made: Tensor) -> int:
     return 0
 
 
-def _on_meta(value: Any) -> Any:
-    """Tensors (in lists, too) without their data: enough to see shapes."""
-    return [_on_meta(entry) for entry in value] if isinstance(value, list | tuple) else value.to("meta")
-
-
 def module_gflops(module: nn.Module, sample: Any) -> float:
-    """Billions of operations (two per multiply-add) of one evaluation pass on ``sample``, a tensor or a list of them.
-
-    Only shapes are computed, on a copy without weights; neither ``module`` nor its cached grids change.
-    """
-    tensors = [*module.parameters(), *module.buffers()]
-    memo: dict[int, Any] = {id(tensor): _without_data(tensor) for tensor in tensors}
-    shadow = copy.deepcopy(module, memo).eval()
+    """Billions of operations (two per multiply-add) of one evaluation pass on ``sample``, the input of ``module``."""
+    layers = list(module.modules())
+    modes = [layer.training for layer in layers]
     total = 0
 
     def count(layer: nn.Module, given: tuple[Any, ...], made: Any) -> None:
         nonlocal total
         total += _operations(layer, given[0], made)
 
-    for layer in shadow.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d | nn.Linear | nn.Upsample):
-            layer.register_forward_hook(count)
-    with torch.no_grad():
-        shadow(_on_meta(sample))
+    handles = [layer.register_forward_hook(count) for layer in layers if isinstance(layer, _COUNTED)]
+    try:
+        module.eval()  # norms refuse maps of one pixel in training, and would update their statistics
+        with torch.no_grad():
+            module(sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer, mode in zip(layers, modes, strict=True):
+            layer.training = mode
     return total * 2 / 1e9
-
-
-def _without_data(tensor: Tensor) -> Tensor:
-    shell = torch.empty_like(tensor, device="meta")
-    return nn.Parameter(shell, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else shell
 
 
 def gflops(model: nn.Module, imgsz: int | tuple[int, int] = 640) -> float | None:
@@ -78,9 +69,10 @@ def gflops(model: nn.Module, imgsz: int | tuple[int, int] = 640) -> float | None
     first = next(model.parameters(), None)
     if first is None or first.ndim < 2:
         return None
+    sample = torch.zeros(1, first.shape[1], side, side, dtype=first.dtype, device=first.device)
     try:
-        counted = module_gflops(model, torch.empty(1, first.shape[1], side, side, dtype=first.dtype, device="meta"))
-    except (RuntimeError, TypeError, ValueError, AttributeError):  # an operation that needs data, or is no copyable module
+        counted = module_gflops(model, sample)
+    except (RuntimeError, TypeError, ValueError, AttributeError):  # it takes other inputs, or lacks an operation here
         return None
     return counted * height / side * width / side
 

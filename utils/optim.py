@@ -29,7 +29,10 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     projections of attention, the mixing weights of Sum; YOLOv5 v6.2 never trains them) come last: matrices
     with the decayed weights, vectors with the biases.
     """
-    biases, decayed, norms, other = [], [], [], []
+    biases: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    norms: list[nn.Parameter] = []
+    other: list[nn.Parameter] = []
     seen: set[nn.Parameter] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):

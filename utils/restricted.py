@@ -48,7 +48,7 @@ def read_restricted(path: str | Path, classes: Iterable[AllowedGlobal]) -> Any:
     allowed = list(classes)
     file.open("rb").close()  # an OSError from here on is about the content, no longer about permission
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
+        with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # about pickle protocols and old storages: the outcome says it all
             return torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
@@ -71,8 +71,8 @@ def _explain(file: Path, error: Exception, allowed: list[AllowedGlobal]) -> str:
     name = _forbidden_global(file, error, allowed)
     if name:
         return (
-            f"{file} is refused, nothing of it was run: it asks for {name}, which no detection checkpoint needs; if "
-            "you trust its author, open it with the program that wrote it and save it again as a stock YOLOv5 checkpoint"
+            f"{file} is refused, nothing of it was run: it asks for {name}, which no detection checkpoint needs; "
+            "if you trust its author, open it with the program that wrote it and save it again as a stock checkpoint"
         )
     with file.open("rb") as stream:
         zipped = stream.read(2) == b"PK"
@@ -121,7 +121,8 @@ def pickled_globals(path: str | Path) -> list[str]:
 def _globals_in(stream: BinaryIO) -> Iterator[str]:
     texts: list[str] = []  # the strings seen so far; the newer opcode takes module and name from the stack
     memory: dict[int, str] = {}
-    for opcode, argument, _ in pickletools.genops(stream):
+    operations: Iterator[tuple[Any, Any, Any]] = pickletools.genops(stream)
+    for opcode, argument, _ in operations:
         if opcode.name == "GLOBAL":
             yield argument.replace(" ", ".")
         elif opcode.name == "STACK_GLOBAL":

@@ -23,18 +23,24 @@ def newest_checkpoint(folder: Path) -> Path:
     """The last*.pt below ``folder`` that was written most recently. Raises MissingFileError if there is none."""
     found = sorted(folder.glob("**/last*.pt"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise MissingFileError(f"--resume found no last.pt below {folder}: name the checkpoint, --resume RUN/weights/last.pt")
+        raise MissingFileError(
+            f"--resume found no last.pt below {folder}: name the checkpoint, --resume RUN/weights/last.pt"
+        )
     return found[-1]
 
 
 def resume_options(options: TrainOptions) -> tuple[TrainOptions, Path]:
-    """The options of the interrupted run, and its checkpoint. Other flags of this call are replaced, except --device."""
+    """The options of the interrupted run, and its folder; of this call's flags only --device counts beside them."""
     checkpoint = Path(options.resume) if isinstance(options.resume, str) else newest_checkpoint(ROOT / "runs")
     run_folder = checkpoint.resolve().parent.parent
     if not checkpoint.is_file() or not (run_folder / "opt.yaml").is_file():
         raise MissingFileError(f"--resume needs RUN/weights/last.pt beside RUN/opt.yaml, got {checkpoint}")
     saved = {key: value for key, value in read_yaml(run_folder / "opt.yaml").items() if key not in ("save_dir", "hyp")}
-    saved |= {"resume": str(checkpoint), "hyp": str(run_folder / "hyp.yaml"), "device": options.device or saved["device"]}
+    saved |= {
+        "resume": str(checkpoint),
+        "hyp": str(run_folder / "hyp.yaml"),
+        "device": options.device or saved["device"],
+    }
     LOGGER.info(f"Resuming {run_folder}")
     return build(type(options), **saved), run_folder
 
@@ -45,7 +51,7 @@ def snapshot(state: TrainingState, stopper: EarlyStopping) -> dict[str, Any]:
     NumPy's state is stored as a tensor: its own pickles name private modules that other NumPy versions do not have.
     """
     name, keys, position, has_gauss, cached = np.random.get_state()  # type: ignore[misc]
-    generator = getattr(state.loader, "generator", None)
+    generator = getattr(state.loader.sampler, "generator", None)
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
@@ -59,9 +65,7 @@ def snapshot(state: TrainingState, stopper: EarlyStopping) -> dict[str, Any]:
     }
 
 
-def restore(
-    checkpoint: dict[str, Any], state: TrainingState, stopper: EarlyStopping, path: str
-) -> tuple[int, float]:
+def restore(checkpoint: dict[str, Any], state: TrainingState, stopper: EarlyStopping, path: str) -> tuple[int, float]:
     """Put a run back where ``checkpoint`` was written.
 
     Returns:
@@ -72,7 +76,9 @@ def restore(
     """
     epoch = checkpoint.get("epoch", -1)
     if epoch < 0 or checkpoint.get("optimizer") is None:
-        raise InputError(f"{path} is of a finished run, there is nothing to resume: train from it with --weights {path}")
+        raise InputError(
+            f"{path} is of a finished run, there is nothing to resume: train from it with --weights {path}"
+        )
     if epoch + 1 >= state.epochs:
         raise InputError(f"{path} has all of its {state.epochs} epochs: train from it with --weights {path}")
     state.model.load_state_dict(checkpoint["model"].float().state_dict())
@@ -82,7 +88,9 @@ def restore(
         state.ema.updates = checkpoint["updates"]
     saved = checkpoint.get("resume")
     if saved is None:
-        LOGGER.warning(f"{path} holds no random states (it was written by another program): the run goes on, not bit for bit")
+        LOGGER.warning(
+            f"{path} holds no random states (it was written by another program): the run goes on, not bit for bit"
+        )
     else:
         _restore_generators(saved, state)
         state.scaler.load_state_dict(saved["scaler"]) if saved["scaler"] else None
@@ -98,6 +106,6 @@ def _restore_generators(saved: dict[str, Any], state: TrainingState) -> None:
     torch.set_rng_state(saved["torch"])
     if saved["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(saved["cuda"])
-    generator = getattr(state.loader, "generator", None)
+    generator = getattr(state.loader.sampler, "generator", None)
     if generator is not None and saved["loader"] is not None:
         generator.set_state(saved["loader"])

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def xyn2xy(x: np.ndarray, w: float = 640, h: float = 640, padw: float = 0, padh: float = 0) -> np.ndarray:
-    """Points (N, 2) as fractions of an image of ``w`` x ``h`` pixels -> pixels, in an image where it lies at (padw, padh)."""
+    """Points (N, 2) as fractions of an image of ``w`` x ``h`` -> pixels, where that image lies at (padw, padh)."""
     return x[:, :2] * np.array([w, h], x.dtype) + np.array([padw, padh], x.dtype)
 
 

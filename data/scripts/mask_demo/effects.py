@@ -21,7 +21,7 @@ def light_scene(rng: np.random.Generator, picture: NDArray[np.float32]) -> NDArr
             cloud_noise(rng, height, width, 3) * 4 - rng.uniform(1.2, 2.4), 0, 1
         )
     cast = rng.uniform(0.86, 1.14, 3)
-    exposure = rng.uniform(0.5, 0.75) if rng.random() < 0.1 else rng.uniform(0.8, 1.18)
+    exposure = rng.uniform(0.5, 0.8) if rng.random() < 0.08 else rng.uniform(0.9, 1.25)
     lit = picture * (light[..., None] * cast * exposure)
     return (255 * (np.clip(lit, 0, 255) / 255) ** rng.uniform(0.85, 1.2)).astype(np.float32)
 

@@ -33,7 +33,7 @@ def fabric(rng: np.random.Generator, kind: str, colour: Colour, cell: float, siz
     """Return a square BGR texture of ``size`` pixels; ``cell`` is the pattern's period in pixels."""
     cell = max(2.0, cell)
     other = any_colour(rng) if rng.random() < 0.5 else mix(colour, (255.0, 255.0, 255.0), 0.6)
-    rows, columns = np.mgrid[0:size, 0:size].astype(np.float32)
+    rows, columns = (axis.astype(np.float32) for axis in np.mgrid[0:size, 0:size])
     if kind == "stripes":
         angle = rng.choice([0.0, np.pi / 2, np.pi / 4])
         wave = np.sin((rows * np.sin(angle) + columns * np.cos(angle)) * 2 * np.pi / cell)
@@ -46,7 +46,8 @@ def fabric(rng: np.random.Generator, kind: str, colour: Colour, cell: float, siz
         distance = np.hypot(rows % cell - cell / 2, (columns + offset) % cell - cell / 2)
         return two_tone(np.clip(cell * 0.3 - distance + 0.5, 0, 1).astype(np.float32), colour, other)
     if kind == "camouflage":
-        blotches = np.floor(cloud_noise(rng, size, size, max(2, int(size / cell / 2))) * 4) / 3
+        noise = cloud_noise(rng, size, size, max(2, int(size / cell / 2)))
+        blotches = (np.floor(noise * 4) / 3).astype(np.float32)
         return two_tone(blotches, shade(colour, 0.6), shade(colour, 1.25))
     if kind == "flowers":
         picture = np.full((size, size, 3), colour, np.float32).astype(np.uint8)

@@ -1,0 +1,75 @@
+"""Networks, plans and images that the tests of prune_tools share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.yolo import DetectionModel
+from prune_tools.groups import ChannelGroup
+from prune_tools.plan import Plan
+from utils.files import ROOT, read_yaml
+
+OWN_CONFIG = {
+    "nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": 3,
+    "backbone": [
+        [-1, 1, "Focus", [16, 3]],
+        [-1, 1, "Conv", [24, 3, 2]],
+        [-1, 2, "BottleneckCSP", [24]],
+        [-1, 1, "DWConv", [24, 3, 2]],
+        [-1, 1, "C3x", [32]],
+        [-1, 1, "MixConv2d", [32, [1, 3], 2]],
+        [-1, 1, "CrossConv", [32, 3, 1, 1, 1.0, True]],
+        [-1, 1, "Contract", [2]],
+        [-1, 1, "Conv", [32, 1]],
+        [-1, 1, "Expand", [2]],
+        [-1, 1, "C3SPP", [32]],
+        [-1, 1, "nn.BatchNorm2d", []],
+        [-1, 1, "GhostBottleneck", [40, 3, 2]],
+    ],
+    "head": [
+        [-1, 1, "Conv", [24]],
+        [-1, 1, "DWConvTranspose2d", [24, 2, 2]],
+        [[-1, 6], 1, "Concat", [1]],
+        [-1, 1, "BottleneckCSP", [32, False]],
+        [-1, 1, "C3", [32]],
+        [[17, 16, 12], 1, "Detect", ["nc", "anchors"]],
+    ],
+}  # fmt: skip
+
+
+def with_random_norms(model: nn.Module) -> nn.Module:
+    """Norms as after a training, so that every channel counts; evaluation mode, float64."""
+    generator = torch.Generator().manual_seed(1)
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        shape = norm.weight.shape
+        norm.weight.data = torch.rand(shape, generator=generator) * 2 - 1
+        norm.bias.data = torch.rand(shape, generator=generator) - 0.5
+        norm.running_mean = torch.rand(shape, generator=generator) - 0.5
+        norm.running_var = torch.rand(shape, generator=generator) + 0.5
+    return model.eval().double()
+
+
+def thin(name: str) -> DetectionModel:
+    """A shipped configuration at an eighth of the full width: the same structure, quick to run."""
+    config = read_yaml(next(ROOT.glob(f"models/**/{Path(name).name}.yaml")))
+    return with_random_norms(DetectionModel({**config, "width_multiple": 0.125, "nc": 2}))
+
+
+def random_plan(groups: list[ChannelGroup], seed: int = 0) -> Plan:
+    """A random share of each group, often a single channel."""
+    rng = np.random.default_rng(seed)
+    kept = {}
+    for group in groups:
+        count = 1 if rng.random() < 0.25 else int(rng.integers(1, group.size + 1))
+        kept[group.name] = torch.tensor(sorted(rng.choice(group.size, count, replace=False)))
+    return Plan(kept)
+
+
+def random_images(model: DetectionModel, seed: int = 2) -> torch.Tensor:
+    """Two images (2, 3, size, size), 0..1, that the largest stride divides."""
+    size = max(64, int(model.stride.max()))
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.double)

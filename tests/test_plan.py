@@ -1,0 +1,104 @@
+"""Scores and the plan: which channels stay."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from models.yolo import DetectionModel
+from prune_tools.groups import ChannelGroup, find_groups, select_groups
+from prune_tools.importance import gamma_scores
+from prune_tools.plan import plan_by_percent
+from prune_tools.yolo_pruned import (
+    load_model,
+    prune_model,
+)  # fmt: skip
+from tests.pruning_networks import thin
+from utils.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def nano() -> DetectionModel:
+    return thin("yolov5n")
+
+
+@pytest.fixture
+def two_groups() -> tuple[list[ChannelGroup], dict[str, torch.Tensor]]:
+    groups = [ChannelGroup("a", 4, ()), ChannelGroup("b", 6, ())]
+    return groups, {"a": torch.tensor([0.9, 0.1, 0.5, 0.5]), "b": torch.tensor([0.05, 0.2, 0.3, 0.01, 0.25, 0.02])}
+
+
+@pytest.mark.parametrize(
+    "percent, a, b",
+    [
+        (0.0, [0, 1, 2, 3], [0, 1, 2, 3, 4, 5]),
+        (0.1, [0, 1, 2, 3], [0, 1, 2, 4, 5]),
+        (0.5, [0, 2, 3], [2, 4]),
+        (0.6, [0, 2, 3], [2]),
+        (0.75, [0, 2, 3], [2]),  # the threshold is equal to a score: that channel stays; b is capped
+        (0.99, [0], [2]),
+    ],
+)
+def test_threshold_keeps_what_reaches_it(two_groups, percent, a, b):
+    plan = plan_by_percent(*two_groups, percent)
+    assert plan.kept["a"].tolist() == a
+    assert plan.kept["b"].tolist() == b
+
+
+def test_ceiling_is_the_last_percent_without_capping(two_groups):
+    ceiling = plan_by_percent(*two_groups, 0.0).ceiling
+    assert ceiling == pytest.approx(0.6)  # b's largest score, 0.3, has rank 6 of 10
+    assert not plan_by_percent(*two_groups, ceiling).capped
+    plan = plan_by_percent(*two_groups, ceiling + 0.1)
+    assert plan.capped == {"b": 0}
+    assert "capped" in plan.summary() and "b (0)" in plan.summary()
+
+
+def test_least_channels_stay_and_a_small_layer_stays_whole(two_groups):
+    plan = plan_by_percent(*two_groups, 0.9, min_channels=5)
+    assert plan.kept["a"].tolist() == [0, 1, 2, 3]
+    assert plan.kept["b"].tolist() == [0, 1, 2, 4, 5]
+    assert plan.capped == {"a": 1, "b": 0}
+
+
+@pytest.mark.parametrize("percent", [-0.1, 1.0, 1.5, float("nan")])
+def test_percent_outside_its_range(two_groups, percent):
+    with pytest.raises(InputError, match=r"percent.*got"):
+        plan_by_percent(*two_groups, percent)
+
+
+def test_least_channels_below_one(two_groups):
+    with pytest.raises(InputError, match="at least 1"):
+        plan_by_percent(*two_groups, 0.5, min_channels=0)
+
+
+def test_gammas_that_are_no_numbers_are_named(nano):
+    model = deepcopy(nano)
+    model.model[3].bn.weight.data[2] = float("nan")
+    with pytest.raises(InputError, match=r"channel 2 in model\.3\.bn is not a finite number"):
+        gamma_scores(model, select_groups(find_groups(model)))
+
+
+def test_one_score_for_coupled_channels(nano):
+    group = next(group for group in find_groups(nano) if group.name == "model.4.cv1.conv")
+    gammas = torch.stack([nano.get_submodule(member.path).weight.abs().float() for member in group.norms])
+    for reduction, expected in (("mean", gammas.mean(0)), ("sum", gammas.sum(0)), ("max", gammas.max(0).values)):
+        assert torch.allclose(gamma_scores(nano, [group], reduction)[group.name], expected)
+
+
+@pytest.mark.parametrize("percent, parameters", [(0.2, 1282091), (0.3, 1079403), (0.4, 892793), (0.5, 717672)])
+def test_reference_checkpoint_keeps_the_reference_channels(shared_folder, percent, parameters):
+    import json
+
+    folder = shared_folder / "conformance/v6.2"
+    model, _ = load_model(folder / "checkpoints_mask/reference_sparse.pt")
+    groups = select_groups(find_groups(model))
+    prune_model(model, groups, plan_by_percent(groups, gamma_scores(model, groups), percent))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    for row in json.loads((folder / "slim.json").read_text()):
+        if row["percent"] == percent:
+            assert {
+                name: len(value) for name, value in model.state_dict().items() if name.endswith("bn.weight")
+            } == row["channels"]

@@ -1,0 +1,139 @@
+"""The command prune.py, on a small drawn data set."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models.yolo import DetectionModel
+from prune_tools import prune
+from prune_tools.yolo_pruned import (
+    load_model,
+)  # fmt: skip
+from tests.pruning_networks import with_random_norms
+from utils.checkpoint import save_checkpoint
+from utils.errors import InputError, MissingFileError
+from utils.files import ROOT, read_yaml
+
+
+def shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, tuple(value.shape)) for name, value in model.state_dict().items()]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A detector of the tiny data set's classes whose gammas differ."""
+    model = with_random_norms(DetectionModel(str(ROOT / "models/yolov5n_mask.yaml"))).float()
+    model.names = ["disc", "square"]
+    path = tmp_path_factory.mktemp("sparse") / "last.pt"
+    save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None, "opt": {"sr": 0.01}}, path)
+    return path
+
+
+def options(checkpoint: Path, tiny_dataset: Path, folder: Path, **more) -> dict:
+    return {
+        "weights": str(checkpoint), "data": str(tiny_dataset), "project": str(folder),
+        "cfg": "models/yolov5n_mask.yaml", "imgsz": 64, "batch_size": 2, "device": "cpu", "percent": 0.3, **more,
+    }  # fmt: skip
+
+
+def test_command_from_any_folder(checkpoint, tiny_dataset, tmp_path):
+    flags = options(checkpoint, tiny_dataset, tmp_path / "runs")
+    line = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, str(ROOT / "prune_tools/prune.py"), *line]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs/exp"
+    for expected in (
+        "largest difference",
+        "Constants of removed channels folded",
+        "model.17.cv3.bn",
+        "finetune.py --weights",
+    ):
+        assert expected in done.stderr
+    assert {file.name for file in folder.iterdir()} == {
+        "pruned_model.pt",
+        "pruned_model.yaml",
+        "orign_model.pt",
+        "report.txt",
+    }
+    assert "mAP50-95" in (folder / "report.txt").read_text()
+    pruned, loaded = load_model(folder / "pruned_model.pt")
+    assert loaded["opt"] == {"sr": 0.01}
+    assert shapes(DetectionModel(folder / "pruned_model.yaml")) == shapes(pruned)
+
+
+def test_pruning_a_pruned_file_and_fold_switch(checkpoint, tiny_dataset, tmp_path):
+    once = prune.run(**options(checkpoint, tiny_dataset, tmp_path, fold=False))
+    twice = prune.run(**options(once / "pruned_model.pt", tiny_dataset, tmp_path, percent=0.9, min_channels=2))
+    assert twice.name == "exp2"
+    first, second = load_model(once / "pruned_model.pt")[0], load_model(twice / "pruned_model.pt")[0]
+    assert sum(value.numel() for value in second.parameters()) < sum(value.numel() for value in first.parameters())
+    assert min(module.num_features for module in second.modules() if isinstance(module, nn.BatchNorm2d)) == 2
+    full = load_model(checkpoint)[0].state_dict()
+    # without folding, the means are the original's (in fp16), with folding not
+    kept = (
+        full["model.1.bn.running_mean"].half()[:, None] == first.state_dict()["model.1.bn.running_mean"].half()
+    ).any(0)
+    folded = prune.run(**options(checkpoint, tiny_dataset, tmp_path))
+    moved = load_model(folded / "pruned_model.pt")[0].state_dict()["model.1.bn.running_mean"]
+    assert kept.all() and not torch.equal(moved, first.state_dict()["model.1.bn.running_mean"])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"percent": 1.5}, r"--percent .*\[0, 1\), got 1.5"),
+        ({"min_channels": 0}, "--min-channels must be at least 1"),
+        ({"weights": ["a.pt", "b.pt"]}, "2 files"),
+        ({"dnn": True}, "--dnn"),
+        ({"half": True}, "--half needs a GPU"),
+        (
+            {"cfg": "models/yolov5s_mask.yaml"},
+            r"another architecture than .*last.pt: model\.0\.conv\.weight is \(32, 3, 6, 6\)",
+        ),
+        ({"cfg": "models/hub/yolov3-tiny.yaml"}, "another architecture"),
+        ({"cfg": "models/nothing.yaml"}, "no such file|no model configuration"),
+        ({"weights": "nothing.pt"}, "nothing.pt"),
+        ({"imgsz": 0}, "--imgsz"),
+    ],
+)
+def test_bad_options(checkpoint, tiny_dataset, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        prune.run(**{**options(checkpoint, tiny_dataset, tmp_path / "runs"), **change})
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("names, found", [("[disc]", "1 classes"), ("[square, disc]", "square, disc")])
+def test_other_classes(checkpoint, tiny_dataset, tmp_path, names, found):
+    content = read_yaml(tiny_dataset)
+    data = tmp_path / "other.yaml"
+    data.write_text(f"path: {content['path']}\ntrain: images/train\nval: images/val\nnames: {names}\n")
+    with pytest.raises(InputError, match=rf"trained on 2 classes \(disc, square\) but .*{found}"):
+        prune.run(**options(checkpoint, data, tmp_path))
+
+
+def test_fused_checkpoint(tiny_dataset, tmp_path):
+    model = DetectionModel(str(ROOT / "models/yolov5n_mask.yaml")).eval().fuse()
+    for module in model.modules():
+        vars(module).pop("forward", None)
+    model.names = ["disc", "square"]
+    torch.save({"model": model}, tmp_path / "fused.pt")  # our own writer refuses fused models
+    with pytest.raises(InputError, match=r"no prunable layers.*fused"):
+        prune.run(**options(tmp_path / "fused.pt", tiny_dataset, tmp_path / "runs", cfg=""))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_newest_sparse_run(tmp_path):
+    with pytest.raises(MissingFileError, match="no sparse training"):
+        prune.newest_sparse_run(tmp_path)
+    for name, text in (("exp", "sr: 0.01\n"), ("exp2", "epochs: 3\n")):
+        (tmp_path / name / "weights").mkdir(parents=True)
+        (tmp_path / name / "weights/last.pt").touch()
+        (tmp_path / name / "opt.yaml").write_text(text)
+    assert prune.newest_sparse_run(tmp_path).parts[-3] == "exp"
