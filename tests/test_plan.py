@@ -11,10 +11,7 @@ from models.yolo import DetectionModel
 from prune_tools.groups import ChannelGroup, find_groups, select_groups
 from prune_tools.importance import gamma_scores
 from prune_tools.plan import plan_by_percent
-from prune_tools.yolo_pruned import (
-    load_model,
-    prune_model,
-)  # fmt: skip
+from prune_tools.yolo_pruned import load_model, prune_model
 from tests.pruning_networks import thin
 from utils.errors import InputError
 

@@ -12,9 +12,7 @@ from torch import nn
 
 from models.yolo import DetectionModel
 from prune_tools import prune
-from prune_tools.yolo_pruned import (
-    load_model,
-)  # fmt: skip
+from prune_tools.yolo_pruned import load_model
 from tests.pruning_networks import with_random_norms
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError, MissingFileError

@@ -26,7 +26,7 @@ from prune_tools.yolo_pruned import (
     mask_model,
     prune_model,
     save_pruned,
-)  # fmt: skip
+)
 from tests.pruning_networks import OWN_CONFIG, random_images, random_plan, thin, with_random_norms
 from utils.errors import InputError
 from utils.files import ROOT
