@@ -61,7 +61,7 @@ def checkpoint(tmp_path_factory) -> Path:
     """An untrained two-class detector as a checkpoint."""
     path = tmp_path_factory.mktemp("weights") / "plain.pt"
     model = DetectionModel(CFG)
-    model.names = ["face", "face_mask"]
+    model.names = ["disc", "square"]
     save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None}, path)
     return path
 
@@ -164,7 +164,7 @@ def test_a_model_without_prunable_layers(tiny_dataset, tmp_path):
         if isinstance(module, torch.nn.BatchNorm2d):
             parent = model.get_submodule(name.rpartition(".")[0])
             parent.bn = torch.nn.Identity()
-    model.names = ["face", "face_mask"]
+    model.names = ["disc", "square"]
     save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None}, tmp_path / "bare.pt")
     message = failure(
         "prune", "--data", tiny_dataset, "--weights", tmp_path / "bare.pt", "--project", tmp_path / "runs"

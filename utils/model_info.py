@@ -65,7 +65,7 @@ def gflops(model: nn.Module, imgsz: int | tuple[int, int] = 640) -> float | None
     """
     height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     strides = getattr(model, "stride", None)
-    side = 32 if strides is None else max(int(strides.max()), 32)
+    side = max(int(strides.max()), 32) if isinstance(strides, Tensor) else 32
     first = next(model.parameters(), None)
     if first is None or first.ndim < 2:
         return None
