@@ -245,14 +245,14 @@ class DetectionModel(nn.Module):
         log_info(self, verbose, img_size)
 
     def _apply(self, fn: Any, *arguments: Any, **keywords: Any) -> DetectionModel:
-        """Also convert what Detect keeps outside parameters and buffers."""
+        """Also convert what Detect keeps outside parameters and buffers; its grids are only a cache, made anew."""
         super()._apply(fn, *arguments, **keywords)
         head = self.model[-1]
         if isinstance(head, Detect):
             head.stride = None if head.stride is None else fn(head.stride)
-            head.grid = [fn(cells) for cells in head.grid]
+            head.grid = [fn(cells.new_zeros(1)) for cells in head.grid]
             if isinstance(head.anchor_grid, list):  # a buffer up to v5.0
-                head.anchor_grid = [fn(pixels) for pixels in head.anchor_grid]
+                head.anchor_grid = [fn(pixels.new_zeros(1)) for pixels in head.anchor_grid]
         return self
 
 

@@ -524,3 +524,12 @@ def refuse(cfg: object) -> None:
 def test_profile_of_the_command():
     times = inspection.profile(DetectionModel(TINY), torch.rand(1, 3, 64, 64))
     assert all(math.isfinite(time) and time > 0 for time in times)
+
+
+def test_a_model_that_has_run_changes_its_memory_format():
+    model = DetectionModel("yolov5n_mask.yaml").eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = model(image)[0]
+        after = model.to(memory_format=torch.channels_last)(image)[0]
+    assert torch.allclose(before, after, atol=1e-3)

@@ -30,6 +30,15 @@ def run_command(main: Callable[[], object]) -> None:
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         sys.exit(f"error: {error.strerror or error}{place}: check that the path exists, is writable and has free space")
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not _caused_by_interrupt(error):
+            raise
         sys.exit("interrupted: files saved before this moment are complete")
     sys.exit(0)
+
+
+def _caused_by_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is the error or made it: a file writer that is broken off raises errors of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
