@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from utils.cli import run_command, show_arguments
 from utils.config import build, check_thresholds, option, parse
 from utils.errors import InputError
-from utils.files import ROOT, atomic_path, increment_path, make_folder
+from utils.files import ROOT, increment_path, make_folder
 from utils.log import LOGGER, colorstr
 
 if TYPE_CHECKING:
@@ -90,13 +90,14 @@ class Writer:
             for box in worst_first:
                 self._crop(box, native, path.stem)
         if not self.options.nosave:
-            picture = self._annotate(native, worst_first)
+            picture = self.annotate(native, worst_first)
             if frame is None:
                 write_image(self.folder / path.name, picture)
             else:
                 self._video_frame(path, picture, capture)
 
-    def _annotate(self, native: np.ndarray, found: torch.Tensor) -> np.ndarray:
+    def annotate(self, native: np.ndarray, found: torch.Tensor) -> np.ndarray:
+        """A copy of ``native`` (H, W, 3) BGR with the boxes (N, 6) drawn, the last on top."""
         from utils.annotator import Annotator, colors
 
         options = self.options
@@ -127,7 +128,7 @@ class Writer:
             self.close()
             rate = capture.get(cv2.CAP_PROP_FPS) or 30
             size = picture.shape[1], picture.shape[0]
-            self.video = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+            self.video = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
             self.video_path = target
             if not self.video.isOpened():
                 raise InputError(
@@ -146,13 +147,9 @@ def write_image(path: Path, picture: np.ndarray) -> None:
     """Encode ``picture`` (BGR) in the format of the suffix (PNG for formats that OpenCV cannot write)."""
     import cv2
 
-    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in (".jpg", ".jpeg") else []
-    suffix = path.suffix if cv2.haveImageWriter(f"x{path.suffix}") else ".png"
-    done, data = cv2.imencode(suffix, picture, options)
-    if not done:
-        raise InputError(f"cannot encode {path} as {suffix}")
-    with atomic_path(path.with_suffix(suffix)) as draft:
-        draft.write_bytes(data.tobytes())
+    from utils.annotator import write_picture
+
+    write_picture(path if cv2.haveImageWriter(f"x{path.suffix}") else path.with_suffix(".png"), picture)
 
 
 def summarize(found: torch.Tensor, names: dict[int, str]) -> str:

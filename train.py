@@ -82,7 +82,7 @@ class Trainer:
         self._build_loaders()
         self._set_model_attributes(model)
         self._build_state(model)
-        if options.resume:
+        if options.resume and checkpoint is not None:
             self._restore(checkpoint)
         elif not options.noautoanchor:
             from utils.autoanchor import check_anchors
@@ -109,7 +109,7 @@ class Trainer:
         )  # fmt: skip
         check_class_indices(val_set, len(self.names), self.names)
 
-    def _set_model_attributes(self, model: torch.nn.Module) -> None:
+    def _set_model_attributes(self, model: Any) -> None:
         """Attach what checkpoints carry along: nc, hyp (scaled), names, class weights."""
         from utils.labels import class_weights
 
@@ -118,7 +118,7 @@ class Trainer:
         model.nc, model.hyp, model.names = len(self.names), self.hyp, self.names
         model.class_weights = class_weights(self.dataset.labels, model.nc).to(self.device) * model.nc
 
-    def _build_state(self, model: torch.nn.Module) -> None:
+    def _build_state(self, model: Any) -> None:
         import torch
 
         from utils.engine import NOMINAL_BATCH_SIZE, TrainingState

@@ -46,7 +46,8 @@ def compare(checkpoints: dict[str, Path], data: str, image_size: int, folder: Pa
     rows = []
     for step, file in checkpoints.items():
         results, _, _ = val.run(data, str(file), imgsz=image_size, save_dir=folder / step, plots=False, **val_options)
-        rows.append(Row(step, *results[:4], *sizes[step], times[step], str(file)))
+        precision, recall, map50, map_ = results[:4]
+        rows.append(Row(step, precision, recall, map50, map_, *sizes[step], times[step], str(file)))
     return rows
 
 
@@ -101,11 +102,9 @@ def save_csv(rows: list[Row], path: Path) -> None:
 
 def save_picture(rows: list[Row], path: Path) -> None:
     """Bars: accuracy of each model on the left; parameters, GFLOPs and time relative to the first on the right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from utils.charts import new_figure, save_figure
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4)
     accuracy, cost = figure.subplots(1, 2)
     _bars(accuracy, rows, {"mAP50": [row.map50 for row in rows], "mAP50-95": [row.map for row in rows]}, "{:.3f}")
     base = rows[0]
@@ -117,8 +116,7 @@ def save_picture(rows: list[Row], path: Path) -> None:
     _bars(cost, rows, relative, "{:.2f}")
     accuracy.set_title("accuracy on the validation images")
     cost.set_title(f"cost relative to {base.step}")
-    with atomic_path(path) as draft:
-        figure.savefig(draft, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def _bars(axes: Any, rows: list[Row], series: dict[str, list[float]], number: str) -> None:

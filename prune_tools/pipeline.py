@@ -39,7 +39,7 @@ class PipelineOptions:
     base_epochs: int = option(100, "epochs of the base model")
     sparse_epochs: int = option(50, "epochs of sparse training")
     finetune_epochs: int = option(50, "epochs of fine-tuning")
-    sr: float = option(0.005, "sparsity penalty per step on gamma; shorter runs need more")
+    sr: float = option(0.005, "sparsity penalty per batch on gamma; shorter runs need more")
     sr_beta: float | None = option(None, "penalty on beta, 0 = off; default: 10 times --sr", type=float)
     percent: float = option(0.4, "share of the prunable channels to remove")
     cache: str = option("ram", "keep resized images in memory (ram) or not (none)", choices=["ram", "none"])
@@ -149,6 +149,7 @@ def resumable(checkpoint: Path) -> bool:
 def main(options: PipelineOptions) -> Path:
     """Run the four steps and write table.txt, table.csv and table.png; returns the run folder."""
     from prune_tools.comparison import as_text, compare, save_csv, save_picture
+    from prune_tools.pictures import draw_run
     from utils.files import atomic_path
 
     show_arguments("pipeline", options)
@@ -165,7 +166,9 @@ def main(options: PipelineOptions) -> Path:
         draft.write_text(text + "\n", encoding="utf-8")
     save_csv(rows, folder / "table.csv")
     save_picture(rows, folder / "table.png")
-    LOGGER.info(f"\n{text}\n\nTable saved to {folder / 'table.txt'}, .csv and .png")
+    pictures = draw_run(checkpoints, options.data, options.percent, options.imgsz, folder)
+    names = ", ".join(path.name for path in pictures)
+    LOGGER.info(f"\n{text}\n\nResults saved to {colorstr('bold', str(folder))}: table.txt, .csv and .png, {names}")
     LOGGER.info(f"The pruned detector: {checkpoints['finetuned']}")
     LOGGER.info(f"Next: python detect.py --weights {checkpoints['finetuned']} --source IMAGES --imgsz {options.imgsz}")
     return folder

@@ -1,8 +1,8 @@
 """The sparsity penalty of Network Slimming (Liu et al., ICCV 2017), as callbacks of the ordinary training loop.
 
-The loss gains ``sr * sum |gamma|`` over the prunable batch norms: before each optimizer step ``sr * sign(gamma)`` is
-added to gamma's gradient, after unscaling and clipping, so that neither the loss scale of AMP nor the clipping nor the
-number of accumulated batches changes its strength.
+The loss of each batch gains ``sr * sum |gamma|`` over the prunable batch norms: before each optimizer step ``sr *
+sign(gamma)`` is added to gamma's gradient for every batch that the step applies, after unscaling and clipping, so that
+neither the loss scale of AMP nor the clipping nor gradient accumulation changes its strength.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SparsityPenalty:
     """L1 penalty on the gammas (rate ``sr``, decaying to a tenth) and on the betas (rate ``sr_beta``, constant).
 
     Args:
-        sr: added per step to each prunable gamma's gradient, times its sign.
+        sr: added per batch to each prunable gamma's gradient, times its sign.
         sr_beta: the same for beta; the original tools use ten times ``sr``. It moves the constants that removed
             channels would leave behind to zero, but shrinks the offsets of those that stay as well.
     """
@@ -61,16 +61,16 @@ class SparsityPenalty:
     def on_before_optimizer_step(self, state: TrainingState) -> None:
         """Add the penalty's gradient to the true gradients; rate 0 leaves them untouched."""
         decayed = self.sr * (1 - (1 - FINAL_SHARE) * state.epoch / state.epochs)
-        norms = list(self.norms.values())
-        self._penalize([norm.weight for norm in norms], decayed)
-        self._penalize([norm.bias for norm in norms], self.sr_beta)
+        norms, batches = list(self.norms.values()), state.pending_batches
+        self._penalize([norm.weight for norm in norms], decayed * batches)
+        self._penalize([norm.bias for norm in norms], self.sr_beta * batches)
 
     @staticmethod
     @torch.no_grad()
     def _penalize(parameters: list[torch.nn.Parameter], rate: float) -> None:
-        trained = [parameter for parameter in parameters if parameter.grad is not None]
+        trained: list[torch.Tensor] = [parameter for parameter in parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
         if rate and trained:
-            gradients = [parameter.grad for parameter in trained]
             torch._foreach_add_(gradients, torch._foreach_sign(trained), alpha=rate)
 
     @torch.no_grad()

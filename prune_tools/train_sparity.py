@@ -35,7 +35,7 @@ class SparseOptions(TrainOptions):
 
     epochs: int = option(100, "number of epochs")
     st: bool = option(True, "apply the penalty; --no-st trains as train.py does")
-    sr: float = option(0.0005, "penalty rate: sr * sign(gamma) is added to the gradient at each optimizer step")
+    sr: float = option(0.0005, "penalty rate: sr * sign(gamma) is added to the gradient of each batch")
     sr_beta: float | None = option(None, "penalty rate on beta, 0 = off; default: 10 times --sr", type=float)
 
 
@@ -48,7 +48,7 @@ def main(options: SparseOptions) -> Any:
     if options.resume:
         from utils.resume import resume_options
 
-        options, _ = resume_options(options)
+        options, _ = resume_options(options)  # sr and st are those of the interrupted run
     if options.st:
         rate_on_beta = BETA_RATE * options.sr if options.sr_beta is None else options.sr_beta
         SparsityPenalty(options.sr, rate_on_beta).register(callbacks)

@@ -190,12 +190,12 @@ def read_hyperparameters(source: str | Path | dict[str, Any]) -> dict[str, Any]:
     if missing:
         raise InputError(f"{place} lacks {', '.join(missing)}: copy them from data/hyps/hyp.scratch-low.yaml")
     for name, value in values.items():
-        low, high = HYPERPARAMETER_RANGES.get(name, (1, 100) if name == "anchors" else (None, None))
-        if low is None:
+        if name not in HYPERPARAMETER_RANGES and name != "anchors":
             close = difflib.get_close_matches(name, HYPERPARAMETER_RANGES, n=1)
             raise InputError(
                 f"{place}: unknown hyperparameter {name!r}" + (f", did you mean {close[0]!r}?" if close else "")
             )
+        low, high = HYPERPARAMETER_RANGES.get(name, (1, 100))  # anchors: per level
         if not isinstance(value, (int, float)) or not low <= value <= high:
             raise InputError(f"{place}: {name} must be a number in [{low:g}, {high:g}], got {value!r}")
     return values

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,7 @@ class TrainingState:
     writer: Any = None  # TensorBoard's SummaryWriter, None when it is not written
     epoch: int = 0
     last_step: int = -1  # global batch index of the last optimizer step
+    pending_batches: int = 0  # batches whose gradients the next optimizer step will apply
     accumulate: int = field(init=False)
     warmup_batches: int = field(init=False)
 
@@ -114,7 +115,7 @@ def optimizer_step(state: TrainingState, batch_index: int) -> None:
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     state.ema.update(state.model)
-    state.last_step = batch_index
+    state.last_step, state.pending_batches = batch_index, 0
 
 
 def gpu_memory(device: torch.device) -> str:
@@ -122,7 +123,7 @@ def gpu_memory(device: torch.device) -> str:
     return f"{torch.cuda.memory_reserved(device) / 1e9 if device.type == 'cuda' else 0:.3g}G"
 
 
-def progress_bar(loader: Any) -> Iterator:
+def progress_bar(loader: Any) -> tqdm:
     """The loader with a bar on terminals; a log file gets one line per epoch instead."""
     return tqdm(loader, total=len(loader), disable=None, bar_format="{l_bar}{bar:10}{r_bar}")
 
@@ -151,6 +152,7 @@ def train_one_epoch(state: TrainingState) -> np.ndarray | None:
         with torch.autocast(state.device.type, enabled=state.mixed_precision):
             loss, items = state.compute_loss(state.model(images), targets.to(state.device))
         state.scaler.scale(loss).backward()
+        state.pending_batches += 1
 
         # The last batch steps in any case, so that no gradient is lost at the end of an epoch
         if batch_index - state.last_step >= state.accumulate or number + 1 == len(state.loader):

@@ -75,7 +75,10 @@ class Scores:
             return Metrics(
                 self.images, labels, empty, empty, np.zeros((0, len(self.iou_thresholds))), empty.astype(int)
             )
-        _, _, precision, recall, _, ap, classes = ap_per_class(*columns, plot=plot, save_dir=folder, names=self.names)
+        correct, confidence, predicted, target = columns
+        _, _, precision, recall, _, ap, classes = ap_per_class(
+            correct, confidence, predicted, target, plot=plot, save_dir=folder, names=self.names
+        )
         return Metrics(self.images, labels, precision, recall, ap, classes)
 
 

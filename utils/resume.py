@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from utils.config import TrainOptions, build
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, read_yaml
 from utils.log import LOGGER
+
+SomeOptions = TypeVar("SomeOptions", bound=TrainOptions)
 
 if TYPE_CHECKING:
     from utils.engine import TrainingState
@@ -29,7 +31,7 @@ def newest_checkpoint(folder: Path) -> Path:
     return found[-1]
 
 
-def resume_options(options: TrainOptions) -> tuple[TrainOptions, Path]:
+def resume_options(options: SomeOptions) -> tuple[SomeOptions, Path]:
     """The options of the interrupted run, and its folder; of this call's flags only --device counts beside them."""
     checkpoint = Path(options.resume) if isinstance(options.resume, str) else newest_checkpoint(ROOT / "runs")
     run_folder = checkpoint.resolve().parent.parent
@@ -50,11 +52,11 @@ def snapshot(state: TrainingState, stopper: EarlyStopping) -> dict[str, Any]:
 
     NumPy's state is stored as a tensor: its own pickles name private modules that other NumPy versions do not have.
     """
-    name, keys, position, has_gauss, cached = np.random.get_state()  # type: ignore[misc]
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     generator = getattr(state.loader.sampler, "generator", None)
     return {
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "loader": generator.get_state() if generator is not None else None,
