@@ -31,7 +31,7 @@ class DetectOptions:
 
     weights: list[str] = option([str(ROOT / "yolov5s.pt")], "checkpoint; several make an ensemble", nargs="+")
     source: str = option(str(ROOT / "data/images"), "image, folder, glob, video, or text file with a path per line")
-    data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML for class names that the checkpoint lacks")
+    data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML; read only for names that a checkpoint lacks")
     imgsz: list[int] = option(
         [640], "image size in pixels: longer side, or height and width", "--img", "--img-size", nargs="+"
     )

@@ -36,6 +36,8 @@ def start_run(options: TrainOptions, run_folder: Path) -> dict[str, Any]:
 
     hyp = read_hyperparameters(check_file(options.hyp))
     make_folder(run_folder / "weights")
+    if not options.resume:
+        (run_folder / "results.csv").unlink(missing_ok=True)  # of an earlier run, with --exist-ok
     write_yaml(run_folder / "hyp.yaml", hyp)
     write_yaml(run_folder / "opt.yaml", {**to_dict(options), "hyp": hyp, "save_dir": str(run_folder)})
     return hyp
@@ -48,7 +50,7 @@ class Trainer:
         """Keep the options; nothing is read or written before ``prepare``."""
         self.options, self.callbacks, self.folder = options, callbacks, run_folder
         self.last, self.best = run_folder / "weights/last.pt", run_folder / "weights/best.pt"
-        self.start_epoch, self.best_fitness = 0, 0.0
+        self.start_epoch, self.best_fitness, self.saved_best = 0, 0.0, False
         self.results: Results = (0.0,) * 7
         self.state: TrainingState
         self.loggers: Loggers
@@ -146,9 +148,11 @@ class Trainer:
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         """Continue exactly where last.pt was written: weights, optimizer, EMA, random numbers, best fitness."""
-        from utils.resume import restore
+        from utils.resume import restore, trim_results
 
         self.start_epoch, self.best_fitness = restore(checkpoint, self.state, self.stopper, self.options.resume)
+        self.saved_best = self.best.exists()
+        trim_results(self.folder / "results.csv", self.start_epoch)
 
     def _plot_labels(self) -> None:
         import numpy as np
@@ -172,6 +176,7 @@ class Trainer:
         )
         self.callbacks.run("on_training_ready", state)
         self.callbacks.run("on_train_start")
+        state.epoch = self.start_epoch - 1
         for epoch in range(self.start_epoch, options.epochs):
             state.epoch = epoch
             losses = train_one_epoch(state)
@@ -186,7 +191,9 @@ class Trainer:
                 self.results, _, _ = self._validate(state.ema.ema)
             if self._end_epoch(epoch, [*losses, *self.results, *rates], final):
                 break
-        LOGGER.info(f"\n{epoch - self.start_epoch + 1} epochs completed in {(time.time() - started) / 3600:.3f} hours.")
+        LOGGER.info(
+            f"\n{state.epoch - self.start_epoch + 1} epochs completed in {(time.time() - started) / 3600:.3f} hours."
+        )
         return True
 
     def _set_learning_rates(self, epoch: int) -> None:
@@ -202,7 +209,7 @@ class Trainer:
 
         current = float(fitness(np.array(self.results).reshape(1, -1))[0])
         stop = self.stopper(epoch=epoch, fitness=current)
-        improved = current > self.best_fitness or not self.best.exists()
+        improved = current > self.best_fitness or not self.saved_best
         self.best_fitness = max(current, self.best_fitness)
         self.callbacks.run("on_fit_epoch_end", values, epoch, self.best_fitness, current)
         if not self.options.nosave or final:
@@ -230,6 +237,7 @@ class Trainer:
         targets = [self.last]
         if improved:
             targets.append(self.best)
+            self.saved_best = True
         if period > 0 and epoch % period == 0:
             targets.append(self.folder / f"weights/epoch{epoch}.pt")
         for target in targets:
@@ -256,10 +264,10 @@ class Trainer:
         from models.experimental import attempt_load
         from utils.checkpoint import strip_optimizer
 
-        for file in (self.last, self.best):
-            if file.exists():
-                strip_optimizer(file)
-        if self.best.exists():
+        strip_optimizer(self.last)
+        if self.saved_best:
+            strip_optimizer(self.best)
+        if self.saved_best:
             LOGGER.info(f"\nValidating {self.best}...")
             model = attempt_load(self.best, self.device)
             plots = not self.options.noplots
@@ -277,16 +285,16 @@ def main(options: TrainOptions, callbacks: Callbacks | None = None, next_step: s
     ``next_step`` is logged last and may name ``{best}`` and ``{last}``; by default the val and sparse commands.
     """
     from utils.callbacks import Callbacks
-    from utils.device import device_line
+    from utils.device import device_line, select_device
 
     show_arguments("train", options)
-    LOGGER.info(device_line())
     if options.resume:
         from utils.resume import resume_options
 
         options, run_folder = resume_options(options)
     else:
         run_folder = increment_path(Path(options.project) / options.name, exist_ok=options.exist_ok)
+    LOGGER.info(device_line(select_device(options.device, options.batch_size)))
     trainer = Trainer(options, callbacks or Callbacks(), run_folder)
     try:
         trainer.prepare()

@@ -6,6 +6,7 @@ python val.py --weights runs/train/exp/weights/best.pt --data data/mask.yaml --i
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,9 +246,9 @@ def evaluate(
 
     training = compute_loss is not None
     was_training = model.training
-    model.eval()
-    if options.half:
-        model.half()
+    caller = model.eval()
+    if options.half and next(model.parameters()).dtype != torch.half:
+        model = copy.deepcopy(model).half()  # the caller's weights are not rounded
     evaluation = Evaluation(model, options, names, folder, plots)
     header = "%20s" + "%11s" * 6
     if not training or not tqdm_hidden():
@@ -269,8 +270,7 @@ def evaluate(
         line = "Speed: %.1fms pre-process, %.1fms inference, %.1fms NMS per image at shape " + str(shape)
         LOGGER.info(line, *milliseconds)
         LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}")
-    model.float()
-    model.train(was_training)
+    caller.train(was_training)
     losses = (evaluation.loss / max(len(loader), 1)).tolist()
     return (*metrics.mean(), *losses), metrics.ap_by_class(len(names)), milliseconds
 
@@ -284,10 +284,10 @@ def tqdm_hidden() -> bool:
 
 def main(options: ValOptions) -> None:
     """The command: validate and log."""
-    from utils.device import device_line
+    from utils.device import device_line, select_device
 
     show_arguments("val", options)
-    LOGGER.info(device_line())
+    LOGGER.info(device_line(select_device(options.device, options.batch_size)))
     keywords = dict(vars(options))
     data, weights = keywords.pop("data"), keywords.pop("weights")
     run(data, weights, **keywords)

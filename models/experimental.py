@@ -19,10 +19,10 @@ class Sum(nn.Module):
 
     def __init__(self, n: int, weight: bool = False):
         super().__init__()
-        self.weight = weight
-        self.iter = range(n - 1)
+        self.weight, self.iter = weight, range(n - 1)
+        starts = torch.tensor([-0.5 * position for position in range(1, n)])
         if weight:
-            self.w = nn.Parameter(-torch.arange(1.0, n) / 2)
+            self.register_parameter("w", nn.Parameter(starts))
 
     def forward(self, x: list[torch.Tensor]) -> torch.Tensor:
         """List of (B, C, H, W) -> (B, C, H, W)."""

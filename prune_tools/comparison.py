@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 WARMUP_RUNS, TIMED_RUNS = 5, 40
+GFLOPS_IMAGE_SIZE = 640  # pixels; as YOLOv5 prints its models
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Row:
     map50: float
     map: float
     parameters: int
-    gflops: float  # at the image size of the run
+    gflops: float  # at GFLOPS_IMAGE_SIZE
     milliseconds: float  # median for one image, batch 1
     weights: str
 
@@ -40,7 +41,7 @@ def compare(checkpoints: dict[str, Path], data: str, image_size: int, folder: Pa
 
     device = select_device(val_options.get("device", ""))
     models = {step: attempt_load(file, device, fuse=False) for step, file in checkpoints.items()}
-    sizes = {step: (count_parameters(model), gflops(model, image_size) or 0.0) for step, model in models.items()}
+    sizes = {step: (count_parameters(model), gflops(model, GFLOPS_IMAGE_SIZE) or 0.0) for step, model in models.items()}
     fused = {step: model.fuse().eval() for step, model in models.items()}
     times = time_models(fused, image_size)
     rows = []
@@ -79,7 +80,7 @@ def time_models(models: dict[str, nn.Module], image_size: int) -> dict[str, floa
 
 def as_text(rows: list[Row]) -> str:
     """The table as aligned text, also valid Markdown."""
-    head = ("step", "P", "R", "mAP50", "mAP50-95", "params", "GFLOPs", "ms / image")
+    head = ("step", "P", "R", "mAP50", "mAP50-95", "params", f"GFLOPs at {GFLOPS_IMAGE_SIZE}", "ms / image")
     lines = [head, tuple("-" * len(name) for name in head)]
     for row in rows:
         accuracy = (f"{value:.3f}" for value in (row.precision, row.recall, row.map50, row.map))

@@ -19,7 +19,7 @@ if __name__ == "__main__":
 from utils.cli import run_command, show_arguments
 from utils.config import TrainOptions, build, option, parse, to_dict
 from utils.errors import InputError
-from utils.files import ROOT, make_folder, read_yaml, write_yaml
+from utils.files import ROOT, increment_path, make_folder, read_yaml, write_yaml
 from utils.log import LOGGER, colorstr
 
 STEPS = ("base", "sparse", "pruned", "finetuned")
@@ -49,51 +49,78 @@ class PipelineOptions:
     project: str = option(str(ROOT / "runs/pipeline"), "folder of the runs")
     name: str = option("exp", "name of this run; an existing one is continued")
 
+    def __post_init__(self) -> None:
+        """Build the options of every step, so that a bad value stops before the first and not before the third."""
+        from prune_tools.prune import PruneOptions
+        from prune_tools.train_sparity import SparseOptions
+
+        common = {"imgsz": self.imgsz, "batch_size": self.batch_size}
+        for epochs in (self.base_epochs, self.sparse_epochs, self.finetune_epochs):
+            build(SparseOptions, epochs=epochs, sr=self.sr, sr_beta=self.sr_beta, **common)
+        build(PruneOptions, percent=self.percent, **common)
+
+
+SHARED = ("data", "hyp", "imgsz", "batch_size", "seed")  # options that every step depends on
+OWN = {
+    "base": ("weights", "cfg", "base_epochs"),
+    "sparse": ("sparse_epochs", "sr", "sr_beta"),
+    "pruned": ("percent",),
+    "finetuned": ("finetune_epochs",),
+}
+
 
 class Pipeline:
-    """The four steps in their folder, with a record of what is finished."""
+    """The four steps in their folders, with a record of what each was made with and whether it is finished.
+
+    A step is kept as long as its options and the step before it are the same; otherwise it and those after it are made
+    anew in folders of their own (pruned2, ...), and nothing is overwritten.
+    """
 
     def __init__(self, options: PipelineOptions) -> None:
-        """Open or create the run folder. Raises InputError when it holds a run with other options."""
+        """Open or create the run folder and read its record."""
         self.options = options
         self.folder = make_folder(Path(options.project) / options.name).resolve()
-        self.record: dict[str, Any] = {"options": to_dict(options), "finished": {}}
+        self.places: dict[str, Path] = {}  # folder of each step
+        self.record: dict[str, Any] = {}
         if (self.folder / RECORD).is_file():
-            saved = read_yaml(self.folder / RECORD)
-            ignored = ("device", "workers", "project", "name")
-            changed = [
-                key
-                for key, value in to_dict(options).items()
-                if key not in ignored and saved["options"].get(key) != value
-            ]
-            if changed:
-                raise InputError(
-                    f"{self.folder} holds a run with other values of --{', --'.join(changed).replace('_', '-')}: "
-                    "give the same values to continue it, or another --name"
-                )
-            self.record["finished"] = saved["finished"]
+            self.record = read_yaml(self.folder / RECORD) or {}
 
     def run(self) -> dict[str, Path]:
         """Run what is not finished; returns the checkpoint of each step."""
         checkpoints: dict[str, Path] = {}
+        before = ""
         for number, step in enumerate(STEPS, start=1):
-            done = self.record["finished"].get(step)
-            if done and Path(done).is_file():
+            entry = self._open(step, before)
+            before = entry["folder"]
+            self.places[step] = self.folder / entry["folder"]
+            done = self.folder / entry["checkpoint"] if entry["checkpoint"] else None
+            if done is not None and done.is_file():
                 LOGGER.info(f"Step {number}/{len(STEPS)}, {step}: already finished, {done}")
             else:
                 LOGGER.info(colorstr(f"\nStep {number}/{len(STEPS)}: {step}"))
-                done = str(getattr(self, f"_{step}")(checkpoints))
-                self.record["finished"][step] = done
+                done = getattr(self, f"_{step}")(checkpoints)
+                entry["checkpoint"] = str(done.relative_to(self.folder))
                 write_yaml(self.folder / RECORD, self.record)
-            checkpoints[step] = Path(done)
+            checkpoints[step] = done
         return checkpoints
+
+    def _open(self, step: str, before: str) -> dict[str, Any]:
+        """The record of a step as it is wanted now, with a folder of its own."""
+        values = to_dict(self.options)
+        wanted = {name: values[name] for name in (*SHARED, *OWN[step])} | {"after": before}
+        entry = self.record.get(step)
+        if entry is None or entry["options"] != wanted:
+            entry = {"options": wanted, "folder": increment_path(self.folder / step).name, "checkpoint": ""}
+            self.record[step] = entry
+            write_yaml(self.folder / RECORD, self.record)
+        return entry
 
     def _base(self, _: dict[str, Path]) -> Path:
         import train
 
         keywords = {"weights": self.options.weights, "cfg": self.options.cfg, "epochs": self.options.base_epochs}
         self._train(train.main, TrainOptions, "base", **keywords)
-        return self.folder / "base/weights/best.pt"
+        return self.places["base"] / "weights/best.pt"
 
     def _sparse(self, checkpoints: dict[str, Path]) -> Path:
         from prune_tools import train_sparity
@@ -102,7 +129,7 @@ class Pipeline:
             train_sparity.main, train_sparity.SparseOptions, "sparse", weights=str(checkpoints["base"]),
             epochs=self.options.sparse_epochs, sr=self.options.sr, sr_beta=self.options.sr_beta,
         )  # fmt: skip
-        return self.folder / "sparse/weights/last.pt"  # the sparsest epoch; best.pt is an early, dense one
+        return self.places["sparse"] / "weights/last.pt"  # the sparsest epoch; best.pt is an early, dense one
 
     def _pruned(self, checkpoints: dict[str, Path]) -> Path:
         from prune_tools import prune
@@ -111,7 +138,7 @@ class Pipeline:
         chosen = build(
             prune.PruneOptions, weights=[str(checkpoints["sparse"])], cfg="", data=options.data,
             percent=options.percent, batch_size=options.batch_size, imgsz=options.imgsz, device=options.device,
-            project=str(self.folder), name="pruned", exist_ok=True,
+            project=str(self.folder), name=self.places["pruned"].name, exist_ok=True,
         )  # fmt: skip
         result = prune.main(chosen)
         return Path(result) / "pruned_model.pt"
@@ -121,15 +148,15 @@ class Pipeline:
 
         keywords = {"weights": str(checkpoints["pruned"]), "epochs": self.options.finetune_epochs}
         self._train(finetune.main, finetune.FinetuneOptions, "finetuned", **keywords)
-        return self.folder / "finetuned/weights/best.pt"
+        return self.places["finetuned"] / "weights/best.pt"
 
     def _train(self, command: Any, options_class: type, step: str, **keywords: Any) -> None:
         options = self.options
-        unfinished = self.folder / step / "weights/last.pt"
+        unfinished = self.places[step] / "weights/last.pt"
         common = {
             "data": options.data, "hyp": options.hyp, "imgsz": options.imgsz, "batch_size": options.batch_size,
             "device": options.device, "workers": options.workers, "seed": options.seed, "project": str(self.folder),
-            "name": step, "exist_ok": True, "cache": None if options.cache == "none" else options.cache,
+            "name": self.places[step].name, "exist_ok": True, "cache": None if options.cache == "none" else options.cache,
             "resume": str(unfinished) if resumable(unfinished) else False,
         }  # fmt: skip
         if command(build(options_class, **common, **keywords)) is None:
@@ -138,12 +165,9 @@ class Pipeline:
 
 def resumable(checkpoint: Path) -> bool:
     """Whether ``checkpoint`` is of a training that was broken off: it exists and still has its optimizer."""
-    if not checkpoint.is_file():
-        return False
     from models.loading import load_checkpoint
 
-    loaded = load_checkpoint(checkpoint)
-    return loaded.get("optimizer") is not None and loaded["epoch"] + 1 < loaded["opt"]["epochs"]
+    return checkpoint.is_file() and load_checkpoint(checkpoint).get("optimizer") is not None
 
 
 def main(options: PipelineOptions) -> Path:

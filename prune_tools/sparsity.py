@@ -34,9 +34,6 @@ class SparsityPenalty:
 
     def __init__(self, sr: float, sr_beta: float) -> None:
         """Keep the rates; the norms are found when training is ready."""
-        for flag, rate in (("--sr", sr), ("--sr-beta", sr_beta)):
-            if not 0 <= rate < 1e3:
-                raise InputError(f"{flag} must be a number of at least 0, got {rate}")
         self.sr, self.sr_beta = sr, sr_beta
         self.norms: dict[str, torch.nn.BatchNorm2d] = {}
         self.state: TrainingState

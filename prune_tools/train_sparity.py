@@ -20,6 +20,7 @@ if __name__ == "__main__":
 import train
 from utils.cli import run_command
 from utils.config import TrainOptions, build, option, parse
+from utils.errors import InputError
 
 BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
 
@@ -37,6 +38,13 @@ class SparseOptions(TrainOptions):
     st: bool = option(True, "apply the penalty; --no-st trains as train.py does")
     sr: float = option(0.0005, "penalty rate: sr * sign(gamma) is added to the gradient of each batch")
     sr_beta: float | None = option(None, "penalty rate on beta, 0 = off; default: 10 times --sr", type=float)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible rates, beside what train.py refuses."""
+        super().__post_init__()
+        for flag, rate in (("--sr", self.sr), ("--sr-beta", self.sr_beta)):
+            if rate is not None and not 0 <= rate < 1e3:
+                raise InputError(f"{flag} must be a number of at least 0, got {rate}")
 
 
 def main(options: SparseOptions) -> Any:

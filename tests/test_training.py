@@ -15,6 +15,7 @@ from models.loading import load_checkpoint
 from prune_tools import train_sparity
 from utils.callbacks import Callbacks
 from utils.config import TrainOptions, build
+from utils.errors import InputError
 from utils.files import ROOT, read_yaml
 
 CFG = str(ROOT / "models/yolov5n_mask.yaml")
@@ -205,3 +206,35 @@ def test_a_copied_run_folder_resumes_where_it_lies(tiny_dataset, tmp_path):
     train.main(build(TrainOptions, resume=str(tmp_path / "moved/weights/last.pt")))
     assert load_checkpoint(tmp_path / "moved/weights/last.pt")["epoch"] == -1
     assert not (tmp_path / "exp").exists()
+
+
+def test_resume_refuses_what_it_cannot_do(base_run, tiny_dataset, tmp_path):
+    with pytest.raises(InputError, match="finished run"):
+        train.main(build(TrainOptions, resume=str(base_run / "weights/last.pt")))
+    callbacks = Callbacks()
+    callbacks.register_action("on_model_save", callback=StopAt(1))
+    penalized = options(tiny_dataset, tmp_path, train_sparity.SparseOptions, epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(penalized, callbacks)
+    last = str(tmp_path / "exp/weights/last.pt")
+    with pytest.raises(InputError, match="train_sparity.py --resume"):
+        train.main(build(TrainOptions, resume=last))
+    with pytest.raises(InputError, match="leave out --epochs, --sr"):
+        train_sparity.main(build(train_sparity.SparseOptions, resume=last, epochs=7, sr=0.5))
+
+
+def test_an_existing_folder_keeps_no_results_of_an_earlier_run(base_run, tiny_dataset, tmp_path):
+    shutil.copytree(base_run, tmp_path / "exp")
+    train.main(options(tiny_dataset, tmp_path, epochs=1, seed=5, exist_ok=True))
+    assert same(weights_of(tmp_path / "exp/weights/best.pt"), weights_of(tmp_path / "exp/weights/last.pt"))
+    assert len((tmp_path / "exp/results.csv").read_text().splitlines()) == 2
+
+
+def test_a_run_broken_off_after_its_last_epoch_is_only_finished(tiny_dataset, tmp_path):
+    callbacks = Callbacks()
+    callbacks.register_action("on_model_save", callback=StopAt(1))
+    with pytest.raises(KeyboardInterrupt):
+        train.main(options(tiny_dataset, tmp_path, epochs=1), callbacks)
+    train.main(build(TrainOptions, resume=str(tmp_path / "exp/weights/last.pt")))
+    assert load_checkpoint(tmp_path / "exp/weights/last.pt")["epoch"] == -1
+    assert len((tmp_path / "exp/results.csv").read_text().splitlines()) == 2

@@ -172,6 +172,8 @@ class TrainOptions:
                 raise InputError(
                     f"--{name.replace('_', '-')} must be a whole number of at least {least}, got {value!r}"
                 )
+        if min(self.freeze, default=-1) < 0:
+            raise InputError(f"--freeze takes layer numbers of at least 0, got {self.freeze}")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"--label-smoothing must lie in [0, 1), got {self.label_smoothing}")
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from utils.boxes import scale_coords, xywh2xyxy, xyxy2xywh
+from utils.files import atomic_path
 from utils.log import LOGGER
 from utils.metrics import ap_per_class, match_predictions
 
@@ -97,7 +98,9 @@ def save_labels(detections: torch.Tensor, native_size: tuple[int, int], file: Pa
     """Write detections (N, 6, native pixels) as lines ``class x y w h [confidence]``, normalised."""
     height, width = native_size
     boxes = xyxy2xywh(detections[:, :4]) / torch.tensor([width, height, width, height], device=detections.device)
-    with file.open("a", encoding="utf-8") as lines:
-        for box, (confidence, class_index) in zip(boxes.tolist(), detections[:, 4:6].tolist(), strict=True):
-            values = [class_index, *box] + ([confidence] if with_confidence else [])
-            lines.write(" ".join(f"{value:g}" for value in values) + "\n")
+    lines = []
+    for box, (confidence, class_index) in zip(boxes.tolist(), detections[:, 4:6].tolist(), strict=True):
+        values = [class_index, *box] + ([confidence] if with_confidence else [])
+        lines.append(" ".join(f"{value:g}" for value in values) + "\n")
+    with atomic_path(file) as draft:
+        draft.write_text("".join(lines), encoding="utf-8")

@@ -11,9 +11,10 @@ import torch
 
 from utils.config import TrainOptions, build
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT, read_yaml
+from utils.files import ROOT, atomic_path, read_yaml
 from utils.log import LOGGER
 
+STILL_OPEN = ("device", "workers")  # options that may change when a run is resumed
 SomeOptions = TypeVar("SomeOptions", bound=TrainOptions)
 
 if TYPE_CHECKING:
@@ -37,13 +38,20 @@ def resume_options(options: SomeOptions) -> tuple[SomeOptions, Path]:
     run_folder = checkpoint.resolve().parent.parent
     if not checkpoint.is_file() or not (run_folder / "opt.yaml").is_file():
         raise MissingFileError(f"--resume needs RUN/weights/last.pt beside RUN/opt.yaml, got {checkpoint}")
-    saved = {key: value for key, value in read_yaml(run_folder / "opt.yaml").items() if key not in ("save_dir", "hyp")}
-    saved |= {
-        "resume": str(checkpoint),
-        "hyp": str(run_folder / "hyp.yaml"),
-        "device": options.device or saved["device"],
-    }
-    LOGGER.info(f"Resuming {run_folder}")
+    recorded = read_yaml(run_folder / "opt.yaml")
+    saved = {key: value for key, value in recorded.items() if key not in ("save_dir", "hyp")}
+    if "sr" in saved and not hasattr(options, "sr"):
+        raise InputError(f"{checkpoint} is of sparse training: prune_tools/train_sparity.py --resume {checkpoint}")
+    own = vars(build(type(options)))
+    lost = [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(options).items()
+        if name not in ("resume", "hyp", *STILL_OPEN) and value not in (own[name], saved.get(name))
+    ]
+    if lost:
+        raise InputError(f"--resume continues with the options of {run_folder}/opt.yaml: leave out {', '.join(lost)}")
+    chosen = {name: getattr(options, name) for name in STILL_OPEN if getattr(options, name) != own[name]}
+    saved |= {"resume": str(checkpoint), "hyp": str(run_folder / "hyp.yaml"), **chosen}
     return build(type(options), **saved), run_folder
 
 
@@ -81,8 +89,7 @@ def restore(checkpoint: dict[str, Any], state: TrainingState, stopper: EarlyStop
         raise InputError(
             f"{path} is of a finished run, there is nothing to resume: train from it with --weights {path}"
         )
-    if epoch + 1 >= state.epochs:
-        raise InputError(f"{path} has all of its {state.epochs} epochs: train from it with --weights {path}")
+    LOGGER.info(f"Resuming after epoch {epoch} of {path}")
     state.model.load_state_dict(checkpoint["model"].float().state_dict())
     state.optimizer.load_state_dict(checkpoint["optimizer"])
     if checkpoint.get("ema") is not None:
@@ -111,3 +118,13 @@ def _restore_generators(saved: dict[str, Any], state: TrainingState) -> None:
     generator = getattr(state.loader.sampler, "generator", None)
     if generator is not None and saved["loader"] is not None:
         generator.set_state(saved["loader"])
+
+
+def trim_results(path: Path, start_epoch: int) -> None:
+    """Drop the rows of results.csv that the resumed run will write again."""
+    if not path.is_file():
+        return
+    header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [row for row in rows if int(row.split(",")[0]) < start_epoch]
+    with atomic_path(path) as draft:
+        draft.write_text("".join([header, *kept]), encoding="utf-8")

@@ -1,0 +1,116 @@
+"""The four steps in one command: outputs, continuing, and refusing to mix two runs in one folder."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+import train
+from models.loading import load_checkpoint
+from prune_tools import pipeline
+from prune_tools.comparison import Row, as_text
+from utils.config import build
+from utils.errors import InputError
+from utils.files import ROOT, read_yaml
+
+
+def options(tiny_dataset: Path, folder: Path, **changes) -> pipeline.PipelineOptions:
+    """A pipeline of one epoch each on small drawings."""
+    common = {
+        "data": str(tiny_dataset), "cfg": str(ROOT / "models/yolov5n_mask.yaml"), "imgsz": 64, "batch_size": 4,
+        "base_epochs": 1, "sparse_epochs": 1, "finetune_epochs": 2, "device": "cpu", "workers": 0, "cache": "none",
+        "project": str(folder),
+    }  # fmt: skip
+    return build(pipeline.PipelineOptions, **(common | changes))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_dataset, tmp_path_factory) -> Path:
+    """The folder of a finished pipeline."""
+    return pipeline.main(options(tiny_dataset, tmp_path_factory.mktemp("pipeline")))
+
+
+def test_it_ends_with_a_table_and_pictures(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {"table.txt", "table.csv", "table.png", "gammas.png", "widths.png", "detections.jpg"} <= names
+    rows = list(csv.DictReader((finished / "table.csv").open()))
+    assert [row["step"] for row in rows] == list(pipeline.STEPS)
+    sizes = [int(row["parameters"]) for row in rows]
+    assert sizes[0] == sizes[1] > sizes[2] == sizes[3]
+    assert all(float(row["milliseconds"]) > 0 for row in rows)
+
+
+def test_the_last_model_is_pruned_and_rebuilds_from_its_yaml(finished):
+    from models.yolo import DetectionModel
+
+    tuned = load_checkpoint(finished / "finetuned/weights/best.pt")["model"].float()
+    rebuilt = DetectionModel(finished / "pruned/pruned_model.yaml")
+    shapes = {name: value.shape for name, value in tuned.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in rebuilt.state_dict().items()}
+
+
+def test_finished_steps_are_not_run_again(finished, tiny_dataset, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a finished step was run again")
+
+    monkeypatch.setattr(train, "main", fail)
+    assert pipeline.main(options(tiny_dataset, finished.parent)) == finished
+
+
+def test_other_options_run_only_the_steps_that_they_concern(finished, tiny_dataset):
+    narrow = (finished / "pruned/pruned_model.pt").read_bytes()
+    pipeline.main(options(tiny_dataset, finished.parent, percent=0.2))
+    record = read_yaml(finished / pipeline.RECORD)
+    assert [record[step]["folder"] for step in pipeline.STEPS] == ["base", "sparse", "pruned2", "finetuned2"]
+    assert (finished / "pruned/pruned_model.pt").read_bytes() == narrow
+
+
+def test_a_moved_run_is_still_finished(finished, tiny_dataset, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "exp")
+    percent = read_yaml(finished / pipeline.RECORD)["pruned"]["options"]["percent"]
+    monkeypatch.setattr(train, "main", lambda *_: pytest.fail("a finished step was run again"))
+    pipeline.main(options(tiny_dataset, tmp_path, percent=percent))
+
+
+@pytest.mark.parametrize("bad", [{"percent": 1.5}, {"base_epochs": 0}, {"sr": -1.0}, {"batch_size": 0}])
+def test_bad_values_stop_before_the_first_step(tiny_dataset, tmp_path, bad):
+    with pytest.raises(InputError):
+        options(tiny_dataset, tmp_path, **bad)
+
+
+def test_a_broken_off_step_is_resumed(tiny_dataset, tmp_path, monkeypatch):
+    original, epochs = train.main, []
+
+    def interrupted(chosen, callbacks=None, next_step=""):
+        from utils.callbacks import Callbacks
+
+        callbacks = callbacks or Callbacks()
+
+        def watch(values, epoch, *_: object) -> None:
+            epochs.append((Path(chosen.name).name, epoch))
+
+        def stop(*_: object) -> None:
+            if chosen.name == "finetuned" and not chosen.resume:
+                raise KeyboardInterrupt
+
+        callbacks.register_action("on_fit_epoch_end", callback=watch)
+        callbacks.register_action("on_model_save", callback=stop)
+        return original(chosen, callbacks, next_step)
+
+    monkeypatch.setattr(train, "main", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.main(options(tiny_dataset, tmp_path))
+    record = read_yaml(tmp_path / "exp" / pipeline.RECORD)
+    assert [step for step in pipeline.STEPS if record[step]["checkpoint"]] == ["base", "sparse", "pruned"]
+    pipeline.main(options(tiny_dataset, tmp_path))
+    assert epochs == [("base", 0), ("sparse", 0), ("finetuned", 0), ("finetuned", 1)]
+
+
+def test_the_table_is_aligned():
+    rows = [Row("base", 0.9, 0.8, 0.85, 0.5, 1766623, 4.2, 10.25, "a.pt"), Row("x", 0, 0, 0, 0, 1, 0.1, 1.0, "b.pt")]
+    lines = as_text(rows).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert "1,766,623" in lines[2]
