@@ -8,6 +8,10 @@
 #   make test VENV=/some/env      an environment of your own, taken as it is: nothing is installed into it
 #   make test ARGS="-k nms -x"    further arguments for the command
 
+# Starts from small weights that were trained on other pictures of the same painter: see data/weights/README.md
+DEMO := --weights data/weights/drawn_faces.pt --imgsz 320 --batch-size 8 --sr 0.02 --percent 0.4 \
+        --base-epochs 10 --sparse-epochs 10 --finetune-epochs 10
+
 PYTHON ?= python3
 ARGS ?=
 
@@ -26,7 +30,7 @@ help:
 
 demo: $(RUNTIME)
 	$(RUN) data/scripts/draw_mask_demo.py
-	$(RUN) prune_tools/pipeline.py --data data/mask_demo.yaml $(ARGS)
+	$(RUN) prune_tools/pipeline.py --name demo --data data/mask_demo.yaml $(DEMO) $(ARGS)
 
 test: $(TOOLS)
 	$(RUN) -m pytest -q $(ARGS)

@@ -191,9 +191,8 @@ class Trainer:
                 self.results, _, _ = self._validate(state.ema.ema)
             if self._end_epoch(epoch, [*losses, *self.results, *rates], final):
                 break
-        LOGGER.info(
-            f"\n{state.epoch - self.start_epoch + 1} epochs completed in {(time.time() - started) / 3600:.3f} hours."
-        )
+        epochs, hours = state.epoch - self.start_epoch + 1, (time.time() - started) / 3600
+        LOGGER.info(f"\n{epochs} epochs completed in {hours:.3f} hours.")
         return True
 
     def _set_learning_rates(self, epoch: int) -> None:

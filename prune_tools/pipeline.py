@@ -156,7 +156,8 @@ class Pipeline:
         common = {
             "data": options.data, "hyp": options.hyp, "imgsz": options.imgsz, "batch_size": options.batch_size,
             "device": options.device, "workers": options.workers, "seed": options.seed, "project": str(self.folder),
-            "name": self.places[step].name, "exist_ok": True, "cache": None if options.cache == "none" else options.cache,
+            "name": self.places[step].name, "exist_ok": True,
+            "cache": None if options.cache == "none" else options.cache,
             "resume": str(unfinished) if resumable(unfinished) else False,
         }  # fmt: skip
         if command(build(options_class, **common, **keywords)) is None:

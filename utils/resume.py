@@ -14,6 +14,7 @@ from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, atomic_path, read_yaml
 from utils.log import LOGGER
 
+FOLLOWS_CHECKPOINT = ("resume", "hyp", "project", "name", "exist_ok")  # given by where the checkpoint lies
 STILL_OPEN = ("device", "workers")  # options that may change when a run is resumed
 SomeOptions = TypeVar("SomeOptions", bound=TrainOptions)
 
@@ -46,7 +47,7 @@ def resume_options(options: SomeOptions) -> tuple[SomeOptions, Path]:
     lost = [
         f"--{name.replace('_', '-')}"
         for name, value in vars(options).items()
-        if name not in ("resume", "hyp", *STILL_OPEN) and value not in (own[name], saved.get(name))
+        if name not in (*FOLLOWS_CHECKPOINT, *STILL_OPEN) and value not in (own[name], saved.get(name))
     ]
     if lost:
         raise InputError(f"--resume continues with the options of {run_folder}/opt.yaml: leave out {', '.join(lost)}")
