@@ -7,20 +7,36 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import train
 from models.loading import load_checkpoint
+from models.yolo import DetectionModel
 from prune_tools import pipeline
 from prune_tools.comparison import Row, as_text
+from utils.checkpoint import save_checkpoint
 from utils.config import build
 from utils.errors import InputError
 from utils.files import ROOT, read_yaml
 
 
+def varied_weights(folder: Path) -> Path:
+    """A checkpoint whose gammas differ: a few steps of training do not make them."""
+    path = folder.parent / "varied.pt"
+    if not path.exists():
+        torch.manual_seed(0)
+        model = DetectionModel(ROOT / "models/yolov5n_mask.yaml")
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.1, 1.0)
+        save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None}, path)
+    return path
+
+
 def options(tiny_dataset: Path, folder: Path, **changes) -> pipeline.PipelineOptions:
     """A pipeline of one epoch each on small drawings."""
     common = {
-        "data": str(tiny_dataset), "cfg": str(ROOT / "models/yolov5n_mask.yaml"), "imgsz": 64, "batch_size": 4,
+        "data": str(tiny_dataset), "weights": str(varied_weights(folder)), "imgsz": 64, "batch_size": 4,
         "base_epochs": 1, "sparse_epochs": 1, "finetune_epochs": 2, "device": "cpu", "workers": 0, "cache": "none",
         "project": str(folder),
     }  # fmt: skip
@@ -44,8 +60,6 @@ def test_it_ends_with_a_table_and_pictures(finished):
 
 
 def test_the_last_model_is_pruned_and_rebuilds_from_its_yaml(finished):
-    from models.yolo import DetectionModel
-
     tuned = load_checkpoint(finished / "finetuned/weights/best.pt")["model"].float()
     rebuilt = DetectionModel(finished / "pruned/pruned_model.yaml")
     shapes = {name: value.shape for name, value in tuned.state_dict().items()}
