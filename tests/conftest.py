@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from utils.files import ROOT, write_yaml
+from utils.log import LOGGER
 
 TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # height, width
 TINY_COLOURS = ((40, 60, 220), (220, 120, 40))  # BGR of class 0, a disc, and class 1, a square
@@ -21,6 +23,15 @@ def one_thread() -> None:
     """Compute on one thread, here and in started commands: small tensors gain nothing from more, and wait for them."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def untouched_logger() -> Iterator[None]:
+    """Undo what a command's logging set-up changes, so that the next test can listen."""
+    before = LOGGER.propagate, LOGGER.level, list(LOGGER.handlers)
+    yield
+    LOGGER.propagate, LOGGER.handlers = before[0], before[2]
+    LOGGER.setLevel(before[1])
 
 
 @pytest.fixture(scope="session")
