@@ -17,6 +17,8 @@ from utils.errors import InputError
 class Sum(nn.Module):
     """Sum of several maps, optionally weighted by learned factors of 0 to 2 (Tan et al., 2020)."""
 
+    w: nn.Parameter
+
     def __init__(self, n: int, weight: bool = False):
         super().__init__()
         self.weight, self.iter = weight, range(n - 1)
