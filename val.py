@@ -244,6 +244,8 @@ def evaluate(
     import torch
     from tqdm import tqdm
 
+    from utils.engine import tqdm_is_quiet
+
     training = compute_loss is not None
     was_training = model.training
     caller = model.eval()
@@ -251,7 +253,7 @@ def evaluate(
         model = copy.deepcopy(model).half()  # the caller's weights are not rounded
     evaluation = Evaluation(model, options, names, folder, plots)
     header = "%20s" + "%11s" * 6
-    if not training or not tqdm_hidden():
+    if not training or not tqdm_is_quiet():
         LOGGER.info(header, *HEADER)
     callbacks.run("on_val_start")
     with torch.no_grad():
@@ -273,13 +275,6 @@ def evaluate(
     caller.train(was_training)
     losses = (evaluation.loss / max(len(loader), 1)).tolist()
     return (*metrics.mean(), *losses), metrics.ap_by_class(len(names)), milliseconds
-
-
-def tqdm_hidden() -> bool:
-    """Whether progress bars (and, in training, their header) are hidden because stderr is no terminal."""
-    from utils.engine import tqdm_is_quiet
-
-    return tqdm_is_quiet()
 
 
 def main(options: ValOptions) -> None:

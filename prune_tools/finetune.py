@@ -18,10 +18,10 @@ if __name__ == "__main__":
 import train
 from utils.cli import run_command
 from utils.config import TrainOptions, build, option, parse
-from utils.errors import MissingFileError
-from utils.files import ROOT
+from utils.files import ROOT, newest_file
 from utils.log import LOGGER
 
+REMEDY = "run prune_tools/prune.py first, or name it with --weights"
 NEXT_STEP = (
     "Next: python val.py --weights {best} --data {data} --imgsz {imgsz}"
     "\n  or: python detect.py --weights {best} --source IMAGES --imgsz {imgsz}"
@@ -36,20 +36,10 @@ class FinetuneOptions(TrainOptions):
     epochs: int = option(100, "number of epochs")
 
 
-def newest_pruned_model(folder: Path) -> Path:
-    """The pruned_model.pt below ``folder`` that was written last. Raises MissingFileError if there is none."""
-    found = sorted(folder.glob("**/pruned_model.pt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise MissingFileError(
-            f"no pruned_model.pt below {folder}: run prune_tools/prune.py first, or name it with --weights"
-        )
-    return found[-1]
-
-
 def main(options: FinetuneOptions) -> Any:
     """Fine-tune; returns what train.main returns."""
     if not options.weights and not options.resume:
-        options.weights = str(newest_pruned_model(ROOT / "runs/val"))
+        options.weights = str(newest_file(ROOT / "runs/val", "pruned_model.pt", REMEDY))
         LOGGER.info(f"Fine-tuning the newest pruned model, {options.weights}")
     return train.main(options, next_step=NEXT_STEP)
 

@@ -63,6 +63,14 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
     return wanted
 
 
+def newest_file(folder: Path, pattern: str, remedy: str) -> Path:
+    """The file below ``folder`` matching ``pattern`` that was written last. Raises MissingFileError with the remedy."""
+    found = max(folder.glob(f"**/{pattern}"), key=lambda path: path.stat().st_mtime, default=None)
+    if found is None:
+        raise MissingFileError(f"no {pattern} below {folder}: {remedy}")
+    return found
+
+
 def read_yaml(path: str | Path) -> Any:
     """Read a YAML file with the safe loader; undecodable bytes are ignored. Raises InputError in one line."""
     import yaml

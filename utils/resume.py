@@ -11,10 +11,11 @@ import torch
 
 from utils.config import TrainOptions, build
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT, atomic_path, read_yaml
+from utils.files import ROOT, atomic_path, newest_file, read_yaml
 from utils.log import LOGGER
 
 FOLLOWS_CHECKPOINT = ("resume", "hyp", "project", "name", "exist_ok")  # given by where the checkpoint lies
+REMEDY = "name the checkpoint, --resume RUN/weights/last.pt"
 STILL_OPEN = ("device", "workers")  # options that may change when a run is resumed
 SomeOptions = TypeVar("SomeOptions", bound=TrainOptions)
 
@@ -23,19 +24,11 @@ if TYPE_CHECKING:
     from utils.optim import EarlyStopping
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    """The last*.pt below ``folder`` that was written most recently. Raises MissingFileError if there is none."""
-    found = sorted(folder.glob("**/last*.pt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise MissingFileError(
-            f"--resume found no last.pt below {folder}: name the checkpoint, --resume RUN/weights/last.pt"
-        )
-    return found[-1]
-
-
 def resume_options(options: SomeOptions) -> tuple[SomeOptions, Path]:
     """The options of the interrupted run, and its folder; of this call's flags only --device counts beside them."""
-    checkpoint = Path(options.resume) if isinstance(options.resume, str) else newest_checkpoint(ROOT / "runs")
+    checkpoint = (
+        Path(options.resume) if isinstance(options.resume, str) else newest_file(ROOT / "runs", "last*.pt", REMEDY)
+    )
     run_folder = checkpoint.resolve().parent.parent
     if not checkpoint.is_file() or not (run_folder / "opt.yaml").is_file():
         raise MissingFileError(f"--resume needs RUN/weights/last.pt beside RUN/opt.yaml, got {checkpoint}")
