@@ -58,6 +58,9 @@ class TrainingState:
     multi_scale: bool = False
     plots: bool = True
     writer: Any = None  # TensorBoard's SummaryWriter, None when it is not written
+    grade: float = 0.0  # of the latest epoch, set by plug-ins: best.pt is the fittest epoch of the highest grade
+    best_grade: float = 0.0
+    plugins: dict[str, Any] = field(default_factory=dict)  # plain values that plug-ins find again when resumed
     epoch: int = 0
     last_step: int = -1  # global batch index of the last optimizer step
     pending_batches: int = 0  # batches whose gradients the next optimizer step will apply

@@ -65,6 +65,8 @@ def snapshot(state: TrainingState, stopper: EarlyStopping) -> dict[str, Any]:
         "scaler": state.scaler.state_dict(),
         "last_step": state.last_step,
         "accumulate": state.accumulate,
+        "best_grade": state.best_grade,
+        "plugins": state.plugins,
         "stopper": (stopper.best_fitness, stopper.best_epoch, stopper.possible_stop),
     }
 
@@ -98,6 +100,7 @@ def restore(checkpoint: dict[str, Any], state: TrainingState, stopper: EarlyStop
         _restore_generators(saved, state)
         state.scaler.load_state_dict(saved["scaler"]) if saved["scaler"] else None
         state.last_step, state.accumulate = saved["last_step"], saved["accumulate"]
+        state.best_grade, state.plugins = saved.get("best_grade", 0.0), saved.get("plugins", {})
         stopper.best_fitness, stopper.best_epoch, stopper.possible_stop = saved["stopper"]
     return epoch + 1, float(checkpoint.get("best_fitness") or 0.0)
 
