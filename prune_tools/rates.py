@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -86,11 +87,13 @@ class Course:
 
 def remaining_path(state: TrainingState, first: int, last: int, schedule: bool) -> tuple[float, float]:
     """Path of the epochs ``first`` to ``last - 1``, and its push at rate 1, decaying as published if ``schedule``."""
-    group = state.optimizer.param_groups[NORMS]
-    per_batch = group["initial_lr"] / (1 - state.hyp["momentum"] * ("momentum" in group))
+    group, momentum = state.optimizer.param_groups[NORMS], state.hyp["momentum"]
     path = push = 0.0
     for epoch in range(first, last):
-        part = per_batch * state.learning_rate_factor(epoch) * len(state.loader)
+        warm = np.minimum((np.arange(len(state.loader)) + epoch * len(state.loader)) / state.warmup_batches, 1)
+        momenta = state.hyp["warmup_momentum"] * (1 - warm) + momentum * warm if "momentum" in group else 0 * warm
+        rate = group["initial_lr"] * state.learning_rate_factor(max(epoch - 1, 0))  # they follow one epoch late
+        part = float((rate * warm / (1 - momenta)).sum())
         path += part
         push += part * (decayed(1.0, epoch, state.epochs) if schedule else 1.0)
     return path, push
