@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 FIRST_JUDGEMENT = 0.1  # share of the run before which a projection is not worth a warning
+ROUNDING = 0.002  # of shares: whole channels, and those that half precision moves over the limit
 MAP50 = 5  # its place among the values of on_fit_epoch_end
 
 
@@ -59,8 +60,8 @@ class SparsityPenalty:
         self.settings = settings
         self.active = settings.sr != 0
         self.automatic = settings.sr == AUTO and settings.penalty != "polarize"
-        self.rate = 0.0 if isinstance(settings.sr, str) else settings.sr  # at the start of the published schedule
-        self.best_map, self.verdict = settings.base_map, ""
+        self.rate = 0.0  # at the start of the published schedule
+        self.best_map, self.verdict = 0.0, ""
         self.polarizer: Polarizer | None = None
         self.batches = 0  # that the optimizer step under way applies
         self.share = 0.0  # of small gammas in the averaged model, after the latest epoch
@@ -71,7 +72,9 @@ class SparsityPenalty:
 
     def register(self, callbacks: Callbacks) -> None:
         """Hang the penalty and its reports on the hooks of a run."""
-        for hook in ("on_training_ready", "on_before_optimizer_step", "on_train_epoch_end", "on_fit_epoch_end"):
+        for hook in (
+            "on_training_ready", "on_before_optimizer_step", "on_train_epoch_end", "on_fit_epoch_end", "on_train_end",
+        ):  # fmt: skip
             callbacks.register_action(hook, name="sparsity", callback=getattr(self, hook))
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
@@ -84,6 +87,8 @@ class SparsityPenalty:
         self.average = self.gammas.twin(state.ema.ema)
         start = self.gammas.magnitudes()
         self.course = Course(start, start)
+        self.rate = 0.0 if isinstance(settings.sr, str) else settings.sr
+        self.best_map, self.verdict = settings.base_map, ""
         if settings.penalty == "polarize" and self.active:
             self.polarizer = Polarizer(self.gammas, settings.target_share, state.epochs, len(state.loader))
         if self.automatic:
@@ -145,6 +150,19 @@ class SparsityPenalty:
                 "the penalty holds back until it has recovered"
             )
         self.state.plugins["sparsity"] = self._state_dict()
+
+    def on_train_end(self, *_: Any) -> None:
+        """Say what best.pt is."""
+        wanted, reached = self.settings.target_share, self.state.best_grade
+        if not self.active:
+            return
+        if reached > wanted - ROUNDING:
+            LOGGER.info(f"best.pt is the best of the epochs in which {wanted:.0%} of the prunable channels are small")
+        else:
+            LOGGER.warning(
+                f"no epoch has reached {wanted:.0%} small gammas; best.pt is the sparsest, with {reached:.1%}: prune no "
+                "more than that, or train longer, with a higher --sr or a larger --max-map-loss"
+            )
 
     # -- the rate ------------------------------------------------------------------------------------------------------
 

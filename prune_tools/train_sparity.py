@@ -26,6 +26,7 @@ from utils.errors import InputError
 from utils.log import LOGGER
 
 BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
+MAX_MAP_LOSS = 0.03  # of mAP50, where --max-map-loss is not given
 PENALTIES = ("l1", "prox", "polarize")
 SCOPES = ("seed", "all")
 AUTO = "auto"
@@ -61,7 +62,9 @@ class SparseOptions(TrainOptions):
     )
     scope: str = option("seed", "channels to act on: those of the original tools, or coupled ones too", choices=SCOPES)
     target_share: float = option(0.4, "wanted share of nearly zero gammas at the end, in (0, 1)")
-    max_map_loss: float = option(0.03, "with auto: hold back while mAP50 is further than this below the start's")
+    max_map_loss: float | None = option(
+        None, "with auto: hold back while mAP50 is further than this below the start's; default: 0.03", type=float
+    )
 
     def __post_init__(self) -> None:
         """Refuse impossible rates, beside what train.py refuses, and fill in what depends on the penalty."""
@@ -76,11 +79,12 @@ class SparseOptions(TrainOptions):
         for flag, value in (("--sr", 0 if self.sr == AUTO else self.sr), ("--sr-beta", self.sr_beta)):
             if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1e3):
                 raise InputError(f"{flag} must be a number of at least 0{', or auto' * (flag == '--sr')}, got {value}")
-        if not 0 < self.target_share < 1 or not 0 <= self.max_map_loss <= 1:
-            raise InputError(
-                "--target-share must lie in (0, 1) and --max-map-loss in [0, 1], "
-                f"got {self.target_share} and {self.max_map_loss}"
-            )
+        if not 0 < self.target_share < 1:
+            raise InputError(f"--target-share must lie in (0, 1), got {self.target_share}")
+        if self.max_map_loss is not None and not 0 <= self.max_map_loss <= 1:
+            raise InputError(f"--max-map-loss must lie in [0, 1], got {self.max_map_loss}")
+        if self.max_map_loss is not None and self.sr != AUTO:
+            raise InputError("--max-map-loss needs a rate that can give way: add --sr auto, or leave it out")
         if self.penalty == "polarize" and self.sr not in (AUTO, 0):
             raise InputError(
                 f"--penalty polarize brings the chosen gammas to zero at its own pace, it takes no --sr {self.sr:g}: "
@@ -98,7 +102,7 @@ def start_map(options: SparseOptions) -> float:
 
     if not options.weights:
         return 0.0
-    LOGGER.info(f"Measuring {options.weights}, which the penalty must not fall short of by {options.max_map_loss:g}...")
+    LOGGER.info(f"Measuring {options.weights}, the start that the penalty is measured against...")
     with TemporaryDirectory() as folder:
         try:
             results, _, _ = val.run(
@@ -121,7 +125,8 @@ def make_penalty(options: SparseOptions) -> Any:
     watched = options.sr == AUTO and not options.resume  # a resumed run remembers
     settings = PenaltySettings(
         options.penalty, options.sr, default_beta if options.sr_beta is None else options.sr_beta, options.scope,
-        options.target_share, options.max_map_loss, start_map(options) if watched else 0.0,
+        options.target_share, MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
+        start_map(options) if watched else 0.0,
     )  # fmt: skip
     return SparsityPenalty(settings)
 

@@ -100,7 +100,8 @@ def stub_state(network: DetectionModel, **changes) -> SimpleNamespace:
     """What the penalty needs of a run: SGD without momentum, ten batches per epoch."""
     optimizer = torch.optim.SGD([parameter for parameter in network.parameters() if parameter.ndim == 1], lr=0.1)
     optimizer.param_groups[0]["initial_lr"] = 0.1
-    optimizer.param_groups = [{"params": []}, {"params": []}, *optimizer.param_groups]  # biases, weights, norms
+    norms = optimizer.param_groups[0]
+    optimizer.param_groups = [{**norms, "params": []}, {**norms, "params": []}, norms]  # biases, weights, norms
     state = {
         "model": network, "ema": SimpleNamespace(ema=network), "optimizer": optimizer, "epochs": 10, "epoch": 0,
         "loader": [None] * 10, "learning_rate_factor": lambda epoch: 1.0, "warmup_batches": 1, "plugins": {},
@@ -282,7 +283,7 @@ def test_a_rate_that_misses_the_share_is_announced(run_options, caplog, monkeypa
 
 
 def test_automatic_rate_reaches_the_share(run_options, tmp_path):
-    train_sparity.main(run_options(penalty="prox", sr="auto", target_share=0.5, epochs=12, max_map_loss=1.0))
+    train_sparity.main(run_options(penalty="prox", sr="auto", target_share=0.5, epochs=12))
     small = final_gammas(tmp_path / "exp/weights/best.pt").magnitudes() < 0.01
     assert float(small.float().mean()) > 0.4
 
@@ -294,7 +295,8 @@ def test_automatic_rate_reaches_the_share(run_options, tmp_path):
         ({"scope": "some"}, "--scope one of"),
         ({"sr": "fast"}, "--sr must be a number of at least 0, or auto"),
         ({"target_share": 1.0}, "--target-share"),
-        ({"max_map_loss": -0.1}, "--max-map-loss"),
+        ({"max_map_loss": -0.1, "sr": "auto"}, "--max-map-loss must lie"),
+        ({"max_map_loss": 0.1}, "add --sr auto"),
         ({"penalty": "polarize", "sr": 0.1}, "takes no --sr 0.1"),
         ({"sr": "auto", "noval": True}, "leave --noval out"),
     ],
@@ -310,3 +312,41 @@ def test_defaults_are_the_published_ones():
     assert train_sparity.make_penalty(options).settings.sr_beta == pytest.approx(0.005)
     assert train_sparity.make_penalty(build(SparseOptions, penalty="prox")).settings.sr_beta == 0
     assert build(SparseOptions, penalty="polarize").sr == "auto"
+
+
+def test_the_start_weights_are_measured(run_options, tmp_path, tiny_dataset, network):
+    """Weights of the data set's classes give their mAP50, others none, and the penalty still starts."""
+    import val
+    from utils.checkpoint import save_checkpoint
+
+    network.names = ["disc", "square"]
+    save_checkpoint({"model": network, "epoch": -1, "optimizer": None}, tmp_path / "two.pt")
+    options = run_options(weights=str(tmp_path / "two.pt"), penalty="polarize")
+    expected = val.run(
+        str(tiny_dataset), str(tmp_path / "two.pt"), imgsz=64, batch_size=8, device="cpu", workers=0, plots=False,
+        save_dir=tmp_path,
+    )[0][2]  # fmt: skip
+    assert train_sparity.make_penalty(options).settings.base_map == expected
+    three = tmp_path / "three.yaml"
+    three.write_text(
+        f"path: {tiny_dataset.parent}\ntrain: images/train\nval: images/val\nnames: [a, b, c]\n", encoding="utf-8"
+    )
+    options.data = str(three)
+    assert train_sparity.start_map(options) == 0.0
+
+
+def test_automatic_penalties_give_way_when_the_map_falls(gammas, network):
+    state = stub_state(network)
+    plug_in = SparsityPenalty(PenaltySettings("prox", sr="auto", base_map=0.8, max_map_loss=0.03))
+    plug_in.on_training_ready(state)
+    start = plug_in.rate
+    for precision, lowest, highest in ((0.79, start, 2 * start), (0.76, 0, start)):
+        plug_in.rate = start
+        plug_in.on_fit_epoch_end([0.0] * 5 + [precision], epoch=0)
+        assert lowest <= plug_in.rate <= highest
+    assert plug_in.rate == pytest.approx(start / 2)
+    polarized = SparsityPenalty(PenaltySettings("polarize", sr="auto", base_map=0.8, max_map_loss=0.03))
+    polarized.on_training_ready(state := stub_state(network))
+    for precision, held in ((0.76, True), (0.78, False)):
+        polarized.on_fit_epoch_end([0.0] * 5 + [precision], epoch=0)
+        assert polarized.polarizer.held is held
