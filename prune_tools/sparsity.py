@@ -160,8 +160,8 @@ class SparsityPenalty:
             LOGGER.info(f"best.pt is the best of the epochs in which {wanted:.0%} of the prunable channels are small")
         else:
             LOGGER.warning(
-                f"no epoch has reached {wanted:.0%} small gammas; best.pt is the sparsest, with {reached:.1%}: prune no "
-                "more than that, or train longer, with a higher --sr or a larger --max-map-loss"
+                f"no epoch has reached {wanted:.0%} small gammas; best.pt is the sparsest, with {reached:.1%}: prune "
+                "no more than that, or train longer, with a higher --sr or a larger --max-map-loss"
             )
 
     # -- the rate ------------------------------------------------------------------------------------------------------
