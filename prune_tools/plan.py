@@ -59,6 +59,19 @@ def check_percent(percent: float) -> float:
     return percent
 
 
+def order_zeros(scores: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """``scores`` with the exact zeros in an order, below zero: any of them may go, so the first ones do.
+
+    Otherwise a model with more zeros than are to be removed would have a threshold of 0, which all channels reach.
+    """
+    ordered, zeros_left = {}, sum(int((values == 0).sum()) for values in scores.values())
+    for name, values in scores.items():
+        zero = values == 0
+        ordered[name] = torch.where(zero, zero.cumsum(0) - zeros_left - 1, values)
+        zeros_left -= int(zero.sum())
+    return ordered
+
+
 def plan_by_percent(
     groups: Sequence[ChannelGroup], scores: Mapping[str, torch.Tensor], percent: float, min_channels: int = 1
 ) -> Plan:
@@ -74,6 +87,7 @@ def plan_by_percent(
         )
     if not groups:
         raise InputError("there are no prunable layers to plan for")
+    scores = order_zeros({group.name: scores[group.name] for group in groups})
     ranked = torch.cat([scores[group.name] for group in groups]).sort().values
     threshold = ranked[int(len(ranked) * percent)]
     kept, capped, floors = {}, {}, []
@@ -88,4 +102,4 @@ def plan_by_percent(
             passed[descending.indices[:floor]] = True
         kept[group.name] = passed.nonzero().flatten()
     reachable = int((ranked <= torch.stack(floors).min()).sum()) - 1  # the last rank whose value caps nothing
-    return Plan(kept, percent, float(threshold), min_channels, capped, reachable / len(ranked))
+    return Plan(kept, percent, max(float(threshold), 0.0), min_channels, capped, reachable / len(ranked))
