@@ -7,7 +7,6 @@ groups' counts, exact, and a plan's cost takes microseconds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +45,7 @@ class Polynomial:
         return float(self.constant + counts @ self.linear + self.factors @ (first * second))
 
     def slope(self, counts: np.ndarray) -> np.ndarray:
-        """What one channel of each group costs (groups,), all other counts unchanged and its own second order left out."""
+        """What one more channel of each group costs (groups,), to first order, all other counts unchanged."""
         first, second = self.fixed + self.shares @ counts
         return self.linear + (self.factors * second) @ self.shares[0] + (self.factors * first) @ self.shares[1]
 
@@ -142,9 +141,9 @@ class CostModel:
 
 def readable(quantity: str, cost: float) -> str:
     """``0.893 M parameters``, ``2.41 GFLOPs`` or ``12.3 ms``."""
-    if quantity == "latency":
-        return f"{cost:.3g} ms"
-    if quantity == "flops":
-        return f"{cost / 1e9:.3g} GFLOPs"
-    digits = max(0, 3 - int(math.log10(max(cost, 1) / 1e6))) if cost >= 1e6 else 4
-    return f"{cost / 1e6:.{digits}g} M parameters"
+    number, unit = {
+        "params": (cost / 1e6, "M parameters"),
+        "flops": (cost / 1e9, "GFLOPs"),
+        "latency": (cost, "ms"),
+    }[quantity]
+    return f"{number:.3g} {unit}"

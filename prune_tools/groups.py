@@ -12,10 +12,12 @@ read at four places of the same convolution.
 from __future__ import annotations
 
 import argparse
+import difflib
+import fnmatch
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -161,6 +163,35 @@ def select_groups(groups: Iterable[ChannelGroup], scope: str = "seed") -> list[C
         hint = f"({'; '.join(reasons[:3])})" if has_norms else "(no batch norm: is the model fused, or quantised?)"
         raise InputError(f"this model has no prunable layers {hint}: give an unfused detection checkpoint")
     return chosen
+
+
+def protect(groups: Iterable[ChannelGroup], model: nn.Module, patterns: Iterable[str]) -> list[ChannelGroup]:
+    """The groups again, those that a layer named by a pattern makes or scales with a reason to stay whole.
+
+    Args:
+        patterns: module paths of ``model`` with shell wildcards; a path stands for all that is below it.
+
+    Raises:
+        InputError: a pattern that fits no module, naming close paths.
+    """
+    groups, modules = list(groups), [path for path, _ in model.named_modules() if path]
+    for pattern in patterns:
+        matched = set(fnmatch.filter(modules, pattern))
+        if not matched:
+            close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
+            hint = f"did you mean {', '.join(close)}?" if close else "prune_tools/groups.py lists the layers"
+            raise InputError(f"--skip {pattern!r} fits no layer of this model: {hint}")
+
+        def fits(path: str, matched: set[str] = matched) -> bool:
+            return any(path == whole or path.startswith(whole + ".") for whole in matched)
+
+        groups = [
+            replace(group, reason=f"protected by --skip {pattern}")
+            if not group.reason and any(fits(member.path) for member in group.members if member.role != "input")
+            else group
+            for group in groups
+        ]
+    return groups
 
 
 def prunable_norms(model: nn.Module, scope: str = "seed") -> dict[str, nn.BatchNorm2d]:

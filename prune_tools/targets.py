@@ -227,6 +227,9 @@ class TargetPlanner:
             text += f" ({1 - reached / budget:.1%} below it: the closest possible within the limits)"
         whole = {name: self.costs(name, self.costs.sizes) for name in costs}
         changes = [
-            f"{readable(name, cost)} ({cost / whole[name] - 1:+.1%})" for name, cost in costs.items() if name != quantity
+            f"{readable(name, cost)} ({cost / whole[name] - 1:+.1%})"
+            for name, cost in costs.items()
+            if name != quantity
         ]
-        return f"{text}, {reached / present - 1:+.1%}; {', '.join(changes)}; {plan.percent:.1%} of the prunable channels go"
+        changes.append(f"{plan.percent:.1%} of the prunable channels go")
+        return f"{text}, {reached / present - 1:+.1%}; {'; '.join(changes)}"
