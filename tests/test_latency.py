@@ -46,7 +46,8 @@ def test_every_runtime_computes_the_boxes(runtime):
     values = next(iter(result.values())) if runtime == "openvino" else result[0]
     with torch.no_grad():
         expected = model.eval()(torch.zeros(1, 3, 64, 64))[0]
-    assert torch.allclose(torch.as_tensor(values), expected, rtol=1e-3, atol=1e-3)
+    # OpenVINO computes in bfloat16 where the processor can
+    assert torch.allclose(torch.as_tensor(values), expected, rtol=0.02, atol=0.05)
 
 
 @pytest.mark.parametrize("runtime, package", [("onnxruntime", "onnxruntime"), ("openvino", "openvino")])
