@@ -126,7 +126,7 @@ def make_plan(
     batches: Any = ()
     if options.score in NEEDS_IMAGES:
         network = with_hyperparameters(model, image_size)
-        batches = training_batches(data, image_size, batch_size, options.score_images, int(max(model.stride)))
+        batches = labelled_batches(data, image_size, batch_size, options.score_images, int(max(model.stride)))
     scores = score_channels(options.score, Material(network, batches), groups)
     target = options.target()
     if target is None:
@@ -191,7 +191,7 @@ def with_hyperparameters(model: DetectionModel, image_size: int) -> DetectionMod
     return copy
 
 
-def training_batches(
+def labelled_batches(
     data: str, image_size: int, batch_size: int, count: int, stride: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """About ``count`` images of the training split, as (images (B, 3, H, W) in 0..1, labels (T, 6)), without

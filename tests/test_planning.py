@@ -8,7 +8,7 @@ import pytest
 
 from models.yolo import DetectionModel
 from prune_tools.groups import find_groups, protect
-from prune_tools.planning import PlanOptions, make_plan, training_batches, with_hyperparameters
+from prune_tools.planning import PlanOptions, make_plan, labelled_batches, with_hyperparameters
 from prune_tools.tracing import trace_model
 from prune_tools.yolo_pruned import prune_model
 from tests.pruning_networks import thin
@@ -132,11 +132,11 @@ def test_taylor_scores_from_training_images(nano, tiny_dataset):
     assert any(plan.kept[group.name].tolist() != by_gamma.kept[group.name].tolist() for group in groups)
 
 
-def test_training_batches(tiny_dataset):
-    batches = list(training_batches(str(tiny_dataset), 64, 4, 6, 32))
+def test_labelled_batches(tiny_dataset):
+    batches = list(labelled_batches(str(tiny_dataset), 64, 4, 6, 32))
     assert [images.shape for images, _ in batches] == [(4, 3, 64, 64)] * 2
     assert all(images.min() >= 0 and images.max() <= 1 and labels.shape[1] == 6 for images, labels in batches)
-    again = list(training_batches(str(tiny_dataset), 64, 4, 6, 32))
+    again = list(labelled_batches(str(tiny_dataset), 64, 4, 6, 32))
     assert all((first == second).all() for (first, _), (second, _) in zip(batches, again, strict=True))
 
 
