@@ -8,7 +8,7 @@ import pytest
 
 from models.yolo import DetectionModel
 from prune_tools.groups import find_groups, protect
-from prune_tools.planning import PlanOptions, make_plan, labelled_batches, with_hyperparameters
+from prune_tools.planning import PlanOptions, labelled_batches, make_plan, with_hyperparameters
 from prune_tools.tracing import trace_model
 from prune_tools.yolo_pruned import prune_model
 from tests.pruning_networks import thin

@@ -13,8 +13,8 @@ from torch import nn
 
 from models.yolo import DetectionModel
 from prune_tools.costs import CostModel
-from prune_tools.groups import ChannelGroup, find_groups, select_groups
 from prune_tools.folding import fold_constants
+from prune_tools.groups import ChannelGroup, find_groups, select_groups
 from prune_tools.tracing import trace_model
 from prune_tools.yolo_pruned import build_from_yaml, largest_difference, mask_model, prune_model
 from tests.pruning_networks import pad_by_repetition, random_images, random_plan, with_random_norms
@@ -23,7 +23,14 @@ from utils.model_info import count_parameters, gflops
 WIDTHS = st.sampled_from([8, 12, 16])
 KERNELS = st.sampled_from([1, 3])
 
-FEW = settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],  # shrinking would take minutes
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @st.composite
