@@ -206,11 +206,13 @@ def prunable_norms(model: nn.Module, scope: str = "seed") -> dict[str, nn.BatchN
 
 
 def describe(groups: Iterable[ChannelGroup], scope: str = "all") -> str:
-    """The groups as readable text: channels, producers, norms, readers, and why a group stays whole."""
+    """The groups as readable text: channels, producers, norms, readers, whether shortcuts couple them, and why a group
+    stays whole."""
     lines = []
     for group in groups:
         why = group.exclusion(scope)
-        lines.append(f"{group.name}: {group.size} channels" + (f", left whole: {why}" if why else ""))
+        coupled = f", {len(group.producers)} layers go together" if len(group.producers) > 1 and not why else ""
+        lines.append(f"{group.name}: {group.size} channels{coupled}" + (f", left whole: {why}" if why else ""))
         parts: Mapping[str, list[Member]] = {
             "made by": group.producers,
             "scaled by": group.norms,
@@ -218,6 +220,18 @@ def describe(groups: Iterable[ChannelGroup], scope: str = "all") -> str:
         }
         lines += [f"    {title:<9} {', '.join(map(str, members))}" for title, members in parts.items() if members]
     return "\n".join(lines)
+
+
+def left_whole(groups: Iterable[ChannelGroup], scope: str) -> str:
+    """One line for each reason why normalised channels stay in ``scope``, naming up to four groups; '' without any."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for group in groups:
+        if group.norms and group.exclusion(scope):
+            reasons[group.exclusion(scope)].append(group.name)
+    return "\n".join(
+        f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}: {why}"
+        for why, names in reasons.items()
+    )
 
 
 def main() -> None:
@@ -242,6 +256,8 @@ def main() -> None:
     free = sum(group.size for group in groups if not group.exclusion(options.scope))
     total = sum(group.size for group in groups if group.norms)
     print(describe(groups, options.scope))
+    whole = left_whole(groups, options.scope)
+    print(f"Left whole:\n{whole}" if whole else "Nothing but the image and the head's outputs is left whole")
     print(f"{len(groups)} groups; {free} of {total} normalised channels can be pruned in scope {options.scope}")
 
 

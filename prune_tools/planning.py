@@ -110,7 +110,7 @@ def make_plan(
     Raises:
         InputError: nothing can be pruned, a target that cannot be reached, a pattern without a match.
     """
-    from prune_tools.groups import find_groups, protect, select_groups
+    from prune_tools.groups import find_groups, left_whole, protect, select_groups
     from prune_tools.importance import NEEDS_IMAGES, Material, score_channels
     from prune_tools.plan import plan_by_percent
 
@@ -137,22 +137,6 @@ def make_plan(
     LOGGER.info(plan.summary())
     warn_of_large_gammas(model, groups, plan)
     return groups, plan
-
-
-def _left_whole(groups: Sequence[ChannelGroup], options: PlanOptions) -> str:
-    """What stays whole and why, in words; the head's outputs and the image go without saying."""
-    reasons: dict[str, list[str]] = {}
-    for group in groups:
-        why = group.exclusion(options.scope)
-        if why and group.norms:
-            reasons.setdefault(why, []).append(group.name)
-    if not reasons:
-        return ""
-    lines = [
-        f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}: {why}"
-        for why, names in reasons.items()
-    ]
-    return "; left whole:\n    " + "\n    ".join(lines)
 
 
 def _plan_for(

@@ -24,7 +24,7 @@ WIDTHS = st.sampled_from([8, 12, 16])
 KERNELS = st.sampled_from([1, 3])
 
 FEW = settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     database=None,
@@ -111,10 +111,8 @@ def test_pruned_equals_masked_at_the_cost_foretold(config, seed):
     costs = CostModel(full, trace, groups).of_plan(plan)
     assert costs["params"] == pytest.approx(count_parameters(pruned), abs=1e-3)
     assert costs["flops"] == pytest.approx(1e9 * gflops(pruned, 640), rel=1e-9)
-    again = find_groups(pruned)
-    assert sum(group.size for group in again if group.norms) == sum(
-        norm.num_features for norm in pruned.modules() if isinstance(norm, nn.BatchNorm2d)
-    )
+    scaled = sum(len(member.indices) for group in find_groups(pruned) for member in group.norms)  # it can be cut again
+    assert scaled == sum(norm.num_features for norm in pruned.modules() if isinstance(norm, nn.BatchNorm2d))
 
 
 @FEW
