@@ -119,9 +119,10 @@ def make_plan(
     found = protect(find_groups(model, trace), model, options.skip)
     groups = select_groups(found, options.scope)
     channels = sum(group.size for group in groups)
-    LOGGER.info(
-        f"{channels} prunable channels in {len(groups)} layers, scope {options.scope}{_left_whole(found, options)}"
-    )
+    LOGGER.info(f"{channels} prunable channels in {len(groups)} layers, scope {options.scope}")
+    whole = left_whole(found, options.scope)
+    if whole:
+        LOGGER.info(f"Left whole:\n{whole}")
     network = model
     batches: Any = ()
     if options.score in NEEDS_IMAGES:
