@@ -48,7 +48,7 @@ class FinetuneOptions(TrainOptions):
         "", f"schedule; default: {DEFAULT}, or {PUBLISHED} with a --hyp of your own", choices=list(RECIPES)
     )
     teacher: str = option("", "checkpoint of the unpruned model, whose outputs become soft targets; default: none")
-    teacher_gain: float = option(1.0, "weight of the distance to the teacher beside the loss of the labels")
+    teacher_gain: float = option(2.0, "weight of the distance to the teacher beside the loss of the labels")
 
     def __post_init__(self) -> None:
         """Refuse an impossible gain, beside what train.py refuses."""

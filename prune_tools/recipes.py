@@ -67,7 +67,14 @@ class Recipe:
 
 RECIPES = {
     "v6.2": Recipe("hyp.scratch-low.yaml", "SGD"),
-    "short": Recipe("hyp.finetune-pruned.yaml", "AdamW", every_batch=True, average_epochs=1.0, longest_warmup=0.1),
+    "short": Recipe(
+        "hyp.finetune-pruned.yaml",
+        "AdamW",
+        every_batch=True,
+        average_epochs=1.0,
+        longest_warmup=0.1,
+        without_mosaic=0.2,
+    ),
 }
 DEFAULT = "short"
 
