@@ -109,9 +109,10 @@ class Schedule:
 
 
 def step_every_batch(state: TrainingState) -> None:
-    """Stop accumulating; weight decay, given per 64 images, follows the smaller number of images per step."""
+    """Stop accumulating; weight decay, given per 64 images of a step, is that of the fewer images."""
+    from utils.engine import NOMINAL_BATCH_SIZE
     from utils.optim import DECAYED
 
-    images_before = state.accumulate * state.batch_size
     state.nominal_batch_size, state.accumulate = state.batch_size, 1
-    state.optimizer.param_groups[DECAYED]["weight_decay"] *= state.batch_size / images_before
+    decay = state.hyp["weight_decay"] * state.batch_size / NOMINAL_BATCH_SIZE
+    state.optimizer.param_groups[DECAYED]["weight_decay"] = decay
