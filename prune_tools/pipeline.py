@@ -33,7 +33,7 @@ class PipelineOptions:
     data: str = option(str(ROOT / "data/mask.yaml"), "data set YAML")
     weights: str = option("", "start from this checkpoint; '' starts from scratch with --cfg")
     cfg: str = option("", "model YAML; default: the architecture stored in --weights")
-    hyp: str = option(str(ROOT / "data/hyps/hyp.scratch-low.yaml"), "hyperparameter YAML of the three trainings")
+    hyp: str = option("", "hyperparameter YAML of the three trainings; default: those of the three commands")
     imgsz: int = option(320, "image size in pixels, longer side", "--img", "--img-size")
     batch_size: int = option(16, "images per batch")
     base_epochs: int = option(100, "epochs of the base model")
@@ -146,7 +146,10 @@ class Pipeline:
     def _finetuned(self, checkpoints: dict[str, Path]) -> Path:
         from prune_tools import finetune
 
-        keywords = {"weights": str(checkpoints["pruned"]), "epochs": self.options.finetune_epochs}
+        keywords = {
+            "weights": str(checkpoints["pruned"]), "epochs": self.options.finetune_epochs,
+            "teacher": str(checkpoints["base"]),
+        }  # fmt: skip
         self._train(finetune.main, finetune.FinetuneOptions, "finetuned", **keywords)
         return self.places["finetuned"] / "weights/best.pt"
 
@@ -154,12 +157,14 @@ class Pipeline:
         options = self.options
         unfinished = self.places[step] / "weights/last.pt"
         common = {
-            "data": options.data, "hyp": options.hyp, "imgsz": options.imgsz, "batch_size": options.batch_size,
+            "data": options.data, "imgsz": options.imgsz, "batch_size": options.batch_size,
             "device": options.device, "workers": options.workers, "seed": options.seed, "project": str(self.folder),
             "name": self.places[step].name, "exist_ok": True,
             "cache": None if options.cache == "none" else options.cache,
             "resume": str(unfinished) if resumable(unfinished) else False,
         }  # fmt: skip
+        if options.hyp:
+            common["hyp"] = options.hyp
         if command(build(options_class, **common, **keywords)) is None:
             raise InputError(f"the step {step} was stopped before its end: run the same command to continue it")
 

@@ -34,8 +34,12 @@ def resume_options(options: SomeOptions) -> tuple[SomeOptions, Path]:
         raise MissingFileError(f"--resume needs RUN/weights/last.pt beside RUN/opt.yaml, got {checkpoint}")
     recorded = read_yaml(run_folder / "opt.yaml")
     saved = {key: value for key, value in recorded.items() if key not in ("save_dir", "hyp")}
-    if "sr" in saved and not hasattr(options, "sr"):
-        raise InputError(f"{checkpoint} is of sparse training: prune_tools/train_sparity.py --resume {checkpoint}")
+    for own_option, kind, command in (
+        ("sr", "sparse training", "train_sparity"),
+        ("recipe", "fine-tuning", "finetune"),
+    ):
+        if own_option in saved and not hasattr(options, own_option):
+            raise InputError(f"{checkpoint} is of {kind}: prune_tools/{command}.py --resume {checkpoint}")
     own = vars(build(type(options)))
     lost = [
         f"--{name.replace('_', '-')}"
