@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from models.experimental import attempt_load
+from utils.checks import check_dataset
 from utils.errors import InputError
-from utils.files import read_yaml
+from utils.log import LOGGER
 
 SUFFIXES = (".pt",)
 
@@ -44,7 +45,7 @@ class DetectMultiBackend(nn.Module):
             weights: a .pt file, or several for an ensemble.
             device: default: the CPU.
             dnn: run ONNX files with OpenCV; an error with a .pt file.
-            data: data set YAML whose names are used if the checkpoint has none.
+            data: data set YAML whose names are used if the checkpoint has none and their number fits.
             fp16: compute in FP16, on a GPU.
             fuse: fold batch norms into their convolutions.
 
@@ -81,9 +82,12 @@ class DetectMultiBackend(nn.Module):
 
 
 def _class_names(model: Any, data: str | Path | None) -> dict[int, str]:
-    names = getattr(model, "names", None)
+    names, count = getattr(model, "names", None), getattr(model, "nc", 0) or model.model[-1].nc
     if not names and data:
-        names = read_yaml(data).get("names")
+        names = check_dataset(data, splits=())["names"]
+        if len(names) != count:
+            LOGGER.warning(f"the model names no classes and knows {count}, {data} names {len(names)}: none is used")
+            names = None
     if not names:
-        names = [f"class{index}" for index in range(getattr(model, "nc", 0) or model.model[-1].nc)]
+        names = [f"class{index}" for index in range(count)]
     return {int(index): str(name) for index, name in (names.items() if isinstance(names, dict) else enumerate(names))}
