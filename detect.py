@@ -239,14 +239,16 @@ def main(options: DetectOptions) -> Path:
             for rgb, pictures in picture_batches(sources):
                 if not run_state.batch(rgb, pictures):
                     break
+        except KeyboardInterrupt:
+            if sources.mode != "stream":  # a stream has no other end
+                raise
         finally:
             run_state.close()
     finally:
         sources.close()
-    skipped = getattr(sources, "skipped", 0)
-    if skipped and not run_state.seen:
-        raise InputError(f"none of the {skipped} file(s) of {options.source} could be read: they are named above")
-    run_state.report(skipped)
+    if sources.skipped and not run_state.seen:
+        raise InputError(f"nothing in {options.source} could be read: the files are named above")
+    run_state.report(sources.skipped)
     if options.update:
         from utils.checkpoint import strip_optimizer
 

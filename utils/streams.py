@@ -60,8 +60,9 @@ class LoadStreams:
     """Iterate over the newest frames of one or several streams, for as long as one of them lives.
 
     Each item holds the streams that have a frame not seen yet: (their cleaned names, letterboxed RGB (B, 3, h, w)
-    uint8, originals as BGR (H, W, 3), None, ''). A frame that the network was too slow for is never seen; none is seen twice.
-    A lost stream is left out and reconnected, again and again; a video file in the list plays once, in real time.
+    uint8, originals as BGR (H, W, 3), None, ''). A frame that the network was too slow for is never seen; none is seen
+    twice. A lost stream is left out until it is reached again, which is tried for ever; a video file in the list plays
+    once, in real time.
 
     Args:
         sources: a text file with a source on each line, or one source: a camera number, an address, a video file.
@@ -80,6 +81,7 @@ class LoadStreams:
     """
 
     mode = "stream"
+    skipped = 0  # as in LoadImages: here a source that cannot be opened is an error, and a lost one comes back
 
     def __init__(
         self,
