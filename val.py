@@ -260,7 +260,7 @@ def study(options: ValOptions) -> Path:
             rows.append((*results, *milliseconds))
             write_study(files[-1], rows)  # after each size: what is measured is kept
     zip_studies(files, folder / "study.zip")
-    plot_studies(files, folder / "study.png")
+    plot_studies(files, folder / "study.png", SIZES)
     LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}")
     return folder
 
