@@ -72,9 +72,9 @@ class ValOptions:
         self.save_json |= self.task in SPLITS and self.data.endswith("coco.yaml")
         self.save_txt |= self.save_hybrid
         check_thresholds(self.conf_thres, self.iou_thres)
-        for name in ("batch_size", "imgsz", "max_det"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name, least in (("batch_size", 1), ("imgsz", 1), ("max_det", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
         if self.save_conf and not self.save_txt:
             raise InputError("--save-conf only acts on label files: add --save-txt")
 
@@ -273,7 +273,7 @@ def main(options: ValOptions) -> None:
     device = select_device(options.device, options.batch_size)
     LOGGER.info(device_line(device))
     if options.task in ("speed", "study"):
-        options.half = device.type != "cpu"
+        options.half |= device.type == "cuda"
         LOGGER.info(f"{options.task}: computing in {'FP16' if options.half else 'FP32, as CPUs have no fast FP16'}")
     if options.task == "study":
         study(options)

@@ -56,7 +56,7 @@ class MotionJpegServer:
 
 
 class Camera:
-    """Stands for cv2.VideoCapture of a device: ``size`` gray frames, numbered by their brightness; opened by number."""
+    """Stands for cv2.VideoCapture of a device: the brightness of a frame is its number; after a few it breaks off."""
 
     opened: ClassVar[list[object]] = []
     frames_per_opening = 5
@@ -236,6 +236,8 @@ def test_streams_of_different_shapes_are_padded_to_the_whole_size(tmp_path):
 def test_what_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(InputError, match=r"cannot open the stream http://127\.0\.0\.1:9/none"):
         LoadStreams("http://127.0.0.1:9/none")
+    with pytest.raises(InputError, match="no valid address"):
+        is_stream("http://[::1/camera")
     with pytest.raises(MissingFileError, match=r"gone\.streams"):
         LoadStreams(tmp_path / "gone.streams")
     (tmp_path / "empty.streams").touch()

@@ -163,7 +163,7 @@ def test_thresholds_and_limits(run, tmp_path, heard):
     assert "confidence threshold 0.5: mAP is comparable with 0.001 only" in heard.text
     assert usual > count(iou_thres=0.1) > 0
     assert count(max_det=1) == 4
-    for wrong in ({"max_det": 0}, {"batch_size": 0}, {"imgsz": 0}, {"conf_thres": 1.5}):
+    for wrong in ({"max_det": 0}, {"batch_size": 0}, {"imgsz": 0}, {"workers": -1}, {"conf_thres": 1.5}):
         with pytest.raises(InputError):
             run(**wrong)
 
