@@ -170,6 +170,8 @@ def run(
     options.imgsz = check_img_size(options.imgsz, stride)
     if options.conf_thres > AP_THRESHOLDS[0] and options.task in SPLITS:
         LOGGER.warning(f"confidence threshold {options.conf_thres:g}: mAP is comparable with {AP_THRESHOLDS[0]} only")
+    if options.save_hybrid:
+        LOGGER.warning("the true labels join the predictions: the figures below say nothing about the model")
     folder = Path(save_dir) if save_dir else increment_path(Path(options.project) / options.name, options.exist_ok)
     if plots or options.save_txt or options.save_json:
         make_folder(folder / "labels" if options.save_txt else folder)
