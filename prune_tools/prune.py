@@ -23,7 +23,15 @@ if __name__ == "__main__":
 
 from prune_tools.comparison import as_text
 from prune_tools.planning import PlanOptions, make_plan
-from prune_tools.pruning import Pruning, PruningOptions, open_inputs, open_loader, repair_batches, val_options
+from prune_tools.pruning import (
+    Pruning,
+    PruningOptions,
+    open_inputs,
+    open_loader,
+    repair_batches,
+    val_options,
+    warnings_only,
+)
 from utils.cli import run_command, show_arguments
 from utils.config import build, command_line, option, parse, to_dict
 from utils.files import atomic_path, increment_path, make_folder
@@ -100,7 +108,8 @@ def measure(
     from prune_tools.comparison import row_of
     from prune_tools.latency import prepare, time_calls
 
-    calls = {step: prepare(network, options.imgsz) for step, (network, _) in networks.items()}
+    with warnings_only():
+        calls = {step: prepare(network, options.imgsz) for step, (network, _) in networks.items()}
     times = time_calls(calls, TIMING_SECONDS)
     rows = []
     for step, (network, file) in networks.items():

@@ -39,12 +39,13 @@ thead th { color: var(--faint); font-weight: 600; }
 td.bar { width: 30%; min-width: 5rem; }
 td.bar div { background: var(--line); height: .7rem; border-radius: .2rem; }
 td.bar i { display: block; background: var(--accent); height: 100%; border-radius: .2rem; }
-figure { margin: 0 0 1rem; }
-figure img { display: block; width: 100%; max-width: 44rem; height: auto; margin: 0 auto; }
+figure { margin: 0 auto 1rem; max-width: 44rem; }
+figure img { display: block; width: 100%; height: auto; }
 .pair { display: grid; grid-template-columns: repeat($columns, minmax(0, 1fr)); gap: .4rem; }
-.pair img { max-width: none; border-radius: .3rem; }
+.pair figure { margin: 0; }
+.pair img { border-radius: .3rem; }
 .pairs { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: .6rem 1.2rem; }
-.pair span { font-size: .875rem; color: var(--faint); text-align: center; }
+.pair span { font-size: .875rem; }
 pre { background: #f4f6f8; border-radius: .4rem; padding: .7rem; font-size: .8125rem; white-space: pre-wrap;
       overflow-wrap: anywhere; margin: .5rem 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .875rem; margin: .5rem 0; }
@@ -57,7 +58,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
   th, td { padding: .12rem .3rem; white-space: normal; }
   h2 { break-after: avoid; }
   figure, tr, .cards div, pre { break-inside: avoid; }
-  figure img { max-width: 13cm; }
+  figure { max-width: 13cm; }
   .pairs { grid-template-columns: 1fr 1fr; }
 }
 </style>
@@ -130,11 +131,11 @@ def _cards(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     for name, title in (("parameters", "parameters"), ("gflops", "GFLOPs"), ("milliseconds", "time per image")):
         before, after = first[name], last[name]
         change = f"{after / before - 1:+.0%}" if before else "-"
-        shown = (f"{value:,}" if name == "parameters" else f"{value:.2f}" for value in (before, after))
-        cards.append((change, title, " → ".join(shown)))
+        scale, unit = {"parameters": (1e-6, " M"), "gflops": (1, ""), "milliseconds": (1, " ms")}[name]
+        cards.append((change, title, f"{scale * before:.3g} → {scale * after:.3g}{unit}"))
     for name, title in (("map50", "mAP50"), ("map", "mAP50-95")):
         change = 100 * (last[name] - first[name])
-        cards.append((f"{last[name]:.3f}", title, f"{change:+.1f} points, {first['step']}: {first[name]:.3f}"))
+        cards.append((f"{last[name]:.3f}", title, f"{first['step']} {first[name]:.3f}, {change:+.1f} points"))
     items = (
         f"<div><b>{escape(value)}</b>{escape(title)}<span>{escape(detail)}</span></div>"
         for value, title, detail in cards

@@ -93,6 +93,8 @@ def conclude(points: Sequence[Point], options: SensitivityOptions) -> tuple[dict
     elif protected:
         text = (f"{len(protected)} of {len(lost)} layers lose {share} when {ratio:.0%} of their channels go; "
                 f"to protect them:\n--skip {' '.join(skip)}")  # fmt: skip
+        if len(protected) > len(lost) / 2:
+            text += f"\nThat is most of the network: repeat with --ratios {ratio / 2:.2g} to see which matter most"
     else:
         text = f"No layer loses {share} when {ratio:.0%} of its channels go: none needs protection"
     data = {"tolerance": options.tolerance, "ratio": ratio, "protected": protected, "skip": skip, "text": text}

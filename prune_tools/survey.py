@@ -14,8 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from prune_tools.planning import ChannelOptions
-from prune_tools.pruning import Pruning, PruningOptions, open_inputs, open_loader, repair_batches, val_options
-from prune_tools.pruning import warnings_only as quiet
+from prune_tools.pruning import (
+    Pruning,
+    PruningOptions,
+    open_inputs,
+    open_loader,
+    repair_batches,
+    val_options,
+    warnings_only,
+)
 from utils.config import option, to_dict
 from utils.errors import InputError
 from utils.files import atomic_path, make_folder
@@ -257,7 +264,7 @@ class Survey:
         from prune_tools.costs import QUANTITIES
 
         batches = self._open_images()
-        with quiet():
+        with warnings_only():
             pruning = Pruning(self.model, self.trace, self.groups, plan)
             network = pruning.narrow()
             if any(len(plan.removed(group)) for group in self.groups):

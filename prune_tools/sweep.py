@@ -29,7 +29,7 @@ from utils.log import LOGGER, colorstr
 
 CLIFF = 0.1  # of the whole model's mAP50-95: less from one ratio to the next is no cliff
 FLAGS = {"channels": "percent", "params": "target_params", "flops": "target_flops"}
-LABELS = {"channels": "prunable channels removed", "params": "parameters removed", "flops": "operations removed"}
+LABELS = {"channels": "prunable channels", "params": "parameters", "flops": "operations"}
 
 
 @dataclass
@@ -149,13 +149,14 @@ def conclude(points: Sequence[Point], options: SweepOptions) -> tuple[dict[str, 
     elif cliff is None:
         lines.append(f"No cliff: mAP50-95 nowhere falls by {CLIFF:.0%} of the whole model's from one ratio to the next")
     else:
-        lines.append(f"The cliff: between {cliff[0].ratio:.1%} and {cliff[1].ratio:.1%} of the {what} "
-                     f"mAP50-95 falls from {cliff[0].map:.3f} to {cliff[1].map:.3f}")  # fmt: skip
+        lines.append(f"The cliff: mAP50-95 falls from {cliff[0].map:.3f} to {cliff[1].map:.3f} "
+                     f"between {cliff[0].ratio:.1%} and {cliff[1].ratio:.1%} of the {what}")  # fmt: skip
     if proposal is not None and points[0].map > 0:
-        lines.append(f"Proposed: {proposal.ratio:.1%} of the {what}, mAP50-95 {proposal.map:.3f} without training "
-                     f"(whole model: {points[0].map:.3f})")  # fmt: skip
+        lines.append(f"Proposed: remove {proposal.ratio:.1%} of the {what}, which leaves mAP50-95 {proposal.map:.3f} "
+                     f"of {points[0].map:.3f} without training")  # fmt: skip
     else:
         proposal = None
+    if proposal is None and points[0].map > 0:
         lines.append(f"Proposed: none; already the smallest ratio, {points[1].ratio:.1%}, loses more than "
                      f"{options.tolerance:.0%}. Train sparsely first, or sweep smaller ratios")  # fmt: skip
     text = "\n".join(lines)
@@ -202,7 +203,7 @@ def draw_sweep(points: Sequence[Mapping[str, Any]], conclusion: Mapping[str, Any
         axes.set_ylim(bottom=0)
         finish(axes)
     accuracy.set_ylabel("accuracy, no training")
-    cost.set(xlabel=f"% of the {LABELS[conclusion['by']]}", ylabel="share of the whole model")
+    cost.set(xlabel=f"% of the {LABELS[conclusion['by']]} removed", ylabel="share of the whole model")
     save_figure(figure, path, DPI)
 
 

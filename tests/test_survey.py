@@ -239,6 +239,9 @@ def test_the_layers_to_protect_are_named_worst_first():
     measured = points(0.5) + [Point(name, 0.5, 1, 1, 1.0, 0, 0, 0, value) for name, value in losses.items()]
     measured.append(Point("model.4.conv", 0.9, 1, 1, 1.0, 0, 0, 0, 0.0))  # larger ratios do not decide
     data, text = sensitivity.conclude(measured, build(sensitivity.SensitivityOptions, ratios=[0.5, 0.9]))
+    assert "most of the network: repeat with --ratios 0.25" in text
+    losses_apart = [*measured, *(replace(measured[-2], layer=f"model.{number}") for number in range(5, 9))]
+    text = sensitivity.conclude(losses_apart, build(sensitivity.SensitivityOptions))[1]
     assert data["skip"] == ["model.2.cv1.conv", "model.1.conv", "model.3.conv"]
     assert text.endswith("--skip model.2.cv1.conv model.1.conv model.3.conv")
     assert "--skip model.9 model.1.conv" in sensitivity.sweep_command(
