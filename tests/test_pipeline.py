@@ -83,7 +83,7 @@ def test_finished_steps_are_not_run_again(finished, tiny_dataset, monkeypatch):
 
 def test_other_options_run_only_the_steps_that_they_concern(finished, tiny_dataset):
     narrow = (finished / "pruned/pruned_model.pt").read_bytes()
-    pipeline.main(options(tiny_dataset, finished.parent, percent=0.2))
+    pipeline.main(options(tiny_dataset, finished.parent, reconstruct=0))
     record = read_yaml(finished / pipeline.RECORD)
     assert [record[step]["folder"] for step in pipeline.STEPS] == ["base", "sparse", "pruned2", "finetuned2"]
     assert (finished / "pruned/pruned_model.pt").read_bytes() == narrow
