@@ -101,7 +101,7 @@ def _released(name: str) -> Any:
 
     Args:
         pretrained: with the released weights (under their own licence; fetched when {name}.pt is missing here).
-        channels, classes: other than 3 and 80, or without weights: a DetectionModel to train, with the weights that fit.
+        channels, classes: other than 3 and 80, or without weights: a DetectionModel, with the weights that fit.
         autoshape, _verbose, device: as in ``custom``.
     """
     return load

@@ -20,6 +20,7 @@ from utils.downloads import download, is_url, url_name
 from utils.errors import InputError
 from utils.images import read_image
 from utils.nms import non_max_suppression
+from utils.result_files import UniqueStems
 
 __all__ = ["AutoShape", "Detections"]
 
@@ -30,9 +31,13 @@ class AutoShape(nn.Module):
     """A detector that takes pictures as they come: it reads, letterboxes and batches them, and applies NMS.
 
     Attributes:
-        conf: least confidence. iou: NMS threshold. agnostic: let boxes of different classes suppress each other.
-        multi_label: allow several classes for one box. classes: keep these class indices only, None = all. max_det: most
-        detections per picture. amp: compute in mixed precision (on a GPU).
+        conf: least confidence.
+        iou: NMS threshold.
+        agnostic: let boxes of different classes suppress each other.
+        multi_label: allow several classes for one box.
+        classes: keep these class indices only, None = all.
+        max_det: most detections per picture.
+        amp: compute in mixed precision (on a GPU).
         model: the wrapped DetectMultiBackend or DetectionModel; its names and stride are attributes here, too.
     """
 
@@ -118,7 +123,7 @@ class AutoShape(nn.Module):
 
 
 def read_pictures(source: Any) -> tuple[list[np.ndarray], list[str]]:
-    """One picture or a list of them -> RGB arrays (H, W, 3) uint8, and names ending in .jpg for what is made of them."""
+    """One picture or a list of them -> RGB arrays (H, W, 3) uint8, and a name ending in .jpg for each, no two alike."""
     items = list(source) if isinstance(source, (list, tuple)) else [source]
     if not items:
         raise InputError("no pictures given: the list is empty")
@@ -127,33 +132,35 @@ def read_pictures(source: Any) -> tuple[list[np.ndarray], list[str]]:
 
 
 def _read_each(items: Sequence[Any]) -> Iterator[tuple[np.ndarray, str]]:
+    stem = UniqueStems()
     for index, item in enumerate(items):
-        name = f"image{index}"
+        source: Any = f"image{index}"
         if isinstance(item, (str, Path)):
-            picture, file = _read_file(str(item))
-            name = Path(file).stem
+            source = item
+            picture = _read_file(str(item))
         elif isinstance(item, np.ndarray):
             picture = _rgb_array(item, index)
         elif hasattr(item, "convert") and hasattr(item, "getexif"):  # a PIL image, without importing PIL for it
             from PIL import ImageOps
 
+            source = getattr(item, "filename", "") or source
             picture = np.asarray(ImageOps.exif_transpose(item).convert("RGB"))
-            name = Path(str(getattr(item, "filename", "") or name)).stem
         else:
             raise InputError(
                 f"picture {index} is of type {type(item).__name__}: expected a path, an http(s) address, a PIL image "
                 "or a NumPy array"
             )
-        yield picture, f"{name}.jpg"
+        name = Path(url_name(str(source))) if is_url(source) else Path(str(source))
+        yield picture, f"{stem(name)}.jpg"
 
 
-def _read_file(source: str) -> tuple[np.ndarray, str]:
-    """RGB picture of a path or address, and the name of its file."""
+def _read_file(source: str) -> np.ndarray:
+    """RGB picture (H, W, 3) uint8 of a path or address."""
     if not is_url(source):
-        return np.ascontiguousarray(read_image(Path(source).expanduser())[:, :, ::-1]), source
+        return np.ascontiguousarray(read_image(Path(source).expanduser())[:, :, ::-1])
     with tempfile.TemporaryDirectory() as folder:
         file = download(source, Path(folder) / url_name(source), progress=False)
-        return np.ascontiguousarray(read_image(file)[:, :, ::-1]), file.name
+        return np.ascontiguousarray(read_image(file)[:, :, ::-1])
 
 
 def _rgb_array(array: np.ndarray, index: int) -> np.ndarray:

@@ -15,7 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_MOVED = {"DetectMultiBackend": "models.backends"}  # names that other people import from here
+# Names that other people import from here
+_MOVED = {
+    "DetectMultiBackend": "models.backends",
+    "AutoShape": "models.autoshape",
+    "Detections": "models.detections",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,7 @@ class Detections:
         self.imgs, self.pred, self.files, self.times = imgs, pred, files, times
         self.names = dict(names if isinstance(names, Mapping) else enumerate(names or ()))
         self.n, self.s = len(pred), shape
-        spans = zip(times[:-1], times[1:], strict=True)
-        self.t = tuple(1e3 * (end - start) / max(self.n, 1) for start, end in spans)
+        self.t = tuple(1e3 * (end - start) / max(self.n, 1) for start, end in pairwise(times))
         self.xyxy: list[Any] = pred
         self.xywh: list[Any] = [xyxy2xywh(boxes) for boxes in pred]
         self.xyxyn: list[Any] = self._normalized(self.xyxy)
@@ -71,9 +70,8 @@ class Detections:
     def __getitem__(self, index: int) -> Detections:
         """The detections in one picture."""
         place = range(self.n)[index]
-        return Detections(
-            [self.imgs[place]], [self.pred[place]], [self.files[place]], self.times, self.names, self.s
-        )  # fmt: skip
+        only = [self.imgs[place]], [self.pred[place]], [self.files[place]]
+        return Detections(*only, self.times, self.names, self.s)
 
     def __iter__(self) -> Iterator[Detections]:
         """The detections in each picture, one after the other."""
@@ -152,13 +150,16 @@ class Detections:
         """
         from PIL import Image
 
+        from utils.display import display_problem
+
         pictures = [Image.fromarray(picture) for picture in self._drawn(labels)]
         if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
             for picture in pictures:
                 sys.modules["IPython"].display.display(picture)
             return
-        if not has_display():
-            raise InputError("there is no display to show pictures on: use save() or render()")
+        problem = display_problem()
+        if problem:
+            raise InputError(f"pictures cannot be shown here ({problem}): use save() or render()")
         for picture, file in zip(pictures, self.files, strict=True):
             picture.show(title=file)
 
@@ -179,7 +180,8 @@ class Detections:
             number), ``label`` (name and confidence), ``im`` (BGR (h, w, 3) uint8, as OpenCV writes it). With ``save``
             the folder (see ``save``) gets crops/<class>/<file>, and the pictures without boxes.
         """
-        from utils.annotator import crop_box, write_picture
+        from utils.annotator import write_picture
+        from utils.result_files import crop_box, safe_name
 
         folder = _results_folder(save_dir) if save else None
         crops = []
@@ -190,7 +192,8 @@ class Detections:
                 label = f"{name} {float(confidence):.2f}"
                 crops.append({"box": box, "conf": confidence, "cls": index, "label": label, "im": piece})
                 if folder is not None and piece.size:
-                    write_picture(increment_path(make_folder(folder / "crops" / name) / file), piece)
+                    target = make_folder(folder / "crops" / safe_name(name)) / file
+                    write_picture(increment_path(target), piece, full_colour=True)
         if folder is not None:
             self._write(self.imgs, folder)
         return crops
@@ -199,25 +202,10 @@ class Detections:
         from utils.annotator import write_picture
         from utils.log import LOGGER
 
-        for picture, file in zip(pictures, _distinct(self.files), strict=True):
+        for picture, file in zip(pictures, self.files, strict=True):
             write_picture(folder / file, picture[:, :, ::-1])
         LOGGER.info(f"Saved {self.n} image{'s' * (self.n != 1)} to {folder}")
 
 
-def has_display() -> bool:
-    """Whether a window could be opened: on Linux, when a display server is named."""
-    return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
 def _results_folder(save_dir: str | Path) -> Path:
     return increment_path(save_dir, exist_ok=Path(save_dir) != Path(DEFAULT_FOLDER), mkdir=True)
-
-
-def _distinct(files: Sequence[str]) -> list[str]:
-    """The names, with a number where the same one comes again: pictures of two folders do not overwrite each other."""
-    seen: dict[str, int] = {}
-    result = []
-    for file in files:
-        seen[file] = seen.get(file, 0) + 1
-        result.append(file if seen[file] == 1 else f"{Path(file).stem}_{seen[file]}{Path(file).suffix}")
-    return result
