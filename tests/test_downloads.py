@@ -160,7 +160,7 @@ def test_other_kinds_of_address(address: str, tmp_path: Path):
 
 def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(downloads.OFFLINE_VARIABLE, "true")
-    with pytest.raises(InputError, match="forbids downloads.*http://127.0.0.1:9/a by hand"):
+    with pytest.raises(InputError, match=r"forbids downloads.*http://127\.0\.0\.1:9/a by hand"):
         download("http://127.0.0.1:9/a", tmp_path / "a")
 
 
@@ -179,7 +179,7 @@ def test_check_file_fetches_addresses(site: Site, tmp_path: Path, monkeypatch: p
     assert check_file(address, (".yaml",)) == str(tmp_path / "data.yaml")
     check_file(address, (".yaml",))
     assert len(site.requests) == 1
-    with pytest.raises(InputError, match="should be a .yaml"):
+    with pytest.raises(InputError, match=r"should be a \.yaml"):
         check_file(site.url + "/data.exe", (".yaml",))
 
 
@@ -200,7 +200,7 @@ def test_released_weights_are_fetched_once_with_their_licence(site: Site, tmp_pa
 def test_an_earlier_release_helps_out(site: Site, tmp_path: Path):
     site.offer("/v6.1/yolov5x6.pt", bytes(weights.SMALLEST_BYTES))
     assert fetch_weights(tmp_path / "yolov5x6.pt", base_url=site.url).exists()
-    with pytest.raises(MissingFileError, match="no such checkpoint.*answers 404"):
+    with pytest.raises(MissingFileError, match=r"no such checkpoint.*answers 404"):
         fetch_weights(tmp_path / "yolov5s.pt", base_url=site.url)
 
 

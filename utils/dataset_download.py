@@ -81,8 +81,15 @@ class DatasetFolder:
     def archive(self, url: str, into: str = ".", checksum: str = "") -> None:
         """Fetch an archive and unpack it below ``into`` (relative to the root), once; the archive is then deleted."""
         file = self.root / ARCHIVES / url_name(url)
-        self.step(url, lambda: unpack(download(url, file, checksum=checksum), self.root / into))
-        file.unlink(missing_ok=True)
+
+        def work() -> None:
+            download(url, file, checksum=checksum)
+            try:
+                unpack(file, self.root / into)
+            finally:
+                file.unlink()  # a damaged one, too: the next attempt gets another
+
+        self.step(url, work)
 
 
 def is_incomplete(root: str | Path) -> bool:
