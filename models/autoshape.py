@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.backends import DetectMultiBackend
 from models.detections import Detections
 from utils.augmentations import letterbox
 from utils.boxes import scale_coords
@@ -84,21 +85,16 @@ class AutoShape(nn.Module):
         Raises:
             InputError: a picture cannot be read, or is of no such kind; it is named.
         """
-        parameter = next(self.model.parameters(), torch.zeros(1))
-        options = {"augment": augment} | ({"profile": True} if profile else {})
-        autocast = torch.autocast(parameter.device.type, enabled=self.amp and parameter.device.type != "cpu")
         if isinstance(imgs, Tensor):
-            with autocast:
-                return self.model(imgs.to(parameter.device).type_as(parameter), **options)
+            return self._infer(imgs, augment, profile)
         times = [time_sync()]
         pictures, files = read_pictures(imgs)
         shape = self._network_shape([picture.shape[:2] for picture in pictures], size)
         batch = np.stack([letterbox(picture, shape, auto=False)[0] for picture in pictures])
         tensor = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
-        tensor = tensor.to(parameter.device).type_as(parameter) / 255
+        tensor = tensor.to(self._parameter.device).type_as(self._parameter) / 255
         times.append(time_sync())
-        with autocast:
-            output = self.model(tensor, **options)
+        output = self._infer(tensor, augment, profile)
         times.append(time_sync())
         found = non_max_suppression(
             output[0] if isinstance(output, (tuple, list)) else output, self.conf, self.iou, classes=self.classes,
@@ -108,6 +104,22 @@ class AutoShape(nn.Module):
             scale_coords(shape, boxes[:, :4], picture.shape[:2])
         times.append(time_sync())
         return Detections(pictures, found, files, times, self.names, tuple(tensor.shape))
+
+    @property
+    def _parameter(self) -> Tensor:
+        """A tensor where the model is and in its precision."""
+        return next(self.model.parameters(), torch.zeros(1))
+
+    def _infer(self, tensor: Tensor, augment: bool, profile: bool) -> Any:
+        """What the model gives for (B, 3, H, W) in 0..1."""
+        parameter, model, options = self._parameter, self.model, {"augment": augment}
+        if profile:
+            if augment or not getattr(model, "pt", True):
+                raise InputError("profile=True times the layers of a PyTorch model without augment=True")
+            model = model.model if isinstance(model, DetectMultiBackend) else model
+            options["profile"] = True
+        with torch.autocast(parameter.device.type, enabled=self.amp and parameter.device.type != "cpu"):
+            return model(tensor.to(parameter.device).type_as(parameter), **options)
 
     def _network_shape(self, shapes: Sequence[tuple[int, int]], size: int | Sequence[int]) -> tuple[int, int]:
         """(height, width) that all pictures of these (height, width) fit into once scaled to ``size``."""

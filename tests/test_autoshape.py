@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import sys
 from pathlib import Path
@@ -127,6 +128,14 @@ def test_tensors_go_straight_through(model: AutoShape, picture: np.ndarray):
     torch.testing.assert_close(raw, model.model(tensor.float())[0])
     assert raw.shape[2] == 7
     assert model(tensor, augment=True)[0].shape[1] > raw.shape[1]
+
+
+def test_profile_times_the_layers(model: AutoShape, picture: np.ndarray, caplog):
+    with caplog.at_level(logging.INFO, "yolov5"):
+        assert finds_the_shapes(model(picture, size=128, profile=True))
+    assert "models.yolo.Detect" in caplog.text
+    with pytest.raises(InputError, match="without augment"):
+        model(picture, size=128, profile=True, augment=True)
 
 
 @pytest.mark.parametrize(
