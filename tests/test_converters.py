@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -306,3 +308,29 @@ def test_weights_by_command(site: Site, tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(SystemExit):
         download_weights.main(["yolov5z.pt"])
     assert "yolov5z.pt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "expected"),
+    [
+        ("get_coco.sh", (), "get_dataset.py coco --splits train val"),
+        ("get_coco.sh", ("--val", "--segments"), "get_dataset.py coco --splits val --segments"),
+        ("download_weights.sh", ("yolov5n.pt",), "download_weights.py yolov5n.pt"),
+        ("get_coco128.sh", (), "check_dataset('coco128.yaml')"),
+    ],
+)
+def test_yolov5s_shell_commands_start_the_scripts(tmp_path: Path, script: str, arguments: tuple, expected: str):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    command = ["sh", str(ROOT / "data/scripts" / script), *arguments]
+    told = subprocess.run(
+        command, env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip().endswith(expected)
+
+
+def test_a_shell_command_refuses_what_it_does_not_know():
+    command = ["sh", str(ROOT / "data/scripts/get_coco.sh"), "--sama"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, "unknown option --sama" in refused.stderr) == (2, True)
