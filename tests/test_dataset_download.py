@@ -96,6 +96,31 @@ def test_a_half_download_is_missing_and_goes_on(site: Site, tmp_path: Path):
     assert [path for path, _ in site.requests[before + 1 :]] == ["/first.zip"]
 
 
+def test_a_failed_download_leaves_room_for_data_from_elsewhere(site: Site, tmp_path: Path):
+    data = description(tmp_path, site.url + "/gone.zip")
+    with pytest.raises(InputError, match="404"):
+        check_dataset(data)
+    assert not (tmp_path / "set").exists()
+    site.break_after = [1, 1, 1, 1]
+    site.offer("/gone.zip", zipped(tmp_path / "made.zip", {"set/other": bytes(99)}))
+    with pytest.raises(InputError, match="kept"):
+        check_dataset(data)
+    assert not is_incomplete(tmp_path / "set")
+    assert list(tmp_path.rglob("gone.zip.part"))  # to be resumed
+    (tmp_path / "set/images").mkdir()
+    check_dataset(data)
+
+
+def test_data_completed_by_hand(site: Site, tmp_path: Path):
+    (tmp_path / "set/images").mkdir(parents=True)
+    (tmp_path / "set" / dataset_download.MARKER).touch()
+    for entry in (site.url + "/gone.zip", ""):
+        with pytest.raises(InputError, match=rf"delete {tmp_path}/set/{dataset_download.MARKER}"):
+            check_dataset(description(tmp_path, entry))
+    (tmp_path / "set" / dataset_download.MARKER).unlink()
+    check_dataset(description(tmp_path, ""))
+
+
 def test_space_is_checked_before_anything_is_fetched(tmp_path: Path):
     with pytest.raises(InputError, match="make room"), DatasetFolder(tmp_path / "set") as folder:
         folder.require_space(1e9)
@@ -199,6 +224,7 @@ def test_a_converter_by_name_fetches_a_data_set(tmp_path: Path):
     data = description(tmp_path, "xview", train="images/autosplit_train.txt", val="images/autosplit_val.txt")
     with pytest.raises(InputError, match="failed, see above"):
         check_dataset(data)
+    root.mkdir()
     picture = cv2.imencode(".tif", np.zeros((40, 80, 3), np.uint8))[1].tobytes()
     features = [{"properties": {"bounds_imcoords": "8,10,24,30", "type_id": 13, "image_id": "0.tif"}}]
     zipped(root / "train_labels.zip", {"xView_train.geojson": json.dumps({"features": features}).encode()})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from utils.archives import unpack
-from utils.dataset_download import is_incomplete, provide
+from utils.dataset_download import MARKER, is_incomplete, provide
 from utils.downloads import download, is_url, url_name
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, read_yaml
@@ -132,7 +132,10 @@ def check_dataset(
         provide(title, content, root, absent, lambda: bool(_missing(root, requested)), allow_scripts)
     missing = _missing(root, requested)
     if missing:
-        raise MissingFileError(_missing_message(title, missing, roots))
+        remedy = "correct 'path' and the splits"
+        if is_incomplete(root):
+            remedy = f"a download is unfinished; if the data are complete all the same, delete {root / MARKER}"
+        raise MissingFileError(_missing_message(title, missing, roots, remedy))
 
     result["path"] = str(root)
     for split, relative in entries.items():
@@ -220,8 +223,8 @@ def _split_entries(value: Any, split: str, title: str) -> list[str]:
     return [str(Path(entry).expanduser()) for entry in entries]
 
 
-def _missing_message(title: str, missing: list[str], roots: list[Path]) -> str:
+def _missing_message(title: str, missing: list[str], roots: list[Path], remedy: str) -> str:
     shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     absolute = all(Path(entry).is_absolute() for entry in missing)
     looked = "" if absolute else f" (looked below {' and '.join(map(str, roots))})"
-    return f"{title}: images not found: {shown}{looked}: correct 'path' and the splits"
+    return f"{title}: images not found: {shown}{looked}: {remedy}"

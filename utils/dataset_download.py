@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,6 +47,7 @@ class DatasetFolder:
 
     def __enter__(self) -> DatasetFolder:
         """Mark the folder as incomplete and read which steps are done."""
+        self._found = self.root.exists()
         make_folder(self.root)
         if self._again and not self._marker.exists():
             self._steps.unlink(missing_ok=True)
@@ -57,10 +59,14 @@ class DatasetFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the mark if all went well."""
+        """Remove the mark if all went well, or if nothing came at all: data may then still be put there by hand."""
         if kind is None:
             shutil.rmtree(self.root / ARCHIVES, ignore_errors=True)
+        if kind is None or {entry.name for entry in self.root.iterdir()} <= {MARKER, ARCHIVES}:
             self._marker.unlink()
+        for folder in (self.root / ARCHIVES, *([] if self._found else [self.root])):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def require_space(self, gigabytes: float) -> None:
         """Say how much is going to be fetched. Raises InputError if the disk has less room than that."""
@@ -122,7 +128,7 @@ def provide(
         InputError: the download fails, or it is a script and not allowed.
     """
     source = str(content["download"]).strip()
-    with only_one_process(root):
+    with only_one_process(root), _hint_if_unfinished(root):
         if not is_missing():  # another process fetched it meanwhile
             return
         if len(source.split()) == 1 and is_url(source):
@@ -138,6 +144,18 @@ def provide(
         else:
             LOGGER.info(f"{title}: running {_describe(source)}, as allowed")
             _run_script(title, source, {**content, "path": str(root)})
+
+
+@contextmanager
+def _hint_if_unfinished(root: Path) -> Iterator[None]:
+    """Add to an error, if an earlier download is unfinished, what to do when the data were completed by hand."""
+    unfinished = is_incomplete(root)
+    try:
+        yield
+    except InputError as error:
+        if not unfinished:
+            raise
+        raise InputError(f"{error} (if the data are complete all the same, delete {root / MARKER})") from error
 
 
 def _fetch_archive(title: str, url: str, root: Path) -> None:
