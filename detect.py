@@ -149,7 +149,7 @@ class Detector:
         return detections, spans[1]
 
 
-class Run:
+class DetectionRun:
     """One run of the command: detects batch by batch, writes, shows and logs."""
 
     def __init__(self, options: DetectOptions, detector: Detector, folder: Path, shows: bool) -> None:
@@ -234,21 +234,21 @@ def main(options: DetectOptions) -> Path:
     )  # fmt: skip
     try:
         make_folder(folder / "labels" if options.save_txt else folder)
-        run_state = Run(options, detector, folder, wants_windows(options, live=sources.mode == "stream"))
+        detection = DetectionRun(options, detector, folder, wants_windows(options, live=sources.mode == "stream"))
         try:
             for rgb, pictures in picture_batches(sources):
-                if not run_state.batch(rgb, pictures):
+                if not detection.batch(rgb, pictures):
                     break
         except KeyboardInterrupt:
             if sources.mode != "stream":  # a stream has no other end
                 raise
         finally:
-            run_state.close()
+            detection.close()
     finally:
         sources.close()
-    if sources.skipped and not run_state.seen:
+    if sources.skipped and not detection.seen:
         raise InputError(f"nothing in {options.source} could be read: the files are named above")
-    run_state.report(sources.skipped)
+    detection.report(sources.skipped)
     if options.update:
         from utils.checkpoint import strip_optimizer
 

@@ -73,9 +73,9 @@ class ValOptions:
         self.save_json |= self.task in SPLITS and self.data.endswith("coco.yaml")
         self.save_txt |= self.save_hybrid
         check_thresholds(self.conf_thres, self.iou_thres)
-        for name in ("batch_size", "imgsz", "max_det"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name, least in (("batch_size", 1), ("imgsz", 1), ("max_det", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
         if self.save_conf and not self.save_txt:
             raise InputError("--save-conf only acts on label files: add --save-txt")
 
@@ -172,6 +172,8 @@ def run(
     options.imgsz = check_img_size(options.imgsz, stride)
     if options.conf_thres > AP_THRESHOLDS[0] and options.task in SPLITS:
         LOGGER.warning(f"confidence threshold {options.conf_thres:g}: mAP is comparable with {AP_THRESHOLDS[0]} only")
+    if options.save_hybrid:
+        LOGGER.warning("the true labels join the predictions: the figures below say nothing about the model")
     folder = Path(save_dir) if save_dir else increment_path(Path(options.project) / options.name, options.exist_ok)
     if plots or options.save_txt or options.save_json:
         make_folder(folder / "labels" if options.save_txt else folder)
@@ -262,7 +264,7 @@ def study(options: ValOptions) -> Path:
             rows.append((*results, *milliseconds))
             write_study(files[-1], rows)  # after each size: what is measured is kept
     zip_studies(files, folder / "study.zip")
-    plot_studies(files, folder / "study.png")
+    plot_studies(files, folder / "study.png", SIZES)
     LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}")
     return folder
 
@@ -275,7 +277,7 @@ def main(options: ValOptions) -> None:
     device = select_device(options.device, options.batch_size)
     LOGGER.info(device_line(device))
     if options.task in ("speed", "study"):
-        options.half = device.type != "cpu"
+        options.half |= device.type == "cuda"
         LOGGER.info(f"{options.task}: computing in {'FP16' if options.half else 'FP32, as CPUs have no fast FP16'}")
     if options.task == "study":
         study(options)

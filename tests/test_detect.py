@@ -21,6 +21,7 @@ from utils import display
 from utils.checkpoint import save_checkpoint
 from utils.config import parser_for
 from utils.display import display_problem
+from utils.downloads import OFFLINE_VARIABLE
 from utils.errors import InputError
 from utils.files import ROOT
 from utils.images import read_image
@@ -317,7 +318,8 @@ def test_a_list_of_files(run, pictures, tmp_path):
     assert list(rows(run(source=str(tmp_path / "list.txt"), save_txt=True))) == ["001", "003"]
 
 
-def test_an_image_on_the_network_is_downloaded(run, pictures):
+def test_an_image_on_the_network_is_downloaded(run, pictures, monkeypatch):
+    monkeypatch.delenv(OFFLINE_VARIABLE)
     handler = partial(SimpleHTTPRequestHandler, directory=str(pictures))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -338,6 +340,24 @@ def test_a_list_of_streams_is_read_side_by_side(run, video, tmp_path, heard):
         found = [stem for stem in rows(folder) if stem.startswith(name)]
         assert found[0] == f"{name}_0" and frames_of(folder / f"{name}.mp4")[0] == len(found)
     assert "0: 128x128 " in heard.text and "1: 128x128 " in heard.text
+
+
+def test_ctrl_c_is_how_a_stream_ends(run, video, tmp_path, monkeypatch, heard):
+    original, calls = detect.Detector.batch, []
+
+    def interrupted(self, *arguments: object):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(detect.Detector, "batch", interrupted)
+    (tmp_path / "one.streams").write_text(str(video))
+    folder = run(source=str(tmp_path / "one.streams"), nosave=False)
+    assert frames_of(folder / "clip.mp4")[0] == 1 and f"Results saved to {folder}" in heard.text
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):  # a folder of pictures was broken off: the command says so
+        run()
 
 
 # -- windows -------------------------------------------------------------------------------------------------------

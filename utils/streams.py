@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import cv2
 import numpy as np
@@ -45,10 +45,19 @@ def is_stream(source: str | Path) -> bool:
 
 def remote_file_name(source: str | Path) -> str | None:
     """The name of the file that an http(s) address ends in, if it is an image or a video; else None."""
-    address = urlsplit(str(source))
+    if "://" not in str(source):
+        return None
+    address = _split(str(source))
     name = Path(unquote(address.path)).name
     is_file = address.scheme in ("http", "https") and Path(name).suffix[1:].lower() in IMG_FORMATS + VID_FORMATS
     return name if is_file else None
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError as error:
+        raise InputError(f"{address} is no valid address ({error})") from error
 
 
 def clean_name(source: str) -> str:
@@ -158,8 +167,7 @@ class _Reader(threading.Thread):
             raise InputError(f"cannot open the stream {source}: check the number or address, and that it is running")
         rate = self.capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 0 < rate < 1000 else DEFAULT_RATE  # also true for a NaN
-        self.is_file = Path(source).is_file()
-        self.finite = self.is_file or self.capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+        self.finite = self.capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0  # a recording: played once, at its own speed
 
     def take(self) -> tuple[np.ndarray, int]:
         """The newest frame and its number; it is no longer the latest. ``news`` must be held."""
@@ -172,22 +180,24 @@ class _Reader(threading.Thread):
     def run(self) -> None:
         """Read until the source ends or ``stopped`` is set."""
         due = time.monotonic()
-        while not self.stopped.is_set():
-            picture = self._read()
-            if picture is None and not self.finite:
-                picture = self._reconnect()
-            if picture is None:
-                break
+        try:
+            while not self.stopped.is_set():
+                picture = self._read()
+                if picture is None and not self.finite:
+                    picture = self._reconnect()
+                if picture is None:
+                    break
+                with self.news:
+                    self.latest = picture
+                    self.news.notify_all()
+                if self.finite:
+                    due += self.vid_stride / self.rate
+                    self.stopped.wait(max(due - time.monotonic(), 0))
+        finally:  # whatever happened: who waits for news must not wait for ever
+            self.capture.release()
             with self.news:
-                self.latest = picture
+                self.ended = True
                 self.news.notify_all()
-            if self.is_file:
-                due += self.vid_stride / self.rate
-                self.stopped.wait(max(due - time.monotonic(), 0))
-        self.capture.release()
-        with self.news:
-            self.ended = True
-            self.news.notify_all()
 
     def _read(self) -> np.ndarray | None:
         """The next frame that counts, or None if the source gives none."""
@@ -227,7 +237,7 @@ def _open(source: str) -> cv2.VideoCapture:
 
 def _media_address(source: str) -> str:
     """The address of the video itself: pages of YouTube are looked up by yt-dlp, others are taken as they are."""
-    host = urlsplit(source).hostname or ""
+    host = _split(source).hostname or ""
     if not any(host == known or host.endswith(f".{known}") for known in YOUTUBE_HOSTS):
         return source
     try:

@@ -34,7 +34,7 @@ def zip_studies(files: Sequence[Path], target: Path) -> None:
             archive.write(file, file.name)
 
 
-def plot_studies(files: Sequence[Path], target: Path, sizes: Sequence[int] = SIZES) -> None:
+def plot_studies(files: Sequence[Path], target: Path, sizes: Sequence[int]) -> None:
     """Draw mAP50-95 over the time of an image, one line for each file, its points named by the image size."""
     figure = new_figure(9, 6)
     axes = figure.add_subplot()
@@ -42,7 +42,7 @@ def plot_studies(files: Sequence[Path], target: Path, sizes: Sequence[int] = SIZ
         rows = np.loadtxt(file, ndmin=2)
         milliseconds, accuracy = rows[:, TIMES].sum(1), 100 * rows[:, MAP_COLUMN]
         axes.plot(milliseconds, accuracy, marker=".", markersize=8, label=file.stem.removeprefix("study_"))
-        for x, y, size in zip(milliseconds, accuracy, sizes, strict=False):
+        for x, y, size in zip(milliseconds, accuracy, sizes, strict=True):
             axes.annotate(str(size), (x, y), textcoords="offset points", xytext=(0, 6), fontsize=7, ha="center")
     axes.set(xlabel="milliseconds per image (pre-process, inference, NMS)", ylabel="mAP@.5:.95 in %", xlim=(0, None))
     axes.grid(alpha=0.3)
