@@ -66,6 +66,13 @@ def test_the_last_model_is_pruned_and_rebuilds_from_its_yaml(finished):
     assert shapes == {name: value.shape for name, value in rebuilt.state_dict().items()}
 
 
+def test_the_base_model_teaches_the_last(finished):
+    chosen = read_yaml(finished / "finetuned/opt.yaml")
+    assert chosen["teacher"] == str(finished / "base/weights/best.pt")
+    assert (chosen["recipe"], chosen["optimizer"]) == ("short", "AdamW")
+    assert read_yaml(finished / "sparse/opt.yaml")["optimizer"] == "SGD"
+
+
 def test_finished_steps_are_not_run_again(finished, tiny_dataset, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a finished step was run again")
