@@ -68,7 +68,7 @@ class Trainer:
         options = self.options
         self.callbacks.run("on_pretrain_routine_start")
         self.device = select_device(options.device, options.batch_size)
-        self.data = check_dataset(options.data)
+        self.data = check_dataset(options.data, allow_scripts=options.allow_download_scripts)
         weights = options.resume or options.weights
         checkpoint = load_checkpoint(weights) if weights else None
         self.hyp = start_run(options, self.folder)
