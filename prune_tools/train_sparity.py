@@ -3,8 +3,8 @@
 
     python prune_tools/train_sparity.py --st --sr 0.0005 --weights runs/train/exp/weights/best.pt \\
         --cfg models/yolov5n_mask.yaml --data data/mask.yaml --batch-size 64 --epochs 100 --imgsz 320
-    python prune_tools/train_sparity.py --penalty polarize --target-share 0.4 --data data/mask.yaml --imgsz 320 \\
-        --weights runs/train/exp/weights/best.pt
+    python prune_tools/train_sparity.py --penalty polarize --target-share 0.4 --hyp data/hyps/hyp.sparse.yaml \\
+        --weights runs/train/exp/weights/best.pt --data data/mask.yaml --imgsz 320
 
 best.pt is the best among the epochs that have reached --target-share, or the sparsest epoch if none has.
 """
@@ -63,7 +63,9 @@ class SparseOptions(TrainOptions):
     scope: str = option("seed", "channels to act on: those of the original tools, or coupled ones too", choices=SCOPES)
     target_share: float = option(0.4, "wanted share of nearly zero gammas at the end, in (0, 1)")
     max_map_loss: float | None = option(
-        None, "with auto: hold back while mAP50 is further than this below the start's; default: 0.03", type=float
+        None,
+        "with auto: hold back while mAP50 is further than this below the start's (twice at first); default: 0.03",
+        type=float,
     )
 
     def __post_init__(self) -> None:
