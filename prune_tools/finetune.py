@@ -16,8 +16,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from utils.cli import run_command
-from utils.config import TrainOptions, build, option, parse
+from utils.cli import run_training_command
+from utils.config import TrainOptions, build, option
 from utils.files import ROOT, newest_file
 from utils.log import LOGGER
 
@@ -52,4 +52,4 @@ def run(**keywords: Any) -> FinetuneOptions:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(parse(FinetuneOptions, "Fine-tune a pruned YOLOv5 detector.")))
+    run_training_command(main, FinetuneOptions, "Fine-tune a pruned YOLOv5 detector.")

@@ -42,7 +42,11 @@ class PipelineOptions:
     sr: float = option(0.005, "sparsity penalty per batch on gamma; shorter runs need more")
     sr_beta: float | None = option(None, "penalty on beta, 0 = off; default: 10 times --sr", type=float)
     percent: float = option(0.4, "share of the prunable channels to remove")
-    cache: str = option("ram", "keep resized images in memory (ram) or not (none)", choices=["ram", "none"])
+    cache: str = option(
+        "ram",
+        "keep resized images in memory (ram), decoded on disk (disk) or not (none)",
+        choices=["ram", "disk", "none"],
+    )
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     workers: int = option(8, "most data loading processes")
     seed: int = option(0, "seed of all random numbers")

@@ -47,7 +47,8 @@ class SparsityPenalty:
     def on_training_ready(self, state: TrainingState) -> None:
         """Find the prunable norms of the model about to be trained."""
         self.state = state
-        self.norms = prunable_norms(state.model)
+        names = prunable_norms(state.ema.ema)  # in the model itself --sync-bn may have replaced the layers
+        self.norms = {name: state.model.get_submodule(name) for name in names}  # type: ignore[misc]
         if not self.norms:
             raise InputError("this model has no prunable batch norm, so sparse training has nothing to act on")
         channels = sum(norm.num_features for norm in self.norms.values())

@@ -18,8 +18,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from utils.cli import run_command
-from utils.config import TrainOptions, build, option, parse
+from utils.cli import run_training_command
+from utils.config import TrainOptions, build, option
 from utils.errors import InputError
 
 BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
@@ -53,7 +53,7 @@ def main(options: SparseOptions) -> Any:
     from utils.callbacks import Callbacks
 
     callbacks = Callbacks()
-    if options.resume:
+    if options.resume and not options.evolve:
         from utils.resume import resume_options
 
         options, _ = resume_options(options)  # sr and st are those of the interrupted run
@@ -71,4 +71,4 @@ def run(**keywords: Any) -> SparseOptions:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(parse(SparseOptions, "Sparse training with an L1 penalty on batch-norm gammas.")))
+    run_training_command(main, SparseOptions, "Sparse training with an L1 penalty on batch-norm gammas.")
