@@ -11,7 +11,7 @@ import pytest
 from utils.config import HYPERPARAMETER_RANGES, TrainOptions, build, read_hyperparameters
 from utils.engine import DivergedError
 from utils.errors import InputError
-from utils.evolve import GENES, METRICS, Evolution, evolve
+from utils.evolve import GAINS, METRICS, SPANS, Evolution, evolve
 from utils.files import ROOT, read_yaml
 
 HYP = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
@@ -21,10 +21,10 @@ def results(merit: float) -> tuple[float, ...]:
     return (0.5, 0.5, merit, merit, 0.1, 0.1, 0.1)
 
 
-def test_every_hyperparameter_is_a_gene_within_its_range() -> None:
-    assert set(GENES) == set(HYPERPARAMETER_RANGES) | {"anchors"}
+def test_every_hyperparameter_has_a_span_within_its_range() -> None:
+    assert set(SPANS) == set(HYPERPARAMETER_RANGES) | {"anchors"} and set(GAINS) < set(SPANS)
     for name, (low, high) in HYPERPARAMETER_RANGES.items():
-        assert low <= GENES[name][1] < GENES[name][2] <= high
+        assert low <= SPANS[name][0] < SPANS[name][1] <= high
 
 
 def test_the_first_generation_is_the_start(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_mutations_stay_in_range_and_leave_fixed_genes_alone(tmp_path: Path) -> 
     evolution = Evolution(tmp_path, HYP)
     for merit in range(12):
         hyp = evolution.propose()
-        assert all(GENES[name][1] <= value <= GENES[name][2] for name, value in hyp.items())
+        assert all(SPANS[name][0] <= value <= SPANS[name][1] for name, value in hyp.items())
         assert (hyp["iou_t"], hyp["fliplr"], hyp["perspective"]) == (0.2, 0.5, 0.0)
         evolution.record(hyp, results(merit / 12))
     assert len(np.unique(evolution.values[:, evolution.names.index("lr0")])) > 6

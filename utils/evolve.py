@@ -26,37 +26,22 @@ MUTATION_SPREAD = 0.2
 DEFAULT_ANCHORS = 3  # per level, when the hyperparameter file has none
 METRICS = RESULT_COLUMNS[3:10]  # P, R, mAP50, mAP50-95 and the three validation losses
 
-# Name: (how strongly it mutates, 0 = never; lowest value; highest value)
-GENES: dict[str, tuple[float, float, float]] = {
-    "lr0": (1, 1e-5, 0.1),
-    "lrf": (1, 0.01, 1.0),
-    "momentum": (0.3, 0.6, 0.98),
-    "weight_decay": (1, 0.0, 0.001),
-    "warmup_epochs": (1, 0.0, 5.0),
-    "warmup_momentum": (1, 0.0, 0.95),
-    "warmup_bias_lr": (1, 0.0, 0.2),
-    "box": (1, 0.02, 0.2),
-    "cls": (1, 0.2, 4.0),
-    "cls_pw": (1, 0.5, 2.0),
-    "obj": (1, 0.2, 4.0),
-    "obj_pw": (1, 0.5, 2.0),
-    "iou_t": (0, 0.1, 0.7),
-    "anchor_t": (1, 2.0, 8.0),
-    "anchors": (2, 2.0, 10.0),
-    "fl_gamma": (0, 0.0, 2.0),
-    "hsv_h": (1, 0.0, 0.1),
-    "hsv_s": (1, 0.0, 0.9),
-    "hsv_v": (1, 0.0, 0.9),
-    "degrees": (1, 0.0, 45.0),
-    "translate": (1, 0.0, 0.9),
-    "scale": (1, 0.0, 0.9),
-    "shear": (1, 0.0, 10.0),
-    "perspective": (0, 0.0, 0.001),
-    "flipud": (1, 0.0, 1.0),
-    "fliplr": (0, 0.0, 1.0),
-    "mosaic": (1, 0.0, 1.0),
-    "mixup": (1, 0.0, 1.0),
-    "copy_paste": (1, 0.0, 1.0),
+# Lowest and highest value of each hyperparameter
+SPANS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("flipud", "fliplr", "mosaic", "mixup", "copy_paste"), (0.0, 1.0)),
+    **dict.fromkeys(("hsv_s", "hsv_v", "translate", "scale"), (0.0, 0.9)),
+    **dict.fromkeys(("cls_pw", "obj_pw"), (0.5, 2.0)),
+    **dict.fromkeys(("cls", "obj"), (0.2, 4.0)),
+    "box": (0.02, 0.2), "iou_t": (0.1, 0.7), "anchor_t": (2.0, 8.0), "anchors": (2.0, 10.0), "fl_gamma": (0.0, 2.0),
+    "hsv_h": (0.0, 0.1), "degrees": (0.0, 45.0), "shear": (0.0, 10.0), "perspective": (0.0, 0.001),
+    "lr0": (1e-5, 0.1), "lrf": (0.01, 1.0), "momentum": (0.6, 0.98), "weight_decay": (0.0, 0.001),
+    "warmup_epochs": (0.0, 5.0), "warmup_momentum": (0.0, 0.95), "warmup_bias_lr": (0.0, 0.2),
+}
+# How strongly it mutates, 0 = never; 1 where nothing else is said
+GAINS: dict[str, float] = {
+    "momentum": 0.3,
+    "anchors": 2.0,
+    **dict.fromkeys(("iou_t", "fl_gamma", "perspective", "fliplr"), 0.0),
 }
 
 
@@ -95,7 +80,7 @@ class Evolution:
         if len(self.results):
             generator = np.random.default_rng((self.seed, len(self.results)))
             chosen = self._parent(generator) * self._mutation(generator)
-        ranges = np.array([GENES[name][1:] for name in self.names])
+        ranges = np.array([SPANS[name] for name in self.names])
         return dict(zip(self.names, chosen.clip(*ranges.T).round(5).tolist(), strict=True))
 
     def _parent(self, generator: np.random.Generator) -> np.ndarray:
@@ -106,7 +91,7 @@ class Evolution:
 
     def _mutation(self, generator: np.random.Generator) -> np.ndarray:
         """A factor for each gene, at least one of which is not 1."""
-        gains = np.array([GENES[name][0] for name in self.names])
+        gains = np.array([GAINS.get(name, 1.0) for name in self.names])
         factors = np.ones(len(gains))
         while (factors == 1).all():
             hit = generator.random(len(gains)) < MUTATION_PROBABILITY
