@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.loading import load_checkpoint
 from prune_tools.sparsity import FINAL_SHARE
 from tests.rank_probe import EPOCHS, RATE, observe, write_hyperparameters
 from utils import distributed
@@ -19,6 +20,7 @@ from utils.checkpoint import portable_copy
 from utils.config import TrainOptions, build
 from utils.distributed import World, check_options, current_world, device_of_rank, launch, plain_norms
 from utils.errors import InputError
+from utils.files import ROOT
 
 TOLERANCE = 1e-6  # of weights of about 1: sums over two ranks are rounded in another order
 
@@ -43,11 +45,17 @@ def alone(arguments: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
 def pair(arguments: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two gloo processes sees that share the batches of the one."""
     folder = tmp_path_factory.mktemp("pair")
-    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*starter, str(Path(__file__).with_name("rank_probe.py")), str(folder), json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(Path(__file__).with_name("rank_probe.py"), str(folder), json.dumps(arguments))
     return [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
+
+
+def torchrun(script: str | Path, *arguments: str) -> str:
+    """Start a script in two processes; returns what they wrote to stderr."""
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*starter, str(script), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
 
 
 def test_two_processes_end_with_the_weights_of_one(alone, pair):
@@ -73,6 +81,17 @@ def test_ranks_share_every_batch_and_draw_other_augmentations(alone, pair):
 def test_results_are_those_of_the_first_rank_everywhere(pair):
     assert pair[0]["results"] == pair[1]["results"]
     assert pair[0]["results"][4] > 0  # a validation loss
+
+
+def test_the_pruning_commands_train_in_several_processes(arguments, tmp_path):
+    common = {"data": arguments["data"], "imgsz": 64, "batch-size": 4, "epochs": 1, "workers": 0, "device": "cpu"}
+    flags = [f"--{name}={value}" for name, value in (common | {"project": tmp_path}).items()] + ["--noplots"]
+    told = torchrun("prune_tools/train_sparity.py", *flags, "--weights=", f"--cfg={arguments['cfg']}", "--name=sparse")
+    assert told.count("Sparse training:") == told.count("Results saved to") == 1  # one process reports
+    best = tmp_path / "sparse/weights/best.pt"
+    torchrun("prune_tools/finetune.py", *flags, f"--weights={best}", "--name=tuned")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sparse", "tuned"]
+    assert load_checkpoint(tmp_path / "tuned/weights/last.pt")["epoch"] == -1
 
 
 def check_penalty(seen: dict[str, Any]) -> None:

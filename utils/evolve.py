@@ -36,7 +36,7 @@ SPANS: dict[str, tuple[float, float]] = {
     "hsv_h": (0.0, 0.1), "degrees": (0.0, 45.0), "shear": (0.0, 10.0), "perspective": (0.0, 0.001),
     "lr0": (1e-5, 0.1), "lrf": (0.01, 1.0), "momentum": (0.6, 0.98), "weight_decay": (0.0, 0.001),
     "warmup_epochs": (0.0, 5.0), "warmup_momentum": (0.0, 0.95), "warmup_bias_lr": (0.0, 0.2),
-}
+}  # fmt: skip
 # How strongly it mutates, 0 = never; 1 where nothing else is said
 GAINS: dict[str, float] = {
     "momentum": 0.3,
