@@ -10,6 +10,7 @@ Writes pruned_model.pt, pruned_model.yaml, orign_model.pt (full width, removed c
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CFG = str(ROOT / "models/yolov5n_mask.yaml")
 FLOPS_IMAGE_SIZE = 640  # pixels; as YOLOv5 prints its models
+REPAIR_BATCH = 16  # images
 
 
 @dataclass
@@ -46,6 +48,8 @@ class PruneOptions:
     percent: float = option(0.4, "share of the prunable channels to remove, in [0, 1)")
     min_channels: int = option(1, "least channels that every layer keeps")
     fold: bool = option(True, "fold the constants that removed channels emitted into their readers")
+    reconstruct: int = option(192, "training images on which the layers are re-fitted to the unpruned model; 0 = off")
+    recalibrate: int = option(0, "training images on which batch norm is estimated anew; 0 = off")
     batch_size: int = option(64, "images per batch")
     imgsz: int = option(320, "image size in pixels, longer side", "--img", "--img-size")
     conf_thres: float = option(0.001, "least confidence; mAP needs 0.001")
@@ -68,9 +72,10 @@ class PruneOptions:
         ]
         check_percent(self.percent)
         check_thresholds(self.conf_thres, self.iou_thres)
-        for name in ("min_channels", "batch_size", "imgsz", "max_det"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        least = {"min_channels": 1, "batch_size": 1, "imgsz": 1, "max_det": 1, "reconstruct": 0, "recalibrate": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InputError(f"--{name.replace('_', '-')} must be at least {value}, got {getattr(self, name)}")
         if len(self.weights) > 1:
             raise InputError(
                 f"--weights names {len(self.weights)} files, but one model is pruned at a time: give one checkpoint"
@@ -165,7 +170,8 @@ def open_inputs(options: PruneOptions) -> tuple[DetectionModel, dict[str, Any], 
     device = select_device(options.device, options.batch_size)
     if options.half and device.type == "cpu":
         raise InputError("--half needs a GPU: CPUs compute FP16 slowly or not at all, leave it out")
-    data = check_dataset(options.data, splits=("val",))
+    repair = options.reconstruct or options.recalibrate  # both look at training images
+    data = check_dataset(options.data, splits=("train", "val") if repair else ("val",))
     options.weights = [check_file(options.weights[0], ".pt")]
     model, checkpoint = load_model(options.weights[0])
     if options.cfg not in ("", DEFAULT_CFG):
@@ -197,7 +203,7 @@ class Pruning:
         from prune_tools.yolo_pruned import check_surgery, mask_model, prune_model
 
         masked, pruned = mask_model(self.full, self.groups, self.plan), deepcopy(self.full)
-        prune_model(pruned, self.groups, self.plan)
+        self.cuts = prune_model(pruned, self.groups, self.plan)
         absolute, relative = check_surgery(pruned, masked, images)
         LOGGER.info(
             f"Surgery checked on {len(images)} real images: the pruned model equals the masked full-width model, "
@@ -205,11 +211,23 @@ class Pruning:
         )
         return pruned, masked
 
-    def fold(self, pruned: DetectionModel) -> None:
-        """Fold the constants of the removed channels into ``pruned``."""
-        from prune_tools.repair import fold_constants
+    def repair(self, pruned: DetectionModel, options: PruneOptions, data: dict[str, Any]) -> None:
+        """Give accuracy back without training, in place: fold constants, re-fit the layers, estimate batch norm."""
+        from prune_tools.calibration import recalibrate, training_batches
+        from prune_tools.folding import fold_constants
+        from prune_tools.reconstruction import reconstruct
 
-        LOGGER.info(fold_constants(self.full, pruned, self.trace, self.groups, self.plan).summary())
+        if options.fold:
+            LOGGER.info(fold_constants(self.full, pruned, self.trace, self.groups, self.plan).summary())
+        count = max(options.reconstruct, options.recalibrate)
+        if not count:
+            return
+        batches = training_batches(data, count, options.imgsz, REPAIR_BATCH, int(max(self.full.stride)))
+        if options.reconstruct:
+            chosen = batches[: math.ceil(options.reconstruct / REPAIR_BATCH)]
+            LOGGER.info(reconstruct(self.full, pruned, self.trace, self.cuts, chosen).summary())
+        if options.recalibrate:
+            recalibrate(pruned, batches[: math.ceil(options.recalibrate / REPAIR_BATCH)])
 
 
 def main(options: PruneOptions) -> Path:
@@ -233,8 +251,7 @@ def main(options: PruneOptions) -> Path:
     pruned, masked = pruning.cut(images)
     widths = layer_table(model, pruned)
     LOGGER.info(f"\n{widths}\n")
-    if options.fold:
-        pruning.fold(pruned)
+    pruning.repair(pruned, options, data)
     rows = []
     for title, network in (("before", model), ("pruned", pruned)):
         LOGGER.info(colorstr(f"Validating: {title}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.pruning_networks import with_random_norms
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, read_yaml
+from utils.log import LOGGER
 
 
 def shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
@@ -67,7 +69,7 @@ def test_command_from_any_folder(checkpoint, tiny_dataset, tmp_path):
 
 
 def test_pruning_a_pruned_file_and_fold_switch(checkpoint, tiny_dataset, tmp_path):
-    once = prune.run(**options(checkpoint, tiny_dataset, tmp_path, fold=False))
+    once = prune.run(**options(checkpoint, tiny_dataset, tmp_path, fold=False, reconstruct=0))
     twice = prune.run(**options(once / "pruned_model.pt", tiny_dataset, tmp_path, percent=0.9, min_channels=2))
     assert twice.name == "exp2"
     first, second = load_model(once / "pruned_model.pt")[0], load_model(twice / "pruned_model.pt")[0]
@@ -78,9 +80,35 @@ def test_pruning_a_pruned_file_and_fold_switch(checkpoint, tiny_dataset, tmp_pat
     kept = (
         full["model.1.bn.running_mean"].half()[:, None] == first.state_dict()["model.1.bn.running_mean"].half()
     ).any(0)
-    folded = prune.run(**options(checkpoint, tiny_dataset, tmp_path))
+    folded = prune.run(**options(checkpoint, tiny_dataset, tmp_path, reconstruct=0))
     moved = load_model(folded / "pruned_model.pt")[0].state_dict()["model.1.bn.running_mean"]
     assert kept.all() and not torch.equal(moved, first.state_dict()["model.1.bn.running_mean"])
+
+
+def test_repairs_are_switched_one_by_one(checkpoint, tiny_dataset, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger=LOGGER.name)
+
+    def saved(**switches) -> dict[str, torch.Tensor]:
+        folder = prune.run(**options(checkpoint, tiny_dataset, tmp_path, **switches))
+        return load_model(folder / "pruned_model.pt")[0].state_dict()
+
+    plain = saved(fold=False, reconstruct=0)
+    assert "re-fitted" not in caplog.text and "estimated anew" not in caplog.text
+    refitted, recalibrated = saved(fold=False, reconstruct=8), saved(fold=False, reconstruct=0, recalibrate=8)
+    assert "convolutions re-fitted on 8 images" in caplog.text
+    assert "batch norms estimated anew on 8 images" in caplog.text
+    weight, mean = "model.8.cv1.conv.weight", "model.8.cv1.bn.running_mean"
+    assert not torch.equal(refitted[weight], plain[weight]) and torch.equal(recalibrated[weight], plain[weight])
+    assert not torch.equal(recalibrated[mean], plain[mean])
+
+
+def test_repairs_need_training_images(checkpoint, tiny_dataset, tmp_path):
+    content = read_yaml(tiny_dataset)
+    data = tmp_path / "val_only.yaml"
+    data.write_text(f"path: {content['path']}\nval: images/val\nnames: {content['names']}\n")
+    with pytest.raises(InputError, match="train"):
+        prune.run(**options(checkpoint, data, tmp_path / "runs"))
+    assert prune.run(**options(checkpoint, data, tmp_path / "runs", reconstruct=0)).is_dir()
 
 
 @pytest.mark.parametrize(
@@ -88,6 +116,7 @@ def test_pruning_a_pruned_file_and_fold_switch(checkpoint, tiny_dataset, tmp_pat
     [
         ({"percent": 1.5}, r"--percent .*\[0, 1\), got 1.5"),
         ({"min_channels": 0}, "--min-channels must be at least 1"),
+        ({"reconstruct": -1}, "--reconstruct must be at least 0"),
         ({"weights": ["a.pt", "b.pt"]}, "2 files"),
         ({"dnn": True}, "--dnn"),
         ({"half": True}, "--half needs a GPU"),

@@ -1,6 +1,6 @@
-"""Means that give accuracy back without training.
+"""Constant folding: what removed channels still emitted goes on to be there.
 
-Constant folding: a removed channel whose gamma is about zero still emitted the constant act(beta). Its readers
+A removed channel whose gamma is about zero still emitted the constant act(beta). Its readers
 received, away from the zero-padded border, the sum of their taps times that constant; it is moved into the reader's
 batch-norm mean or its bias. The constants are followed through activations, concatenation, upsampling, pooling,
 additions and depthwise convolutions, so the result equals the full model with the removed gammas set to zero, but for

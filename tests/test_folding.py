@@ -10,10 +10,10 @@ from torch import nn
 
 from models.common import Conv
 from models.yolo import DetectionModel
+from prune_tools.folding import fold_constants
 from prune_tools.groups import find_groups, select_groups
 from prune_tools.plan import Plan
 from prune_tools.pruned_common import narrow_module
-from prune_tools.repair import fold_constants
 from prune_tools.tracing import trace_model
 from prune_tools.yolo_pruned import find_cuts, largest_difference, mask_model, prune_model
 from tests.pruning_networks import OWN_CONFIG, random_images, random_plan, thin, with_random_norms

@@ -1,0 +1,308 @@
+"""Re-fit by least squares: the channels that stay take over the part of those that were removed.
+
+A convolution that lost input channels can partly make up for them with the inputs that it still has. In execution order
+each convolution of the narrow network is solved anew, so that on real images its output, before the norm, comes as near
+as possible to that of the unpruned network (He et al., "Channel Pruning for Accelerating Very Deep Neural Networks",
+ICCV 2017, applied to every layer with the inputs that the layers re-fitted before it give). It is ridge regression
+towards the weights that are there, plus a constant that goes into the norm's mean or the bias::
+
+    full network      x  ──conv──▶ y    at some places of each image: the target, for the channels that stay
+    narrow network    x' ──conv──▶ y'   x' around the same places: the regressors
+
+    min over W, c of   mean |W x' + c - y|^2  +  ridge * mean(x'^2) * |W - W_before|^2
+
+Both networks walk through their layers side by side; every layer sees all images before the next one is entered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from models.yolo import DetectionModel
+from prune_tools.tracing import Trace
+from prune_tools.yolo_pruned import Cut
+
+PLACES = 96  # output positions per image and convolution
+RIDGE = 0.01  # pull towards the old weights, as a share of the mean square of a regressor
+
+
+@dataclass
+class Reconstruction:
+    """What the re-fit has reached.
+
+    ``unexplained``: by path of the convolution, the part of the unpruned output's variance that the narrow one misses
+    at the sampled places, before and after its weights were solved.
+    """
+
+    images: int
+    unexplained: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """One line for the log."""
+        if not self.unexplained:
+            return "Nothing to re-fit: no convolution lost an input"
+        before, after = (sum(values) / len(values) for values in zip(*self.unexplained.values(), strict=True))
+        return (
+            f"{len(self.unexplained)} convolutions re-fitted on {self.images} images: the part of the unpruned "
+            f"outputs' variance that they miss fell from {before:.1%} to {after:.1%} on average"
+        )
+
+
+class Walk:
+    """A network that is run layer by layer, each layer on all batches; outputs are kept while a later layer reads them.
+
+    Args:
+        model: a detection model, in evaluation mode.
+        batches: images (B, 3, H, W) uint8.
+    """
+
+    def __init__(self, model: DetectionModel, batches: Sequence[Tensor]) -> None:
+        self.layers: list[nn.Module] = list(model.model)
+        self.weight = next(model.parameters())
+        self.outputs: list[dict[int, Tensor]] = [{-1: images} for images in batches]  # by layer; -1: the images
+        self.last_reader: dict[int, int] = {}
+        for number in range(len(self.layers)):
+            for source in self._sources(number):
+                self.last_reader[source] = number
+
+    def _sources(self, number: int) -> list[int]:
+        """The layers that layer ``number`` reads."""
+        declared = self.layers[number].f
+        relative = declared if isinstance(declared, list) else [declared]  # negative ones count from here
+        return [source if source >= 0 else number + source for source in relative]  # type: ignore[operator, misc]
+
+    def run(self, number: int, batch: int) -> Tensor:
+        """The output of layer ``number`` for one batch."""
+        layer = self.layers[number]
+        inputs = [self._prepared(self.outputs[batch][source]) for source in self._sources(number)]
+        return layer(inputs if isinstance(layer.f, list) else inputs[0])
+
+    def _prepared(self, value: Tensor) -> Tensor:
+        if value.dtype == torch.uint8:  # images
+            return value.to(self.weight.device).to(self.weight.dtype) / 255
+        return value
+
+    def advance(self, number: int) -> None:
+        """Run layer ``number`` on all batches; keep outputs that a later layer reads, drop those that none does."""
+        for batch, outputs in enumerate(self.outputs):
+            outputs[number] = self.run(number, batch)
+            for source in list(outputs):
+                if self.last_reader.get(source, -1) <= number:
+                    del outputs[source]
+
+
+class _InputSeen(Exception):
+    """Raised by a hook to leave a layer's forward pass as soon as a convolution's input is known."""
+
+
+@dataclass
+class Sample:
+    """Places in one batch and the output of the unpruned network there.
+
+    ``places``: (B, P) indices into the flattened map; ``values``: (B * P, C), C being the channels that stay.
+    """
+
+    places: Tensor
+    values: Tensor
+
+
+class Regression:
+    """Normal equations of one convolution, gathered batch by batch in float64.
+
+    K is the number of regressors of one output (inputs of its group times kernel area), G the number of groups.
+    """
+
+    def __init__(self, module: nn.Conv2d) -> None:
+        self.module = module
+        groups, self.count = module.groups, 0
+        size = module.weight[0].numel()
+        outputs = module.out_channels // groups
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(groups, *shape, dtype=torch.double, device=module.weight.device)
+
+        self.xx, self.xy, self.yy = zeros(size, size), zeros(size, outputs), zeros(outputs)
+        self.x, self.y = zeros(size), zeros(outputs)
+
+    def add(self, inputs: Tensor, sample: Sample) -> None:
+        """Take in one batch: the convolution's input (B, C, H, W) and what its output should be."""
+        x = patches(self.module, inputs, sample.places)
+        y = sample.values.unflatten(1, (self.module.groups, -1)).transpose(0, 1)  # (G, B * P, outputs)
+        self.count += x.shape[1]
+        self.xx += x.transpose(1, 2) @ x
+        self.xy += x.transpose(1, 2) @ y
+        self.x += x.sum(1)
+        self.y += y.sum(1)
+        self.yy += y.square().sum(1)
+
+    def solve(self, ridge: float, constant: bool) -> tuple[Tensor, Tensor, tuple[float, float]]:
+        """Weights like the module's, constants (C,), and the unexplained parts of the variance before and after.
+
+        ``constant`` tells whether the layer has a place for a constant; without one it is zero.
+        """
+        old = self.module.weight.detach().double().flatten(1).unflatten(0, (self.module.groups, -1)).transpose(1, 2)
+        mean_x, mean_y = (self.x / self.count, self.y / self.count) if constant else (self.x * 0, self.y * 0)
+        xx = self.xx / self.count - mean_x[:, :, None] * mean_x[:, None, :]
+        xy = self.xy / self.count - mean_x[:, :, None] * mean_y[:, None, :]
+        yy = (self.yy / self.count - mean_y.square()).sum()
+        damping = ridge * (self.xx.diagonal(dim1=1, dim2=2).mean(1) / self.count).clamp(min=1e-12)
+        eye = torch.eye(xx.shape[-1], dtype=xx.dtype, device=xx.device)
+        new = old + torch.linalg.solve(xx + damping[:, None, None] * eye, xy - xx @ old)
+
+        def unexplained(weights: Tensor) -> float:
+            missing = yy - 2 * (weights * xy).sum() + (weights * (xx @ weights)).sum()
+            return float((missing / yy).clamp(0, 1)) if yy > 0 else 0.0
+
+        constants = (mean_y - (mean_x[:, None, :] @ new)[:, 0]).flatten()
+        weights = new.transpose(1, 2).flatten(0, 1).view_as(self.module.weight)
+        return weights, constants, (unexplained(old), unexplained(new))
+
+
+def patches(module: nn.Conv2d, inputs: Tensor, places: Tensor) -> Tensor:
+    """What the kernel covers at ``places`` (B, P) of the output map: (G, B * P, K) from inputs (B, C, H, W)."""
+    (height, width), (down, right), (step_y, step_x) = module.kernel_size, module.stride, module.dilation
+    padding = module._reversed_padding_repeated_twice
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = nn.functional.pad(inputs, padding, mode) if any(padding) else inputs
+    columns = (padded.shape[3] - step_x * (width - 1) - 1) // right + 1
+    rows = (places // columns * down)[:, :, None, None] + step_y * torch.arange(height, device=places.device)[:, None]
+    cols = (places % columns * right)[:, :, None, None] + step_x * torch.arange(width, device=places.device)
+    batch = torch.arange(len(inputs), device=places.device)[:, None, None, None]
+    taps = padded.permute(0, 2, 3, 1)[batch, rows, cols]  # (B, P, height, width, C)
+    grouped = taps.unflatten(-1, (module.groups, -1)).permute(4, 0, 1, 5, 2, 3)  # (G, B, P, C / G, height, width)
+    return grouped.flatten(3).flatten(1, 2)
+
+
+def norm_after(trace: Trace) -> dict[str, str]:
+    """The norm that directly takes the output of a convolution, by the convolution's path."""
+    convolutions = {step.output: step.name for step in trace.steps if step.kind == "convolution"}
+    return {
+        convolutions[step.inputs[0]]: step.name
+        for step in trace.steps
+        if step.kind == "norm" and step.inputs[0] in convolutions
+    }
+
+
+class Refit:
+    """Walks the full and the narrow network side by side and solves the narrow one's convolutions in execution order.
+
+    See ``reconstruct`` for the arguments.
+    """
+
+    def __init__(
+        self, full: DetectionModel, pruned: DetectionModel, trace: Trace, cuts: Mapping[str, Cut],
+        batches: Sequence[Tensor], ridge: float, places: int, seed: int,
+    ) -> None:  # fmt: skip
+        self.full, self.narrow = dict(full.named_modules()), dict(pruned.named_modules())
+        self.full_walk, self.narrow_walk = Walk(full, batches), Walk(pruned, batches)
+        self.cuts, self.ridge, self.places = cuts, ridge, places
+        self.generator = torch.Generator().manual_seed(seed)
+        self.norms = norm_after(trace)
+        self.order: dict[int, list[str]] = defaultdict(list)  # layer -> its convolutions in execution order
+        for step in trace.steps:
+            if step.kind == "convolution" and isinstance(self.full[step.name], nn.Conv2d):
+                self.order[int(step.name.split(".")[1])].append(step.name)
+        self.changed = False  # whether the inputs of what comes next differ from the full network's
+        self.result = Reconstruction(sum(map(len, batches)))
+
+    def layer(self, number: int) -> None:
+        """Solve the convolutions of one layer and send both networks through it."""
+        samples: dict[str, list[Sample]] = defaultdict(list)
+        hooks = [self.full[path].register_forward_hook(self._recorder(path, samples)) for path in self.order[number]]
+        try:
+            self.full_walk.advance(number)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for path in self.order[number]:
+            cut = self.cuts.get(path)
+            self.changed |= cut is not None and cut.inputs is not None
+            if self.changed:
+                self._solve(number, path, samples.pop(path))
+        self.narrow_walk.advance(number)
+
+    def _recorder(self, path: str, samples: dict[str, list[Sample]]) -> Callable[..., None]:
+        """A forward hook that notes the output of the full network's convolution ``path`` at random places."""
+        cut = self.cuts.get(path)
+        kept = None if cut is None else cut.outputs
+
+        def record(_: nn.Module, __: Any, output: Tensor) -> None:
+            batch, area = len(output), output[0, 0].numel()
+            places = torch.randint(area, (batch, min(self.places, area)), generator=self.generator)
+            places = places.to(output.device)
+            maps = output.flatten(2) if kept is None else output.flatten(2)[:, kept.to(output.device)]
+            values = maps.gather(2, places[:, None].expand(-1, maps.shape[1], -1))  # (B, C, P)
+            samples[path].append(Sample(places, values.transpose(1, 2).flatten(0, 1)))
+
+        return record
+
+    def _solve(self, number: int, path: str, samples: Sequence[Sample]) -> None:
+        module: Any = self.narrow[path]
+        regression = Regression(module)
+        for inputs, sample in zip(self._inputs(number, module), samples, strict=True):
+            regression.add(inputs, sample)
+        norm: Any = self.narrow[self.norms[path]] if path in self.norms else None
+        constant = norm is not None or module.bias is not None
+        weights, constants, self.result.unexplained[path] = regression.solve(self.ridge, constant)
+        module.weight.copy_(weights)
+        if module.bias is not None:
+            module.bias.copy_(constants)
+        elif norm is not None:  # conv + constants - mean = conv - (mean - constants)
+            norm.running_mean.copy_(self._original_mean(self.norms[path]) - constants)
+
+    def _original_mean(self, path: str) -> Tensor:
+        """The full network's running mean, for the channels that stay."""
+        mean, cut = self.full[path].running_mean, self.cuts.get(path)
+        assert isinstance(mean, Tensor)
+        return mean.double() if cut is None or cut.outputs is None else mean.double()[cut.outputs.to(mean.device)]
+
+    def _inputs(self, number: int, module: nn.Module) -> Iterator[Tensor]:
+        """What ``module`` of layer ``number`` reads in the narrow network, batch by batch."""
+        seen: list[Tensor] = []
+
+        def stop(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            seen.append(inputs[0])
+            raise _InputSeen
+
+        hook = module.register_forward_pre_hook(stop)
+        try:
+            for batch in range(len(self.narrow_walk.outputs)):
+                with contextlib.suppress(_InputSeen):
+                    self.narrow_walk.run(number, batch)
+                yield seen.pop()
+        finally:
+            hook.remove()
+
+
+@torch.no_grad()
+def reconstruct(
+    full: DetectionModel, pruned: DetectionModel, trace: Trace, cuts: Mapping[str, Cut], batches: Sequence[Tensor], *,
+    ridge: float = RIDGE, places: int = PLACES, seed: int = 0,
+) -> Reconstruction:  # fmt: skip
+    """Re-fit every convolution of ``pruned`` whose inputs differ from those in ``full``, in place.
+
+    Args:
+        full: the network before surgery, in evaluation mode.
+        pruned: the narrowed network, in evaluation mode; its norms keep gamma, beta and variance.
+        trace: the trace of ``full``.
+        cuts: what surgery kept of each module (the result of ``prune_model``).
+        batches: training images (B, 3, H, W) uint8, all in memory, as both networks' maps of them will be.
+        ridge: pull towards the weights that are there, as a share of the mean square of a regressor.
+        places: output positions sampled per image and convolution.
+        seed: of the places.
+
+    Returns:
+        How much of each output could not be explained, before and after.
+    """
+    refit = Refit(full, pruned, trace, cuts, batches, ridge, places, seed)
+    for number in tqdm(range(len(full.model)), "Re-fitting layers", disable=None, leave=False):
+        refit.layer(number)
+    return refit.result

@@ -1,0 +1,142 @@
+"""Re-fitting by least squares: exact where an exact solution exists, nearer to the full network everywhere else."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from models.yolo import DetectionModel
+from prune_tools.groups import find_groups, select_groups
+from prune_tools.plan import Plan
+from prune_tools.reconstruction import Reconstruction, patches, reconstruct
+from prune_tools.tracing import trace_model
+from prune_tools.yolo_pruned import outputs_of, prune_model
+from tests.pruning_networks import OWN_CONFIG, thin, with_random_norms
+
+CONFIGURATIONS = ["yolov5n", "yolov5n6", "yolov5-bifpn", "yolov5s-ghost", "yolov5s-transformer", "yolov3-tiny"]
+
+
+def noise(count: int, size: int, seed: int) -> torch.Tensor:
+    """Images (count, 3, size, size) uint8 whose structure is coarse, as that of photographs."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, size // 8, size // 8, generator=generator) * 255
+    return nn.functional.interpolate(coarse, size=(size, size), mode="bilinear").to(torch.uint8)
+
+
+def image_size(model: DetectionModel) -> int:
+    return 2 * max(64, int(model.stride.max()))
+
+
+def duplicate_channels(model: nn.Module, groups: list, plan: Plan) -> None:
+    """Let each removed channel compute what a channel that stays computes."""
+    modules = dict(model.named_modules())
+    for group in groups:
+        removed, kept = plan.removed(group), plan.kept[group.name]
+        twins = kept[torch.arange(len(removed)) % len(kept)]
+        for member in group.of_role("output", "norm"):
+            to, of = (torch.as_tensor(member.indices[positions.numpy()]) for positions in (removed, twins))
+            for value in (*modules[member.path].parameters(), *modules[member.path].buffers()):
+                if value.ndim:
+                    value.data[to] = value.data[of]
+
+
+def prune(full: DetectionModel, scope: str = "seed", share: float = 0.4):
+    """A narrow network without its last ``share`` of each group, and what re-fitting it needs to know."""
+    trace = trace_model(full)
+    groups = select_groups(find_groups(full, trace), scope)
+    plan = Plan({group.name: torch.arange(max(1, round(group.size * (1 - share)))) for group in groups})
+    pruned = deepcopy(full)
+    return pruned, trace, groups, plan
+
+
+def difference(model: nn.Module, full: nn.Module, images: torch.Tensor) -> float:
+    """Mean square difference of the raw heads, as a share of their variance."""
+    inputs = images.double() / 255
+    pairs = list(zip(outputs_of(model, inputs)[1:], outputs_of(full, inputs)[1:], strict=True))
+    return sum(float((ours - theirs).square().mean() / theirs.var()) for ours, theirs in pairs) / len(pairs)
+
+
+def test_channels_with_a_twin_that_stays_are_replaced_without_loss():
+    full = thin("yolov5n")
+    pruned, trace, groups, plan = prune(full)
+    duplicate_channels(full, groups, plan)
+    pruned = deepcopy(full)
+    cuts = prune_model(pruned, groups, plan)
+    before = difference(pruned, full, noise(2, 64, seed=9))
+    reconstruct(full, pruned, trace, cuts, [noise(4, 64, seed) for seed in range(3)], ridge=1e-9)
+    assert difference(pruned, full, noise(2, 64, seed=9)) < 1e-4 * before
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_architecture_comes_nearer_to_the_full_network(name):
+    full = thin(name)
+    pruned, trace, groups, plan = prune(full, "all", share=0.2)
+    cuts = prune_model(pruned, groups, plan)
+    size = image_size(full)
+    unseen = noise(2, size, seed=9)
+    before = difference(pruned, full, unseen)
+    result = reconstruct(full, pruned, trace, cuts, [noise(4, size, seed) for seed in range(4)], places=64)
+    assert difference(pruned, full, unseen) < 0.7 * before
+    assert all(after <= first + 1e-9 for first, after in result.unexplained.values())
+
+
+def test_blocks_without_a_norm_and_growing_maps_are_walked_through():
+    full = with_random_norms(DetectionModel(deepcopy(OWN_CONFIG)))
+    pruned, trace, groups, plan = prune(full, "all", share=0.2)
+    cuts = prune_model(pruned, groups, plan)
+    result = reconstruct(full, pruned, trace, cuts, [noise(4, 64, seed) for seed in range(2)])
+    narrowed = [path for path, cut in cuts.items() if cut.inputs is not None and path.endswith("conv")]
+    assert set(narrowed) - set(result.unexplained) <= {
+        path for path, module in full.named_modules() if isinstance(module, nn.ConvTranspose2d)
+    }
+
+
+def test_what_lies_before_the_first_cut_and_all_gammas_stay():
+    full = thin("yolov5n").float()
+    pruned, trace, groups, _ = prune(full)
+    late = [group for group in groups if group.name == "model.7.conv"]
+    plan = Plan({late[0].name: torch.arange(late[0].size // 2)})
+    cuts = prune_model(pruned, late, plan)
+    untouched = deepcopy(pruned.state_dict())
+    result = reconstruct(full, pruned, trace, cuts, [noise(2, 64, seed=0)])
+    assert next(iter(result.unexplained)).startswith("model.8.")
+    changed = {name for name, value in pruned.state_dict().items() if not torch.equal(value, untouched[name])}
+    assert changed
+    assert all(int(name.split(".")[1]) >= 8 for name in changed)
+    assert all(name.endswith(("conv.weight", "running_mean")) or ".m." in name for name in changed)
+
+
+def test_nothing_is_solved_where_nothing_was_removed():
+    full = thin("yolov5n")
+    pruned, trace, groups, _ = prune(full)
+    plan = Plan({group.name: torch.arange(group.size) for group in groups})
+    result = reconstruct(full, pruned, trace, prune_model(pruned, groups, plan), [noise(2, 64, seed=0)])
+    assert result.unexplained == {}
+    assert "Nothing to re-fit" in result.summary()
+    assert "fell from 50.0% to 25.0%" in Reconstruction(4, {"a": (0.6, 0.3), "b": (0.4, 0.2)}).summary()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "keywords"),
+    [
+        (1, {}),
+        (3, {"padding": 1, "stride": 2}),
+        (3, {"padding": 2, "dilation": 2}),
+        ((1, 3), {"padding": (0, 1)}),
+        (5, {"padding": 2, "groups": 6}),
+        (3, {"padding": 1, "groups": 2, "padding_mode": "replicate"}),
+    ],
+)
+def test_patches_times_weights_is_the_convolution(kernel, keywords):
+    torch.manual_seed(0)
+    module = nn.Conv2d(6, 6, kernel, bias=False, dtype=torch.double, **keywords)
+    inputs = torch.rand(2, 6, 9, 7, dtype=torch.double)
+    expected = module(inputs).flatten(2)
+    places = torch.randint(expected.shape[2], (2, 5))
+    taken = expected.gather(2, places[:, None].expand(-1, 6, -1))  # (B, C, P)
+    weights = module.weight.flatten(1).unflatten(0, (module.groups, -1)).transpose(1, 2)  # (G, K, C / G)
+    product = patches(module, inputs, places) @ weights  # (G, B * P, C / G)
+    torch.testing.assert_close(product.transpose(0, 1).flatten(1), taken.transpose(1, 2).flatten(0, 1))
