@@ -87,13 +87,20 @@ def test_finished_checkpoints_are_stripped_and_valid(base_run, tiny_dataset, tmp
 
 def test_training_learns(tiny_dataset, tiny_cfg, tmp_path):
     changes = dict.fromkeys(("mosaic", "scale", "translate", "hsv_h", "hsv_s", "hsv_v", "fliplr"), 0.0)
-    hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml") | changes | {"lr0": 0.1}
+    hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml") | changes | {"lr0": 0.2}
     write_yaml(tmp_path / "hyp.yaml", hyp)
     losses = []
     callbacks = Callbacks()
     callbacks.register_action("on_fit_epoch_end", callback=lambda values, *_: losses.append(sum(values[:3])))
     chosen = options(
-        tiny_dataset, tmp_path, cfg=str(tiny_cfg), hyp=str(tmp_path / "hyp.yaml"), epochs=25, noval=True, nosave=True
+        tiny_dataset,
+        tmp_path,
+        cfg=str(tiny_cfg),
+        hyp=str(tmp_path / "hyp.yaml"),
+        epochs=20,
+        noval=True,
+        nosave=True,
+        optimizer="AdamW",
     )
     train.main(chosen, callbacks)
     assert losses[-1] < 0.8 * losses[0]
@@ -218,14 +225,6 @@ def test_training_goes_on_from_weights_of_other_classes(base_run, tiny_dataset, 
     )
     assert load_checkpoint(tmp_path / "exp/weights/last.pt")["model"].names == ["face", "face_mask", "helmet"]
     three.unlink()
-
-
-def test_frozen_layers_stay(base_run, tiny_dataset, tmp_path):
-    weights = base_run / "weights/last.pt"
-    train.main(options(tiny_dataset, tmp_path, cfg="", weights=str(weights), freeze=[3], epochs=1))
-    before, after = weights_of(weights), weights_of(tmp_path / "exp/weights/last.pt")
-    assert torch.equal(before["model.2.cv1.conv.weight"], after["model.2.cv1.conv.weight"])
-    assert not torch.equal(before["model.3.conv.weight"], after["model.3.conv.weight"])
 
 
 def test_a_copied_run_folder_resumes_where_it_lies(tiny_dataset, tmp_path):
