@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from utils.state import TrainingState
 
 Results = tuple[float, ...]  # P, R, mAP50, mAP50-95, box loss, objectness loss, class loss
+NOTHING: Results = (0.0,) * 7
 CHECKPOINT_ATTRIBUTES = ["yaml", "nc", "hyp", "names", "stride", "class_weights"]
 
 
@@ -47,7 +48,7 @@ class Trainer:
         self.options, self.folder, self.given_hyp = options, folder, hyp
         self.callbacks, self.device, self.world = callbacks, device, world
         self.start_epoch = 0
-        self.results: Results = (0.0,) * 7
+        self.results = NOTHING
         self.maps: list[float] = []  # mAP50-95 of each class, as of the last validation
         self.state: TrainingState
         self.loggers: Loggers | None = None
@@ -80,7 +81,7 @@ class Trainer:
 
         options = self.options
         self.callbacks.run("on_pretrain_routine_start")
-        self.data = check_dataset(options.data)
+        self.data = check_dataset(options.data, allow_scripts=options.allow_download_scripts)
         weights = options.resume or options.weights
         checkpoint = load_checkpoint(weights) if weights else None
         self.hyp = read_hyperparameters(self.given_hyp or check_file(options.hyp))
@@ -167,7 +168,6 @@ class Trainer:
 
     def fit(self) -> bool:
         """Run the epochs; False when a callback stopped the run before its end."""
-        from utils.distributed import from_first
         from utils.engine import train_one_epoch
 
         state, options, started = self.state, self.options, time.time()
@@ -190,7 +190,7 @@ class Trainer:
                 return False
             rates = [group["lr"] for group in state.optimizer.param_groups]
             self._set_learning_rates()
-            stop = from_first(self.world.is_main and self._end_epoch([*losses], rates))
+            stop = self._end_epoch([*losses], rates)
         epochs, hours = state.epoch - self.start_epoch + 1, (time.time() - started) / 3600
         LOGGER.info(f"\n{epochs} epochs completed in {hours:.3f} hours.")
         return True
@@ -211,6 +211,7 @@ class Trainer:
         """Validation, fitness, callbacks, checkpoints; returns whether early stopping ends the run."""
         import numpy as np
 
+        from utils.distributed import from_first
         from utils.metrics import fitness
 
         state, options, epoch = self.state, self.options, self.state.epoch
@@ -218,13 +219,17 @@ class Trainer:
         state.ema.update_attr(state.model, include=CHECKPOINT_ATTRIBUTES)
         final = epoch + 1 == options.epochs or self.stopper.possible_stop
         if not options.noval or final:
-            self.results, maps, _ = self._validate(state.ema.ema)
-            self.maps = maps.tolist()
+            results, maps, _ = from_first(
+                self._validate(state.ema.ema) if self.world.is_main else (NOTHING, NOTHING, ())
+            )
+            self.results, self.maps = results, [*map(float, maps)]
         current = float(fitness(np.array(self.results).reshape(1, -1))[0])
+        improved, best = self.folder.rate(current, state, self.stopper), self.folder.best_fitness
         stop = self.stopper(epoch=epoch, fitness=current)
-        improved, best = self.folder.rate(current), self.folder.best_fitness
         self.callbacks.run("on_fit_epoch_end", [*losses, *self.results, *rates], epoch, best, current)
-        if not options.nosave or (final and not options.evolve):
+        if not self.world.is_main:
+            self.folder.saved_best |= improved
+        elif not options.nosave or (final and not options.evolve):
             self.folder.save(state, self.stopper, options, self.unscaled_hyp, improved, self.maps)
             self.callbacks.run("on_model_save", self.folder.last, epoch, final, best, current)
         return stop

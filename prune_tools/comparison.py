@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils.files import atomic_path
 
-if TYPE_CHECKING:
-    from torch import nn
-
-WARMUP_RUNS, TIMED_RUNS = 5, 40
 GFLOPS_IMAGE_SIZE = 640  # pixels; as YOLOv5 prints its models
 
 
@@ -36,46 +30,20 @@ def compare(checkpoints: dict[str, Path], data: str, image_size: int, folder: Pa
     """Validate and time each checkpoint; ``val_options`` go to ``val.run`` (device, workers, batch_size)."""
     import val
     from models.experimental import attempt_load
+    from prune_tools.latency import prepare, time_calls
     from utils.device import select_device
     from utils.model_info import count_parameters, gflops
 
     device = select_device(val_options.get("device", ""))
     models = {step: attempt_load(file, device, fuse=False) for step, file in checkpoints.items()}
     sizes = {step: (count_parameters(model), gflops(model, GFLOPS_IMAGE_SIZE) or 0.0) for step, model in models.items()}
-    fused = {step: model.fuse().eval() for step, model in models.items()}
-    times = time_models(fused, image_size)
+    times = time_calls({step: prepare(model, image_size) for step, model in models.items()})
     rows = []
     for step, file in checkpoints.items():
         results, _, _ = val.run(data, str(file), imgsz=image_size, save_dir=folder / step, plots=False, **val_options)
         precision, recall, map50, map_ = results[:4]
         rows.append(Row(step, precision, recall, map50, map_, *sizes[step], times[step], str(file)))
     return rows
-
-
-def time_models(models: dict[str, nn.Module], image_size: int) -> dict[str, float]:
-    """Median milliseconds for one square image, the models taking turns so that a noisy machine favours none."""
-    import torch
-
-    device = next(next(iter(models.values())).parameters()).device
-    image = torch.zeros(1, 3, image_size, image_size, device=device)
-
-    def once(model: nn.Module) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        model(image)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return 1e3 * (time.perf_counter() - start)
-
-    samples: dict[str, list[float]] = {step: [] for step in models}
-    with torch.inference_mode():
-        for number in range(WARMUP_RUNS + TIMED_RUNS):
-            for step, model in models.items():
-                elapsed = once(model)
-                if number >= WARMUP_RUNS:
-                    samples[step].append(elapsed)
-    return {step: statistics.median(values) for step, values in samples.items()}
 
 
 def as_text(rows: list[Row]) -> str:

@@ -12,10 +12,12 @@ read at four places of the same convolution.
 from __future__ import annotations
 
 import argparse
+import difflib
+import fnmatch
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,6 +165,35 @@ def select_groups(groups: Iterable[ChannelGroup], scope: str = "seed") -> list[C
     return chosen
 
 
+def protect(groups: Iterable[ChannelGroup], model: nn.Module, patterns: Iterable[str]) -> list[ChannelGroup]:
+    """The groups again, those that a layer named by a pattern makes or scales with a reason to stay whole.
+
+    Args:
+        patterns: module paths of ``model`` with shell wildcards; a path stands for all that is below it.
+
+    Raises:
+        InputError: a pattern that fits no module, naming close paths.
+    """
+    groups, modules = list(groups), [path for path, _ in model.named_modules() if path]
+    for pattern in patterns:
+        matched = set(fnmatch.filter(modules, pattern))
+        if not matched:
+            close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
+            hint = f"did you mean {', '.join(close)}?" if close else "prune_tools/groups.py lists the layers"
+            raise InputError(f"--skip {pattern!r} fits no layer of this model: {hint}")
+
+        def fits(path: str, matched: set[str] = matched) -> bool:
+            return any(path == whole or path.startswith(whole + ".") for whole in matched)
+
+        groups = [
+            replace(group, reason=f"protected by --skip {pattern}")
+            if not group.reason and any(fits(member.path) for member in group.members if member.role != "input")
+            else group
+            for group in groups
+        ]
+    return groups
+
+
 def prunable_norms(model: nn.Module, scope: str = "seed") -> dict[str, nn.BatchNorm2d]:
     """The batch norms, by path, all of whose channels may be pruned in ``scope``; empty if there are none."""
     covered: dict[str, int] = defaultdict(int)
@@ -175,11 +206,13 @@ def prunable_norms(model: nn.Module, scope: str = "seed") -> dict[str, nn.BatchN
 
 
 def describe(groups: Iterable[ChannelGroup], scope: str = "all") -> str:
-    """The groups as readable text: channels, producers, norms, readers, and why a group stays whole."""
+    """The groups as readable text: channels, producers, norms, readers, whether shortcuts couple them, and why a group
+    stays whole."""
     lines = []
     for group in groups:
         why = group.exclusion(scope)
-        lines.append(f"{group.name}: {group.size} channels" + (f", left whole: {why}" if why else ""))
+        coupled = f", {len(group.producers)} layers go together" if len(group.producers) > 1 and not why else ""
+        lines.append(f"{group.name}: {group.size} channels{coupled}" + (f", left whole: {why}" if why else ""))
         parts: Mapping[str, list[Member]] = {
             "made by": group.producers,
             "scaled by": group.norms,
@@ -187,6 +220,18 @@ def describe(groups: Iterable[ChannelGroup], scope: str = "all") -> str:
         }
         lines += [f"    {title:<9} {', '.join(map(str, members))}" for title, members in parts.items() if members]
     return "\n".join(lines)
+
+
+def left_whole(groups: Iterable[ChannelGroup], scope: str) -> str:
+    """One line for each reason why normalised channels stay in ``scope``, naming up to four groups; '' without any."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for group in groups:
+        if group.norms and group.exclusion(scope):
+            reasons[group.exclusion(scope)].append(group.name)
+    return "\n".join(
+        f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}: {why}"
+        for why, names in reasons.items()
+    )
 
 
 def main() -> None:
@@ -211,6 +256,8 @@ def main() -> None:
     free = sum(group.size for group in groups if not group.exclusion(options.scope))
     total = sum(group.size for group in groups if group.norms)
     print(describe(groups, options.scope))
+    whole = left_whole(groups, options.scope)
+    print(f"Left whole:\n{whole}" if whole else "Nothing but the image and the head's outputs is left whole")
     print(f"{len(groups)} groups; {free} of {total} normalised channels can be pruned in scope {options.scope}")
 
 

@@ -3,6 +3,8 @@
 
     python prune_tools/prune.py --weights runs/train/exp4/weights/last.pt --percent 0.4 \\
         --cfg models/yolov5n_mask.yaml --data data/mask.yaml --batch-size 64 --imgsz 320
+    python prune_tools/prune.py --weights runs/train/exp4/weights/last.pt --target-flops 2.1G --round-to 8 \\
+        --data data/mask.yaml --imgsz 320
 
 Writes pruned_model.pt, pruned_model.yaml, orign_model.pt (full width, removed channels zero) and report.txt.
 """
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from prune_tools.planning import PlanOptions, make_plan
 from utils.cli import run_command, show_arguments
 from utils.config import build, check_thresholds, option, parse
 from utils.errors import InputError, MissingFileError
@@ -39,14 +42,12 @@ REPAIR_BATCH = 16  # images
 
 
 @dataclass
-class PruneOptions:
+class PruneOptions(PlanOptions):
     """Options of prune.py."""
 
     data: str = option(str(ROOT / "data/mask.yaml"), "data set YAML, the one of the training")
     cfg: str = option(DEFAULT_CFG, "model YAML to check the checkpoint against; the default and '' accept any")
     weights: list[str] = option([""], "checkpoint of the sparse run; default: the newest below runs/train", nargs="+")
-    percent: float = option(0.4, "share of the prunable channels to remove, in [0, 1)")
-    min_channels: int = option(1, "least channels that every layer keeps")
     fold: bool = option(True, "fold the constants that removed channels emitted into their readers")
     reconstruct: int = option(192, "training images on which the layers are re-fitted to the unpruned model; 0 = off")
     recalibrate: int = option(0, "training images on which batch norm is estimated anew; 0 = off")
@@ -65,14 +66,12 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
-        from prune_tools.plan import check_percent
-
+        super().__post_init__()
         self.weights = [
             str(file) for file in ([self.weights] if isinstance(self.weights, (str, Path)) else self.weights)
         ]
-        check_percent(self.percent)
         check_thresholds(self.conf_thres, self.iou_thres)
-        least = {"min_channels": 1, "batch_size": 1, "imgsz": 1, "max_det": 1, "reconstruct": 0, "recalibrate": 0}
+        least = {"batch_size": 1, "imgsz": 1, "max_det": 1, "reconstruct": 0, "recalibrate": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {value}, got {getattr(self, name)}")
@@ -186,17 +185,11 @@ class Pruning:
 
     def __init__(self, full: DetectionModel, options: PruneOptions) -> None:
         """Find the groups of ``full``, score their channels and plan what stays."""
-        from prune_tools.groups import find_groups, select_groups
-        from prune_tools.importance import gamma_scores
-        from prune_tools.plan import plan_by_percent
         from prune_tools.tracing import trace_model
 
         self.full = full
         self.trace = trace_model(full)
-        self.groups = select_groups(find_groups(full, self.trace))
-        self.plan = plan_by_percent(self.groups, gamma_scores(full, self.groups), options.percent, options.min_channels)
-        channels = sum(group.size for group in self.groups)
-        LOGGER.info(f"{channels} prunable channels in {len(self.groups)} layers. {self.plan.summary()}")
+        self.groups, self.plan = make_plan(full, self.trace, options, options.data, options.imgsz, options.batch_size)
 
     def cut(self, images: torch.Tensor) -> tuple[DetectionModel, DetectionModel]:
         """The narrowed and the masked full-width network, checked against each other on ``images``."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ from torch.overrides import TorchFunctionMode
 
 from prune_tools import operations
 from prune_tools.operations import Vectors
+from utils.errors import InputError
+from utils.model_info import blank_image, probe_size
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 LEAST_IMAGE_SIZE = 64  # pixels; enough for stride 64
@@ -46,7 +49,8 @@ class Step:
     """One operation: numbers of the tensors it reads and of the one it makes (-1: none that is followed).
 
     ``kind`` is 'convolution' or 'norm' (``name`` is the module's path), 'activation', 'linear' or 'end' (``name`` is
-    the operation). ``apply`` computes an activation or a linear step on vectors with one value per channel.
+    the operation). ``apply`` computes an activation or a linear step on vectors with one value per channel. ``place``
+    is the path of the innermost module that was running.
     """
 
     kind: str
@@ -54,6 +58,7 @@ class Step:
     inputs: tuple[int, ...]
     output: int
     apply: Callable[[Vectors], torch.Tensor] | None = None
+    place: str = ""
 
 
 @dataclass
@@ -129,6 +134,7 @@ class Tracer(TorchFunctionMode):
         self.modules = dict(model.named_modules())
         self.paths: dict[int, str] = {}  # id of a weight -> path of its module
         self.calls: Counter[str] = Counter()
+        self.running: list[str] = []  # paths of the modules that are being called, outermost first
         for path, module in self.modules.items():
             if isinstance(module, (*CONVOLUTIONS, nn.modules.batchnorm._BatchNorm)) and module.weight is not None:
                 known = self.paths.setdefault(id(module.weight), path)
@@ -177,10 +183,34 @@ class Tracer(TorchFunctionMode):
             self.follow(tensor, channels, np.zeros(len(channels), dtype=bool))
         return self.features[id(tensor)]
 
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Keep ``running`` up to date while the block runs."""
+
+        def leave(*_: Any) -> None:
+            self.running.pop()
+
+        handles = []
+        for path, module in self.modules.items():
+            handles.append(module.register_forward_pre_hook(lambda *_, path=path: self.running.append(path)))
+            handles.append(module.register_forward_hook(leave))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @property
+    def place(self) -> str:
+        """The path of the innermost module that is running; '' outside."""
+        return self.running[-1] if self.running else ""
+
     def _end(self, features: Sequence[Feature], operation: str) -> None:
+        where = f" of {self.place} ({type(self.modules[self.place]).__name__})" if self.place else ""
         for feature in features:
-            self.trace.fix(feature.channels, f"it goes into {operation}, where channels cannot be followed")
-        self.trace.steps.append(Step("end", operation, tuple(feature.number for feature in features), -1))
+            self.trace.fix(feature.channels, f"it goes into {operation}{where}, where channels cannot be followed")
+        numbers = tuple(feature.number for feature in features)
+        self.trace.steps.append(Step("end", operation, numbers, -1, place=self.place))
 
     def _module(self, path: str, source: torch.Tensor, result: torch.Tensor) -> None:
         """A convolution or norm of the model ran."""
@@ -202,7 +232,8 @@ class Tracer(TorchFunctionMode):
             if module.groups > 1:
                 self.trace.fix([*feature.channels, *channels], f"{path} is a convolution in {module.groups} groups")
         inputs = (feature.number,)
-        self.trace.steps.append(Step(kind, path, inputs, self.follow(result, channels, gated)))
+        number = self.follow(result, channels, gated)
+        self.trace.steps.append(Step(kind, path, inputs, number, place=path))
 
     def _operation(
         self, operation: str, func: Callable, args: tuple, kwargs: dict, followed: list[Feature], result: Any
@@ -228,7 +259,7 @@ class Tracer(TorchFunctionMode):
                 self.trace.fix(first.channels, f"{operation} picks channels by their position")
         inputs = tuple(source.number for source in sources)
         number = self.follow(result, channels, gated)
-        self.trace.steps.append(Step(effect.kind, operation, inputs, number, effect.apply))
+        self.trace.steps.append(Step(effect.kind, operation, inputs, number, effect.apply, self.place))
 
     def finish(self, output: Any) -> Trace:
         """Fix what leaves the network and what belongs to modules that ran more than once."""
@@ -248,13 +279,10 @@ def trace_model(model: nn.Module, image_size: int = 0) -> Trace:
         model: a detection model; its first parameter tells device and precision.
         image_size: side in pixels; default: the largest stride, at least 64.
     """
-    weight = next(parameter for parameter in model.parameters() if parameter.ndim == 4)
-    first = next(module for module in model.modules() if isinstance(module, CONVOLUTIONS))
-    declared = getattr(model, "yaml", None) or {}
-    depth = int(declared.get("ch") or first.in_channels)
-    stride = getattr(model, "stride", None)
-    size = image_size or max(LEAST_IMAGE_SIZE, int(max(stride)) if stride is not None else 0)
-    image = torch.zeros(1, depth, size, size, device=weight.device, dtype=weight.dtype)
+    image = blank_image(model, image_size or max(LEAST_IMAGE_SIZE, probe_size(model)))
+    if image is None:
+        raise InputError(f"a {type(model).__name__} does not begin with a convolution: expected a detection model")
+    depth = image.shape[1]
     modes = {module: module.training for module in model.modules()}
     tracer = Tracer(model)
     channels = tracer.trace.new(depth)
@@ -262,7 +290,7 @@ def trace_model(model: nn.Module, image_size: int = 0) -> Trace:
     tracer.follow(image, channels, np.zeros(depth, dtype=bool))
     try:
         model.eval()
-        with torch.no_grad(), tracer:
+        with torch.no_grad(), tracer.watching(), tracer:
             output = model(image)
     finally:
         for module, training in modes.items():

@@ -69,6 +69,20 @@ def random_plan(groups: list[ChannelGroup], seed: int = 0) -> Plan:
     return Plan(kept)
 
 
+def pad_by_repetition(model: nn.Module) -> None:
+    """Let constant maps stay constant at the border: the border's own values instead of zeros."""
+    for parent in list(model.modules()):
+        for name, module in parent.named_children():
+            if isinstance(module, nn.Conv2d):
+                module.padding_mode = "replicate"
+            elif isinstance(module, nn.ZeroPad2d):
+                fresh = nn.ReplicationPad2d(module.padding)
+                fresh.__dict__.update(
+                    {key: value for key, value in vars(module).items() if key in ("i", "f", "type", "np")}
+                )
+                setattr(parent, name, fresh)
+
+
 def random_images(model: DetectionModel, seed: int = 2) -> torch.Tensor:
     """Two images (2, 3, size, size), 0..1, that the largest stride divides."""
     size = max(64, int(model.stride.max()))

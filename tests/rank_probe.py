@@ -14,7 +14,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from prune_tools.sparsity import SparsityPenalty
+from prune_tools.sparsity import PenaltySettings, SparsityPenalty
 from utils.callbacks import Callbacks
 from utils.config import TrainOptions, build
 from utils.files import write_yaml
@@ -31,7 +31,7 @@ class Probe:
         self.images: list[list[float]] = []  # of each batch the sum of each image
         self.penalties: list[dict[str, Any]] = []  # of each optimizer step
         self.gammas: list[torch.nn.Parameter] = []
-        penalty = SparsityPenalty(RATE, 0.0)
+        penalty = SparsityPenalty(PenaltySettings(sr=RATE))
         callbacks.register_action("on_training_ready", callback=self.ready)
         callbacks.register_action("on_train_epoch_start", callback=self.start_epoch)
         callbacks.register_action("on_train_epoch_end", callback=self.remove_hook)
@@ -50,7 +50,7 @@ class Probe:
     def start_epoch(self) -> None:
         self.hook.remove()
         self.hook = self.state.model.register_forward_pre_hook(self.note_images)
-        self.gammas = [norm.weight for norm in self.penalty.norms.values()]
+        self.gammas = [norm.weight for norm in self.penalty.gammas.norms.values()]
         for module in self.state.model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eval()

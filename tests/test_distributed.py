@@ -219,13 +219,14 @@ def test_the_penalty_finds_the_layers_that_sync_bn_replaced(tiny_cfg):
     from types import SimpleNamespace
 
     from models.yolo import DetectionModel
-    from prune_tools.sparsity import SparsityPenalty
+    from prune_tools.sparsity import PenaltySettings, SparsityPenalty
     from utils.optim import ModelEMA
 
     model = DetectionModel(tiny_cfg)
     average = ModelEMA(model)
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    penalty = SparsityPenalty(1.0, 0.0)
-    penalty.on_training_ready(SimpleNamespace(model=model, ema=average))
-    assert penalty.norms and all(type(norm) is nn.SyncBatchNorm for norm in penalty.norms.values())
-    assert all(norm is model.get_submodule(name) for name, norm in penalty.norms.items())
+    penalty = SparsityPenalty(PenaltySettings(sr=1.0))
+    penalty.on_training_ready(SimpleNamespace(model=model, ema=average, plugins={}, epochs=1, loader=[]))
+    norms = penalty.gammas.norms
+    assert norms and all(type(norm) is nn.SyncBatchNorm for norm in norms.values())
+    assert all(norm is model.get_submodule(name) for name, norm in norms.items())

@@ -16,7 +16,14 @@ from prune_tools.plan import Plan
 from prune_tools.pruned_common import narrow_module
 from prune_tools.tracing import trace_model
 from prune_tools.yolo_pruned import find_cuts, largest_difference, mask_model, prune_model
-from tests.pruning_networks import OWN_CONFIG, random_images, random_plan, thin, with_random_norms
+from tests.pruning_networks import (
+    OWN_CONFIG,
+    pad_by_repetition,
+    random_images,
+    random_plan,
+    thin,
+    with_random_norms,
+)
 
 NAMES = [
     "yolov5n",
@@ -35,20 +42,6 @@ def own_config(name: str, arguments: list) -> dict:
     row = next(row for row in config["head"] if row[2] == "DWConvTranspose2d")
     row[2:] = [name, arguments]
     return config
-
-
-def pad_by_repetition(model: nn.Module) -> None:
-    """Let constant maps stay constant at the border: the border's own values instead of zeros."""
-    for parent in list(model.modules()):
-        for name, module in parent.named_children():
-            if isinstance(module, nn.Conv2d):
-                module.padding_mode = "replicate"
-            elif isinstance(module, nn.ZeroPad2d):
-                fresh = nn.ReplicationPad2d(module.padding)
-                fresh.__dict__.update(
-                    {key: value for key, value in vars(module).items() if key in ("i", "f", "type", "np")}
-                )
-                setattr(parent, name, fresh)
 
 
 def folded(full: nn.Module, scope: str):

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import pytest
 import torch
 
-from models.yolo import DetectionModel
 from prune_tools.groups import ChannelGroup, find_groups, select_groups
 from prune_tools.importance import gamma_scores
-from prune_tools.plan import plan_by_percent
+from prune_tools.plan import Limits, plan_by_percent
 from prune_tools.yolo_pruned import load_model, prune_model
-from tests.pruning_networks import thin
 from utils.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def nano() -> DetectionModel:
-    return thin("yolov5n")
 
 
 @pytest.fixture
@@ -44,6 +35,17 @@ def test_threshold_keeps_what_reaches_it(two_groups, percent, a, b):
     assert plan.kept["b"].tolist() == b
 
 
+def test_of_more_exact_zeros_than_are_to_go_the_first_go(two_groups):
+    """Proximal sparse training makes ties at 0: the percentage is still met, and no other channel is touched."""
+    groups, _ = two_groups
+    scores = {"a": torch.tensor([0.9, 0.0, 0.5, 0.0]), "b": torch.tensor([0.0, 0.2, 0.3, 0.0, 0.25, 0.0])}
+    for percent, a, b in ((0.0, [0, 1, 2, 3], range(6)), (0.3, [0, 2], range(1, 6)), (0.5, [0, 2], [1, 2, 4])):
+        plan = plan_by_percent(groups, scores, percent)
+        assert plan.kept["a"].tolist() == a
+        assert plan.kept["b"].tolist() == list(b)
+        assert plan.threshold == pytest.approx(0.2 if percent == 0.5 else 0.0)
+
+
 def test_ceiling_is_the_last_percent_without_capping(two_groups):
     ceiling = plan_by_percent(*two_groups, 0.0).ceiling
     assert ceiling == pytest.approx(0.6)  # b's largest score, 0.3, has rank 6 of 10
@@ -54,7 +56,7 @@ def test_ceiling_is_the_last_percent_without_capping(two_groups):
 
 
 def test_least_channels_stay_and_a_small_layer_stays_whole(two_groups):
-    plan = plan_by_percent(*two_groups, 0.9, min_channels=5)
+    plan = plan_by_percent(*two_groups, 0.9, Limits(min_channels=5))
     assert plan.kept["a"].tolist() == [0, 1, 2, 3]
     assert plan.kept["b"].tolist() == [0, 1, 2, 4, 5]
     assert plan.capped == {"a": 1, "b": 0}
@@ -66,23 +68,48 @@ def test_percent_outside_its_range(two_groups, percent):
         plan_by_percent(*two_groups, percent)
 
 
-def test_least_channels_below_one(two_groups):
-    with pytest.raises(InputError, match="at least 1"):
-        plan_by_percent(*two_groups, 0.5, min_channels=0)
+@pytest.mark.parametrize(
+    "limits, size, allowed",
+    [
+        ({}, 3, [1, 2, 3]),
+        ({"min_channels": 2}, 4, [2, 3, 4]),
+        ({"min_channels": 9}, 4, [4]),
+        ({"round_to": 8}, 32, [8, 16, 24, 32]),
+        ({"round_to": 8}, 20, [8, 16, 20]),  # a width of an earlier pruning may stay as it is
+        ({"round_to": 8}, 6, [6]),
+        ({"round_to": 8, "min_channels": 9}, 32, [16, 24, 32]),
+        ({"max_layer_ratio": 0.5}, 5, [3, 4, 5]),
+        ({"max_layer_ratio": 0.5, "round_to": 8}, 40, [24, 32, 40]),
+    ],
+)
+def test_limits(limits, size, allowed):
+    assert Limits(**limits).allowed(size).tolist() == allowed
 
 
-def test_gammas_that_are_no_numbers_are_named(nano):
-    model = deepcopy(nano)
-    model.model[3].bn.weight.data[2] = float("nan")
-    with pytest.raises(InputError, match=r"channel 2 in model\.3\.bn is not a finite number"):
-        gamma_scores(model, select_groups(find_groups(model)))
+def test_rounding_takes_the_nearest_and_of_two_the_larger():
+    limits = Limits(round_to=8)
+    assert [limits.nearest(32, count) for count in (0, 11, 12, 20, 31)] == [8, 8, 16, 24, 32]
 
 
-def test_one_score_for_coupled_channels(nano):
-    group = next(group for group in find_groups(nano) if group.name == "model.4.cv1.conv")
-    gammas = torch.stack([nano.get_submodule(member.path).weight.abs().float() for member in group.norms])
-    for reduction, expected in (("mean", gammas.mean(0)), ("sum", gammas.sum(0)), ("max", gammas.max(0).values)):
-        assert torch.allclose(gamma_scores(nano, [group], reduction)[group.name], expected)
+def test_plan_within_limits(two_groups):
+    plan = plan_by_percent(*two_groups, 0.9, Limits(round_to=2, max_layer_ratio=0.6))
+    assert plan.kept["a"].tolist() == [0, 2]  # two of equal score: the first stays
+    assert plan.kept["b"].tolist() == [0, 1, 2, 4]  # 40 % of 6 are 3, rounded to 4
+    assert plan.capped == {"a": 1, "b": 0}
+
+
+@pytest.mark.parametrize(
+    "limits, message",
+    [
+        ({"min_channels": 0}, "--min-channels must be at least 1"),
+        ({"round_to": 0}, "--round-to must be at least 1"),
+        ({"max_layer_ratio": 0.0}, "--max-layer-ratio"),
+        ({"max_layer_ratio": float("nan")}, "--max-layer-ratio"),
+    ],
+)
+def test_impossible_limits(limits, message):
+    with pytest.raises(InputError, match=message):
+        Limits(**limits)
 
 
 @pytest.mark.parametrize("percent, parameters", [(0.2, 1282091), (0.3, 1079403), (0.4, 892793), (0.5, 717672)])

@@ -20,10 +20,12 @@ from utils.errors import InputError
 from utils.labels import check_class_indices, img2label_paths
 from utils.log import LOGGER, colorstr
 from utils.sources import LoadImages
+from utils.streams import LoadStreams
 
 __all__ = [
     "LoadImages",
     "LoadImagesAndLabels",
+    "LoadStreams",
     "SeededSampler",
     "collate_fn",
     "collate_fn4",

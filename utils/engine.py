@@ -29,7 +29,7 @@ from tqdm import tqdm
 from utils.distributed import average, from_first, local_gradients
 from utils.errors import InputError
 from utils.log import LOGGER
-from utils.state import NOMINAL_BATCH_SIZE, TrainingState
+from utils.state import TrainingState
 
 MAX_GRADIENT_NORM = 10.0
 PROGRESS_COLUMNS = ("Epoch", "gpu_mem", "box", "obj", "cls", "labels", "img_size")
@@ -46,7 +46,7 @@ def warm_up(state: TrainingState, batch_index: int) -> None:
     def ramp(start: float, end: float) -> float:
         return start + (end - start) * progress
 
-    state.accumulate = max(1, round(ramp(1, NOMINAL_BATCH_SIZE / state.batch_size)))
+    state.accumulate = max(1, round(ramp(1, state.nominal_batch_size / state.batch_size)))
     for number, group in enumerate(state.optimizer.param_groups):
         start = state.hyp["warmup_bias_lr"] if number == 0 else 0.0
         group["lr"] = ramp(start, group["initial_lr"] * state.learning_rate_factor(state.epoch))

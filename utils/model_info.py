@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,21 @@ def _operations(module: nn.Module, given: Tensor, made: Tensor) -> int:
     return 0
 
 
-def module_gflops(module: nn.Module, sample: Any) -> float:
-    """Billions of operations (two per multiply-add) of one evaluation pass on ``sample``, the input of ``module``."""
-    layers = list(module.modules())
-    modes = [layer.training for layer in layers]
-    total = 0
+def count_operations(module: nn.Module, sample: Any) -> dict[str, int]:
+    """Multiply-adds of one evaluation pass on ``sample``, the input of ``module``, by path of the layer."""
+    layers = dict(module.named_modules())
+    modes = {path: layer.training for path, layer in layers.items()}
+    counts: dict[str, int] = {}
 
-    def count(layer: nn.Module, given: tuple[Any, ...], made: Any) -> None:
-        nonlocal total
-        total += _operations(layer, given[0], made)
+    def counter(path: str) -> Callable[..., None]:
+        def count(layer: nn.Module, given: tuple[Any, ...], made: Any) -> None:
+            counts[path] = counts.get(path, 0) + _operations(layer, given[0], made)
 
-    handles = [layer.register_forward_hook(count) for layer in layers if isinstance(layer, _COUNTED)]
+        return count
+
+    handles = [
+        layer.register_forward_hook(counter(path)) for path, layer in layers.items() if isinstance(layer, _COUNTED)
+    ]
     try:
         module.eval()  # norms refuse maps of one pixel in training, and would update their statistics
         with torch.no_grad():
@@ -52,9 +57,32 @@ def module_gflops(module: nn.Module, sample: Any) -> float:
     finally:
         for handle in handles:
             handle.remove()
-        for layer, mode in zip(layers, modes, strict=True):
-            layer.training = mode
-    return total * 2 / 1e9
+        for path, layer in layers.items():
+            layer.training = modes[path]
+    return counts
+
+
+def module_gflops(module: nn.Module, sample: Any) -> float:
+    """Billions of operations (two per multiply-add) of one evaluation pass on ``sample``, the input of ``module``."""
+    return sum(count_operations(module, sample).values()) * 2 / 1e9
+
+
+def probe_size(model: nn.Module) -> int:
+    """Pixels of the square image on which operations are counted: one largest stride, at least 32."""
+    strides = getattr(model, "stride", None)
+    return max(int(strides.max()), 32) if isinstance(strides, Tensor) else 32
+
+
+def blank_image(model: nn.Module, side: int) -> Tensor | None:
+    """Zeros (1, channels, side, side) of the model's device and precision; None if its first layer takes no images.
+
+    Channels are those of the model's YAML: the first convolution of a Focus layer reads four times as many.
+    """
+    first = next(model.parameters(), None)
+    if first is None or first.ndim < 2:
+        return None
+    channels = (getattr(model, "yaml", None) or {}).get("ch") or first.shape[1]
+    return torch.zeros(1, int(channels), side, side, dtype=first.dtype, device=first.device)
 
 
 def gflops(model: nn.Module, imgsz: int | tuple[int, int] = 640) -> float | None:
@@ -64,12 +92,10 @@ def gflops(model: nn.Module, imgsz: int | tuple[int, int] = 640) -> float | None
     (attention) is scaled linearly.
     """
     height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    strides = getattr(model, "stride", None)
-    side = max(int(strides.max()), 32) if isinstance(strides, Tensor) else 32
-    first = next(model.parameters(), None)
-    if first is None or first.ndim < 2:
+    side = probe_size(model)
+    sample = blank_image(model, side)
+    if sample is None:
         return None
-    sample = torch.zeros(1, first.shape[1], side, side, dtype=first.dtype, device=first.device)
     try:
         counted = module_gflops(model, sample)
     except (RuntimeError, TypeError, ValueError, AttributeError):  # it takes other inputs, or lacks an operation here

@@ -50,10 +50,13 @@ class RunFolder:
     def _record(self, options: TrainOptions, hyp: dict[str, Any]) -> dict[str, Any]:
         return {**to_dict(options), "hyp": hyp, "save_dir": str(self.path)}
 
-    def rate(self, fitness: float) -> bool:
-        """Take in the fitness of an epoch; whether it is the best so far, of equals the first."""
-        improved = fitness > self.best_fitness or not self.saved_best
-        self.best_fitness = max(fitness, self.best_fitness)
+    def rate(self, fitness: float, state: TrainingState, stopper: EarlyStopping) -> bool:
+        """Take in the fitness of an epoch; whether it is the best so far of the highest grade, of equals the first."""
+        if state.grade > state.best_grade:  # fitter epochs of a lower grade no longer count
+            state.best_grade, self.best_fitness, self.saved_best = state.grade, 0.0, False
+            stopper.best_fitness = -1.0
+        improved = (state.grade == state.best_grade and fitness > self.best_fitness) or not self.saved_best
+        self.best_fitness = max(fitness, self.best_fitness) if improved else self.best_fitness
         return improved
 
     def save(

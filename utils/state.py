@@ -41,6 +41,7 @@ class TrainingState:
     grid_size: int  # the largest stride; image sizes are multiples of it
     forward: Callable[[torch.Tensor], Any]  # the model, in data-parallel training inside its wrapper
     autocast_dtype: torch.dtype | None = None  # of mixed precision; None computes in full precision
+    nominal_batch_size: int = NOMINAL_BATCH_SIZE  # images per optimizer step that accumulation comes up to
     ranks: int = 1  # processes that train together
     quad: bool = False  # every image is made of four
     multi_scale: bool = False
@@ -48,6 +49,9 @@ class TrainingState:
     plots: bool = True
     is_main: bool = True  # whether this process reports; the others only compute
     writer: Any = None  # TensorBoard's SummaryWriter, None when it is not written
+    grade: float = 0.0  # of the latest epoch, set by plug-ins: best.pt is the fittest epoch of the highest grade
+    best_grade: float = 0.0
+    plugins: dict[str, Any] = field(default_factory=dict)  # plain values that plug-ins find again when resumed
     epoch: int = 0
     last_step: int = -1  # global batch index of the last optimizer step
     pending_batches: int = 0  # batches whose gradients the next optimizer step will apply
@@ -56,7 +60,7 @@ class TrainingState:
 
     def __post_init__(self) -> None:
         """Derive the accumulation and the length of the warm-up (at least 100 batches, as published)."""
-        self.accumulate = accumulation(self.batch_size)
+        self.accumulate = max(round(self.nominal_batch_size / self.batch_size), 1)
         self.warmup_batches = max(round(self.hyp["warmup_epochs"] * len(self.loader)), SHORTEST_WARMUP)
 
     @property

@@ -1,0 +1,221 @@
+"""From command line options to a plan: scope, protected layers, scores, and what is to be reached."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from utils.config import option, read_hyperparameters, scale_gains
+from utils.errors import InputError
+from utils.files import ROOT
+from utils.log import LOGGER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+
+    from models.yolo import DetectionModel
+    from prune_tools.groups import ChannelGroup
+    from prune_tools.plan import Plan
+    from prune_tools.targets import Target
+    from prune_tools.tracing import Trace
+
+DEFAULT_PERCENT = 0.4
+SMALL_GAMMA = 0.05  # |gamma| from which on a channel's output is no longer about constant
+NOTABLE_SHARE = 0.05  # of the channels that go; more of them above SMALL_GAMMA are worth a warning
+
+
+@dataclass
+class PlanOptions:
+    """What to remove. Exactly one of ``percent`` and the targets counts."""
+
+    percent: float | None = option(
+        None,
+        f"share of the prunable channels to remove, in [0, 1); {DEFAULT_PERCENT} if no target is given",
+        type=float,
+    )
+    target_params: str = option("", "parameters that remain: absolute such as 0.9M, or a ratio such as 0.5")
+    target_flops: str = option("", "operations that remain, at 640 pixels as YOLOv5 prints them: 2.1G, or a ratio")
+    target_latency: str = option("", "time per image of --imgsz on this machine that remains: 12ms, or a ratio")
+    runtime: str = option("torch", "where --target-latency is measured", choices=["torch", "onnxruntime", "openvino"])
+    scope: str = option(
+        "", "seed: only layers outside shortcuts, default of --percent; all: coupled ones too, default of the targets",
+        choices=["seed", "all"],
+    )  # fmt: skip
+    score: str = option(
+        "gamma", "importance of a channel: |gamma|, |gamma| x norm of its readers, first-order loss, random",
+        choices=["gamma", "gamma-norm", "taylor", "random"],
+    )  # fmt: skip
+    score_images: int = option(256, "training images for --score taylor")
+    min_channels: int = option(1, "least channels that every layer keeps")
+    round_to: int = option(1, "round the channels that a layer keeps to multiples of this; 8 suits most kernels")
+    max_layer_ratio: float = option(1.0, "largest share of its channels that a layer may lose")
+    skip: list[str] = option(
+        [], "leave these layers whole: module paths such as model.9.cv1 or 'model.1?.*', wildcards allowed", nargs="+"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that no plan can use, and settle the defaults that depend on others."""
+        from prune_tools.plan import check_percent
+
+        targets = [f"--target-{name}" for name in ("params", "flops", "latency") if getattr(self, f"target_{name}")]
+        given = (["--percent"] if self.percent is not None else []) + targets
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} contradict each other: give one of them")
+        if self.percent is None and not given:
+            self.percent = DEFAULT_PERCENT
+        if self.percent is not None:
+            check_percent(self.percent)
+        else:
+            self.target()
+        if self.runtime != "torch" and not self.target_latency:
+            raise InputError(f"--runtime {self.runtime} only says where --target-latency is measured: give that, too")
+        if self.score_images < 1:
+            raise InputError(f"--score-images must be at least 1, got {self.score_images}")
+        self.scope = self.scope or ("all" if self.percent is None else "seed")
+        self.skip = [self.skip] if isinstance(self.skip, str) else list(self.skip)
+        self.limits()
+
+    def limits(self) -> Any:
+        """The limits of every group. Raises InputError for impossible ones."""
+        from prune_tools.plan import Limits
+
+        return Limits(self.min_channels, self.round_to, self.max_layer_ratio)
+
+    def target(self) -> Target | None:
+        """The target, None when a percentage counts. Raises InputError for one that is no amount."""
+        from prune_tools.targets import parse_target
+
+        for name in ("params", "flops", "latency"):
+            text = getattr(self, f"target_{name}")
+            if text:
+                return parse_target(name, text)
+        return None
+
+
+def make_plan(
+    model: DetectionModel, trace: Trace, options: PlanOptions, data: str, image_size: int, batch_size: int
+) -> tuple[list[ChannelGroup], Plan]:
+    """The groups that take part in a pruning of ``model``, and what stays of them; logs what there is to know.
+
+    Args:
+        model: the network before pruning, on the device where times and gradients are measured.
+        trace: its trace.
+        data: data set YAML, for scores that need training images.
+        image_size: pixels, of these images and of those that are timed.
+        batch_size: of these images.
+
+    Raises:
+        InputError: nothing can be pruned, a target that cannot be reached, a pattern without a match.
+    """
+    from prune_tools.groups import find_groups, left_whole, protect, select_groups
+    from prune_tools.importance import NEEDS_IMAGES, Material, score_channels
+    from prune_tools.plan import plan_by_percent
+
+    if model.yaml.get("channels"):
+        LOGGER.info("This model has been pruned before: shares and ratios count from what it has now")
+    found = protect(find_groups(model, trace), model, options.skip)
+    groups = select_groups(found, options.scope)
+    channels = sum(group.size for group in groups)
+    LOGGER.info(f"{channels} prunable channels in {len(groups)} layers, scope {options.scope}")
+    whole = left_whole(found, options.scope)
+    if whole:
+        LOGGER.info(f"Left whole:\n{whole}")
+    network = model
+    batches: Any = ()
+    if options.score in NEEDS_IMAGES:
+        network = with_hyperparameters(model, image_size)
+        batches = labelled_batches(data, image_size, batch_size, options.score_images, int(max(model.stride)))
+    scores = score_channels(options.score, Material(network, batches), groups)
+    target = options.target()
+    if target is None:
+        assert options.percent is not None
+        plan = plan_by_percent(groups, scores, options.percent, options.limits())
+    else:
+        plan = _plan_for(target, model, trace, groups, scores, options, image_size)
+    LOGGER.info(plan.summary())
+    warn_of_large_gammas(model, groups, plan)
+    return groups, plan
+
+
+def _plan_for(
+    target: Target, model: DetectionModel, trace: Trace, groups: list[ChannelGroup], scores: dict[str, torch.Tensor],
+    options: PlanOptions, image_size: int,
+) -> Plan:  # fmt: skip
+    from prune_tools.costs import CostModel
+    from prune_tools.targets import TargetPlanner
+
+    planner = TargetPlanner(groups, scores, CostModel(model, trace, groups), options.limits())
+    if target.quantity != "latency":
+        return planner.plan(target)
+    from prune_tools.latency import check_runtime, prepare, time_calls
+    from prune_tools.yolo_pruned import prune_model
+
+    check_runtime(options.runtime)
+    whole = prepare(model, image_size, options.runtime)
+
+    def measure(plan: Plan) -> tuple[float, float]:
+        narrow = deepcopy(model)
+        prune_model(narrow, groups, plan)
+        times = time_calls({"narrow": prepare(narrow, image_size, options.runtime), "whole": whole})
+        return times["narrow"], times["whole"]
+
+    return planner.plan(target, measure)
+
+
+def with_hyperparameters(model: DetectionModel, image_size: int) -> DetectionModel:
+    """A copy of ``model`` that has the gains of the loss: those of its training, else the default ones."""
+    copy = deepcopy(model)
+    if not getattr(copy, "hyp", None):
+        hyp: Any = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
+        head: Any = copy.model[-1]
+        scale_gains(hyp, head.nl, head.nc, image_size, label_smoothing=0.0)
+        copy.hyp = hyp
+    return copy
+
+
+def labelled_batches(
+    data: str, image_size: int, batch_size: int, count: int, stride: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """About ``count`` images of the training split, as (images (B, 3, H, W) in 0..1, labels (T, 6)), without
+    augmentation and in an order that is always the same; with a progress bar."""
+    from tqdm import tqdm
+
+    from utils.checks import check_dataset
+    from utils.dataloaders import create_dataloader
+
+    split = check_dataset(data, splits=("train",))["train"]
+    loader, dataset = create_dataloader(split, image_size, batch_size, max(stride, 32), workers=0, shuffle=True)
+    batches = -(-min(count, len(dataset)) // loader.batch_size)  # type: ignore[operator]
+    for _, (images, labels, *_) in zip(
+        tqdm(range(batches), desc="Scoring channels", disable=None, leave=False), loader, strict=False
+    ):
+        yield images.float() / 255, labels
+
+
+def warn_of_large_gammas(model: DetectionModel, groups: Sequence[ChannelGroup], plan: Plan) -> float:
+    """Say so when the gammas that are about to be cut are not small; returns the share of them that is not.
+
+    What a channel with a small gamma adds is about constant and can be folded; what one with a large gamma adds is
+    lost. A group counts with its largest gamma.
+    """
+    import torch
+
+    from prune_tools.importance import Material
+
+    material = Material(model)
+    cut = [material.gammas(group).amax(0)[plan.removed(group)] for group in groups]
+    values = torch.cat(cut)
+    if not len(values):
+        LOGGER.warning("WARNING: this plan removes nothing")
+        return 0.0
+    share = float((values >= SMALL_GAMMA).float().mean())
+    if share > NOTABLE_SHARE:
+        LOGGER.warning(
+            f"WARNING: {share:.0%} of the {len(values)} channels about to be cut have a |gamma| of {SMALL_GAMMA:g} or "
+            f"more (median {values.median():.3g}, largest {values.max():.3g}): their removal changes what the model "
+            "computes. Prune less, or train with the penalty longer or at a higher --sr (prune_tools/train_sparity.py)"
+        )
+    return share
