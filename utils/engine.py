@@ -41,7 +41,7 @@ class DivergedError(InputError):
 
 def warm_up(state: TrainingState, batch_index: int) -> None:
     """Ramp accumulation, learning rates and momentum linearly; biases come down from ``warmup_bias_lr``."""
-    progress = min(batch_index / state.warmup_batches, 1.0)
+    progress = min(batch_index / state.warmup_batches, 1.0) if state.warmup_batches else 1.0
 
     def ramp(start: float, end: float) -> float:
         return start + (end - start) * progress
