@@ -91,9 +91,9 @@ def test_other_options_run_only_the_steps_that_they_concern(finished, tiny_datas
 
 def test_a_moved_run_is_still_finished(finished, tiny_dataset, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "exp")
-    percent = read_yaml(finished / pipeline.RECORD)["pruned"]["options"]["percent"]
-    monkeypatch.setattr(train, "main", lambda *_: pytest.fail("a finished step was run again"))
-    pipeline.main(options(tiny_dataset, tmp_path, percent=percent))
+    images = read_yaml(finished / pipeline.RECORD)["pruned"]["options"]["reconstruct"]
+    monkeypatch.setattr(train, "main", lambda *_, **__: pytest.fail("a finished step was run again"))
+    pipeline.main(options(tiny_dataset, tmp_path, reconstruct=images))
 
 
 @pytest.mark.parametrize("bad", [{"percent": 1.5}, {"base_epochs": 0}, {"sr": -1.0}, {"batch_size": 0}])
