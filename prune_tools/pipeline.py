@@ -49,7 +49,9 @@ class PipelineOptions:
     percent: float = option(0.4, "share of the prunable channels to remove")
     scope: str = option("seed", "prunable channels: of layers outside shortcuts, or coupled ones too", choices=SCOPES)
     reconstruct: int = option(192, "training images on which the pruned layers are re-fitted; 0 = off")
-    cache: str = option("ram", "keep resized images in memory (ram) or not (none)", choices=["ram", "none"])
+    cache: str = option(
+        "ram", "keep images in memory (ram), decoded on disk (disk) or not (none)", choices=["ram", "disk", "none"]
+    )
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     workers: int = option(8, "most data loading processes")
     seed: int = option(0, "seed of all random numbers")

@@ -8,6 +8,7 @@ gradient accumulation changes the penalty's strength.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,13 @@ from prune_tools.polarize import ByBudget, ByShare, Chooser, Polarizer
 from prune_tools.rates import DEADLINE, LARGEST_CHANGE, NEARLY_ZERO, Course, decayed, mobility, remaining_path
 from prune_tools.tracing import trace_model
 from utils.checkpoint import de_parallel
+from utils.distributed import plain_norms
 from utils.log import LOGGER
 
 if TYPE_CHECKING:
     from prune_tools.targets import Target
     from utils.callbacks import Callbacks
-    from utils.engine import TrainingState
+    from utils.state import TrainingState
 
 AUTO = "auto"
 FIRST_JUDGEMENT = 0.1  # share of the run before which a projection is not worth a warning
@@ -91,7 +93,8 @@ class SparsityPenalty:
         """Find the channels of the model about to be trained, and go on where an interrupted run stopped."""
         self.state = state
         settings = self.settings
-        self.gammas = ChannelGammas(state.model, settings.scope)
+        plain = plain_norms(copy.deepcopy(state.model))  # --sync-bn replaces the layers that are looked for
+        self.gammas = ChannelGammas(plain, settings.scope).twin(state.model)
         self.average = self.gammas.twin(state.ema.ema)
         start = self.gammas.magnitudes()
         self.course = Course(start, start)

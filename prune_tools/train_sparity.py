@@ -20,8 +20,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from utils.cli import run_command
-from utils.config import TrainOptions, build, option, parse
+from utils.cli import run_training_command
+from utils.config import TrainOptions, build, option
 from utils.errors import InputError
 from utils.log import LOGGER
 
@@ -136,8 +136,8 @@ def start_map(options: SparseOptions) -> float:
         try:
             results, _, _ = val.run(
                 options.data, options.weights, batch_size=options.batch_size * 2, imgsz=options.imgsz,
-                device=options.device, single_cls=options.single_cls, workers=options.workers, plots=False,
-                save_dir=Path(folder),
+                device=options.device.split(",")[0], single_cls=options.single_cls, workers=options.workers,
+                plots=False, save_dir=Path(folder),
             )  # fmt: skip
         except InputError as error:
             LOGGER.info(f"The start weights cannot be measured ({error}): the best epoch will be what counts")
@@ -171,7 +171,7 @@ def main(options: SparseOptions) -> Any:
     from utils.callbacks import Callbacks
 
     callbacks = Callbacks()
-    if options.resume:
+    if options.resume and not options.evolve:
         from utils.resume import resume_options
 
         options, _ = resume_options(options)  # the penalty is that of the interrupted run
@@ -188,4 +188,4 @@ def run(**keywords: Any) -> SparseOptions:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(parse(SparseOptions, "Sparse training with a penalty on batch-norm gammas.")))
+    run_training_command(main, SparseOptions, "Sparse training with a penalty on batch-norm gammas.")
