@@ -68,7 +68,7 @@ class Trainer:
         options = self.options
         self.callbacks.run("on_pretrain_routine_start")
         self.device = select_device(options.device, options.batch_size)
-        self.data = check_dataset(options.data)
+        self.data = check_dataset(options.data, allow_scripts=options.allow_download_scripts)
         weights = options.resume or options.weights
         checkpoint = load_checkpoint(weights) if weights else None
         self.hyp = start_run(options, self.folder)
@@ -207,9 +207,13 @@ class Trainer:
         from utils.metrics import fitness
 
         current = float(fitness(np.array(self.results).reshape(1, -1))[0])
+        if self.state.grade > self.state.best_grade:  # fitter epochs of a lower grade no longer count
+            self.state.best_grade, self.best_fitness, self.saved_best = self.state.grade, 0.0, False
+            self.stopper.best_fitness = -1.0
         stop = self.stopper(epoch=epoch, fitness=current)
-        improved = current > self.best_fitness or not self.saved_best
-        self.best_fitness = max(current, self.best_fitness)
+        comparable = self.state.grade == self.state.best_grade
+        improved = (comparable and current > self.best_fitness) or not self.saved_best
+        self.best_fitness = max(current, self.best_fitness) if improved else self.best_fitness
         self.callbacks.run("on_fit_epoch_end", values, epoch, self.best_fitness, current)
         if not self.options.nosave or final:
             self._save(epoch, improved)

@@ -2,6 +2,7 @@
 """Validate a YOLOv5 detector: precision, recall, mAP.
 
 python val.py --weights runs/train/exp/weights/best.pt --data data/mask.yaml --imgsz 320
+python val.py --task study --weights yolov5n.pt yolov5s.pt       # accuracy and speed over image sizes
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from utils.callbacks import Callbacks
 
 HEADER = ("Class", "Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95")
-PICTURES = 3  # batches drawn as val_batch<i>_{labels,pred}.jpg
+SPLITS = ("train", "val", "test")
+AP_THRESHOLDS = 0.001, 0.6  # least confidence and NMS threshold with which mAP is comparable
+SPEED_THRESHOLDS = 0.25, 0.45  # those of detection
 
 
 @dataclass
@@ -31,20 +34,25 @@ class ValOptions:
     """Options of val.py."""
 
     data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML")
+    allow_download_scripts: bool = option(False, "run the script that the data set YAML has for getting missing data")
     weights: list[str] = option([str(ROOT / "yolov5s.pt")], "checkpoint; several make an ensemble", nargs="+")
     batch_size: int = option(32, "images per batch")
-    imgsz: int = option(640, "image size in pixels, longer side", "--img", "--img-size")
-    conf_thres: float = option(0.001, "least confidence; mAP needs 0.001")
-    iou_thres: float = option(0.6, "NMS threshold")
+    imgsz: Any = option(None, "image size in pixels, longer side; unless given 640", "--img", "--img-size", type=int)
+    conf_thres: Any = option(None, "least confidence; unless given 0.001, with --task speed 0.25", type=float)
+    iou_thres: Any = option(None, "NMS threshold; unless given 0.6, with --task speed 0.45", type=float)
     max_det: int = option(300, "most detections per image")
-    task: str = option("val", "which split", choices=["train", "val", "test"])
+    task: str = option(
+        "val", "a split; or time, or accuracy and time over image sizes", choices=[*SPLITS, "speed", "study"]
+    )
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     workers: int = option(8, "most data loading processes")
     single_cls: bool = option(False, "treat all classes as one")
     augment: bool = option(False, "augmented inference: three sizes, flipped")
     verbose: bool = option(False, "always print a row per class")
     save_txt: bool = option(False, "write the predictions as label files")
-    save_conf: bool = option(False, "with --save-txt: append the confidence to each line")
+    save_hybrid: bool = option(False, "write labels and predictions, joined by NMS, as label files")
+    save_conf: bool = option(False, "with --save-txt or --save-hybrid: append the confidence to each line")
+    save_json: bool = option(False, "write the predictions in COCO's format and score them; always for coco.yaml")
     project: str = option(str(ROOT / "runs/val"), "folder of the runs")
     name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken")
     exist_ok: bool = option(False, "write into the run folder even if it exists")
@@ -55,12 +63,26 @@ class ValOptions:
         self.weights = [
             str(file) for file in ([self.weights] if isinstance(self.weights, (str, Path)) else self.weights)
         ]
+        if self.task == "study" and (self.imgsz or self.save_txt or self.save_hybrid or self.save_json):
+            raise InputError("--task study goes through its own image sizes and writes its own files: leave out "
+                             "--imgsz, --save-txt, --save-hybrid and --save-json")  # fmt: skip
+        defaults = SPEED_THRESHOLDS if self.task == "speed" else AP_THRESHOLDS
+        self.imgsz = 640 if self.imgsz is None else self.imgsz
+        self.conf_thres = defaults[0] if self.conf_thres is None else self.conf_thres
+        self.iou_thres = defaults[1] if self.iou_thres is None else self.iou_thres
+        self.save_json |= self.task in SPLITS and self.data.endswith("coco.yaml")
+        self.save_txt |= self.save_hybrid
         check_thresholds(self.conf_thres, self.iou_thres)
-        for name in ("batch_size", "imgsz", "max_det"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        for name, least in (("batch_size", 1), ("imgsz", 1), ("max_det", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
         if self.save_conf and not self.save_txt:
             raise InputError("--save-conf only acts on label files: add --save-txt")
+
+    @property
+    def split(self) -> str:
+        """The split of the data set that is read."""
+        return self.task if self.task in SPLITS else "val"
 
 
 def process_batch(detections: torch.Tensor, labels: torch.Tensor, iouv: torch.Tensor) -> torch.Tensor:
@@ -79,97 +101,14 @@ def process_batch(detections: torch.Tensor, labels: torch.Tensor, iouv: torch.Te
     return match_predictions(detections, labels, iouv)
 
 
-class Evaluation:
-    """One pass over a loader: inference, NMS, matching; ``run`` below wires it."""
-
-    def __init__(self, model: Any, options: ValOptions, names: dict[int, str], folder: Path, plots: bool) -> None:
-        """``model`` maps (B, 3, H, W) in 0..1 to predictions (and raw heads); files go into ``folder``."""
-        import torch
-
-        from utils.evaluation import Scores
-        from utils.metrics import ConfusionMatrix
-
-        self.model, self.options, self.names, self.folder, self.plots = model, options, names, folder, plots
-        self.device = next(model.parameters()).device
-        self.scores = Scores(names, torch.linspace(0.5, 0.95, 10, device=self.device))
-        self.confusion = ConfusionMatrix(nc=len(names))
-        self.loss = torch.zeros(3, device=self.device)
-        self.seconds = [0.0, 0.0, 0.0]  # pre-process, inference, NMS
-
-    def batch(self, number: int, batch: tuple, callbacks: Callbacks, compute_loss: Any) -> None:
-        """Evaluate one batch (images uint8, targets, paths, shapes)."""
-        from utils.device import time_sync
-        from utils.nms import non_max_suppression
-
-        images, targets, paths, shapes = batch
-        options, times = self.options, [time_sync()]
-        images, targets = self._to_device(images), targets.to(self.device)
-        times.append(time_sync())
-        predictions, heads = self._infer(images, with_heads=compute_loss is not None)
-        times.append(time_sync())
-        if compute_loss is not None:
-            self.loss += compute_loss([head.float() for head in heads], targets)[1]
-        height, width = images.shape[2:]
-        targets[:, 2:] *= targets.new_tensor([width, height, width, height])
-        loss_end = time_sync()
-        detections = non_max_suppression(
-            predictions, options.conf_thres, options.iou_thres, multi_label=True, agnostic=options.single_cls,
-            max_det=options.max_det,
-        )  # fmt: skip
-        finish = time_sync()
-        spans = (times[1] - times[0], times[2] - times[1], finish - loss_end)
-        self.seconds = [total + span for total, span in zip(self.seconds, spans, strict=True)]
-        for index, found in enumerate(detections):
-            labels = targets[targets[:, 0] == index, 1:]
-            self._image(found, labels, Path(paths[index]), shapes[index], (height, width), images[index], callbacks)
-        if self.plots and number < PICTURES:
-            self._draw(number, images, targets, paths, detections)
-
-    def _to_device(self, images: torch.Tensor) -> torch.Tensor:
-        from utils.engine import prepare_images
-
-        images = prepare_images(images, self.device)
-        return images.half() if self.options.half else images
-
-    def _infer(self, images: torch.Tensor, with_heads: bool) -> tuple[torch.Tensor, Any]:
-        if self.options.augment and not with_heads:
-            return self.model(images, augment=True)[0], None
-        output = self.model(images)
-        return (output[0], output[1]) if with_heads else (output[0], None)
-
-    def _image(
-        self, found: torch.Tensor, labels: torch.Tensor, path: Path, shapes: tuple, size: tuple[int, int],
-        image: torch.Tensor, callbacks: Callbacks,
-    ) -> None:  # fmt: skip
-        from utils.evaluation import native_boxes, save_labels
-
-        if self.options.single_cls:
-            found[:, 5] = 0
-        native, native_labels = native_boxes(found, labels, shapes, size)
-        self.scores.add(native, native_labels)
-        if self.plots:
-            self.confusion.process_batch(native, native_labels)
-        if self.options.save_txt and len(native):
-            file = self.folder / "labels" / f"{path.stem}.txt"
-            save_labels(native, shapes[0], file, self.options.save_conf)
-        if len(found):
-            callbacks.run("on_val_image_end", found, native, path, self.names, image)
-
-    def _draw(self, number: int, images: torch.Tensor, targets: torch.Tensor, paths: Any, detections: list) -> None:
-        from utils.plots import output_to_target, plot_images
-
-        plot_images(images, targets, paths, self.folder / f"val_batch{number}_labels.jpg", self.names)
-        predicted = output_to_target(detections)
-        plot_images(images, predicted, paths, self.folder / f"val_batch{number}_pred.jpg", self.names)
-
-
 def make_loader(options: ValOptions, data: dict[str, Any], image_size: int, stride: int) -> Any:
-    """The validation loader of ``data[options.task]``: rectangular batches, half a stride of padding."""
+    """The validation loader: rectangular batches, half a stride of padding (none to measure speed)."""
     from utils.dataloaders import create_dataloader
 
     loader, _ = create_dataloader(
-        data[options.task], image_size, options.batch_size, stride, single_cls=options.single_cls, pad=0.5, rect=True,
-        workers=options.workers, prefix=colorstr(f"{options.task}: "),
+        data[options.split], image_size, options.batch_size, stride, single_cls=options.single_cls,
+        pad=0.0 if options.task == "speed" else 0.5, rect=True, workers=options.workers,
+        prefix=colorstr(f"{options.split}: "),
     )  # fmt: skip
     return loader
 
@@ -181,7 +120,7 @@ def open_model(options: ValOptions, data: dict[str, Any]) -> tuple[Any, dict[int
 
     device = select_device(options.device, options.batch_size)
     weights = options.weights[0] if len(options.weights) == 1 else options.weights
-    model = DetectMultiBackend(weights, device=device, fp16=options.half)
+    model = DetectMultiBackend(weights, device=device, data=data, fp16=options.half)
     if not options.single_cls and len(model.names) != data["nc"]:
         raise InputError(
             f"{weights} knows {len(model.names)} classes but {options.data} has {data['nc']}: "
@@ -218,40 +157,52 @@ def run(
 
     name = data if isinstance(data, str) else str(data.get("path", ""))
     options = build(ValOptions, data=str(name), **({"weights": weights} if weights else {}), **keywords)
-    callbacks = callbacks or Callbacks()
-    training = compute_loss is not None
-    checked = data if isinstance(data, dict) and dataloader is not None else check_dataset(data, splits=(options.task,))
-    if model is None:
+    if options.task == "study":
+        raise InputError("task 'study' is many runs, and this is one: call val.study(ValOptions(task='study', ...))")
+    if isinstance(data, dict) and dataloader is not None:
+        checked = data
+    else:
+        checked = check_dataset(data, splits=(options.split,), allow_scripts=options.allow_download_scripts)
+    owns_model = model is None
+    if owns_model:
         model, names = open_model(options, checked)
     else:
         names = checked["names"]
     stride = max(int(torch.as_tensor(model.stride).max()), 32)
     options.imgsz = check_img_size(options.imgsz, stride)
+    if options.conf_thres > AP_THRESHOLDS[0] and options.task in SPLITS:
+        LOGGER.warning(f"confidence threshold {options.conf_thres:g}: mAP is comparable with {AP_THRESHOLDS[0]} only")
+    if options.save_hybrid:
+        LOGGER.warning("the true labels join the predictions: the figures below say nothing about the model")
     folder = Path(save_dir) if save_dir else increment_path(Path(options.project) / options.name, options.exist_ok)
-    if not training or plots or options.save_txt:
+    if plots or options.save_txt or options.save_json:
         make_folder(folder / "labels" if options.save_txt else folder)
     loader = dataloader or make_loader(options, checked, options.imgsz, stride)
+    if owns_model:
+        model.warmup((options.batch_size, 3, options.imgsz, options.imgsz))
     if options.single_cls:
         names = {0: "item"}
-    return evaluate(model, options, names, loader, folder, plots, callbacks, compute_loss)
+    callbacks = callbacks or Callbacks()
+    return evaluate(model, options, checked, names, loader, folder, plots, callbacks, compute_loss)
 
 
 def evaluate(
-    model: Any, options: ValOptions, names: dict[int, str], loader: Any, folder: Path, plots: bool,
-    callbacks: Callbacks, compute_loss: Any,
+    model: Any, options: ValOptions, data: dict[str, Any], names: dict[int, str], loader: Any, folder: Path,
+    plots: bool, callbacks: Callbacks, compute_loss: Any,
 ) -> tuple[tuple[float, ...], Any, tuple[float, ...]]:  # fmt: skip
     """Run the loader through the model and report; arguments and result as in ``run``."""
     import torch
     from tqdm import tqdm
 
     from utils.engine import tqdm_is_quiet
+    from utils.evaluator import Evaluation
 
     training = compute_loss is not None
     was_training = model.training
     caller = model.eval()
     if options.half and next(model.parameters()).dtype != torch.half:
         model = copy.deepcopy(model).half()  # the caller's weights are not rounded
-    evaluation = Evaluation(model, options, names, folder, plots)
+    evaluation = Evaluation(model, options, data, names, folder, plots, callbacks, compute_loss)
     header = "%20s" + "%11s" * 6
     if not training or not tqdm_is_quiet():
         LOGGER.info(header, *HEADER)
@@ -259,7 +210,7 @@ def evaluate(
     with torch.no_grad():
         for number, batch in enumerate(tqdm(loader, disable=None, leave=False, bar_format="{l_bar}{bar:10}{r_bar}")):
             callbacks.run("on_val_batch_start")
-            evaluation.batch(number, batch, callbacks, compute_loss)
+            evaluation.batch(number, batch)
             callbacks.run("on_val_batch_end")
     metrics = evaluation.scores.compute(plots, folder)
     metrics.log(names, per_class=len(names) > 1 and (options.verbose or (len(names) < 50 and not training)))
@@ -267,14 +218,55 @@ def evaluate(
     if plots:
         evaluation.confusion.plot(save_dir=folder, names=list(names.values()))
         callbacks.run("on_val_end")
+    caller.train(was_training)
+    precision, recall, map50, map50_95 = metrics.mean()
     if not training:
         shape = (options.batch_size, 3, options.imgsz, options.imgsz)
         line = "Speed: %.1fms pre-process, %.1fms inference, %.1fms NMS per image at shape " + str(shape)
         LOGGER.info(line, *milliseconds)
-        LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}")
-    caller.train(was_training)
+    if options.save_json:
+        map50_95, map50 = save_predictions(evaluation, options, data) or (map50_95, map50)
+    if not training and (plots or options.save_txt or options.save_json):
+        labels = f", {evaluation.label_files} label files in {folder / 'labels'}" if options.save_txt else ""
+        LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}{labels}")
     losses = (evaluation.loss / max(len(loader), 1)).tolist()
-    return (*metrics.mean(), *losses), metrics.ap_by_class(len(names)), milliseconds
+    return (precision, recall, map50, map50_95, *losses), metrics.ap_by_class(len(names)), milliseconds
+
+
+def save_predictions(evaluation: Any, options: ValOptions, data: dict[str, Any]) -> tuple[float, float] | None:
+    """Write <weights>_predictions.json; mAP50-95 and mAP50 by pycocotools, or None where it could not score."""
+    from utils.coco_json import COCO_ANNOTATIONS, score_by_pycocotools
+
+    file = evaluation.folder / f"{Path(options.weights[0]).stem}_predictions.json"
+    if not evaluation.predictions.write(file):
+        return None
+    LOGGER.info(f"Predictions saved to {file}")
+    if options.split != "val":
+        LOGGER.info(f"not scored by pycocotools: {COCO_ANNOTATIONS} is about the val split")
+        return None
+    return score_by_pycocotools(file, Path(data["path"]) / COCO_ANNOTATIONS, evaluation.predictions.image_ids)
+
+
+def study(options: ValOptions) -> Path:
+    """Validate each checkpoint at every image size; writes the figures and study.png, returns the run folder."""
+    from utils.study import SIZES, plot_studies, study_file, write_study, zip_studies
+
+    folder = make_folder(increment_path(Path(options.project) / options.name, options.exist_ok))
+    shared = vars(options) | {"task": "val"}
+    data = shared.pop("data")
+    files = []
+    for weights in shared.pop("weights"):
+        files.append(study_file(folder, data, weights))
+        rows = []
+        for size in SIZES:
+            LOGGER.info(f"\n{weights} at {size} pixels:")
+            results, _, milliseconds = run(data, weights, plots=False, save_dir=folder, **(shared | {"imgsz": size}))
+            rows.append((*results, *milliseconds))
+            write_study(files[-1], rows)  # after each size: what is measured is kept
+    zip_studies(files, folder / "study.zip")
+    plot_studies(files, folder / "study.png", SIZES)
+    LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}")
+    return folder
 
 
 def main(options: ValOptions) -> None:
@@ -282,10 +274,21 @@ def main(options: ValOptions) -> None:
     from utils.device import device_line, select_device
 
     show_arguments("val", options)
-    LOGGER.info(device_line(select_device(options.device, options.batch_size)))
+    device = select_device(options.device, options.batch_size)
+    LOGGER.info(device_line(device))
+    if options.task in ("speed", "study"):
+        options.half |= device.type == "cuda"
+        LOGGER.info(f"{options.task}: computing in {'FP16' if options.half else 'FP32, as CPUs have no fast FP16'}")
+    if options.task == "study":
+        study(options)
+        return
     keywords = dict(vars(options))
     data, weights = keywords.pop("data"), keywords.pop("weights")
-    run(data, weights, **keywords)
+    if options.task == "speed":
+        for file in weights:  # several are compared, not joined
+            run(data, file, plots=False, **keywords)
+    else:
+        run(data, weights, **keywords)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from models.experimental import attempt_load
+from utils.checks import check_dataset
 from utils.errors import InputError
-from utils.files import read_yaml
+from utils.log import LOGGER
 
 SUFFIXES = (".pt",)
 
@@ -34,7 +35,7 @@ class DetectMultiBackend(nn.Module):
         weights: str | Path | Sequence[str | Path] = "yolov5s.pt",
         device: torch.device | str | None = None,
         dnn: bool = False,
-        data: str | Path | None = None,
+        data: str | Path | Mapping[str, Any] | None = None,
         fp16: bool = False,
         fuse: bool = True,
     ) -> None:
@@ -44,7 +45,7 @@ class DetectMultiBackend(nn.Module):
             weights: a .pt file, or several for an ensemble.
             device: default: the CPU.
             dnn: run ONNX files with OpenCV; an error with a .pt file.
-            data: data set YAML whose names are used if the checkpoint has none.
+            data: data set YAML, or its content, whose names are used if the checkpoint has none and their number fits.
             fp16: compute in FP16, on a GPU.
             fuse: fold batch norms into their convolutions.
 
@@ -80,10 +81,15 @@ class DetectMultiBackend(nn.Module):
                 self.forward(torch.zeros(*imgsz, device=self.device, dtype=torch.half if self.fp16 else torch.float))
 
 
-def _class_names(model: Any, data: str | Path | None) -> dict[int, str]:
-    names = getattr(model, "names", None)
+def _class_names(model: Any, data: str | Path | Mapping[str, Any] | None) -> dict[int, str]:
+    names, count = getattr(model, "names", None), getattr(model, "nc", 0) or model.model[-1].nc
     if not names and data:
-        names = read_yaml(data).get("names")
+        names = check_dataset(data, splits=())["names"]
+        if len(names) != count:
+            LOGGER.warning(
+                f"the model has {count} classes without names, the data set {len(names)}: they stay nameless"
+            )
+            names = None
     if not names:
-        names = [f"class{index}" for index in range(getattr(model, "nc", 0) or model.model[-1].nc)]
+        names = [f"class{index}" for index in range(count)]
     return {int(index): str(name) for index, name in (names.items() if isinstance(names, dict) else enumerate(names))}

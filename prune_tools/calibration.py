@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -13,9 +14,23 @@ from tqdm import tqdm
 from utils.log import LOGGER, colorstr
 
 SEED = 0  # of the choice of images
+OBJECT_SHARE = 0.9  # of the focus of an image that lies on its objects
+OBJECT_MARGIN = 0.25  # of a box's sides, added all around: what surrounds an object tells what it is
 
 
-def training_batches(data: dict[str, Any], count: int, image_size: int, batch_size: int, stride: int) -> list[Tensor]:
+@dataclass
+class Batch:
+    """Training images for a repair.
+
+    ``images``: (B, 3, H, W) uint8 RGB. ``focus``: (B, H, W), how much each pixel matters; those of an image add up
+    to 1.
+    """
+
+    images: Tensor
+    focus: Tensor
+
+
+def training_batches(data: dict[str, Any], count: int, image_size: int, batch_size: int, stride: int) -> list[Batch]:
     """About ``count`` training images, chosen at random, without augmentation.
 
     Args:
@@ -24,9 +39,6 @@ def training_batches(data: dict[str, Any], count: int, image_size: int, batch_si
         image_size: pixels; images are letterboxed to squares of this side.
         batch_size: images of one batch; all batches are equally large.
         stride: the network's largest stride in pixels.
-
-    Returns:
-        Batches (B, 3, image_size, image_size) uint8 RGB.
     """
     from utils.dataloaders import create_dataloader
 
@@ -36,19 +48,45 @@ def training_batches(data: dict[str, Any], count: int, image_size: int, batch_si
     )  # fmt: skip
     size = loader.batch_size or 1
     whole = max(min(count, len(dataset)) // size, 1)
-    return [batch[0] for batch in tqdm(islice(loader, whole), "Reading images", whole, disable=None, leave=False)]
+    bar = tqdm(islice(loader, whole), "Reading images", whole, disable=None, leave=False)
+    return [
+        Batch(images, focus_on_objects(images, labels, [padding for _, (_, padding) in shapes]))
+        for images, labels, _, shapes in bar
+    ]
+
+
+def focus_on_objects(images: Tensor, labels: Tensor, paddings: Sequence[tuple[float, float]]) -> Tensor:
+    """What matters in images (B, 3, H, W): mostly their objects, a little the rest of the picture, never the padding.
+
+    Args:
+        images: letterboxed images.
+        labels: (n, 6) image in the batch, class, centre and size of the box as fractions.
+        paddings: for each image the padding left and right, above and below, pixels.
+
+    Returns:
+        (B, H, W), each image's sum being 1.
+    """
+    count, _, height, width = images.shape
+    picture, objects = torch.zeros(2, count, height, width)
+    for image, (side, above) in zip(picture, paddings, strict=True):
+        image[round(above) : height - round(above), round(side) : width - round(side)] = 1
+    grow = 0.5 + OBJECT_MARGIN
+    for index, _, x, y, w, h in labels.tolist():
+        left, right = max(0, int((x - grow * w) * width)), int((x + grow * w) * width) + 1
+        top, bottom = max(0, int((y - grow * h) * height)), int((y + grow * h) * height) + 1
+        objects[int(index), top:bottom, left:right] = 1
+    objects *= picture
+    picture, objects = (mask / mask.sum((1, 2), keepdim=True).clamp(min=1) for mask in (picture, objects))
+    empty = objects.sum((1, 2), keepdim=True) == 0
+    return torch.where(empty, picture, OBJECT_SHARE * objects + (1 - OBJECT_SHARE) * picture)
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Sequence[Tensor]) -> None:
+def recalibrate(model: nn.Module, batches: Sequence[Batch]) -> None:
     """Replace running mean and variance of every batch norm by those of ``batches``, in place.
 
     Each batch counts alike (a cumulative average). Everything else computes as in evaluation mode, in which the model
     is left.
-
-    Args:
-        model: the network.
-        batches: images (B, 3, H, W) uint8.
     """
     weight = next(model.parameters())
     norms = [module for module in model.eval().modules() if isinstance(module, nn.BatchNorm2d)]
@@ -57,9 +95,9 @@ def recalibrate(model: nn.Module, batches: Sequence[Tensor]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative
         norm.train()
-    for images in tqdm(batches, "Estimating batch norm", disable=None, leave=False):
-        model(images.to(weight.device).to(weight.dtype) / 255)
+    for batch in tqdm(batches, "Estimating batch norm", disable=None, leave=False):
+        model(batch.images.to(weight.device).to(weight.dtype) / 255)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
-    LOGGER.info(f"{len(norms)} batch norms estimated anew on {sum(map(len, batches))} images")
+    LOGGER.info(f"{len(norms)} batch norms estimated anew on {sum(len(batch.images) for batch in batches)} images")

@@ -16,6 +16,8 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from prune_tools import train_sparity
+from prune_tools.train_sparity import AUTO, PENALTIES, SCOPES, SparseOptions
 from utils.cli import run_command, show_arguments
 from utils.config import TrainOptions, build, option, parse, to_dict
 from utils.errors import InputError
@@ -33,15 +35,20 @@ class PipelineOptions:
     data: str = option(str(ROOT / "data/mask.yaml"), "data set YAML")
     weights: str = option("", "start from this checkpoint; '' starts from scratch with --cfg")
     cfg: str = option("", "model YAML; default: the architecture stored in --weights")
-    hyp: str = option(str(ROOT / "data/hyps/hyp.scratch-low.yaml"), "hyperparameter YAML of the three trainings")
+    hyp: str = option("", "hyperparameter YAML of the three trainings; default: those of the three commands")
     imgsz: int = option(320, "image size in pixels, longer side", "--img", "--img-size")
     batch_size: int = option(16, "images per batch")
     base_epochs: int = option(100, "epochs of the base model")
     sparse_epochs: int = option(50, "epochs of sparse training")
     finetune_epochs: int = option(50, "epochs of fine-tuning")
-    sr: float = option(0.005, "sparsity penalty per batch on gamma; shorter runs need more")
-    sr_beta: float | None = option(None, "penalty on beta, 0 = off; default: 10 times --sr", type=float)
+    penalty: str = option(
+        "polarize", "of sparse training: polarize brings just --percent of the channels to zero; l1 and prox all",
+        choices=list(PENALTIES),
+    )  # fmt: skip
+    sr: float | None = option(None, "rate of --penalty l1 or prox; default: found out by itself", type=float)
     percent: float = option(0.4, "share of the prunable channels to remove")
+    scope: str = option("seed", "prunable channels: of layers outside shortcuts, or coupled ones too", choices=SCOPES)
+    reconstruct: int = option(192, "training images on which the pruned layers are re-fitted; 0 = off")
     cache: str = option("ram", "keep resized images in memory (ram) or not (none)", choices=["ram", "none"])
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     workers: int = option(8, "most data loading processes")
@@ -52,19 +59,29 @@ class PipelineOptions:
     def __post_init__(self) -> None:
         """Build the options of every step, so that a bad value stops before the first and not before the third."""
         from prune_tools.prune import PruneOptions
-        from prune_tools.train_sparity import SparseOptions
 
         common = {"imgsz": self.imgsz, "batch_size": self.batch_size}
-        for epochs in (self.base_epochs, self.sparse_epochs, self.finetune_epochs):
-            build(SparseOptions, epochs=epochs, sr=self.sr, sr_beta=self.sr_beta, **common)
-        build(PruneOptions, percent=self.percent, **common)
+        for epochs in (self.base_epochs, self.finetune_epochs):
+            build(TrainOptions, epochs=epochs, **common)
+        build(PruneOptions, **self.of_pruning(), **common)
+        build(SparseOptions, epochs=self.sparse_epochs, **self.of_penalty(), **common)
+
+    def of_penalty(self) -> dict[str, Any]:
+        """Options of sparse training: the channels that pruning will remove are those to bring to zero."""
+        rate = AUTO if self.sr is None else self.sr
+        chosen = {"penalty": self.penalty, "scope": self.scope, "target_share": self.percent}
+        return chosen if self.penalty == "polarize" and self.sr is None else {**chosen, "sr": rate}
+
+    def of_pruning(self) -> dict[str, Any]:
+        """Options of pruning."""
+        return {name: getattr(self, name) for name in OWN["pruned"]}
 
 
 SHARED = ("data", "hyp", "imgsz", "batch_size", "seed")  # options that every step depends on
 OWN = {
     "base": ("weights", "cfg", "base_epochs"),
-    "sparse": ("sparse_epochs", "sr", "sr_beta"),
-    "pruned": ("percent",),
+    "sparse": ("sparse_epochs", "penalty", "sr", "percent", "scope"),
+    "pruned": ("percent", "scope", "reconstruct"),
     "finetuned": ("finetune_epochs",),
 }
 
@@ -123,13 +140,9 @@ class Pipeline:
         return self.places["base"] / "weights/best.pt"
 
     def _sparse(self, checkpoints: dict[str, Path]) -> Path:
-        from prune_tools import train_sparity
-
-        self._train(
-            train_sparity.main, train_sparity.SparseOptions, "sparse", weights=str(checkpoints["base"]),
-            epochs=self.options.sparse_epochs, sr=self.options.sr, sr_beta=self.options.sr_beta,
-        )  # fmt: skip
-        return self.places["sparse"] / "weights/last.pt"  # the sparsest epoch; best.pt is an early, dense one
+        keywords = {"weights": str(checkpoints["base"]), "epochs": self.options.sparse_epochs}
+        self._train(train_sparity.main, SparseOptions, "sparse", **keywords, **self.options.of_penalty())
+        return self.places["sparse"] / "weights/best.pt"  # of the epochs that have reached their sparsity
 
     def _pruned(self, checkpoints: dict[str, Path]) -> Path:
         from prune_tools import prune
@@ -137,8 +150,8 @@ class Pipeline:
         options = self.options
         chosen = build(
             prune.PruneOptions, weights=[str(checkpoints["sparse"])], cfg="", data=options.data,
-            percent=options.percent, batch_size=options.batch_size, imgsz=options.imgsz, device=options.device,
-            project=str(self.folder), name=self.places["pruned"].name, exist_ok=True,
+            batch_size=options.batch_size, imgsz=options.imgsz, device=options.device, project=str(self.folder),
+            name=self.places["pruned"].name, exist_ok=True, **options.of_pruning(),
         )  # fmt: skip
         result = prune.main(chosen)
         return Path(result) / "pruned_model.pt"
@@ -146,7 +159,10 @@ class Pipeline:
     def _finetuned(self, checkpoints: dict[str, Path]) -> Path:
         from prune_tools import finetune
 
-        keywords = {"weights": str(checkpoints["pruned"]), "epochs": self.options.finetune_epochs}
+        keywords = {
+            "weights": str(checkpoints["pruned"]), "epochs": self.options.finetune_epochs,
+            "teacher": str(checkpoints["base"]),
+        }  # fmt: skip
         self._train(finetune.main, finetune.FinetuneOptions, "finetuned", **keywords)
         return self.places["finetuned"] / "weights/best.pt"
 
@@ -154,12 +170,14 @@ class Pipeline:
         options = self.options
         unfinished = self.places[step] / "weights/last.pt"
         common = {
-            "data": options.data, "hyp": options.hyp, "imgsz": options.imgsz, "batch_size": options.batch_size,
+            "data": options.data, "imgsz": options.imgsz, "batch_size": options.batch_size,
             "device": options.device, "workers": options.workers, "seed": options.seed, "project": str(self.folder),
             "name": self.places[step].name, "exist_ok": True,
             "cache": None if options.cache == "none" else options.cache,
             "resume": str(unfinished) if resumable(unfinished) else False,
         }  # fmt: skip
+        if options.hyp:
+            common["hyp"] = options.hyp
         if command(build(options_class, **common, **keywords)) is None:
             raise InputError(f"the step {step} was stopped before its end: run the same command to continue it")
 

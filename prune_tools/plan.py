@@ -110,6 +110,19 @@ def check_percent(percent: float) -> float:
     return percent
 
 
+def order_zeros(scores: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """``scores`` with the exact zeros in an order, below zero: any of them may go, so the first ones do.
+
+    Otherwise a model with more zeros than are to be removed would have a threshold of 0, which all channels reach.
+    """
+    ordered, zeros_left = {}, sum(int((values == 0).sum()) for values in scores.values())
+    for name, values in scores.items():
+        zero = values == 0
+        ordered[name] = torch.where(zero, zero.cumsum(0) - zeros_left - 1, values)
+        zeros_left -= int(zero.sum())
+    return ordered
+
+
 def keep_largest(values: torch.Tensor, count: int) -> torch.Tensor:
     """Positions of the ``count`` largest values, ascending; of equal values the first."""
     return values.sort(descending=True, stable=True).indices[:count].sort().values
@@ -127,6 +140,7 @@ def plan_by_percent(
     check_percent(percent)
     if not groups:
         raise InputError("there are no prunable layers to plan for")
+    scores = order_zeros({group.name: scores[group.name] for group in groups})
     ranked = torch.cat([scores[group.name] for group in groups]).sort().values
     threshold = ranked[int(len(ranked) * percent)]
     kept, capped, floors = {}, {}, []
@@ -139,4 +153,4 @@ def plan_by_percent(
             capped[group.name] = passed
         kept[group.name] = keep_largest(values, limits.nearest(group.size, passed))
     reachable = int((ranked <= torch.stack(floors).min()).sum()) - 1  # the last rank whose value caps nothing
-    return Plan(kept, percent, float(threshold), limits, capped, reachable / len(ranked))
+    return Plan(kept, percent, max(float(threshold), 0.0), limits, capped, reachable / len(ranked))

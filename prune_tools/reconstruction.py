@@ -6,7 +6,7 @@ as possible to that of the unpruned network (He et al., "Channel Pruning for Acc
 ICCV 2017, applied to every layer with the inputs that the layers re-fitted before it give). It is ridge regression
 towards the weights that are there, plus a constant that goes into the norm's mean or the bias::
 
-    full network      x  ──conv──▶ y    at some places of each image: the target, for the channels that stay
+    full network      x  ──conv──▶ y    at some places of each image, mostly on its objects: the target
     narrow network    x' ──conv──▶ y'   x' around the same places: the regressors
 
     min over W, c of   mean |W x' + c - y|^2  +  ridge * mean(x'^2) * |W - W_before|^2
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.yolo import DetectionModel
+from prune_tools.calibration import Batch
 from prune_tools.tracing import Trace
 from prune_tools.yolo_pruned import Cut
 
@@ -199,10 +200,12 @@ class Refit:
 
     def __init__(
         self, full: DetectionModel, pruned: DetectionModel, trace: Trace, cuts: Mapping[str, Cut],
-        batches: Sequence[Tensor], ridge: float, places: int, seed: int,
+        batches: Sequence[Batch], ridge: float, places: int, seed: int,
     ) -> None:  # fmt: skip
         self.full, self.narrow = dict(full.named_modules()), dict(pruned.named_modules())
-        self.full_walk, self.narrow_walk = Walk(full, batches), Walk(pruned, batches)
+        images = [batch.images for batch in batches]
+        self.full_walk, self.narrow_walk = Walk(full, images), Walk(pruned, images)
+        self.focus = [batch.focus for batch in batches]
         self.cuts, self.ridge, self.places = cuts, ridge, places
         self.generator = torch.Generator().manual_seed(seed)
         self.norms = norm_after(trace)
@@ -211,7 +214,7 @@ class Refit:
             if step.kind == "convolution" and isinstance(self.full[step.name], nn.Conv2d):
                 self.order[int(step.name.split(".")[1])].append(step.name)
         self.changed = False  # whether the inputs of what comes next differ from the full network's
-        self.result = Reconstruction(sum(map(len, batches)))
+        self.result = Reconstruction(sum(map(len, images)))
 
     def layer(self, number: int) -> None:
         """Solve the convolutions of one layer and send both networks through it."""
@@ -230,14 +233,15 @@ class Refit:
         self.narrow_walk.advance(number)
 
     def _recorder(self, path: str, samples: dict[str, list[Sample]]) -> Callable[..., None]:
-        """A forward hook that notes the output of the full network's convolution ``path`` at random places."""
+        """A forward hook that notes the output of the full network's convolution ``path`` at places of its focus."""
         cut = self.cuts.get(path)
         kept = None if cut is None else cut.outputs
 
         def record(_: nn.Module, __: Any, output: Tensor) -> None:
-            batch, area = len(output), output[0, 0].numel()
-            places = torch.randint(area, (batch, min(self.places, area)), generator=self.generator)
-            places = places.to(output.device)
+            height, width = output.shape[2:]
+            focus = nn.functional.adaptive_avg_pool2d(self.focus[len(samples[path])], (height, width)).flatten(1)
+            count = min(self.places, focus.shape[1])
+            places = focus.multinomial(count, replacement=True, generator=self.generator).to(output.device)
             maps = output.flatten(2) if kept is None else output.flatten(2)[:, kept.to(output.device)]
             values = maps.gather(2, places[:, None].expand(-1, maps.shape[1], -1))  # (B, C, P)
             samples[path].append(Sample(places, values.transpose(1, 2).flatten(0, 1)))
@@ -284,7 +288,7 @@ class Refit:
 
 @torch.no_grad()
 def reconstruct(
-    full: DetectionModel, pruned: DetectionModel, trace: Trace, cuts: Mapping[str, Cut], batches: Sequence[Tensor], *,
+    full: DetectionModel, pruned: DetectionModel, trace: Trace, cuts: Mapping[str, Cut], batches: Sequence[Batch], *,
     ridge: float = RIDGE, places: int = PLACES, seed: int = 0,
 ) -> Reconstruction:  # fmt: skip
     """Re-fit every convolution of ``pruned`` whose inputs differ from those in ``full``, in place.
@@ -294,7 +298,7 @@ def reconstruct(
         pruned: the narrowed network, in evaluation mode; its norms keep gamma, beta and variance.
         trace: the trace of ``full``.
         cuts: what surgery kept of each module (the result of ``prune_model``).
-        batches: training images (B, 3, H, W) uint8, all in memory, as both networks' maps of them will be.
+        batches: training images; they and both networks' maps of them lie in memory.
         ridge: pull towards the weights that are there, as a share of the mean square of a regressor.
         places: output positions sampled per image and convolution.
         seed: of the places.

@@ -1,86 +1,256 @@
-"""The sparsity penalty of Network Slimming (Liu et al., ICCV 2017), as callbacks of the ordinary training loop.
+"""The penalty of sparse training (Network Slimming, Liu et al., ICCV 2017), as callbacks of the ordinary training loop.
 
-The loss of each batch gains ``sr * sum |gamma|`` over the prunable batch norms: before each optimizer step ``sr *
-sign(gamma)`` is added to gamma's gradient for every batch that the step applies, after unscaling and clipping, so that
-neither the loss scale of AMP nor the clipping nor gradient accumulation changes its strength.
+``l1`` adds ``sr * sign(gamma)`` to gamma's gradient for every batch that an optimizer step applies, after unscaling and
+clipping; ``prox`` takes the same amount off |gamma| after the step and stops at exactly zero; ``polarize`` pushes only
+the channels that the loss needs least (polarize.py). So neither the loss scale of mixed precision nor clipping nor
+gradient accumulation changes the penalty's strength.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prune_tools.groups import prunable_norms
-from utils.errors import InputError
+from prune_tools.gammas import ChannelGammas
+from prune_tools.polarize import Polarizer
+from prune_tools.rates import DEADLINE, LARGEST_CHANGE, NEARLY_ZERO, Course, decayed, mobility, remaining_path
 from utils.log import LOGGER
 
 if TYPE_CHECKING:
     from utils.callbacks import Callbacks
     from utils.engine import TrainingState
 
-NEARLY_ZERO = 1e-2  # gammas below this are reported as ready to go
-FINAL_SHARE = 0.1  # the rate on gamma decays linearly towards this share of its start
+AUTO = "auto"
+FIRST_JUDGEMENT = 0.1  # share of the run before which a projection is not worth a warning
+ROUNDING = 0.002  # of shares: whole channels, and those that half precision moves over the limit
+MAP50 = 5  # its place among the values of on_fit_epoch_end
+
+
+@dataclass(frozen=True)
+class PenaltySettings:
+    """What the penalty is to do.
+
+    Attributes:
+        penalty: 'l1', 'prox' or 'polarize'.
+        sr: rate on gamma per batch, or 'auto'.
+        sr_beta: rate on beta, always as L1. The original tools use ten times ``sr``: it moves the constants that
+            removed channels would leave behind to zero, but shrinks the offsets of those that stay as well.
+        scope: which channels, see groups.ChannelGroup.exclusion.
+        target_share: wanted share of small gammas at the end.
+        max_map_loss: the automatic rate and ``polarize`` hold back while mAP50 is further than this below ``base_map``
+            (or below the best epoch).
+    """
+
+    penalty: str = "l1"
+    sr: float | str = 0.0005
+    sr_beta: float = 0.0
+    scope: str = "seed"
+    target_share: float = 0.4
+    max_map_loss: float = 0.03
+    base_map: float = 0.0
 
 
 class SparsityPenalty:
-    """L1 penalty on the gammas (rate ``sr``, decaying to a tenth) and on the betas (rate ``sr_beta``, constant).
+    """Applies the penalty, reports on it, and grades the epochs so that best.pt is one that has become sparse."""
 
-    Args:
-        sr: added per batch to each prunable gamma's gradient, times its sign.
-        sr_beta: the same for beta; the original tools use ten times ``sr``. It moves the constants that removed
-            channels would leave behind to zero, but shrinks the offsets of those that stay as well.
-    """
-
-    def __init__(self, sr: float, sr_beta: float) -> None:
-        """Keep the rates; the norms are found when training is ready."""
-        self.sr, self.sr_beta = sr, sr_beta
-        self.norms: dict[str, torch.nn.BatchNorm2d] = {}
+    def __init__(self, settings: PenaltySettings) -> None:
+        """Keep the settings; the channels are found when training is ready."""
+        self.settings = settings
+        self.active = settings.sr != 0
+        self.automatic = settings.sr == AUTO and settings.penalty != "polarize"
+        self.rate = 0.0  # at the start of the published schedule
+        self.best_map, self.verdict = 0.0, ""
+        self.polarizer: Polarizer | None = None
+        self.batches = 0  # that the optimizer step under way applies
+        self.share = 0.0  # of small gammas in the averaged model, after the latest epoch
         self.state: TrainingState
+        self.gammas: ChannelGammas
+        self.average: ChannelGammas
+        self.course: Course
 
     def register(self, callbacks: Callbacks) -> None:
-        """Hang the penalty and its histograms on the hooks of a run."""
-        callbacks.register_action("on_training_ready", name="sparsity", callback=self.on_training_ready)
-        callbacks.register_action("on_before_optimizer_step", name="sparsity", callback=self.on_before_optimizer_step)
-        callbacks.register_action("on_train_epoch_end", name="sparsity", callback=self.on_train_epoch_end)
+        """Hang the penalty and its reports on the hooks of a run."""
+        for hook in (
+            "on_training_ready", "on_before_optimizer_step", "on_train_epoch_end", "on_fit_epoch_end", "on_train_end",
+        ):  # fmt: skip
+            callbacks.register_action(hook, name="sparsity", callback=getattr(self, hook))
+
+    # -- hooks ---------------------------------------------------------------------------------------------------------
 
     def on_training_ready(self, state: TrainingState) -> None:
-        """Find the prunable norms of the model about to be trained."""
+        """Find the channels of the model about to be trained, and go on where an interrupted run stopped."""
         self.state = state
-        self.norms = prunable_norms(state.model)
-        if not self.norms:
-            raise InputError("this model has no prunable batch norm, so sparse training has nothing to act on")
-        channels = sum(norm.num_features for norm in self.norms.values())
-        LOGGER.info(
-            f"Sparse training: {channels} gammas of {len(self.norms)} layers, sr {self.sr:g}, sr-beta {self.sr_beta:g}"
-        )
+        settings = self.settings
+        self.gammas = ChannelGammas(state.model, settings.scope)
+        self.average = self.gammas.twin(state.ema.ema)
+        start = self.gammas.magnitudes()
+        self.course = Course(start, start)
+        self.rate = 0.0 if isinstance(settings.sr, str) else settings.sr
+        self.best_map, self.verdict = settings.base_map, ""
+        if settings.penalty == "polarize" and self.active:
+            self.polarizer = Polarizer(self.gammas, settings.target_share, state.epochs, len(state.loader))
+        if self.automatic:
+            path, push = remaining_path(state, 0, max(round(DEADLINE * state.epochs), 1), schedule=False)
+            self.rate = self.course.needed(settings.target_share, path, push)
+        if "sparsity" in state.plugins:
+            self._load(state.plugins["sparsity"])
+        if settings.penalty != "l1" and self.active:
+            state.optimizer.register_step_post_hook(self._after_step)
+        LOGGER.info(f"Sparse training: {self.gammas.count} channels of {len(self.gammas.norms)} layers, {self._how()}")
 
     def on_before_optimizer_step(self, state: TrainingState) -> None:
-        """Add the penalty's gradient to the true gradients; rate 0 leaves them untouched."""
-        decayed = self.sr * (1 - (1 - FINAL_SHARE) * state.epoch / state.epochs)
-        norms, batches = list(self.norms.values()), state.pending_batches
-        self._penalize([norm.weight for norm in norms], decayed * batches)
-        self._penalize([norm.bias for norm in norms], self.sr_beta * batches)
+        """Add the penalty's part of the gradients; rate 0 leaves them untouched."""
+        self.batches, rate = state.pending_batches, self._rate_now()
+        if self.polarizer is not None:
+            self.polarizer.observe()
+        elif rate:
+            self.course.step(rate, mobility(state.optimizer), self.batches)
+            if self.settings.penalty == "l1":
+                self.gammas.add_subgradient(rate * self.batches)
+        if self.settings.sr_beta:
+            self._penalize_offsets(self.settings.sr_beta * self.batches)
 
-    @staticmethod
-    @torch.no_grad()
-    def _penalize(parameters: list[torch.nn.Parameter], rate: float) -> None:
-        trained: list[torch.Tensor] = [parameter for parameter in parameters if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-        if rate and trained:
-            torch._foreach_add_(gradients, torch._foreach_sign(trained), alpha=rate)
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Shrink the gammas that the optimizer has just moved; not called for steps that AMP skips."""
+        if self.polarizer is not None:
+            self.polarizer.step(self.batches)
+        elif self._rate_now():
+            self.gammas.shrink(self._rate_now() * self.batches * mobility(optimizer))
 
     @torch.no_grad()
     def on_train_epoch_end(self, epoch: int) -> None:
-        """Log how many gammas are nearly zero, and write the histograms to TensorBoard."""
-        gammas = {name: norm.weight.detach().abs().float().cpu() for name, norm in self.norms.items()}
-        merged = torch.cat(list(gammas.values()))
-        share = float((merged < NEARLY_ZERO).float().mean())
-        LOGGER.info(f"{share:.1%} of {len(merged)} gammas are below {NEARLY_ZERO:g}, median {merged.median():.3g}")
+        """Pass zeros on to the averaged model, grade the epoch, and say how far the gammas are."""
+        now = self.gammas.magnitudes()
+        self.course.measure(now)
+        if self.active and self.settings.penalty != "l1":
+            self.average.clear(now == 0)  # an average of values that were not all zero never gets there by itself
+        averaged = self.average.magnitudes()
+        self.share = float((averaged < NEARLY_ZERO).float().mean())
+        if self.active:
+            self.state.grade = min(self.share, self.settings.target_share)
+        LOGGER.info(self._progress(epoch, averaged))
+        if self.active and self.polarizer is None and not self.automatic:
+            self._judge(epoch)
+        self._histograms(epoch)
+
+    def on_fit_epoch_end(self, values: list[float], epoch: int, *_: Any) -> None:
+        """Set the automatic rate of the next epoch; keep what a resumed run needs."""
+        mean_precision = float(values[MAP50])
+        self.best_map = max(self.best_map, mean_precision)
+        held = mean_precision < self.best_map - self.settings.max_map_loss
+        if self.polarizer is not None:
+            self.polarizer.held = held
+        elif self.automatic and epoch + 1 < self.state.epochs:
+            self._adapt(epoch, held)
+        if held and (self.automatic or self.polarizer is not None):
+            LOGGER.info(
+                f"mAP50 {mean_precision:.3f} is more than {self.settings.max_map_loss:g} below {self.best_map:.3f}: "
+                "the penalty holds back until it has recovered"
+            )
+        self.state.plugins["sparsity"] = self._state_dict()
+
+    def on_train_end(self, *_: Any) -> None:
+        """Say what best.pt is."""
+        wanted, reached = self.settings.target_share, self.state.best_grade
+        if not self.active:
+            return
+        if reached > wanted - ROUNDING:
+            LOGGER.info(f"best.pt is the best of the epochs in which {wanted:.0%} of the prunable channels are small")
+        else:
+            LOGGER.warning(
+                f"no epoch has reached {wanted:.0%} small gammas; best.pt is the sparsest, with {reached:.1%}: prune "
+                "no more than that, or train longer, with a higher --sr or a larger --max-map-loss"
+            )
+
+    # -- the rate ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _decays(self) -> bool:
+        """Whether the rate follows the published schedule."""
+        return self.settings.penalty == "l1" and not self.automatic
+
+    def _rate_now(self) -> float:
+        return decayed(self.rate, self.state.epoch, self.state.epochs) if self._decays else self.rate
+
+    def _penalize_offsets(self, rate: float) -> None:
+        biases = [norm.bias for norm in self.gammas.norms.values() if norm.bias.grad is not None]
+        gradients: list[torch.Tensor] = [bias.grad for bias in biases if bias.grad is not None]
+        torch._foreach_add_(gradients, torch._foreach_sign([bias.detach() for bias in biases]), alpha=rate)
+
+    def _adapt(self, epoch: int, held: bool) -> None:
+        """Set the rate that would bring the wanted share to zero by the deadline, in steps of at most a factor."""
+        state, deadline = self.state, round(DEADLINE * self.state.epochs)
+        last = deadline if epoch + 1 < deadline else state.epochs
+        path, push = remaining_path(state, epoch + 1, last, schedule=False)
+        wanted = self.course.needed(self.settings.target_share, path, push)
+        highest = self.rate / LARGEST_CHANGE if held else self.rate * LARGEST_CHANGE
+        self.rate = min(max(wanted, self.rate / LARGEST_CHANGE), highest)
+
+    # -- reports -------------------------------------------------------------------------------------------------------
+
+    def _how(self) -> str:
+        """The penalty in words."""
+        settings = self.settings
+        if not self.active:
+            return f"sr 0, sr-beta {settings.sr_beta:g}"
+        aim = f"{settings.target_share:.0%} of them wanted below {NEARLY_ZERO:g}"
+        rate = "rate set automatically" if settings.sr == AUTO else f"sr {self.rate:g}"
+        return f"{settings.penalty}, {rate}, sr-beta {settings.sr_beta:g}, {aim}"
+
+    def _projected(self, epoch: int) -> float:
+        """Share of channels that will be small at the end if the gammas go on as they do."""
+        path, push = remaining_path(self.state, epoch + 1, self.state.epochs, self._decays)
+        return float((self.course.final(path, push * self.rate) < NEARLY_ZERO).float().mean())
+
+    def _progress(self, epoch: int, averaged: torch.Tensor) -> str:
+        text = f"{self.share:.1%} of {self.gammas.count} prunable channels are below {NEARLY_ZERO:g}"
+        if self.polarizer is not None:
+            text += f" ({float(self.polarizer.chosen.float().mean()):.1%} chosen to go)"
+        elif self.active:
+            text += f" (on course for {self._projected(epoch):.0%}), sr {self._rate_now():.3g}"
+        return text + f", median {averaged.median():.3g}"
+
+    def _judge(self, epoch: int) -> None:
+        """Warn, once per verdict, when a fixed rate will plainly miss the wanted share."""
+        state, wanted = self.state, self.settings.target_share
+        if epoch + 1 < max(FIRST_JUDGEMENT * state.epochs, 2):
+            return
+        projected = self._projected(epoch)
+        verdict = "low" if projected < wanted / 2 else "high" if projected > (1 + wanted) / 2 else ""
+        if verdict and verdict != self.verdict:
+            path, push = remaining_path(state, 0, state.epochs, self._decays)
+            better = self.course.needed(wanted, path, push, origin=self.course.start)
+            LOGGER.warning(
+                f"--sr {self.rate:g} is too {verdict} for {state.epochs} epochs of {len(state.loader)} batches: about "
+                f"{projected:.0%} of the prunable channels will end below {NEARLY_ZERO:g}, wanted are {wanted:.0%}; "
+                f"about --sr {better:.2g} would do, or let --sr auto find it"
+            )
+        self.verdict = verdict
+
+    def _histograms(self, epoch: int) -> None:
         writer = self.state.writer
         if writer is None:
             return
-        writer.add_histogram("bn_weights/hist", merged.numpy(), epoch, bins="doane")
-        writer.add_scalar("bn_weights/share_below_0.01", share, epoch)
+        gammas = {name: norm.weight.detach().abs().float().cpu() for name, norm in self.gammas.norms.items()}
+        writer.add_histogram("bn_weights/hist", torch.cat(list(gammas.values())).numpy(), epoch, bins="doane")
+        writer.add_scalar(f"bn_weights/share_below_{NEARLY_ZERO:g}", self.share, epoch)
         for name, values in gammas.items():
             writer.add_histogram(f"bn_weights/{name}", values.numpy(), epoch, bins="doane")
+
+    # -- resuming ------------------------------------------------------------------------------------------------------
+
+    def _state_dict(self) -> dict[str, Any]:
+        parts = {"rate": self.rate, "best_map": self.best_map, "verdict": self.verdict, "course": vars(self.course)}
+        return parts | ({"polarizer": self.polarizer.state_dict()} if self.polarizer is not None else {})
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        self.rate, self.best_map, self.verdict = saved["rate"], saved["best_map"], saved["verdict"]
+        device = self.gammas.layer.device
+        course: dict[str, Any] = {
+            key: value.to(device) if torch.is_tensor(value) else value for key, value in saved["course"].items()
+        }
+        self.course = Course(**course)
+        if self.polarizer is not None:
+            self.polarizer.load_state_dict(saved["polarizer"])

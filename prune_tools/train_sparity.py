@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Sparse training: train.py with an L1 penalty on the batch-norm gammas of every prunable layer.
+"""Sparse training: train.py with a penalty on the batch-norm gammas of every prunable layer.
 
     python prune_tools/train_sparity.py --st --sr 0.0005 --weights runs/train/exp/weights/best.pt \\
         --cfg models/yolov5n_mask.yaml --data data/mask.yaml --batch-size 64 --epochs 100 --imgsz 320
+    python prune_tools/train_sparity.py --penalty polarize --target-share 0.4 --data data/mask.yaml --imgsz 320 \\
+        --weights runs/train/exp/weights/best.pt
 
-Prune last.pt, not best.pt: the best fitness is reached early, while the gammas are still dense.
+best.pt is the best among the epochs that have reached --target-share, or the sparsest epoch if none has.
 """
 
 from __future__ import annotations
@@ -21,13 +23,20 @@ import train
 from utils.cli import run_command
 from utils.config import TrainOptions, build, option, parse
 from utils.errors import InputError
+from utils.log import LOGGER
 
 BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
+MAX_MAP_LOSS = 0.03  # of mAP50, where --max-map-loss is not given
+PENALTIES = ("l1", "prox", "polarize")
+SCOPES = ("seed", "all")
+AUTO = "auto"
 
-NEXT_STEP = (
-    "Next: python prune_tools/prune.py --weights {last} --percent 0.4 --data {data} --imgsz {imgsz}"
-    "\n(last.pt has the sparsest gammas; best.pt is usually an early, still dense epoch)"
-)
+NEXT_STEP = "Next: python prune_tools/prune.py --weights {best} --percent %s --data {data} --imgsz {imgsz}"
+
+
+def rate(text: str) -> float | str:
+    """A rate from the command line: a number, or 'auto'."""
+    return text if text == AUTO else float(text)
 
 
 @dataclass
@@ -36,31 +45,104 @@ class SparseOptions(TrainOptions):
 
     epochs: int = option(100, "number of epochs")
     st: bool = option(True, "apply the penalty; --no-st trains as train.py does")
-    sr: float = option(0.0005, "penalty rate: sr * sign(gamma) is added to the gradient of each batch")
-    sr_beta: float | None = option(None, "penalty rate on beta, 0 = off; default: 10 times --sr", type=float)
+    penalty: str = option(
+        "l1",
+        "l1: all gammas, by their gradient, decaying, as published; prox: all gammas, to exactly zero; "
+        "polarize: only the channels that the loss needs least, to exactly zero",
+        choices=PENALTIES,
+    )
+    sr: Any = option(
+        None,
+        "penalty rate per batch on gamma, or auto: found out so that --target-share is reached; "
+        "default: 0.0005, with polarize auto",
+        type=rate,
+    )
+    sr_beta: float | None = option(
+        None, "penalty rate on beta, 0 = off; default: 10 times --sr with l1 at a given rate, else 0", type=float
+    )
+    scope: str = option("seed", "channels to act on: those of the original tools, or coupled ones too", choices=SCOPES)
+    target_share: float = option(0.4, "wanted share of nearly zero gammas at the end, in (0, 1)")
+    max_map_loss: float | None = option(
+        None, "with auto: hold back while mAP50 is further than this below the start's; default: 0.03", type=float
+    )
 
     def __post_init__(self) -> None:
-        """Refuse impossible rates, beside what train.py refuses."""
+        """Refuse impossible rates, beside what train.py refuses, and fill in what depends on the penalty."""
         super().__post_init__()
-        for flag, rate in (("--sr", self.sr), ("--sr-beta", self.sr_beta)):
-            if rate is not None and not 0 <= rate < 1e3:
-                raise InputError(f"{flag} must be a number of at least 0, got {rate}")
+        if self.penalty not in PENALTIES or self.scope not in SCOPES:
+            raise InputError(
+                f"--penalty must be one of {', '.join(PENALTIES)} and --scope one of {', '.join(SCOPES)}, "
+                f"got {self.penalty} and {self.scope}"
+            )
+        if self.sr is None:
+            self.sr = AUTO if self.penalty == "polarize" else 0.0005
+        for flag, value in (("--sr", 0 if self.sr == AUTO else self.sr), ("--sr-beta", self.sr_beta)):
+            if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1e3):
+                raise InputError(f"{flag} must be a number of at least 0{', or auto' * (flag == '--sr')}, got {value}")
+        if not 0 < self.target_share < 1:
+            raise InputError(f"--target-share must lie in (0, 1), got {self.target_share}")
+        if self.max_map_loss is not None and not 0 <= self.max_map_loss <= 1:
+            raise InputError(f"--max-map-loss must lie in [0, 1], got {self.max_map_loss}")
+        if self.max_map_loss is not None and self.sr != AUTO:
+            raise InputError("--max-map-loss needs a rate that can give way: add --sr auto, or leave it out")
+        if self.penalty == "polarize" and self.sr not in (AUTO, 0):
+            raise InputError(
+                f"--penalty polarize brings the chosen gammas to zero at its own pace, it takes no --sr {self.sr:g}: "
+                "leave it out (--sr 0 switches the penalty off)"
+            )
+        if self.sr == AUTO and self.noval and self.st:
+            raise InputError("--sr auto and --penalty polarize watch the mAP of every epoch: leave --noval out")
+
+
+def start_map(options: SparseOptions) -> float:
+    """mAP50 of the start weights on the validation images; 0 when they cannot tell (none, or other classes)."""
+    from tempfile import TemporaryDirectory
+
+    import val
+
+    if not options.weights:
+        return 0.0
+    LOGGER.info(f"Measuring {options.weights}, the start that the penalty is measured against...")
+    with TemporaryDirectory() as folder:
+        try:
+            results, _, _ = val.run(
+                options.data, options.weights, batch_size=options.batch_size * 2, imgsz=options.imgsz,
+                device=options.device, single_cls=options.single_cls, workers=options.workers, plots=False,
+                save_dir=Path(folder),
+            )  # fmt: skip
+        except InputError as error:
+            LOGGER.info(f"The start weights cannot be measured ({error}): the best epoch will be what counts")
+            return 0.0
+    return float(results[2])
+
+
+def make_penalty(options: SparseOptions) -> Any:
+    """The callbacks for these options; the start weights are measured when an automatic rate needs to know."""
+    from prune_tools.sparsity import PenaltySettings, SparsityPenalty
+
+    published = options.penalty == "l1" and options.sr != AUTO
+    default_beta = BETA_RATE * options.sr if published else 0.0
+    watched = options.sr == AUTO and not options.resume  # a resumed run remembers
+    settings = PenaltySettings(
+        options.penalty, options.sr, default_beta if options.sr_beta is None else options.sr_beta, options.scope,
+        options.target_share, MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
+        start_map(options) if watched else 0.0,
+    )  # fmt: skip
+    return SparsityPenalty(settings)
 
 
 def main(options: SparseOptions) -> Any:
     """Train with the penalty; returns what train.main returns."""
-    from prune_tools.sparsity import SparsityPenalty
     from utils.callbacks import Callbacks
 
     callbacks = Callbacks()
     if options.resume:
         from utils.resume import resume_options
 
-        options, _ = resume_options(options)  # sr and st are those of the interrupted run
+        options, _ = resume_options(options)  # the penalty is that of the interrupted run
     if options.st:
-        rate_on_beta = BETA_RATE * options.sr if options.sr_beta is None else options.sr_beta
-        SparsityPenalty(options.sr, rate_on_beta).register(callbacks)
-    return train.main(options, callbacks, next_step=NEXT_STEP)
+        make_penalty(options).register(callbacks)
+    return train.main(options, callbacks, next_step=NEXT_STEP % f"{options.target_share:g}")
 
 
 def run(**keywords: Any) -> SparseOptions:
@@ -71,4 +153,4 @@ def run(**keywords: Any) -> SparseOptions:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(parse(SparseOptions, "Sparse training with an L1 penalty on batch-norm gammas.")))
+    run_command(lambda: main(parse(SparseOptions, "Sparse training with a penalty on batch-norm gammas.")))

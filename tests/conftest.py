@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from utils.downloads import OFFLINE_VARIABLE
 from utils.files import ROOT, write_yaml
 from utils.log import LOGGER
 
@@ -23,6 +24,12 @@ def one_thread() -> None:
     """Compute on one thread, here and in started commands: small tensors gain nothing from more, and wait for them."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_downloads() -> None:
+    """Keep the tests, and the commands that they start, off the network; those of downloads allow it themselves."""
+    os.environ[OFFLINE_VARIABLE] = "true"
 
 
 @pytest.fixture(autouse=True)

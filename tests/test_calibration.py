@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from prune_tools.calibration import recalibrate, training_batches
+from prune_tools.calibration import Batch, focus_on_objects, recalibrate, training_batches
 from tests.pruning_networks import thin
 from utils.checks import check_dataset
 
@@ -16,10 +16,10 @@ from utils.checks import check_dataset
 def test_training_batches_are_whole_and_of_the_training_images(tiny_dataset):
     data = check_dataset(str(tiny_dataset))
     batches = training_batches(data, 10, 64, 4, 32)
-    assert [tuple(batch.shape) for batch in batches] == [(4, 3, 64, 64)] * 2
-    assert batches[0].dtype == torch.uint8
+    assert [tuple(batch.images.shape) for batch in batches] == [(4, 3, 64, 64)] * 2
+    assert batches[0].images.dtype == torch.uint8
     again = training_batches(data, 10, 64, 4, 32)
-    assert all(torch.equal(one, other) for one, other in zip(batches, again, strict=True))
+    assert all(torch.equal(one.images, other.images) for one, other in zip(batches, again, strict=True))
     assert len(training_batches(data, 1000, 64, 4, 32)) == 3  # all of the 12
 
 
@@ -27,7 +27,7 @@ def test_statistics_are_those_of_the_images():
     model = thin("yolov5n").float()
     before = deepcopy(model.state_dict())
     images = [torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8) for _ in range(3)]
-    recalibrate(model, images)
+    recalibrate(model, [Batch(batch, torch.ones(2, 64, 64)) for batch in images])
     inputs = [model.model[0].conv(batch.float() / 255) for batch in images]
     norm = model.model[0].bn
     mean = torch.stack([value.mean((0, 2, 3)) for value in inputs]).mean(0)
@@ -43,4 +43,15 @@ def test_statistics_are_those_of_the_images():
 @pytest.mark.parametrize("count", [1, 3])
 def test_fewer_images_than_a_batch_make_a_smaller_batch(tiny_dataset, count):
     batches = training_batches(check_dataset(str(tiny_dataset)), count, 64, 16, 32)
-    assert [len(batch) for batch in batches] == [count]
+    assert [len(batch.images) for batch in batches] == [count]
+
+
+def test_focus_lies_on_objects_and_never_on_padding():
+    images = torch.zeros(2, 3, 40, 80, dtype=torch.uint8)
+    labels = torch.tensor([[0, 1, 0.5, 0.5, 0.1, 0.2]])  # 8 x 8 pixels around (40, 20), 12 x 12 with the margin
+    focus = focus_on_objects(images, labels, [(0, 10), (0, 10)])
+    torch.testing.assert_close(focus.sum((1, 2)), torch.ones(2))
+    assert not focus[:, :10].any() and not focus[:, 30:].any()
+    assert float(focus[0, 13:28, 33:48].sum()) > 0.9
+    assert float(focus[0, 12, 5]) > 0
+    assert (focus[1, 10:30] == focus[1, 10, 0]).all()  # no object: the picture alike

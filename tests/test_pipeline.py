@@ -66,6 +66,13 @@ def test_the_last_model_is_pruned_and_rebuilds_from_its_yaml(finished):
     assert shapes == {name: value.shape for name, value in rebuilt.state_dict().items()}
 
 
+def test_the_base_model_teaches_the_last(finished):
+    chosen = read_yaml(finished / "finetuned/opt.yaml")
+    assert chosen["teacher"] == str(finished / "base/weights/best.pt")
+    assert (chosen["recipe"], chosen["optimizer"]) == ("short", "AdamW")
+    assert read_yaml(finished / "sparse/opt.yaml")["optimizer"] == "SGD"
+
+
 def test_finished_steps_are_not_run_again(finished, tiny_dataset, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a finished step was run again")
@@ -76,7 +83,7 @@ def test_finished_steps_are_not_run_again(finished, tiny_dataset, monkeypatch):
 
 def test_other_options_run_only_the_steps_that_they_concern(finished, tiny_dataset):
     narrow = (finished / "pruned/pruned_model.pt").read_bytes()
-    pipeline.main(options(tiny_dataset, finished.parent, percent=0.2))
+    pipeline.main(options(tiny_dataset, finished.parent, reconstruct=0))
     record = read_yaml(finished / pipeline.RECORD)
     assert [record[step]["folder"] for step in pipeline.STEPS] == ["base", "sparse", "pruned2", "finetuned2"]
     assert (finished / "pruned/pruned_model.pt").read_bytes() == narrow
@@ -84,9 +91,9 @@ def test_other_options_run_only_the_steps_that_they_concern(finished, tiny_datas
 
 def test_a_moved_run_is_still_finished(finished, tiny_dataset, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "exp")
-    percent = read_yaml(finished / pipeline.RECORD)["pruned"]["options"]["percent"]
-    monkeypatch.setattr(train, "main", lambda *_: pytest.fail("a finished step was run again"))
-    pipeline.main(options(tiny_dataset, tmp_path, percent=percent))
+    images = read_yaml(finished / pipeline.RECORD)["pruned"]["options"]["reconstruct"]
+    monkeypatch.setattr(train, "main", lambda *_, **__: pytest.fail("a finished step was run again"))
+    pipeline.main(options(tiny_dataset, tmp_path, reconstruct=images))
 
 
 @pytest.mark.parametrize("bad", [{"percent": 1.5}, {"base_epochs": 0}, {"sr": -1.0}, {"batch_size": 0}])

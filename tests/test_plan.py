@@ -35,6 +35,17 @@ def test_threshold_keeps_what_reaches_it(two_groups, percent, a, b):
     assert plan.kept["b"].tolist() == b
 
 
+def test_of_more_exact_zeros_than_are_to_go_the_first_go(two_groups):
+    """Proximal sparse training makes ties at 0: the percentage is still met, and no other channel is touched."""
+    groups, _ = two_groups
+    scores = {"a": torch.tensor([0.9, 0.0, 0.5, 0.0]), "b": torch.tensor([0.0, 0.2, 0.3, 0.0, 0.25, 0.0])}
+    for percent, a, b in ((0.0, [0, 1, 2, 3], range(6)), (0.3, [0, 2], range(1, 6)), (0.5, [0, 2], [1, 2, 4])):
+        plan = plan_by_percent(groups, scores, percent)
+        assert plan.kept["a"].tolist() == a
+        assert plan.kept["b"].tolist() == list(b)
+        assert plan.threshold == pytest.approx(0.2 if percent == 0.5 else 0.0)
+
+
 def test_ceiling_is_the_last_percent_without_capping(two_groups):
     ceiling = plan_by_percent(*two_groups, 0.0).ceiling
     assert ceiling == pytest.approx(0.6)  # b's largest score, 0.3, has rank 6 of 10

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.yolo import DetectionModel
+from prune_tools.calibration import Batch
 from prune_tools.groups import find_groups, select_groups
 from prune_tools.plan import Plan
 from prune_tools.reconstruction import Reconstruction, patches, reconstruct
@@ -19,11 +20,12 @@ from tests.pruning_networks import OWN_CONFIG, thin, with_random_norms
 CONFIGURATIONS = ["yolov5n", "yolov5n6", "yolov5-bifpn", "yolov5s-ghost", "yolov5s-transformer", "yolov3-tiny"]
 
 
-def noise(count: int, size: int, seed: int) -> torch.Tensor:
-    """Images (count, 3, size, size) uint8 whose structure is coarse, as that of photographs."""
+def noise(count: int, size: int, seed: int) -> Batch:
+    """Images (count, 3, size, size) whose structure is coarse, as that of photographs; every pixel matters alike."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, size // 8, size // 8, generator=generator) * 255
-    return nn.functional.interpolate(coarse, size=(size, size), mode="bilinear").to(torch.uint8)
+    images = nn.functional.interpolate(coarse, size=(size, size), mode="bilinear").to(torch.uint8)
+    return Batch(images, torch.full((count, size, size), 1 / size**2))
 
 
 def image_size(model: DetectionModel) -> int:
@@ -52,9 +54,9 @@ def prune(full: DetectionModel, scope: str = "seed", share: float = 0.4):
     return pruned, trace, groups, plan
 
 
-def difference(model: nn.Module, full: nn.Module, images: torch.Tensor) -> float:
+def difference(model: nn.Module, full: nn.Module, batch: Batch) -> float:
     """Mean square difference of the raw heads, as a share of their variance."""
-    inputs = images.double() / 255
+    inputs = batch.images.double() / 255
     pairs = list(zip(outputs_of(model, inputs)[1:], outputs_of(full, inputs)[1:], strict=True))
     return sum(float((ours - theirs).square().mean() / theirs.var()) for ours, theirs in pairs) / len(pairs)
 
@@ -140,3 +142,20 @@ def test_patches_times_weights_is_the_convolution(kernel, keywords):
     weights = module.weight.flatten(1).unflatten(0, (module.groups, -1)).transpose(1, 2)  # (G, K, C / G)
     product = patches(module, inputs, places) @ weights  # (G, B * P, C / G)
     torch.testing.assert_close(product.transpose(0, 1).flatten(1), taken.transpose(1, 2).flatten(0, 1))
+
+
+def test_what_lies_outside_the_focus_does_not_count():
+    full = thin("yolov5n").float()
+    pruned, trace, groups, _ = prune(full)
+    first = [group for group in groups if group.name == "model.1.conv"]
+    cuts = prune_model(pruned, first, Plan({"model.1.conv": torch.arange(first[0].size // 2)}))
+    solved = []
+    for seed in (1, 2):  # the same left half, another right half
+        batch, other = noise(2, 64, seed=0), noise(2, 64, seed)
+        batch.images[..., 32:] = other.images[..., 32:]
+        batch.focus[..., 8:] = 0
+        narrow = deepcopy(pruned)
+        reconstruct(full, narrow, trace, cuts, [batch])
+        solved.append(narrow.state_dict()["model.2.cv1.conv.weight"])
+    assert torch.equal(*solved)
+    assert not torch.equal(solved[0], pruned.state_dict()["model.2.cv1.conv.weight"])

@@ -131,13 +131,16 @@ class Annotator:
             patch[:] = np.asarray(picture)
 
 
-def write_picture(path: str | Path, image: np.ndarray, quality: int = 95) -> None:
+def write_picture(path: str | Path, image: np.ndarray, quality: int = 95, full_colour: bool = False) -> None:
     """Save ``image`` (H, W, 3 BGR or H, W) in the format of the suffix, atomically; any characters in the path will do.
 
+    With ``full_colour`` a JPEG keeps the colour of each pixel instead of one for four of them (no chroma subsampling).
     Raises InputError when OpenCV cannot encode that format.
     """
     target = Path(path)
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if target.suffix.lower() in (".jpg", ".jpeg") else []
+    if parameters and full_colour:
+        parameters += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     if not cv2.haveImageWriter(f"picture{target.suffix}"):
         raise InputError(f"cannot write {target}: OpenCV has no encoder for {target.suffix!r}; use .jpg or .png")
     done, encoded = cv2.imencode(target.suffix, image, parameters)

@@ -123,6 +123,7 @@ class TrainOptions:
     weights: str = option(str(ROOT / "yolov5s.pt"), "start from this checkpoint; '' starts from scratch with --cfg")
     cfg: str = option("", "model YAML; default: the architecture stored in --weights")
     data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML")
+    allow_download_scripts: bool = option(False, "run the script that the data set YAML has for getting missing data")
     hyp: str = option(str(ROOT / "data/hyps/hyp.scratch-low.yaml"), "hyperparameter YAML")
     epochs: int = option(300, "number of epochs")
     batch_size: int = option(16, "images per batch")

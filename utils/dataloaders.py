@@ -19,10 +19,12 @@ from utils.errors import InputError
 from utils.labels import img2label_paths
 from utils.log import LOGGER
 from utils.sources import LoadImages
+from utils.streams import LoadStreams
 
 __all__ = [
     "LoadImages",
     "LoadImagesAndLabels",
+    "LoadStreams",
     "SeededSampler",
     "collate_fn",
     "create_dataloader",

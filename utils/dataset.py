@@ -79,6 +79,7 @@ class LoadImagesAndLabels(Dataset):
         self.hyp: Mapping[str, float] = hyp or {}
         self.rect = rect and not image_weights
         self.mosaic = augment and not self.rect
+        self._mosaic_closed = torch.zeros((), dtype=torch.bool).share_memory_()  # loader processes see it, too
         self.mosaic_border = (-img_size // 2, -img_size // 2)
 
         table, _ = load_labels(path, prefix)
@@ -115,6 +116,12 @@ class LoadImagesAndLabels(Dataset):
     def __len__(self) -> int:
         return self.n
 
+    def close_mosaic(self) -> bool:
+        """Give single images from now on, in running loader processes as well; whether that changes anything."""
+        changes = self.mosaic and not self._mosaic_closed and self.hyp.get("mosaic", 0.0) > 0
+        self._mosaic_closed.fill_(True)
+        return bool(changes)
+
     def __getitem__(self, index: int | tuple[int, int]) -> Item:
         """Prepare the item ``index``, or (index, seed): the seed then decides all random numbers of the item."""
         if isinstance(index, tuple):
@@ -123,7 +130,7 @@ class LoadImagesAndLabels(Dataset):
             np.random.seed(seed)
         index = self.indices[index]
         shapes: Shapes | None = None
-        if self.mosaic and random.random() < self.hyp.get("mosaic", 0.0):
+        if self.mosaic and not self._mosaic_closed and random.random() < self.hyp.get("mosaic", 0.0):
             image, labels = load_mosaic(self, index)
             if random.random() < self.hyp.get("mixup", 0.0):
                 image, labels = mixup(image, labels, *load_mosaic(self, random.randint(0, self.n - 1)))

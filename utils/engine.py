@@ -55,9 +55,13 @@ class TrainingState:
     batch_size: int
     image_size: int  # pixels
     grid_size: int  # the largest stride; image sizes are multiples of it
+    nominal_batch_size: int = NOMINAL_BATCH_SIZE  # images per optimizer step that accumulation comes up to
     multi_scale: bool = False
     plots: bool = True
     writer: Any = None  # TensorBoard's SummaryWriter, None when it is not written
+    grade: float = 0.0  # of the latest epoch, set by plug-ins: best.pt is the fittest epoch of the highest grade
+    best_grade: float = 0.0
+    plugins: dict[str, Any] = field(default_factory=dict)  # plain values that plug-ins find again when resumed
     epoch: int = 0
     last_step: int = -1  # global batch index of the last optimizer step
     pending_batches: int = 0  # batches whose gradients the next optimizer step will apply
@@ -66,7 +70,7 @@ class TrainingState:
 
     def __post_init__(self) -> None:
         """Derive the accumulation and the length of the warm-up (at least 100 batches, as published)."""
-        self.accumulate = max(round(NOMINAL_BATCH_SIZE / self.batch_size), 1)
+        self.accumulate = max(round(self.nominal_batch_size / self.batch_size), 1)
         self.warmup_batches = max(round(self.hyp["warmup_epochs"] * len(self.loader)), 100)
 
     @property
@@ -82,7 +86,7 @@ def warm_up(state: TrainingState, batch_index: int) -> None:
     def ramp(start: float, end: float) -> float:
         return start + (end - start) * progress
 
-    state.accumulate = max(1, round(ramp(1, NOMINAL_BATCH_SIZE / state.batch_size)))
+    state.accumulate = max(1, round(ramp(1, state.nominal_batch_size / state.batch_size)))
     for number, group in enumerate(state.optimizer.param_groups):
         start = state.hyp["warmup_bias_lr"] if number == 0 else 0.0
         group["lr"] = ramp(start, group["initial_lr"] * state.learning_rate_factor(state.epoch))

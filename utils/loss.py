@@ -120,7 +120,7 @@ class ComputeLoss:
             if len(matched.image):
                 places = matched.places(logits)
                 rows = _take_rows(logits, places).float()  # half precision would blur the overlap
-                overlap = bbox_iou(self._decode(rows, matched.anchors), matched.boxes, CIoU=True).squeeze(1)
+                overlap = bbox_iou(self.decode(rows, matched.anchors), matched.boxes, CIoU=True).squeeze(1)
                 box_term = box_term + (1.0 - overlap).mean()
                 self._mark_objects(objectness.view(-1), places, overlap.detach().clamp(min=0))
                 if self.nc > 1:
@@ -141,7 +141,7 @@ class ComputeLoss:
         self.balance = [weight / moved[self.ssi] for weight in moved]
 
     @staticmethod
-    def _decode(rows: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    def decode(rows: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
         """Logits (K, 5 + nc) -> boxes (K, 4), centre relative to the cell and size, in grid cells."""
         unit = 2 * rows[:, :4].sigmoid()
         return torch.cat((unit[:, :2] - 0.5, unit[:, 2:].square() * anchors), 1)

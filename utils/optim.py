@@ -113,7 +113,12 @@ class ModelEMA:
         """Start the average at the present weights of ``model``."""
         self.ema = copy.deepcopy(de_parallel(model)).eval().requires_grad_(False)
         self.updates = updates
-        self.decay: Callable[[int], float] = functools.partial(_ramped_decay, decay, tau)
+        self.decay: Callable[[int], float]
+        self.set_decay(decay, tau)
+
+    def set_decay(self, decay: float, tau: float) -> None:
+        """Let the average keep ``decay`` of itself at each update, with a ramp of ``tau`` updates at its start."""
+        self.decay = functools.partial(_ramped_decay, decay, tau)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

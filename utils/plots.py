@@ -14,7 +14,7 @@ import torch
 from utils.annotator import Annotator, colors, write_picture
 from utils.boxes import xywh2xyxy, xyxy2xywh
 from utils.charts import new_figure, plot_confusion_matrix, plot_mc_curve, plot_pr_curve, plot_results, save_figure
-from utils.files import make_folder
+from utils.files import atomic_path, make_folder
 from utils.log import LOGGER
 
 if TYPE_CHECKING:
@@ -204,4 +204,5 @@ def feature_visualization(
         axes.imshow(channel)
     LOGGER.info(f"Saving {target}... ({len(shown)}/{len(maps)})")
     save_figure(figure, target, dpi=100)
-    np.save(target.with_suffix(".npy"), maps)
+    with atomic_path(target.with_suffix(".npy")) as draft:
+        np.save(draft, maps)

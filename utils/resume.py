@@ -34,8 +34,12 @@ def resume_options(options: SomeOptions) -> tuple[SomeOptions, Path]:
         raise MissingFileError(f"--resume needs RUN/weights/last.pt beside RUN/opt.yaml, got {checkpoint}")
     recorded = read_yaml(run_folder / "opt.yaml")
     saved = {key: value for key, value in recorded.items() if key not in ("save_dir", "hyp")}
-    if "sr" in saved and not hasattr(options, "sr"):
-        raise InputError(f"{checkpoint} is of sparse training: prune_tools/train_sparity.py --resume {checkpoint}")
+    for own_option, kind, command in (
+        ("sr", "sparse training", "train_sparity"),
+        ("recipe", "fine-tuning", "finetune"),
+    ):
+        if own_option in saved and not hasattr(options, own_option):
+            raise InputError(f"{checkpoint} is of {kind}: prune_tools/{command}.py --resume {checkpoint}")
     own = vars(build(type(options)))
     lost = [
         f"--{name.replace('_', '-')}"
@@ -65,6 +69,8 @@ def snapshot(state: TrainingState, stopper: EarlyStopping) -> dict[str, Any]:
         "scaler": state.scaler.state_dict(),
         "last_step": state.last_step,
         "accumulate": state.accumulate,
+        "best_grade": state.best_grade,
+        "plugins": state.plugins,
         "stopper": (stopper.best_fitness, stopper.best_epoch, stopper.possible_stop),
     }
 
@@ -98,6 +104,7 @@ def restore(checkpoint: dict[str, Any], state: TrainingState, stopper: EarlyStop
         _restore_generators(saved, state)
         state.scaler.load_state_dict(saved["scaler"]) if saved["scaler"] else None
         state.last_step, state.accumulate = saved["last_step"], saved["accumulate"]
+        state.best_grade, state.plugins = saved.get("best_grade", 0.0), saved.get("plugins", {})
         stopper.best_fitness, stopper.best_epoch, stopper.possible_stop = saved["stopper"]
     return epoch + 1, float(checkpoint.get("best_fitness") or 0.0)
 

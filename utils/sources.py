@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -34,6 +34,7 @@ class LoadImages:
         img_size: side of the square to fit into, or (height, width), in pixels.
         stride: the letterboxed sides are multiples of this.
         auto: pad to the smallest rectangle of such sides; otherwise to the whole ``img_size``.
+        vid_stride: of a video, take the first frame and then every n-th.
 
     Attributes:
         files: what is read, images first. mode: 'image' or 'video'. skipped: how many files could not be read so far
@@ -44,7 +45,14 @@ class LoadImages:
         MissingFileError: a path does not exist. InputError: no image and no video found.
     """
 
-    def __init__(self, path: Source, img_size: int | Sequence[int] = 640, stride: int = 32, auto: bool = True) -> None:
+    def __init__(
+        self,
+        path: Source,
+        img_size: int | Sequence[int] = 640,
+        stride: int = 32,
+        auto: bool = True,
+        vid_stride: int = 1,
+    ) -> None:
         """Find the files; none is read before the first item is asked for."""
         found = find_files(path)
         images = [file for file in found if _suffix(file) in IMG_FORMATS]
@@ -56,7 +64,7 @@ class LoadImages:
             )
         self.files = images + videos
         self.image_count = len(images)
-        self.img_size, self.stride, self.auto = img_size, stride, auto
+        self.img_size, self.stride, self.auto, self.vid_stride = img_size, stride, auto, vid_stride
         self.cap: cv2.VideoCapture | None = None
         self._restart()
 
@@ -73,11 +81,15 @@ class LoadImages:
         """Return the next image or frame."""
         return next(self._running)
 
+    def close(self) -> None:
+        """Stop, and release the open video."""
+        self._running.close()
+
     def _restart(self) -> None:
         self.mode, self.skipped, self.frame, self.frames = "image", 0, 0, 0
         self._running = self._items()
 
-    def _items(self) -> Iterator[Item]:
+    def _items(self) -> Generator[Item, None, None]:
         for index, file in enumerate(self.files):
             place = f"{index + 1}/{len(self.files)}"
             if index < self.image_count:
@@ -86,7 +98,7 @@ class LoadImages:
                 except InputError as error:
                     self._skip(str(error))
                     continue
-                yield file, self._prepare(picture), picture, None, f"image {place} {file}: "
+                yield file, self._network_image(picture), picture, None, f"image {place} {file}: "
             else:
                 yield from self._video_items(file, place)
 
@@ -95,13 +107,16 @@ class LoadImages:
         self.cap = capture = cv2.VideoCapture(file)
         try:
             self.frames = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-            while True:
-                success, picture = capture.read()
-                if not success:
-                    break
+            while capture.grab():
                 self.frame += 1
+                if (self.frame - 1) % self.vid_stride:
+                    continue
+                success, picture = capture.retrieve()
+                if not success:
+                    LOGGER.warning(f"skipped: frame {self.frame} of {file} cannot be decoded")
+                    continue
                 text = f"video {place} ({self.frame}/{self.frames}) {file}: "
-                yield file, self._prepare(picture), picture, capture, text
+                yield file, self._network_image(picture), picture, capture, text
             if self.frame == 0:
                 self._skip(f"{file} cannot be read as a video")
             elif self.frame < self.frames:
@@ -114,10 +129,14 @@ class LoadImages:
         self.skipped += 1
         LOGGER.warning(f"skipped: {reason}")
 
-    def _prepare(self, picture: np.ndarray) -> np.ndarray:
-        """BGR (H, W, 3) -> letterboxed RGB (3, h, w), contiguous."""
-        boxed = letterbox(picture, self.img_size, stride=self.stride, auto=self.auto)[0]
-        return np.ascontiguousarray(boxed[:, :, ::-1].transpose(2, 0, 1))
+    def _network_image(self, picture: np.ndarray) -> np.ndarray:
+        return network_image(picture, self.img_size, self.stride, self.auto)
+
+
+def network_image(picture: np.ndarray, size: int | Sequence[int], stride: int, auto: bool) -> np.ndarray:
+    """BGR (H, W, 3) -> letterboxed RGB (3, h, w), contiguous; the arguments are those of LoadImages."""
+    boxed = letterbox(picture, size, stride=stride, auto=auto)[0]
+    return np.ascontiguousarray(boxed[:, :, ::-1].transpose(2, 0, 1))
 
 
 def find_files(source: Source) -> list[str]:

@@ -1,0 +1,163 @@
+"""Knowledge distillation: the unpruned model's outputs as soft targets, as callbacks of the ordinary training loop.
+
+A label says which few cells hold an object; the teacher says for every cell and anchor how likely an object is, where
+its box lies and which class it has, also for the objects that nobody labelled. The narrow student is trained to follow
+both. Boxes and classes count by the teacher's objectness, so that what it puts into empty cells, where it was never
+trained, is not taught (Mehta and Ozturk, Object Detection at 200 Frames Per Second, 2018). Both networks see the same
+augmented images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from utils.checkpoint import de_parallel
+from utils.errors import InputError
+from utils.log import LOGGER
+from utils.metrics import bbox_iou
+
+if TYPE_CHECKING:
+    from utils.callbacks import Callbacks
+    from utils.engine import TrainingState
+    from utils.loss import ComputeLoss
+
+LEAST_OBJECTNESS = 0.01  # boxes and classes of less likely cells are not compared: they would hardly count
+ANCHOR_TOLERANCE = 1e-2  # cells; half precision in files rounds anchors by less
+
+
+def soft_cross_entropy(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    """Binary Kullback-Leibler divergence of each pair of logits, same shape: 0 where they agree, never below."""
+    wanted = teacher_logits.sigmoid()
+    cross = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    return cross - functional.binary_cross_entropy_with_logits(teacher_logits, wanted, reduction="none")
+
+
+def output_distance(
+    student: list[torch.Tensor], teacher: list[torch.Tensor], loss: ComputeLoss
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """How far the student's head is from the teacher's: box, objectness and class term, scalars before their gains.
+
+    Args:
+        student: raw logits of each level, (B, na, H, W, 5 + nc).
+        teacher: the same of the teacher.
+        loss: the labels' loss; its anchors decode the boxes and its weights of the levels are used here, too.
+
+    Returns:
+        1 - CIoU of the boxes and the divergence of the classes, both averaged with the teacher's objectness as weight,
+        and the divergence of the objectness, averaged over a level's cells and summed over the levels by their weights.
+    """
+    box, objectness, classes = (student[0].new_zeros((), dtype=torch.float) for _ in range(3))
+    for level, (own, wanted) in enumerate(zip(student, teacher, strict=True)):
+        divergence = soft_cross_entropy(own[..., 4].float(), wanted[..., 4].float())
+        objectness = objectness + divergence.mean() * loss.balance[level]
+        weight = wanted[..., 4].float().sigmoid()
+        places = (weight > LEAST_OBJECTNESS).nonzero(as_tuple=True)
+        if not len(places[0]):
+            continue
+        rows, wanted_rows = own[places].float(), wanted[places].float()  # half precision would blur the overlap
+        share = weight[places] / weight[places].sum()
+        anchors = loss.anchors[level].to(rows)[places[1]]
+        overlap = bbox_iou(loss.decode(rows, anchors), loss.decode(wanted_rows, anchors), CIoU=True).squeeze(1)
+        box = box + ((1 - overlap) * share).sum()
+        if loss.nc > 1:
+            classes = classes + (soft_cross_entropy(rows[:, 5:], wanted_rows[:, 5:]).mean(1) * share).sum()
+    return box, objectness, classes
+
+
+class Distillation:
+    """Adds the distance between student and teacher to the loss of every training batch.
+
+    Args:
+        teacher: checkpoint of the unpruned model, with the head (classes, anchors) of the student.
+        gain: weight of the distance beside the labels' loss; its three terms have the gains of that loss.
+    """
+
+    def __init__(self, teacher: str | Path, gain: float = 1.0) -> None:
+        """Read the teacher, so that a bad file stops a run before anything is written."""
+        from models.experimental import attempt_load
+
+        self.path, self.gain = teacher, gain
+        self.teacher = attempt_load(teacher).requires_grad_(False)
+        self.images: torch.Tensor | None = None  # what the student has seen last, while it trains
+        self.state: TrainingState
+        self.label_loss: Any
+        self._watch: Any = None
+
+    def register(self, callbacks: Callbacks) -> None:
+        """Hang the teacher on the hooks of a run."""
+        for hook in ("on_training_ready", "on_train_epoch_start", "on_train_epoch_end"):
+            callbacks.register_action(hook, name="distillation", callback=getattr(self, hook))
+
+    def on_training_ready(self, state: TrainingState) -> None:
+        """Compare the teacher with the student and stand between the loop and its loss.
+
+        Raises:
+            InputError: the teacher's classes, levels or anchors are not those of the student.
+        """
+        self.state, self.label_loss = state, state.compute_loss
+        self.teacher.to(state.device, memory_format=torch.channels_last)
+        check_heads(self.teacher, de_parallel(state.model), self.path)
+        self.teacher.model[-1].training = True  # the head alone: it then returns raw logits and decodes nothing
+        state.compute_loss = self
+        LOGGER.info(f"Distillation: the outputs of {self.path} are soft targets, gain {self.gain:g}")
+
+    def on_train_epoch_start(self) -> None:
+        """Watch what the student sees; only during an epoch, because models are saved with the hooks that they have."""
+        self._sums, self._batches = torch.zeros(3, device=self.state.device), 0
+        self._watch = self.state.model.register_forward_pre_hook(self._keep_images)
+
+    def on_train_epoch_end(self, epoch: int) -> None:
+        """Stop watching and log the mean distance of the epoch."""
+        self._watch.remove()
+        self.images = None
+        means = (self._sums / max(self._batches, 1)).tolist()
+        LOGGER.info("Distance to the teacher: box {:.4g}, objectness {:.4g}, class {:.4g}".format(*means))
+        if self.state.writer is not None:
+            for name, value in zip(("box", "obj", "cls"), means, strict=True):
+                self.state.writer.add_scalar(f"distillation/{name}", value, epoch)
+
+    def _keep_images(self, _: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        self.images = arguments[0]
+
+    def __call__(self, p: list[torch.Tensor], targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The labels' loss and its items, as ``ComputeLoss``; in a training batch the loss includes the teacher's."""
+        loss, items = self.label_loss(p, targets)
+        if self.images is None:  # validation
+            return loss, items
+        with torch.no_grad():
+            wanted = self.teacher(self.images)
+        hyp = self.state.hyp
+        terms = torch.stack(output_distance(p, wanted, self.label_loss))
+        terms = terms * terms.new_tensor([hyp["box"], hyp["obj"], hyp["cls"]])
+        self._sums += terms.detach()
+        self._batches += 1
+        return loss + self.gain * terms.sum() * len(p[0]), items
+
+
+def check_heads(teacher: Any, student: Any, path: str | Path) -> None:
+    """Raise InputError unless both models speak of the same classes, levels and anchors."""
+    for what, read in (("classes", _names), ("strides", _strides)):
+        if read(teacher) != read(student):
+            raise InputError(
+                f"--teacher {path} has the {what} {read(teacher)}, the model to train {read(student)}: "
+                "take the model that this one was pruned from"
+            )
+    ours, theirs = student.model[-1].anchors, teacher.model[-1].anchors
+    if ours.shape != theirs.shape or (ours.float().cpu() - theirs.float().cpu()).abs().max() > ANCHOR_TOLERANCE:
+        raise InputError(
+            f"--teacher {path} has other anchors than the model to train: take the model that this one was pruned "
+            "from, and --noautoanchor if the anchors were changed at the start of this run"
+        )
+
+
+def _names(model: Any) -> list[str]:
+    return list(model.names.values()) if isinstance(model.names, dict) else list(model.names)
+
+
+def _strides(model: Any) -> list[int]:
+    return [int(stride) for stride in model.model[-1].stride]

@@ -1,0 +1,118 @@
+"""Recipes: how a pruned model is fine-tuned, by name.
+
+YOLOv5's schedule is made for runs of hundreds of epochs that start far from their goal. A pruned model starts near it
+and has few epochs: accumulating to 64 images leaves it few optimizer steps, and a warm-up that moves biases at ten
+times the rate undoes what is left of its accuracy. What a recipe changes beside hyperparameters is stated in epochs and
+shares of the run, so that it means the same for small and large data sets, short and long runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.files import ROOT
+from utils.log import LOGGER
+
+if TYPE_CHECKING:
+    from utils.callbacks import Callbacks
+    from utils.engine import TrainingState
+
+LONGEST_AVERAGE = 10_000  # optimizer steps; that of YOLOv5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a fine-tuning run that together make its schedule.
+
+    Attributes:
+        hyp: file below data/hyps. optimizer: its name; the file's lr0 belongs to it.
+        every_batch: step after each batch instead of accumulating to 64 images.
+        average_epochs: how far the moving average of the weights looks back; 0: as YOLOv5, 10,000 steps.
+        longest_warmup: share of the run's batches after which the warm-up ends at the latest; 1: as YOLOv5, which warms
+            up for at least 100 batches, even in a run that has fewer.
+        without_mosaic: share of the epochs, the last ones, that show whole images only.
+    """
+
+    hyp: str
+    optimizer: str
+    every_batch: bool = False
+    average_epochs: float = 0.0
+    longest_warmup: float = 1.0
+    without_mosaic: float = 0.0
+
+    @property
+    def hyp_file(self) -> Path:
+        """Where the hyperparameters lie."""
+        return ROOT / "data/hyps" / self.hyp
+
+    def summary(self) -> str:
+        """What it changes beside hyperparameters, in words."""
+        parts = ["a step after every batch" if self.every_batch else "gradients of 64 images for each step"]
+        if self.average_epochs:
+            parts.append(f"weights averaged over {self.average_epochs:g} epochs")
+        if self.longest_warmup < 1:
+            parts.append(f"warm-up at most {self.longest_warmup:.0%} of the run")
+        if self.without_mosaic:
+            parts.append(f"no mosaic in the last {self.without_mosaic:.0%} of the epochs")
+        return ", ".join(parts)
+
+    def register(self, callbacks: Callbacks) -> None:
+        """Hang the recipe on the hooks of a run; one that is YOLOv5's schedule changes nothing."""
+        schedule = Schedule(self)
+        callbacks.register_action("on_training_ready", name="recipe", callback=schedule.on_training_ready)
+        callbacks.register_action("on_train_epoch_start", name="recipe", callback=schedule.on_train_epoch_start)
+
+
+RECIPES = {
+    "v6.2": Recipe("hyp.scratch-low.yaml", "SGD"),
+    "short": Recipe(
+        "hyp.finetune-pruned.yaml",
+        "AdamW",
+        every_batch=True,
+        average_epochs=1.0,
+        longest_warmup=0.1,
+        without_mosaic=0.2,
+    ),
+}
+DEFAULT = "short"
+
+
+class Schedule:
+    """A recipe at work in one run."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Keep the recipe; the run is known when training is ready."""
+        self.recipe = recipe
+        self.state: TrainingState
+
+    def on_training_ready(self, state: TrainingState) -> None:
+        """Set accumulation, warm-up and weight average of the run, fresh or resumed."""
+        self.state = state
+        if self.recipe.every_batch:
+            step_every_batch(state)
+        if self.recipe.longest_warmup < 1:
+            limit = round(self.recipe.longest_warmup * len(state.loader) * state.epochs)
+            state.warmup_batches = min(state.warmup_batches, limit)
+        if self.recipe.average_epochs:
+            steps = self.recipe.average_epochs * len(state.loader) / state.accumulate
+            steps = min(max(steps, 1.0), LONGEST_AVERAGE)
+            state.ema.set_decay(1 - 1 / steps, tau=steps)
+
+    def on_train_epoch_start(self) -> None:
+        """Close the mosaic when only the last epochs are left."""
+        state = self.state
+        last_epochs = round(self.recipe.without_mosaic * state.epochs)
+        if state.epoch >= state.epochs - last_epochs and state.loader.dataset.close_mosaic():
+            LOGGER.info(f"Mosaic off for the last {state.epochs - state.epoch} epochs")
+
+
+def step_every_batch(state: TrainingState) -> None:
+    """Stop accumulating; weight decay, given per 64 images of a step, is that of the fewer images."""
+    from utils.engine import NOMINAL_BATCH_SIZE
+    from utils.optim import DECAYED
+
+    state.nominal_batch_size, state.accumulate = state.batch_size, 1
+    decay = state.hyp["weight_decay"] * state.batch_size / NOMINAL_BATCH_SIZE
+    state.optimizer.param_groups[DECAYED]["weight_decay"] = decay

@@ -1,0 +1,48 @@
+"""A detector made by hand, which finds the discs and squares of the drawn data set by their colours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from models.yolo import DetectionModel
+from utils.checkpoint import save_checkpoint
+
+CONFIG = {
+    "nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0,
+    "anchors": [[16, 16, 28, 28, 40, 40], [64, 64, 80, 80, 96, 96]],
+    "backbone": [[-1, 1, "Conv", [8, 8, 8]], [-1, 1, "Conv", [8, 3, 2]]],
+    "head": [[[0, 1], 1, "Detect", ["nc", "anchors"]]],
+}  # fmt: skip
+SHARPNESS = 16.0  # of the decision between red and blue
+
+
+@torch.no_grad()
+def colour_detector() -> DetectionModel:
+    """A network of strides 8 and 16: red is class 0 (disc), blue class 1 (square), as large as the middle anchor."""
+    model = DetectionModel(CONFIG).eval()
+    model.names = ["disc", "square"]
+    for parameter in model.parameters():
+        parameter.zero_()
+    for block in list(model.model)[:2]:
+        block.bn.weight.fill_(1)
+        block.bn.running_mean.zero_()
+        block.bn.running_var.fill_(1)
+    kernel = model.model[0].conv.weight  # (8, 3, 8, 8): red minus blue, blue minus red, averaged over a cell
+    for channel, sign in ((0, 1.0), (1, -1.0)):
+        kernel[channel, 0], kernel[channel, 2] = sign * SHARPNESS / 64, -sign * SHARPNESS / 64
+    fine, coarse = model.model[-1].m
+    weight, bias = fine.weight.view(3, 7, 8), fine.bias.view(3, 7)
+    weight[:, 4, :2] = 0.4
+    bias[:, 4] = torch.tensor([-4.0, -2.2, -3.0])
+    weight[:, 5, 0], weight[:, 6, 1] = 0.4, 0.4
+    bias[:, 5:] = -2
+    coarse.bias.view(3, 7)[:, 4:] = -10
+    return model
+
+
+def save_colour_detector(path: Path, **more: object) -> Path:
+    """Write the detector as a stripped checkpoint; ``more`` goes into it as it is."""
+    save_checkpoint({"epoch": -1, "model": colour_detector(), "ema": None, "optimizer": None} | more, path)
+    return path

@@ -1,0 +1,416 @@
+"""detect.py: what each option changes in the results."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from colour_detector import colour_detector, save_colour_detector
+from conftest import TINY_COLOURS
+
+import detect
+from utils import display
+from utils.checkpoint import save_checkpoint
+from utils.config import parser_for
+from utils.display import display_problem
+from utils.downloads import OFFLINE_VARIABLE
+from utils.errors import InputError
+from utils.files import ROOT
+from utils.images import read_image
+from utils.log import LOGGER
+from utils.result_files import UniqueStems, crop_box, safe_name
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A detector that finds discs and squares, as a training checkpoint that was not stripped."""
+    return save_colour_detector(tmp_path_factory.mktemp("weights") / "colour.pt")
+
+
+@pytest.fixture
+def pictures(tiny_dataset) -> Path:
+    """Four drawn pictures."""
+    return tiny_dataset.parent / "images/val"
+
+
+@pytest.fixture
+def video(pictures, tmp_path) -> Path:
+    """Seven frames at 10 per second, each with discs and squares."""
+    file = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 10, (128, 128))
+    if not writer.isOpened():
+        pytest.skip("this build of OpenCV writes no video")
+    for _ in range(7):
+        writer.write(read_image(pictures / "000.jpg"))
+    writer.release()
+    return file
+
+
+@pytest.fixture
+def run(weights, pictures, tmp_path):
+    """Run detect.py on the drawn pictures, or with other options."""
+    common = {"weights": str(weights), "source": str(pictures), "imgsz": 128, "device": "cpu", "conf_thres": 0.3,
+              "project": str(tmp_path / "runs"), "nosave": True}  # fmt: skip
+    return lambda **changes: detect.run(**(common | changes))
+
+
+@pytest.fixture
+def heard(monkeypatch, caplog):
+    """What was logged."""
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    caplog.set_level("INFO")
+    return caplog
+
+
+def rows(folder: Path) -> dict[str, list[list[float]]]:
+    """The numbers in the label files of a run, by stem."""
+    files = sorted((folder / "labels").glob("*.txt"))
+    return {
+        file.stem: [[float(word) for word in line.split()] for line in file.read_text().splitlines()] for file in files
+    }
+
+
+def classes(folder: Path) -> list[int]:
+    return [int(row[0]) for lines in rows(folder).values() for row in lines]
+
+
+def test_help_lists_every_option_and_no_other():
+    flags = {flag for action in parser_for(detect.DetectOptions, "")._actions for flag in action.option_strings}
+    assert {"--view-img", "--visualize", "--update", "--vid-stride", "--img", "--img-size", "--half"} <= flags
+    assert "--dnn" not in flags  # ONNX files are not read yet
+
+
+def test_a_folder_gives_annotated_pictures_and_what_was_found(run, pictures, heard):
+    folder = run(nosave=False)
+    assert [file.name for file in sorted(folder.iterdir())] == [file.name for file in sorted(pictures.iterdir())]
+    original, annotated = read_image(pictures / "001.jpg"), read_image(folder / "001.jpg")
+    assert original.shape == annotated.shape and (original != annotated).any()
+    assert f"image 1/4 {pictures / '000.jpg'}: 128x128 " in heard.text
+    assert "disc" in heard.text and "squares" in heard.text
+    assert f"Results saved to {folder}" in heard.text and "at shape (1, 3, 128, 128)" in heard.text
+
+
+def test_nosave_writes_nothing(run, heard):
+    assert not list(run(nosave=True).iterdir())
+    assert "Results saved" not in heard.text
+
+
+def test_label_files_and_confidences(run, heard):
+    plain = rows(run(save_txt=True))
+    folder = run(save_txt=True, save_conf=True)
+    sure = rows(folder)
+    assert len(plain) == 4 and [row[:5] for row in sure["000"]] == plain["000"]
+    confidences = [row[5] for row in sure["000"]]
+    assert confidences == sorted(confidences) and confidences[0] > 0.3  # the best comes last
+    assert f"4 label files in {folder / 'labels'}" in heard.text
+
+
+def test_save_conf_without_label_files_is_refused(run):
+    with pytest.raises(InputError, match="--save-txt"):
+        run(save_conf=True)
+
+
+def test_thresholds_and_limits(run):
+    def count(**options: object) -> int:
+        return len(classes(run(save_txt=True, **options)))
+
+    usual = count()
+    assert usual > count(conf_thres=0.8) > 0
+    assert usual > count(iou_thres=0.1) > 0
+    assert count(max_det=1) == 4
+
+
+def test_classes_are_filtered(run):
+    assert set(classes(run(save_txt=True))) == {0, 1}
+    assert set(classes(run(save_txt=True, classes=[1]))) == {1}
+    with pytest.raises(InputError, match="--classes"):
+        run(classes=[2])
+
+
+def test_agnostic_nms(run, tmp_path):
+    picture = np.full((128, 128, 3), 128, np.uint8)
+    for index, left in enumerate(range(20, 100, 16)):  # stripes so narrow that the boxes of neighbours overlap
+        cv2.rectangle(picture, (left, 40), (left + 15, 80), TINY_COLOURS[index % 2], -1)
+    cv2.imwrite(str(tmp_path / "stripes.png"), picture)
+    options = {"save_txt": True, "source": str(tmp_path / "stripes.png"), "iou_thres": 0.2}
+    each, joint = (len(classes(run(**options, agnostic_nms=agnostic))) for agnostic in (False, True))
+    assert each > joint > 0
+
+
+def test_several_weights_are_an_ensemble(run, weights, tmp_path):
+    blind = colour_detector()
+    torch.nn.init.constant_(blind.model[-1].m[0].bias, -20.0)
+    save_checkpoint({"model": blind}, tmp_path / "blind.pt")
+    assert not rows(run(save_txt=True, weights=str(tmp_path / "blind.pt")))
+    both = rows(run(save_txt=True, weights=[str(tmp_path / "blind.pt"), str(weights)]))
+    assert both == rows(run(save_txt=True))
+
+
+def test_image_size(run, pictures, heard):
+    run(imgsz=[64], source=str(pictures / "001.jpg"))
+    run(imgsz=[64, 128], source=str(pictures / "001.jpg"))  # 96 x 128
+    sizes = [
+        record.getMessage().split("jpg: ")[1].split()[0] for record in heard.records if "jpg: " in record.getMessage()
+    ]
+    assert sizes == ["64x64", "64x96"]
+    assert "(1, 3, 64, 64)" in heard.text and "(1, 3, 64, 128)" in heard.text
+    with pytest.raises(InputError, match="--imgsz"):
+        run(imgsz=[64, 64, 64])
+
+
+def test_augmented_inference_sees_more(run):
+    assert len(classes(run(save_txt=True, augment=True, iou_thres=1.0))) > len(
+        classes(run(save_txt=True, iou_thres=1.0))
+    )
+
+
+def test_names_of_the_data_set_are_used_where_the_checkpoint_has_none(run, tmp_path, heard):
+    nameless = colour_detector()
+    nameless.names = []
+    save_checkpoint({"model": nameless}, tmp_path / "nameless.pt")
+    (tmp_path / "fruit.yaml").write_text("names: [apple, plum]\n")
+    run(weights=str(tmp_path / "nameless.pt"), data=str(tmp_path / "fruit.yaml"))
+    assert "apple" in heard.text and "disc" not in heard.text
+    heard.clear()
+    run(weights=str(tmp_path / "nameless.pt"), data=str(ROOT / "data/coco128.yaml"))  # 80 names do not fit
+    assert "class0" in heard.text and "2 classes without names" in heard.text
+
+
+def test_device_and_half_are_refused_where_they_cannot_be_had(run):
+    with pytest.raises(InputError, match="--device 99"):
+        run(device="99")
+    with pytest.raises(InputError, match="half precision needs a GPU"):
+        run(half=True)
+
+
+def test_run_folders(run, tmp_path):
+    assert [run(name="mine").name for _ in range(2)] == ["mine", "mine2"]
+    assert run(name="mine", exist_ok=True) == tmp_path / "runs/mine"
+    assert run(project=str(tmp_path / "elsewhere")) == tmp_path / "elsewhere/exp"
+
+
+def test_crops(run, pictures):
+    folder = run(save_crop=True, max_det=3)
+    assert {path.name for path in (folder / "crops").iterdir()} == {"disc", "square"}
+    names = {path.name for path in (folder / "crops").rglob("*.jpg")}
+    assert {"000.jpg", "0002.jpg"} <= names and len(list((folder / "crops").rglob("*.jpg"))) == 12
+
+
+def test_a_crop_is_larger_than_its_box_and_keeps_its_colours(tmp_path):
+    picture = np.zeros((100, 200, 3), np.uint8)
+    assert crop_box(picture, [10, 20, 60, 80]).shape[:2] == (71, 61)  # measured with v6.2
+    assert crop_box(picture, [0, 0, 200, 100]).shape == picture.shape
+    from utils.annotator import write_picture
+
+    picture[::2, ::2] = 255, 0, 0
+    losses = []
+    for full in (True, False):
+        write_picture(tmp_path / "crop.jpg", picture, full_colour=full)
+        losses.append(np.abs(cv2.imread(str(tmp_path / "crop.jpg")).astype(int) - picture).mean())
+    assert losses[0] < losses[1] / 2
+
+
+def test_a_class_name_is_no_way_out_of_the_folder():
+    for name, folder in (("../../etc", "__.._etc"), ("..", "_"), ("a/b\\c", "a_b_c"), ("", "_"), ("口罩", "口罩")):
+        assert safe_name(name) == folder
+
+
+@pytest.mark.parametrize(
+    ("options", "label"), [({}, "square 0."), ({"hide_conf": True}, "square"), ({"hide_labels": True}, "")]
+)
+def test_labels_and_line_thickness(run, monkeypatch, options, label):
+    from utils.annotator import Annotator
+
+    drawn = []
+    monkeypatch.setattr(Annotator, "box_label", lambda self, box, text, color: drawn.append((text, self.line_width)))
+    run(nosave=False, classes=[1], line_thickness=7, **options)
+    assert drawn and all(text.startswith(label) and width == 7 for text, width in drawn)
+    assert {"square" in text for text, _ in drawn} == {bool(label)}
+    assert {"0." in text for text, _ in drawn} == {label.endswith("0.")}
+
+
+def test_feature_maps(run, pictures):
+    folder = run(visualize=True, source=str(pictures / "*01.jpg"))
+    assert [path.name for path in folder.iterdir()] == ["001"]
+    names = {path.name for path in (folder / "001").iterdir()}
+    assert names == {f"stage{stage}_Conv_features.{kind}" for stage in (0, 1) for kind in ("png", "npy")}
+    assert np.load(folder / "001/stage0_Conv_features.npy").shape == (8, 12 + 1, 16 + 1)  # 96 x 128 pixels, stride 8
+
+
+def test_feature_maps_of_several_passes_or_models_are_refused(run, weights):
+    for wrong in ({"augment": True}, {"weights": [str(weights)] * 2}):
+        with pytest.raises(InputError, match="--visualize"):
+            run(visualize=True, **wrong)
+
+
+def test_update_strips_the_weights_file(run, tmp_path):
+    file = save_colour_detector(tmp_path / "last.pt", epoch=7, optimizer={"state": {0: torch.zeros(9)}})
+    run(weights=str(file), max_det=1)
+    assert torch.load(file, weights_only=False)["optimizer"] is not None
+    run(weights=str(file), max_det=1, update=True)
+    stripped = torch.load(file, weights_only=False)
+    assert stripped["optimizer"] is None and stripped["epoch"] == -1
+
+
+# -- videos, lists, addresses --------------------------------------------------------------------------------------
+
+
+def frames_of(file: Path) -> tuple[int, float]:
+    """(number of frames, frames per second) of a video."""
+    capture = cv2.VideoCapture(str(file))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    return count, capture.get(cv2.CAP_PROP_FPS)
+
+
+@pytest.mark.parametrize(("stride", "numbers"), [(1, [1, 2, 3, 4, 5, 6, 7]), (3, [1, 4, 7])])
+def test_frame_stride(run, video, stride, numbers):
+    folder = run(source=str(video), vid_stride=stride, save_txt=True, nosave=False)
+    assert sorted(rows(folder)) == [f"clip_{number}" for number in numbers]
+    assert frames_of(folder / "clip.mp4") == (len(numbers), pytest.approx(10 / stride, rel=0.01))
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_bad_numbers_are_refused(run):
+    for name in ("vid_stride", "max_det", "line_thickness"):
+        with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must be at least 1"):
+            run(**{name: 0})
+
+
+def test_equally_named_files_do_not_overwrite_each_other(run, pictures, tmp_path, heard):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(pictures / "000.jpg", tmp_path / folder / "same.jpg")
+    folder = run(source=str(tmp_path / "**/same.jpg"), save_txt=True, nosave=False)
+    assert {path.name for path in folder.iterdir()} == {"same.jpg", "same_2.jpg", "labels"}
+    assert list(rows(folder)) == ["same", "same_2"]
+    assert "are called same_2" in heard.text
+
+
+def test_stems_stay_with_their_file():
+    stems = UniqueStems()
+    assert [stems(Path(name)) for name in ("a/x.jpg", "b/x.png", "a/x.jpg", "c/x_2.jpg")] == ["x", "x_2", "x", "x_2_2"]
+
+
+def test_what_cannot_be_read_is_named_counted_and_the_rest_is_done(run, pictures, tmp_path, heard):
+    source = tmp_path / "mixed"
+    shutil.copytree(pictures, source)
+    (source / "broken.jpg").write_bytes(b"no image")
+    (source / "broken.mp4").write_bytes(b"no video")
+    assert len(rows(run(source=str(source), save_txt=True))) == 4
+    assert "broken.jpg" in heard.text and "broken.mp4" in heard.text
+    assert "2 file(s) could not be read" in heard.text
+    with pytest.raises(InputError, match=r"nothing in .* could be read"):
+        run(source=str(source / "broken.jpg"))
+
+
+def test_a_list_of_files(run, pictures, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{pictures / '001.jpg'}\n{pictures / '003.jpg'}\n")
+    assert list(rows(run(source=str(tmp_path / "list.txt"), save_txt=True))) == ["001", "003"]
+
+
+def test_an_image_on_the_network_is_downloaded(run, pictures, monkeypatch):
+    monkeypatch.delenv(OFFLINE_VARIABLE)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(pictures))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        folder = run(source=f"{address}/002.jpg?size=full", save_txt=True, nosave=False)
+        with pytest.raises(InputError, match=r"cannot download .*gone\.jpg"):
+            run(source=f"{address}/gone.jpg")
+        server.shutdown()
+    assert (folder / "downloads/002.jpg").read_bytes() == (pictures / "002.jpg").read_bytes()
+    assert list(rows(folder)) == ["002"] and (folder / "002.jpg").is_file()
+
+
+def test_a_list_of_streams_is_read_side_by_side(run, video, tmp_path, heard):
+    shutil.copy(video, tmp_path / "other.avi")
+    (tmp_path / "list.streams").write_text(f"{video}\n{tmp_path / 'other.avi'}\n")
+    folder = run(source=str(tmp_path / "list.streams"), save_txt=True, nosave=False)
+    for name in ("clip", "other"):
+        found = [stem for stem in rows(folder) if stem.startswith(name)]
+        assert found[0] == f"{name}_0" and frames_of(folder / f"{name}.mp4")[0] == len(found)
+    assert "0: 128x128 " in heard.text and "1: 128x128 " in heard.text
+
+
+def test_ctrl_c_is_how_a_stream_ends(run, video, tmp_path, monkeypatch, heard):
+    original, calls = detect.Detector.batch, []
+
+    def interrupted(self, *arguments: object):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(detect.Detector, "batch", interrupted)
+    (tmp_path / "one.streams").write_text(str(video))
+    folder = run(source=str(tmp_path / "one.streams"), nosave=False)
+    assert frames_of(folder / "clip.mp4")[0] == 1 and f"Results saved to {folder}" in heard.text
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):  # a folder of pictures was broken off: the command says so
+        run()
+
+
+# -- windows -------------------------------------------------------------------------------------------------------
+
+
+class Screen:
+    """Stands for OpenCV's windows; ``key`` is pressed at every picture."""
+
+    def __init__(self, monkeypatch, key: int = -1) -> None:
+        self.shown: list[str] = []
+        monkeypatch.setattr(display, "display_problem", lambda: "")
+        monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+        monkeypatch.setattr(cv2, "resizeWindow", lambda *_: None)
+        monkeypatch.setattr(cv2, "destroyWindow", lambda *_: None)
+        monkeypatch.setattr(cv2, "imshow", lambda name, picture: self.shown.append(Path(name).name))
+        monkeypatch.setattr(cv2, "waitKey", lambda _: key)
+
+
+def test_windows(run, monkeypatch):
+    screen = Screen(monkeypatch)
+    run()
+    assert not screen.shown
+    run(view_img=True)
+    assert screen.shown == ["000.jpg", "001.jpg", "002.jpg", "003.jpg"]
+
+
+def test_the_key_q_ends_the_run(run, monkeypatch):
+    screen = Screen(monkeypatch, key=ord("q"))
+    folder = run(view_img=True, save_txt=True)
+    assert screen.shown == ["000.jpg"] and list(rows(folder)) == ["000"]
+
+
+def test_streams_are_shown_where_there_is_a_display(run, video, monkeypatch, tmp_path):
+    (tmp_path / "one.streams").write_text(str(video))
+    screen = Screen(monkeypatch)
+    run(source=str(tmp_path / "one.streams"))
+    assert set(screen.shown) == {"clip.avi"}
+    monkeypatch.setattr(display, "display_problem", lambda: "no display")
+    before = len(screen.shown)
+    run(source=str(tmp_path / "one.streams"))
+    assert len(screen.shown) == before
+
+
+def test_without_a_display_windows_are_refused(run, monkeypatch):
+    monkeypatch.setattr(display, "display_problem", lambda: "there is no screen")
+    with pytest.raises(InputError, match=r"--view-img needs a display.*there is no screen"):
+        run(view_img=True)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a display is always there")
+def test_a_missing_display_is_noticed_and_survived(monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+    display_problem.cache_clear()
+    assert display_problem()
+    display_problem.cache_clear()

@@ -1,0 +1,352 @@
+"""Sparse training: the penalties against their formulas, the automatic rate, which epoch becomes best.pt, resuming."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import train
+from models.loading import load_checkpoint
+from models.yolo import DetectionModel
+from prune_tools import train_sparity
+from prune_tools.gammas import ChannelGammas
+from prune_tools.polarize import FREE_SHARE, Polarizer
+from prune_tools.rates import Course, decayed
+from prune_tools.sparsity import PenaltySettings, SparsityPenalty
+from prune_tools.train_sparity import SparseOptions
+from tests.pruning_networks import thin
+from utils.callbacks import Callbacks
+from utils.config import TrainOptions, build
+from utils.errors import InputError
+from utils.log import LOGGER
+
+
+@pytest.fixture(scope="module")
+def network() -> DetectionModel:
+    """YOLOv5n at an eighth of the full width, trainable, with random gammas."""
+    return thin("yolov5n").float().requires_grad_(True)
+
+
+@pytest.fixture
+def gammas(network) -> ChannelGammas:
+    """All its prunable channels, coupled ones too, at the gammas of the start."""
+    torch.manual_seed(0)
+    chosen = ChannelGammas(network, "all")
+    for norm in chosen.norms.values():
+        norm.weight.data = torch.rand(norm.num_features) * 2 - 1
+        norm.weight.grad = torch.zeros(norm.num_features)
+    return chosen
+
+
+def members(gammas: ChannelGammas, channel: int) -> torch.Tensor:
+    """The gammas of one channel, read the slow way."""
+    joined = torch.cat([norm.weight.detach() for norm in gammas.norms.values()])
+    return joined[gammas._entries[gammas._owner == channel]]
+
+
+def test_coupled_channels_are_found(gammas, network):
+    sizes = torch.bincount(gammas._owner)
+    assert (sizes == 1).any()
+    assert (sizes > 1).any()
+    coupled = int(sizes.argmax())
+    assert gammas.magnitudes()[coupled] == pytest.approx(float(members(gammas, coupled).square().mean().sqrt()))
+    assert ChannelGammas(network, "seed").count < gammas.count
+
+
+def test_subgradient_is_that_of_the_group_lasso(gammas):
+    rate, weights = 0.3, [norm.weight for norm in gammas.norms.values()]
+    squares = torch.zeros(gammas.count).index_add(0, gammas._owner, torch.cat(weights)[gammas._entries].square())
+    norms = squares.sqrt()
+    expected = torch.autograd.grad(rate * (torch.bincount(gammas._owner).sqrt() * norms).sum(), weights)
+    gammas.add_subgradient(rate)
+    for weight, gradient in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient)
+
+
+def test_shrinking_is_the_soft_threshold(gammas):
+    before, amount = gammas.magnitudes(), 0.4
+    single = (torch.bincount(gammas._owner) == 1).nonzero().flatten()
+    signs = {int(channel): members(gammas, channel).sign() for channel in single[:5]}
+    gammas.shrink(amount)
+    torch.testing.assert_close(gammas.magnitudes(), (before - amount).clamp(min=0))
+    assert ((gammas.magnitudes() == 0) == (before <= amount)).all()  # zeros are exact, and coupled gammas go together
+    assert (gammas.magnitudes() == 0).any()
+    for channel, sign in signs.items():
+        assert members(gammas, channel) * sign >= 0
+
+
+def test_saliency_is_the_squared_change_of_a_linear_loss(gammas):
+    slope = torch.rand(sum(norm.num_features for norm in gammas.norms.values()))
+    for norm, part in zip(gammas.norms.values(), slope.split(gammas._widths), strict=True):
+        norm.weight.grad = part
+    channel = int(torch.bincount(gammas._owner).argmax())
+    own = slope[gammas._entries[gammas._owner == channel]]
+    lost = (own * members(gammas, channel)).sum()  # loss = slope * gammas, exactly linear
+    assert gammas.saliency()[channel] == pytest.approx(float(lost**2), rel=1e-5)
+
+
+def test_frozen_norms_take_no_part(network):
+    full = ChannelGammas(network).norms
+    frozen = next(iter(full))
+    network.get_submodule(frozen).weight.requires_grad_(False)
+    assert set(ChannelGammas(network).norms) == set(full) - {frozen}
+    network.get_submodule(frozen).weight.requires_grad_(True)
+
+
+def stub_state(network: DetectionModel, **changes) -> SimpleNamespace:
+    """What the penalty needs of a run: SGD without momentum, ten batches per epoch."""
+    optimizer = torch.optim.SGD([parameter for parameter in network.parameters() if parameter.ndim == 1], lr=0.1)
+    optimizer.param_groups[0]["initial_lr"] = 0.1
+    norms = optimizer.param_groups[0]
+    optimizer.param_groups = [{**norms, "params": []}, {**norms, "params": []}, norms]  # biases, weights, norms
+    state = {
+        "model": network, "ema": SimpleNamespace(ema=network), "optimizer": optimizer, "epochs": 10, "epoch": 0,
+        "loader": [None] * 10, "learning_rate_factor": lambda epoch: 1.0, "warmup_batches": 1, "plugins": {},
+        "hyp": {"momentum": 0.0, "warmup_momentum": 0.0}, "writer": None, "pending_batches": 1, "grade": 0.0,
+    }  # fmt: skip
+    return SimpleNamespace(**(state | changes))
+
+
+@pytest.mark.parametrize("penalty", ["l1", "prox"])
+def test_accumulated_batches_count_each(gammas, network, penalty):
+    moved = []
+    start = [norm.weight.detach().clone() for norm in gammas.norms.values()]
+    for steps, pending in ((4, 1), (1, 4)):
+        for norm, value in zip(gammas.norms.values(), start, strict=True):
+            norm.weight.data = value.clone()
+        state = stub_state(network, pending_batches=pending)
+        plug_in = SparsityPenalty(PenaltySettings(penalty, sr=0.2))
+        plug_in.on_training_ready(state)
+        for _ in range(steps):
+            for parameter in network.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            plug_in.on_before_optimizer_step(state)
+            state.optimizer.step()
+        moved.append(plug_in.gammas.magnitudes())
+    before = torch.cat([value.abs() for value in start])
+    apart = (moved[0] - moved[1]).abs()[moved[0] > 0.1]  # nearer to zero, the subgradient overshoots
+    assert float(apart.max()) < 1e-6
+    assert float(before.mean()) - float(moved[0].mean()) > 0.05  # 4 * 0.1 * 0.2 = 0.08 for those that are larger
+
+
+def test_the_published_rate_decays_to_a_tenth():
+    assert decayed(0.02, 0, 20) == 0.02
+    assert decayed(0.02, 10, 20) == pytest.approx(0.011)
+
+
+def test_the_course_knows_what_the_loss_holds_against():
+    """Gammas pulled by rate 0.5 and held by known forces: where they end, and which rate reaches zero, are exact."""
+    start, force = torch.tensor([1.0, 1.0, 2.0, 2.0]), torch.tensor([0.1, 0.4, 0.1, 0.4])
+    course = Course(start, start)
+    for _ in range(10):
+        course.step(0.5, mobility_=0.1, batches=1)
+    course.measure(start - (0.5 - force) * 1.0)
+    torch.testing.assert_close(course.force, force)
+    torch.testing.assert_close(course.final(path=1.0, push=0.5), start - (0.5 - force) * 2)
+    # over a path of 2: rate * 2 = what is left + force * 2
+    left = start - (0.5 - force)
+    assert course.needed(0.5, path=2.0, per_rate=2.0) == pytest.approx(float((left / 2 + force).sort().values[2]))
+    assert course.needed(0.0, 3.0, 3.0, origin=start) == pytest.approx(1 / 3 + 0.1)
+
+
+def test_polarizing_chooses_the_least_salient_and_leaves_the_others(gammas):
+    polarizer = Polarizer(gammas, share=0.5, epochs=4, batches=10)
+    polarizer.saliency = torch.rand(gammas.count)
+    before = gammas.magnitudes()
+    for _ in range(40):
+        polarizer.step(1)
+    after, chosen = gammas.magnitudes(), polarizer.chosen
+    assert float(chosen.float().mean()) == pytest.approx(0.5, abs=0.01)
+    assert (after[chosen] == 0).all()
+    torch.testing.assert_close(after[~chosen], before[~chosen])
+    for layer in range(int(gammas.layer.max()) + 1):
+        inside = gammas.layer == layer
+        free = max(1, -(-int(inside.sum()) * FREE_SHARE // 1))
+        assert int((inside & ~chosen).sum()) >= free
+    spared = polarizer._spared()
+    assert polarizer.saliency[chosen].max() <= polarizer.saliency[~chosen & ~spared].min()
+
+
+def test_polarizing_waits_while_it_is_held(gammas):
+    polarizer = Polarizer(gammas, share=0.5, epochs=4, batches=10)
+    polarizer.held = True
+    for _ in range(40):
+        polarizer.step(1)
+    assert not polarizer.chosen.any()
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def thin_config(tmp_path_factory):
+    """A model YAML of an eighth of YOLOv5n's width: quick to train."""
+    from utils.files import ROOT, read_yaml, write_yaml
+
+    path = tmp_path_factory.mktemp("cfg") / "thin.yaml"
+    write_yaml(path, {**read_yaml(ROOT / "models/yolov5n.yaml"), "nc": 2, "width_multiple": 0.125})
+    return str(path)
+
+
+@pytest.fixture
+def run_options(tiny_dataset, thin_config, tmp_path):
+    """Makes the options of a short run from scratch."""
+
+    def make(options_class=SparseOptions, **changes):
+        common = {
+            "data": str(tiny_dataset), "cfg": thin_config, "weights": "", "imgsz": 64, "batch_size": 4, "epochs": 3,
+            "workers": 0, "device": "cpu", "project": str(tmp_path), "noplots": True, "noautoanchor": True,
+        }  # fmt: skip
+        return build(options_class, **(common | changes))
+
+    return make
+
+
+def final_gammas(path, scope="seed") -> ChannelGammas:
+    """The channels of a stripped checkpoint."""
+    model = load_checkpoint(path)["model"].float().requires_grad_(True)
+    return ChannelGammas(model, scope)
+
+
+def test_polarized_runs_end_at_the_wanted_share_with_exact_zeros(run_options, tmp_path):
+    train_sparity.main(run_options(penalty="polarize", target_share=0.3, epochs=6, scope="all"))
+    for name in ("last", "best"):  # all later epochs are as sparse, so best.pt must be too
+        zero = final_gammas(tmp_path / f"exp/weights/{name}.pt", "all").magnitudes() == 0
+        assert float(zero.float().mean()) == pytest.approx(0.3, abs=0.02)
+
+
+def test_prox_runs_make_zeros_and_rate_zero_changes_nothing(run_options, tmp_path):
+    train.main(run_options(TrainOptions, name="plain", epochs=2))
+    for name, rate in (("off", 0.0), ("on", 300.0)):
+        train_sparity.main(run_options(penalty="prox", sr=rate, name=name, epochs=2))
+    plain, off, on = (load_checkpoint(tmp_path / f"{name}/weights/last.pt")["model"] for name in ("plain", "off", "on"))
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), off.state_dict().values(), strict=True))
+    share = [float((ChannelGammas(m.requires_grad_(True)).magnitudes() == 0).float().mean()) for m in (off, on)]
+    assert share[0] == 0
+    assert share[1] > 0.1
+
+
+class StopAfterSaving:
+    """Raises KeyboardInterrupt when the checkpoint of ``epoch`` has been written."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __call__(self, _last: object, epoch: int, *_: object) -> None:
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("penalty", ["prox", "polarize"])
+def test_resuming_an_automatic_run_is_exact(run_options, tmp_path, penalty, monkeypatch):
+    chosen = {"penalty": penalty, "sr": "auto", "epochs": 4}
+    train_sparity.main(run_options(name="whole", **chosen))
+    real = Callbacks.run
+
+    def interrupted(self, hook, *arguments, **keywords):
+        real(self, hook, *arguments, **keywords)
+        if hook == "on_model_save":
+            StopAfterSaving(1)(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Callbacks, "run", interrupted)
+        train_sparity.main(run_options(name="broken", **chosen))
+    train_sparity.main(build(SparseOptions, resume=str(tmp_path / "broken/weights/last.pt")))
+    for name in ("last", "best"):
+        whole, resumed = (
+            load_checkpoint(tmp_path / f"{run}/weights/{name}.pt")["model"].state_dict() for run in ("whole", "broken")
+        )
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_best_is_the_fittest_epoch_of_the_highest_grade(run_options, tmp_path):
+    """Epochs of grades 0, 2, 1: the second is best.pt whatever the fitness; without grades fitness decides alone."""
+    callbacks, states, grades = Callbacks(), [], [0.0, 2.0, 1.0]
+    callbacks.register_action("on_training_ready", callback=states.append)
+    callbacks.register_action("on_train_epoch_end", callback=lambda epoch: setattr(states[0], "grade", grades[epoch]))
+    train.main(run_options(TrainOptions, save_period=1), callbacks)
+    folder = tmp_path / "exp/weights"
+    best, second = (load_checkpoint(folder / name) for name in ("best.pt", "epoch1.pt"))
+    averaged = second["ema"].half().state_dict()
+    assert all(torch.equal(value, averaged[key]) for key, value in best["model"].state_dict().items())
+
+
+@pytest.mark.parametrize(("rate", "word"), [(1e-4, "too low"), (400.0, "too high")])
+def test_a_rate_that_misses_the_share_is_announced(run_options, caplog, monkeypatch, rate, word):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    caplog.set_level(logging.WARNING)
+    train_sparity.main(run_options(penalty="prox", sr=rate))
+    assert sum(word in record.getMessage() for record in caplog.records) == 1
+
+
+def test_automatic_rate_reaches_the_share(run_options, tmp_path):
+    train_sparity.main(run_options(penalty="prox", sr="auto", target_share=0.5, epochs=12))
+    small = final_gammas(tmp_path / "exp/weights/best.pt").magnitudes() < 0.01
+    assert float(small.float().mean()) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"penalty": "l2"}, "--penalty must be one of"),
+        ({"scope": "some"}, "--scope one of"),
+        ({"sr": "fast"}, "--sr must be a number of at least 0, or auto"),
+        ({"target_share": 1.0}, "--target-share"),
+        ({"max_map_loss": -0.1, "sr": "auto"}, "--max-map-loss must lie"),
+        ({"max_map_loss": 0.1}, "add --sr auto"),
+        ({"penalty": "polarize", "sr": 0.1}, "takes no --sr 0.1"),
+        ({"sr": "auto", "noval": True}, "leave --noval out"),
+    ],
+)
+def test_impossible_options_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        build(SparseOptions, **changes)
+
+
+def test_defaults_are_the_published_ones():
+    options = build(SparseOptions)
+    assert (options.penalty, options.sr, options.scope) == ("l1", 0.0005, "seed")
+    assert train_sparity.make_penalty(options).settings.sr_beta == pytest.approx(0.005)
+    assert train_sparity.make_penalty(build(SparseOptions, penalty="prox")).settings.sr_beta == 0
+    assert build(SparseOptions, penalty="polarize").sr == "auto"
+
+
+def test_the_start_weights_are_measured(run_options, tmp_path, tiny_dataset, network):
+    """Weights of the data set's classes give their mAP50, others none, and the penalty still starts."""
+    import val
+    from utils.checkpoint import save_checkpoint
+
+    network.names = ["disc", "square"]
+    save_checkpoint({"model": network, "epoch": -1, "optimizer": None}, tmp_path / "two.pt")
+    options = run_options(weights=str(tmp_path / "two.pt"), penalty="polarize")
+    expected = val.run(
+        str(tiny_dataset), str(tmp_path / "two.pt"), imgsz=64, batch_size=8, device="cpu", workers=0, plots=False,
+        save_dir=tmp_path,
+    )[0][2]  # fmt: skip
+    assert train_sparity.make_penalty(options).settings.base_map == expected
+    three = tmp_path / "three.yaml"
+    three.write_text(
+        f"path: {tiny_dataset.parent}\ntrain: images/train\nval: images/val\nnames: [a, b, c]\n", encoding="utf-8"
+    )
+    options.data = str(three)
+    assert train_sparity.start_map(options) == 0.0
+
+
+def test_automatic_penalties_give_way_when_the_map_falls(gammas, network):
+    state = stub_state(network)
+    plug_in = SparsityPenalty(PenaltySettings("prox", sr="auto", base_map=0.8, max_map_loss=0.03))
+    plug_in.on_training_ready(state)
+    start = plug_in.rate
+    for precision, lowest, highest in ((0.79, start, 2 * start), (0.76, 0, start)):
+        plug_in.rate = start
+        plug_in.on_fit_epoch_end([0.0] * 5 + [precision], epoch=0)
+        assert lowest <= plug_in.rate <= highest
+    assert plug_in.rate == pytest.approx(start / 2)
+    polarized = SparsityPenalty(PenaltySettings("polarize", sr="auto", base_map=0.8, max_map_loss=0.03))
+    polarized.on_training_ready(state := stub_state(network))
+    for precision, held in ((0.76, True), (0.78, False)):
+        polarized.on_fit_epoch_end([0.0] * 5 + [precision], epoch=0)
+        assert polarized.polarizer.held is held
