@@ -19,7 +19,6 @@ from prune_tools.gammas import ChannelGammas
 from prune_tools.polarize import ByBudget, ByShare, Chooser, Polarizer
 from prune_tools.rates import DEADLINE, LARGEST_CHANGE, NEARLY_ZERO, Course, decayed, mobility, remaining_path
 from prune_tools.tracing import trace_model
-from utils.checkpoint import de_parallel
 from utils.distributed import plain_norms
 from utils.log import LOGGER
 
@@ -101,7 +100,7 @@ class SparsityPenalty:
         self.rate = 0.0 if isinstance(settings.sr, str) else settings.sr
         self.best_map, self.verdict = settings.base_map, ""
         if settings.penalty == "polarize" and self.active:
-            self.polarizer = Polarizer(self.gammas, self._chooser(), state.epochs, len(state.loader))
+            self.polarizer = Polarizer(self.gammas, self._chooser(plain), state.epochs, len(state.loader))
         if self.automatic:
             path, push = remaining_path(state, 0, max(round(DEADLINE * state.epochs), 1), schedule=False)
             self.rate = self.course.needed(settings.target_share, path, push)
@@ -180,9 +179,9 @@ class SparsityPenalty:
 
     # -- the goal ------------------------------------------------------------------------------------------------------
 
-    def _chooser(self) -> Chooser:
-        """Which channels 'polarize' brings to zero."""
-        settings, model = self.settings, de_parallel(self.state.model)
+    def _chooser(self, model: torch.nn.Module) -> Chooser:
+        """Which channels of ``model`` 'polarize' brings to zero."""
+        settings = self.settings
         if settings.target is None:
             return ByShare(self.gammas.layer, settings.target_share)
         costs = CostModel(model, trace_model(model), self.gammas.groups)
