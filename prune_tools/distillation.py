@@ -23,8 +23,8 @@ from utils.metrics import bbox_iou
 
 if TYPE_CHECKING:
     from utils.callbacks import Callbacks
-    from utils.engine import TrainingState
     from utils.loss import ComputeLoss
+    from utils.state import TrainingState
 
 LEAST_OBJECTNESS = 0.01  # boxes and classes of less likely cells are not compared: they would hardly count
 ANCHOR_TOLERANCE = 1e-2  # cells; half precision in files rounds anchors by less

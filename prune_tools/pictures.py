@@ -16,8 +16,11 @@ TILES = 12  # validation images in the picture of detections
 COLUMNS = 4
 
 
-def draw_gammas(dense: nn.Module, sparse: nn.Module, percent: float, path: Path) -> None:
-    """Histograms of all prunable |gamma| of two models, and the threshold below which ``percent`` of the second lie."""
+def draw_gammas(dense: nn.Module, sparse: nn.Module, percent: float | None, path: Path) -> None:
+    """Histograms of all prunable |gamma| of two models, and the threshold below which ``percent`` of the second lie.
+
+    Without ``percent`` there is no common threshold: the channels went by what they cost, too.
+    """
     import torch
 
     from prune_tools.groups import prunable_norms
@@ -29,8 +32,9 @@ def draw_gammas(dense: nn.Module, sparse: nn.Module, percent: float, path: Path)
             torch.cat([norm.weight.detach().abs().float() for norm in prunable_norms(model).values()]).sort().values
         )
         axes.hist(gammas.numpy(), bins=80, alpha=0.75, label=f"{name}, median {gammas.median():.2f}", color=color)
-    threshold = float(gammas[int(len(gammas) * percent)])
-    axes.axvline(threshold, color="#444444", linestyle="--", linewidth=1, label=f"threshold for {percent:.0%}")
+    if percent is not None:
+        threshold = float(gammas[int(len(gammas) * percent)])
+        axes.axvline(threshold, color="#444444", linestyle="--", linewidth=1, label=f"threshold for {percent:.0%}")
     axes.set(xlabel="|gamma| of the prunable batch norms", ylabel="channels")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -87,7 +91,9 @@ def _sheet(tiles: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def draw_run(checkpoints: dict[str, Path], data: str, percent: float, image_size: int, folder: Path) -> list[Path]:
+def draw_run(
+    checkpoints: dict[str, Path], data: str, percent: float | None, image_size: int, folder: Path
+) -> list[Path]:
     """gammas.png, widths.png and detections.jpg of a finished pipeline run, in ``folder``; returns their paths."""
     from models.loading import load_checkpoint
     from utils.checks import check_dataset

@@ -26,6 +26,7 @@ from utils.log import LOGGER, colorstr
 
 STEPS = ("base", "sparse", "pruned", "finetuned")
 RECORD = "pipeline.yaml"
+DEFAULT_FLOPS = "0.5"
 
 
 @dataclass
@@ -41,15 +42,23 @@ class PipelineOptions:
     base_epochs: int = option(100, "epochs of the base model")
     sparse_epochs: int = option(50, "epochs of sparse training")
     finetune_epochs: int = option(50, "epochs of fine-tuning")
+    target_flops: str = option("", "operations that remain, at 640 pixels: 2.1G, or a ratio; default: 0.5")
+    target_params: str = option("", "instead: parameters that remain, such as 0.9M, or a ratio")
+    percent: float | None = option(None, "instead: share of the prunable channels to remove", type=float)
+    scope: str = option(
+        "", "prunable channels: seed, of layers outside shortcuts, default of --percent; all, coupled ones too",
+        choices=SCOPES,
+    )  # fmt: skip
+    round_to: int = option(8, "for the targets: round the channels that a layer keeps to multiples of this")
     penalty: str = option(
-        "polarize", "of sparse training: polarize brings just --percent of the channels to zero; l1 and prox all",
+        "polarize", "of sparse training: polarize pushes just the channels that will go; l1 and prox push all",
         choices=list(PENALTIES),
     )  # fmt: skip
     sr: float | None = option(None, "rate of --penalty l1 or prox; default: found out by itself", type=float)
-    percent: float = option(0.4, "share of the prunable channels to remove")
-    scope: str = option("seed", "prunable channels: of layers outside shortcuts, or coupled ones too", choices=SCOPES)
     reconstruct: int = option(192, "training images on which the pruned layers are re-fitted; 0 = off")
-    cache: str = option("ram", "keep resized images in memory (ram) or not (none)", choices=["ram", "none"])
+    cache: str = option(
+        "ram", "keep images in memory (ram), decoded on disk (disk) or not (none)", choices=["ram", "disk", "none"]
+    )
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     workers: int = option(8, "most data loading processes")
     seed: int = option(0, "seed of all random numbers")
@@ -60,6 +69,10 @@ class PipelineOptions:
         """Build the options of every step, so that a bad value stops before the first and not before the third."""
         from prune_tools.prune import PruneOptions
 
+        if self.percent is None and not self.target_params and not self.target_flops:
+            self.target_flops = DEFAULT_FLOPS
+        if self.percent is not None:
+            self.round_to = 1
         common = {"imgsz": self.imgsz, "batch_size": self.batch_size}
         for epochs in (self.base_epochs, self.finetune_epochs):
             build(TrainOptions, epochs=epochs, **common)
@@ -68,9 +81,16 @@ class PipelineOptions:
 
     def of_penalty(self) -> dict[str, Any]:
         """Options of sparse training: the channels that pruning will remove are those to bring to zero."""
-        rate = AUTO if self.sr is None else self.sr
-        chosen = {"penalty": self.penalty, "scope": self.scope, "target_share": self.percent}
-        return chosen if self.penalty == "polarize" and self.sr is None else {**chosen, "sr": rate}
+        chosen: dict[str, Any] = {"penalty": self.penalty, "scope": self.scope or ("seed" if self.percent else "all")}
+        if self.penalty != "polarize":
+            chosen["sr"] = AUTO if self.sr is None else self.sr
+        elif self.sr is not None:
+            raise InputError(f"--sr {self.sr:g} is a rate of --penalty l1 or prox: polarize takes none")
+        if self.percent is not None:
+            return chosen | {"target_share": self.percent}
+        if self.penalty != "polarize":
+            return chosen  # a penalty on all gammas cannot aim at a budget
+        return chosen | {name: getattr(self, name) for name in ("target_flops", "target_params", "round_to")}
 
     def of_pruning(self) -> dict[str, Any]:
         """Options of pruning."""
@@ -78,10 +98,11 @@ class PipelineOptions:
 
 
 SHARED = ("data", "hyp", "imgsz", "batch_size", "seed")  # options that every step depends on
+GOAL = ("target_flops", "target_params", "percent", "scope", "round_to")
 OWN = {
     "base": ("weights", "cfg", "base_epochs"),
-    "sparse": ("sparse_epochs", "penalty", "sr", "percent", "scope"),
-    "pruned": ("percent", "scope", "reconstruct"),
+    "sparse": ("sparse_epochs", "penalty", "sr", *GOAL),
+    "pruned": (*GOAL, "reconstruct"),
     "finetuned": ("finetune_epochs",),
 }
 

@@ -20,8 +20,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from utils.cli import run_command
-from utils.config import TrainOptions, build, option, parse
+from utils.cli import run_training_command
+from utils.config import TrainOptions, build, option
 from utils.errors import InputError
 from utils.log import LOGGER
 
@@ -31,7 +31,7 @@ PENALTIES = ("l1", "prox", "polarize")
 SCOPES = ("seed", "all")
 AUTO = "auto"
 
-NEXT_STEP = "Next: python prune_tools/prune.py --weights {best} --percent %s --data {data} --imgsz {imgsz}"
+NEXT_STEP = "Next: python prune_tools/prune.py --weights {best} %s --data {data} --imgsz {imgsz}"
 
 
 def rate(text: str) -> float | str:
@@ -60,8 +60,16 @@ class SparseOptions(TrainOptions):
     sr_beta: float | None = option(
         None, "penalty rate on beta, 0 = off; default: 10 times --sr with l1 at a given rate, else 0", type=float
     )
-    scope: str = option("seed", "channels to act on: those of the original tools, or coupled ones too", choices=SCOPES)
+    scope: str = option(
+        "", "channels to act on: those of the original tools (seed, the default), or coupled ones too (default of the "
+        "targets)", choices=SCOPES,
+    )  # fmt: skip
     target_share: float = option(0.4, "wanted share of nearly zero gammas at the end, in (0, 1)")
+    target_params: str = option("", "with polarize, instead of --target-share: parameters left, 0.9M, or a ratio")
+    target_flops: str = option(
+        "", "with polarize, instead of --target-share: operations left (640 pixels), 2.1G or 0.5"
+    )
+    round_to: int = option(1, "with these targets: round each layer's remaining channels to multiples of this")
     max_map_loss: float | None = option(
         None,
         "with auto: hold back while mAP50 is further than this below the start's (twice at first); default: 0.03",
@@ -71,6 +79,7 @@ class SparseOptions(TrainOptions):
     def __post_init__(self) -> None:
         """Refuse impossible rates, beside what train.py refuses, and fill in what depends on the penalty."""
         super().__post_init__()
+        self.scope = self.scope or ("all" if self.target() else "seed")
         if self.penalty not in PENALTIES or self.scope not in SCOPES:
             raise InputError(
                 f"--penalty must be one of {', '.join(PENALTIES)} and --scope one of {', '.join(SCOPES)}, "
@@ -92,8 +101,28 @@ class SparseOptions(TrainOptions):
                 f"--penalty polarize brings the chosen gammas to zero at its own pace, it takes no --sr {self.sr:g}: "
                 "leave it out (--sr 0 switches the penalty off)"
             )
+        if self.penalty != "polarize" and (self.target() or self.round_to != 1):
+            raise InputError("--target-params, --target-flops and --round-to need --penalty polarize")
+        if self.round_to < 1 or (self.round_to > 1 and not self.target()):
+            raise InputError(
+                f"--round-to {self.round_to}: expected 1 or more, beside --target-params or --target-flops"
+            )
         if self.sr == AUTO and self.noval and self.st:
             raise InputError("--sr auto and --penalty polarize watch the mAP of every epoch: leave --noval out")
+
+    def target(self) -> Any:
+        """What should be left of the network, None where a share of the channels is the goal."""
+        from prune_tools.targets import target_of
+
+        return target_of(self, ("params", "flops"))
+
+    def same_pruning(self) -> str:
+        """The options of prune.py that remove just what this training has brought to zero."""
+        if not self.target():
+            return f"--percent {self.target_share:g}"
+        quantity = "params" if self.target_params else "flops"
+        rounding = f" --round-to {self.round_to}" if self.round_to > 1 else ""
+        return f"--target-{quantity} {getattr(self, f'target_{quantity}')}{rounding}"
 
 
 def start_map(options: SparseOptions) -> float:
@@ -109,8 +138,8 @@ def start_map(options: SparseOptions) -> float:
         try:
             results, _, _ = val.run(
                 options.data, options.weights, batch_size=options.batch_size * 2, imgsz=options.imgsz,
-                device=options.device, single_cls=options.single_cls, workers=options.workers, plots=False,
-                save_dir=Path(folder),
+                device=options.device.split(",")[0], single_cls=options.single_cls, workers=options.workers,
+                plots=False, save_dir=Path(folder),
             )  # fmt: skip
         except InputError as error:
             LOGGER.info(f"The start weights cannot be measured ({error}): the best epoch will be what counts")
@@ -126,10 +155,16 @@ def make_penalty(options: SparseOptions) -> Any:
     default_beta = BETA_RATE * options.sr if published else 0.0
     watched = options.sr == AUTO and not options.resume  # a resumed run remembers
     settings = PenaltySettings(
-        options.penalty, options.sr, default_beta if options.sr_beta is None else options.sr_beta, options.scope,
-        options.target_share, MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
-        start_map(options) if watched else 0.0,
-    )  # fmt: skip
+        penalty=options.penalty,
+        sr=options.sr,
+        sr_beta=default_beta if options.sr_beta is None else options.sr_beta,
+        scope=options.scope,
+        target_share=options.target_share,
+        target=options.target(),
+        round_to=options.round_to,
+        max_map_loss=MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
+        base_map=start_map(options) if watched else 0.0,
+    )
     return SparsityPenalty(settings)
 
 
@@ -138,13 +173,13 @@ def main(options: SparseOptions) -> Any:
     from utils.callbacks import Callbacks
 
     callbacks = Callbacks()
-    if options.resume:
+    if options.resume and not options.evolve:
         from utils.resume import resume_options
 
         options, _ = resume_options(options)  # the penalty is that of the interrupted run
     if options.st:
         make_penalty(options).register(callbacks)
-    return train.main(options, callbacks, next_step=NEXT_STEP % f"{options.target_share:g}")
+    return train.main(options, callbacks, next_step=NEXT_STEP % options.same_pruning())
 
 
 def run(**keywords: Any) -> SparseOptions:
@@ -155,4 +190,4 @@ def run(**keywords: Any) -> SparseOptions:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(parse(SparseOptions, "Sparse training with a penalty on batch-norm gammas.")))
+    run_training_command(main, SparseOptions, "Sparse training with a penalty on batch-norm gammas.")

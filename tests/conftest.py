@@ -90,6 +90,25 @@ def draw_tiny_dataset(folder: Path, train: int = 12, val: int = 4) -> Path:
     return folder / "tiny.yaml"
 
 
+TINY_MODEL = {
+    "nc": 2, "depth_multiple": 0.33, "width_multiple": 0.5,
+    "anchors": [[10, 13, 16, 30], [30, 61, 62, 45], [116, 90, 156, 198]],
+    "backbone": [
+        [-1, 1, "Conv", [16, 3, 8]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C3", [16]], [-1, 1, "Conv", [32, 3, 2]],
+        [-1, 1, "SPPF", [32, 5]],
+    ],
+    "head": [[[0, 2, 4], 1, "Detect", ["nc", "anchors"]]],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the YAML of a detector of 3 levels with 3442 parameters."""
+    file = tmp_path_factory.mktemp("model") / "tiny_model.yaml"
+    write_yaml(file, TINY_MODEL)
+    return file
+
+
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the YAML of 12 + 4 pictures of 96 to 128 pixels with two classes. Tests must not change its files."""

@@ -91,12 +91,18 @@ def test_other_options_run_only_the_steps_that_they_concern(finished, tiny_datas
 
 def test_a_moved_run_is_still_finished(finished, tiny_dataset, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "exp")
-    percent = read_yaml(finished / pipeline.RECORD)["pruned"]["options"]["percent"]
-    monkeypatch.setattr(train, "main", lambda *_: pytest.fail("a finished step was run again"))
-    pipeline.main(options(tiny_dataset, tmp_path, percent=percent))
+    images = read_yaml(finished / pipeline.RECORD)["pruned"]["options"]["reconstruct"]
+    monkeypatch.setattr(train, "main", lambda *_, **__: pytest.fail("a finished step was run again"))
+    pipeline.main(options(tiny_dataset, tmp_path, reconstruct=images))
 
 
-@pytest.mark.parametrize("bad", [{"percent": 1.5}, {"base_epochs": 0}, {"sr": -1.0}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"percent": 1.5}, {"base_epochs": 0}, {"sr": -1.0, "penalty": "l1"}, {"sr": 0.1}, {"batch_size": 0},
+        {"percent": 0.4, "target_flops": "0.5"}, {"target_flops": "lots"}, {"round_to": 0},
+    ],
+)  # fmt: skip
 def test_bad_values_stop_before_the_first_step(tiny_dataset, tmp_path, bad):
     with pytest.raises(InputError):
         options(tiny_dataset, tmp_path, **bad)
@@ -135,3 +141,15 @@ def test_the_table_is_aligned():
     lines = as_text(rows).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert "1,766,623" in lines[2]
+
+
+def test_the_goal_of_sparse_training_is_that_of_pruning(tiny_dataset, tmp_path):
+    budget = options(tiny_dataset, tmp_path)
+    assert budget.of_penalty() | {"penalty": "polarize"} == budget.of_penalty()
+    for chosen in (budget.of_penalty(), budget.of_pruning()):
+        assert (chosen["target_flops"], chosen["round_to"]) == ("0.5", 8)
+    assert budget.of_penalty()["scope"] == "all"
+    share = options(tiny_dataset, tmp_path, percent=0.3)
+    assert (share.of_penalty()["target_share"], share.of_pruning()["percent"]) == (0.3, 0.3)
+    assert (share.of_penalty()["scope"], share.of_pruning()["round_to"]) == ("seed", 1)
+    assert options(tiny_dataset, tmp_path, penalty="l1", sr=0.02, percent=0.3).of_penalty()["sr"] == 0.02
