@@ -3,7 +3,7 @@
 
     python prune_tools/train_sparity.py --st --sr 0.0005 --weights runs/train/exp/weights/best.pt \\
         --cfg models/yolov5n_mask.yaml --data data/mask.yaml --batch-size 64 --epochs 100 --imgsz 320
-    python prune_tools/train_sparity.py --penalty polarize --target-share 0.4 --hyp data/hyps/hyp.sparse.yaml \\
+    python prune_tools/train_sparity.py --penalty polarize --target-flops 0.5 --round-to 8 \\
         --weights runs/train/exp/weights/best.pt --data data/mask.yaml --imgsz 320
 
 best.pt is the best among the epochs that have reached --target-share, or the sparsest epoch if none has.
@@ -23,11 +23,13 @@ import train
 from utils.cli import run_training_command
 from utils.config import TrainOptions, build, option
 from utils.errors import InputError
+from utils.files import ROOT
 from utils.log import LOGGER
 
 BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
 MAX_MAP_LOSS = 0.03  # of mAP50, where --max-map-loss is not given
 PENALTIES = ("l1", "prox", "polarize")
+HYPERPARAMETERS = {"polarize": "hyp.sparse.yaml"}  # others are published with those of train.py
 SCOPES = ("seed", "all")
 AUTO = "auto"
 
@@ -44,6 +46,7 @@ class SparseOptions(TrainOptions):
     """Options of train.py and those of the penalty."""
 
     epochs: int = option(100, "number of epochs")
+    hyp: str = option("", "hyperparameter YAML; default: hyp.sparse.yaml with polarize, else that of train.py")
     st: bool = option(True, "apply the penalty; --no-st trains as train.py does")
     penalty: str = option(
         "l1",
@@ -79,6 +82,7 @@ class SparseOptions(TrainOptions):
     def __post_init__(self) -> None:
         """Refuse impossible rates, beside what train.py refuses, and fill in what depends on the penalty."""
         super().__post_init__()
+        self.hyp = self.hyp or str(ROOT / "data/hyps" / HYPERPARAMETERS.get(self.penalty, "hyp.scratch-low.yaml"))
         self.scope = self.scope or ("all" if self.target() else "seed")
         if self.penalty not in PENALTIES or self.scope not in SCOPES:
             raise InputError(
