@@ -34,6 +34,7 @@ class ValOptions:
     """Options of val.py."""
 
     data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML")
+    allow_download_scripts: bool = option(False, "run the script that the data set YAML has for getting missing data")
     weights: list[str] = option([str(ROOT / "yolov5s.pt")], "checkpoint; several make an ensemble", nargs="+")
     batch_size: int = option(32, "images per batch")
     imgsz: Any = option(None, "image size in pixels, longer side; unless given 640", "--img", "--img-size", type=int)
@@ -158,9 +159,10 @@ def run(
     options = build(ValOptions, data=str(name), **({"weights": weights} if weights else {}), **keywords)
     if options.task == "study":
         raise InputError("task 'study' is many runs, and this is one: call val.study(ValOptions(task='study', ...))")
-    checked = (
-        data if isinstance(data, dict) and dataloader is not None else check_dataset(data, splits=(options.split,))
-    )
+    if isinstance(data, dict) and dataloader is not None:
+        checked = data
+    else:
+        checked = check_dataset(data, splits=(options.split,), allow_scripts=options.allow_download_scripts)
     owns_model = model is None
     if owns_model:
         model, names = open_model(options, checked)

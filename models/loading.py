@@ -17,6 +17,7 @@ from torch import nn
 
 from models import common, experimental, yolo
 from utils.checkpoint import CheckpointError, plain, plain_checkpoint, read_restricted, use_reader
+from utils.weights import fetch_weights
 
 # Where earlier releases kept classes: {path in the file: class}
 MOVED = {
@@ -80,7 +81,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a detection checkpoint to the CPU.
 
     Args:
-        path: a training or stripped file of YOLOv5 v5.0 to v7.0 or of this project.
+        path: a training or stripped file of YOLOv5 v5.0 to v7.0 or of this project. An http(s) address, and the name
+            of released weights such as yolov5s.pt that are missing there, is fetched (``utils.weights``).
 
     Returns:
         The file's dict: 'model' and possibly 'ema' are DetectionModels brought up to date, in the file's precision; all
@@ -90,6 +92,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         MissingFileError: there is no such file.
         CheckpointError: it is damaged, of another kind, or names a class that is not allowed.
     """
+    path = fetch_weights(path)
     try:
         content = read_restricted(path, allowed_globals())
     except CheckpointError as error:

@@ -23,8 +23,8 @@ from utils.metrics import bbox_iou
 
 if TYPE_CHECKING:
     from utils.callbacks import Callbacks
-    from utils.engine import TrainingState
     from utils.loss import ComputeLoss
+    from utils.state import TrainingState
 
 LEAST_OBJECTNESS = 0.01  # boxes and classes of less likely cells are not compared: they would hardly count
 ANCHOR_TOLERANCE = 1e-2  # cells; half precision in files rounds anchors by less
@@ -69,6 +69,19 @@ def output_distance(
     return box, objectness, classes
 
 
+class ImageWatch:
+    """A forward hook that keeps what the model saw last.
+
+    It knows nothing else, so that a model can be copied while it hangs there (TensorBoard's graph is made of a copy).
+    """
+
+    images: torch.Tensor | None = None
+
+    def __call__(self, _: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        """Keep the images (B, 3, H, W) that ``forward`` is about to read."""
+        self.images = arguments[0]
+
+
 class Distillation:
     """Adds the distance between student and teacher to the loss of every training batch.
 
@@ -83,10 +96,10 @@ class Distillation:
 
         self.path, self.gain = teacher, gain
         self.teacher = attempt_load(teacher).requires_grad_(False)
-        self.images: torch.Tensor | None = None  # what the student has seen last, while it trains
         self.state: TrainingState
         self.label_loss: Any
-        self._watch: Any = None
+        self._watch = ImageWatch()
+        self._hook: Any = None
 
     def register(self, callbacks: Callbacks) -> None:
         """Hang the teacher on the hooks of a run."""
@@ -109,28 +122,25 @@ class Distillation:
     def on_train_epoch_start(self) -> None:
         """Watch what the student sees; only during an epoch, because models are saved with the hooks that they have."""
         self._sums, self._batches = torch.zeros(3, device=self.state.device), 0
-        self._watch = self.state.model.register_forward_pre_hook(self._keep_images)
+        self._hook = self.state.model.register_forward_pre_hook(self._watch)
 
     def on_train_epoch_end(self, epoch: int) -> None:
         """Stop watching and log the mean distance of the epoch."""
-        self._watch.remove()
-        self.images = None
+        self._hook.remove()
+        self._watch.images = None
         means = (self._sums / max(self._batches, 1)).tolist()
         LOGGER.info("Distance to the teacher: box {:.4g}, objectness {:.4g}, class {:.4g}".format(*means))
         if self.state.writer is not None:
             for name, value in zip(("box", "obj", "cls"), means, strict=True):
                 self.state.writer.add_scalar(f"distillation/{name}", value, epoch)
 
-    def _keep_images(self, _: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-        self.images = arguments[0]
-
     def __call__(self, p: list[torch.Tensor], targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The labels' loss and its items, as ``ComputeLoss``; in a training batch the loss includes the teacher's."""
         loss, items = self.label_loss(p, targets)
-        if self.images is None:  # validation
+        if self._watch.images is None:  # validation
             return loss, items
         with torch.no_grad():
-            wanted = self.teacher(self.images)
+            wanted = self.teacher(self._watch.images)
         hyp = self.state.hyp
         terms = torch.stack(output_distance(p, wanted, self.label_loss))
         terms = terms * terms.new_tensor([hyp["box"], hyp["obj"], hyp["cls"]])

@@ -19,8 +19,8 @@ if __name__ == "__main__":
 
 import train
 from prune_tools.recipes import DEFAULT, RECIPES
-from utils.cli import run_command
-from utils.config import TrainOptions, build, option, parse
+from utils.cli import run_training_command
+from utils.config import TrainOptions, build, option
 from utils.errors import InputError
 from utils.files import ROOT, newest_file
 from utils.log import LOGGER
@@ -84,7 +84,7 @@ def main(options: FinetuneOptions, callbacks: Callbacks | None = None) -> Any:
     from utils.callbacks import Callbacks
 
     callbacks = callbacks or Callbacks()
-    if options.resume:
+    if options.resume and not options.evolve:
         from utils.resume import resume_options
 
         options, _ = resume_options(options)  # recipe and teacher are those of the interrupted run
@@ -109,4 +109,4 @@ def run(**keywords: Any) -> FinetuneOptions:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(parse(FinetuneOptions, "Fine-tune a pruned YOLOv5 detector.")))
+    run_training_command(main, FinetuneOptions, "Fine-tune a pruned YOLOv5 detector.")

@@ -24,6 +24,7 @@ class ChannelGammas:
     """The gammas of all prunable and trained channels as vectors over channels.
 
     Attributes:
+        groups: the channel groups, in the order of the channels.
         norms: the batch norms by path that hold them.
         count: number of channels.
         layer: (count,), number of the channel group that a channel belongs to.
@@ -44,6 +45,7 @@ class ChannelGammas:
         ]
         if not groups:
             raise InputError("all norms of prunable layers are frozen, so there is nothing to sparsify: see --freeze")
+        self.groups = groups
         paths = list(dict.fromkeys(member.path for group in groups for member in group.norms))
         self.norms: dict[str, nn.BatchNorm2d] = {path: modules[path] for path in paths}
         widths = [norm.num_features for norm in self.norms.values()]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,17 +19,14 @@ if __name__ == "__main__":
 from prune_tools import train_sparity
 from prune_tools.train_sparity import AUTO, PENALTIES, SCOPES, SparseOptions
 from utils.cli import run_command, show_arguments
-from utils.config import TrainOptions, build, command_line, option, parse, to_dict
+from utils.config import TrainOptions, build, option, parse, to_dict
 from utils.errors import InputError
 from utils.files import ROOT, increment_path, make_folder, read_yaml, write_yaml
 from utils.log import LOGGER, colorstr
 
-if TYPE_CHECKING:
-    from prune_tools.comparison import Row
-    from prune_tools.report import Report
-
 STEPS = ("base", "sparse", "pruned", "finetuned")
 RECORD = "pipeline.yaml"
+DEFAULT_FLOPS = "0.5"
 
 
 @dataclass
@@ -45,15 +42,23 @@ class PipelineOptions:
     base_epochs: int = option(100, "epochs of the base model")
     sparse_epochs: int = option(50, "epochs of sparse training")
     finetune_epochs: int = option(50, "epochs of fine-tuning")
+    target_flops: str = option("", "operations that remain, at 640 pixels: 2.1G, or a ratio; default: 0.5")
+    target_params: str = option("", "instead: parameters that remain, such as 0.9M, or a ratio")
+    percent: float | None = option(None, "instead: share of the prunable channels to remove", type=float)
+    scope: str = option(
+        "", "prunable channels: seed, of layers outside shortcuts, default of --percent; all, coupled ones too",
+        choices=SCOPES,
+    )  # fmt: skip
+    round_to: int = option(8, "for the targets: round the channels that a layer keeps to multiples of this")
     penalty: str = option(
-        "polarize", "of sparse training: polarize brings just --percent of the channels to zero; l1 and prox all",
+        "polarize", "of sparse training: polarize pushes just the channels that will go; l1 and prox push all",
         choices=list(PENALTIES),
     )  # fmt: skip
     sr: float | None = option(None, "rate of --penalty l1 or prox; default: found out by itself", type=float)
-    percent: float = option(0.4, "share of the prunable channels to remove")
-    scope: str = option("seed", "prunable channels: of layers outside shortcuts, or coupled ones too", choices=SCOPES)
     reconstruct: int = option(192, "training images on which the pruned layers are re-fitted; 0 = off")
-    cache: str = option("ram", "keep resized images in memory (ram) or not (none)", choices=["ram", "none"])
+    cache: str = option(
+        "ram", "keep images in memory (ram), decoded on disk (disk) or not (none)", choices=["ram", "disk", "none"]
+    )
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     workers: int = option(8, "most data loading processes")
     seed: int = option(0, "seed of all random numbers")
@@ -66,6 +71,10 @@ class PipelineOptions:
         """Build the options of every step, so that a bad value stops before the first and not before the third."""
         from prune_tools.prune import PruneOptions
 
+        if self.percent is None and not self.target_params and not self.target_flops:
+            self.target_flops = DEFAULT_FLOPS
+        if self.percent is not None:
+            self.round_to = 1
         common = {"imgsz": self.imgsz, "batch_size": self.batch_size}
         for epochs in (self.base_epochs, self.finetune_epochs):
             build(TrainOptions, epochs=epochs, **common)
@@ -74,9 +83,16 @@ class PipelineOptions:
 
     def of_penalty(self) -> dict[str, Any]:
         """Options of sparse training: the channels that pruning will remove are those to bring to zero."""
-        rate = AUTO if self.sr is None else self.sr
-        chosen = {"penalty": self.penalty, "scope": self.scope, "target_share": self.percent}
-        return chosen if self.penalty == "polarize" and self.sr is None else {**chosen, "sr": rate}
+        chosen: dict[str, Any] = {"penalty": self.penalty, "scope": self.scope or ("seed" if self.percent else "all")}
+        if self.penalty != "polarize":
+            chosen["sr"] = AUTO if self.sr is None else self.sr
+        elif self.sr is not None:
+            raise InputError(f"--sr {self.sr:g} is a rate of --penalty l1 or prox: polarize takes none")
+        if self.percent is not None:
+            return chosen | {"target_share": self.percent}
+        if self.penalty != "polarize":
+            return chosen  # a penalty on all gammas cannot aim at a budget
+        return chosen | {name: getattr(self, name) for name in ("target_flops", "target_params", "round_to")}
 
     def of_pruning(self) -> dict[str, Any]:
         """Options of pruning."""
@@ -84,10 +100,11 @@ class PipelineOptions:
 
 
 SHARED = ("data", "hyp", "imgsz", "batch_size", "seed")  # options that every step depends on
+GOAL = ("target_flops", "target_params", "percent", "scope", "round_to")
 OWN = {
     "base": ("weights", "cfg", "base_epochs"),
-    "sparse": ("sparse_epochs", "penalty", "sr", "percent", "scope"),
-    "pruned": ("percent", "scope", "reconstruct"),
+    "sparse": ("sparse_epochs", "penalty", "sr", *GOAL),
+    "pruned": (*GOAL, "reconstruct"),
     "finetuned": ("finetune_epochs",),
 }
 
@@ -126,24 +143,6 @@ class Pipeline:
                 write_yaml(self.folder / RECORD, self.record)
             checkpoints[step] = done
         return checkpoints
-
-    def commands(self) -> list[str]:
-        """The command of each step, from the options that it has recorded."""
-        import json
-
-        from prune_tools.finetune import FinetuneOptions
-
-        def training(script: str, options_class: type, step: str) -> str:
-            values = {**read_yaml(self.places[step] / "opt.yaml"), "resume": False, "exist_ok": False}
-            return command_line(script, options_class, values)
-
-        pruning = json.loads((self.places["pruned"] / "report.json").read_text(encoding="utf-8"))
-        return [
-            training("train.py", TrainOptions, "base"),
-            training("prune_tools/train_sparity.py", SparseOptions, "sparse"),
-            *pruning["commands"],
-            training("prune_tools/finetune.py", FinetuneOptions, "finetuned"),
-        ]
 
     def _open(self, step: str, before: str) -> dict[str, Any]:
         """The record of a step as it is wanted now, with a folder of its own."""
@@ -217,6 +216,7 @@ def main(options: PipelineOptions) -> Path:
     """Run the four steps, write table.txt, .csv and .png, pictures and the report; returns the run folder."""
     from prune_tools.comparison import as_text, compare, save_csv, save_picture
     from prune_tools.pictures import draw_gammas, draw_run
+    from prune_tools.pipeline_report import report_of
     from prune_tools.survey import find_surveys
     from utils.checks import check_dataset
     from utils.files import atomic_path
@@ -237,8 +237,7 @@ def main(options: PipelineOptions) -> Path:
         draft.write_text(text + "\n", encoding="utf-8")
     save_csv(rows, folder / "table.csv")
     save_picture(rows, folder / "table.png")
-    report = report_of(pipeline, checkpoints, rows)
-    report.surveys = surveys
+    report = report_of(options, pipeline.places, checkpoints, rows, surveys)
     draw_gammas(report.gammas, folder / "gammas.png")
     images = find_images(check_dataset(options.data, splits=("val",))["val"])
     draw_run(checkpoints, images, options.imgsz, options.device, folder)
@@ -250,34 +249,6 @@ def main(options: PipelineOptions) -> Path:
     LOGGER.info(f"The pruned detector: {checkpoints['finetuned']}")
     LOGGER.info(f"Next: python detect.py --weights {checkpoints['finetuned']} --source IMAGES --imgsz {options.imgsz}")
     return folder
-
-
-def report_of(pipeline: Pipeline, checkpoints: dict[str, Path], rows: list[Row]) -> Report:
-    """The report of a finished run, without surveys and detections."""
-    import json
-
-    import torch
-
-    from models.loading import load_checkpoint
-    from prune_tools.groups import find_groups, select_groups
-    from prune_tools.importance import gamma_scores
-    from prune_tools.pictures import gamma_histogram
-    from prune_tools.report import Report, layer_widths
-
-    options = pipeline.options
-    models = {step: load_checkpoint(checkpoints[step])["model"].float() for step in ("base", "sparse", "pruned")}
-    groups = select_groups(find_groups(models["base"]), options.scope)
-    gammas = {step: torch.cat(list(gamma_scores(models[step], groups).values())) for step in ("base", "sparse")}
-    threshold = gammas["sparse"].sort().values[int(len(gammas["sparse"]) * options.percent)]
-    pruning = json.loads((pipeline.places["pruned"] / "report.json").read_text(encoding="utf-8"))
-    return Report(
-        title=f"{Path(options.weights or options.cfg).stem}, pruned by {options.percent:.0%}",
-        rows=rows,
-        widths=(layer_widths(models["sparse"]), layer_widths(models["pruned"])),
-        gammas=gamma_histogram(gammas, float(threshold)),
-        commands=[command_line("prune_tools/pipeline.py", PipelineOptions, to_dict(options)), *pipeline.commands()],
-        notes=pruning["notes"],
-    )
 
 
 def run(**keywords: Any) -> Path:

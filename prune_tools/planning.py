@@ -80,16 +80,11 @@ class PlanOptions(ChannelOptions):
         """Refuse values that no plan can use, and settle the defaults that depend on others."""
         from prune_tools.plan import check_percent
 
-        targets = [f"--target-{name}" for name in ("params", "flops", "latency") if getattr(self, f"target_{name}")]
-        given = (["--percent"] if self.percent is not None else []) + targets
-        if len(given) > 1:
-            raise InputError(f"{' and '.join(given)} contradict each other: give one of them")
-        if self.percent is None and not given:
-            self.percent = DEFAULT_PERCENT
-        if self.percent is not None:
-            check_percent(self.percent)
-        else:
-            self.target()
+        target = self.target()
+        if self.percent is not None and target is not None:
+            raise InputError(f"--percent and {target.flag} contradict each other: give one of them")
+        if target is None:
+            self.percent = check_percent(DEFAULT_PERCENT if self.percent is None else self.percent)
         if self.runtime != "torch" and not self.target_latency:
             raise InputError(f"--runtime {self.runtime} only says where --target-latency is measured: give that, too")
         self.scope = self.scope or ("all" if self.percent is None else "seed")
@@ -97,13 +92,9 @@ class PlanOptions(ChannelOptions):
 
     def target(self) -> Target | None:
         """The target, None when a percentage counts. Raises InputError for one that is no amount."""
-        from prune_tools.targets import parse_target
+        from prune_tools.targets import target_of
 
-        for name in ("params", "flops", "latency"):
-            text = getattr(self, f"target_{name}")
-            if text:
-                return parse_target(name, text)
-        return None
+        return target_of(self, ("params", "flops", "latency"))
 
 
 def score_groups(

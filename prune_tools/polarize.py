@@ -10,73 +10,155 @@ chosen channels the cubic schedule of Zhu and Gupta (To Prune, or Not to Prune, 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 
-from prune_tools.gammas import ChannelGammas
+from prune_tools.costs import CostModel
+from prune_tools.gammas import TINY, ChannelGammas
+from prune_tools.groups import ChannelGroup
+from prune_tools.plan import Limits
+from prune_tools.targets import Target, TargetPlanner
 
 FIRST, LAST = 0.05, 0.5  # shares of the run between which channels are chosen
 FALL = 1.0  # epochs in which a chosen gamma falls to zero
 FREE_SHARE = 0.1  # share of each layer's channels that is never chosen, at least one channel
+STRIDE = 0.1  # epochs between two choices
+
+
+class Chooser(Protocol):
+    """Says which channels should go to zero."""
+
+    def __call__(self, saliency: torch.Tensor, chosen: torch.Tensor, done: float) -> torch.Tensor:
+        """Mask (count,) of the channels that should be on their way to zero.
+
+        Args:
+            saliency: (count,), what the loss would miss.
+            chosen: (count,), mask of the channels chosen before, which stay chosen.
+            done: how much of the way to the goal has come, in [0, 1].
+        """
+
+
+class ByShare:
+    """The least salient channels, a share of all; the most salient ones of each layer stay.
+
+    Args:
+        layer: (count,), number of the group of each channel.
+        share: of all channels, in the end.
+    """
+
+    def __init__(self, layer: torch.Tensor, share: float) -> None:
+        """Choose nothing yet."""
+        self.layer, self.share = layer, share
+
+    def __call__(self, saliency: torch.Tensor, chosen: torch.Tensor, done: float) -> torch.Tensor:
+        """See Chooser."""
+        missing = round(self.share * done * len(chosen)) - int(chosen.sum())
+        candidates = torch.where(chosen | self._spared(saliency), math.inf, saliency)
+        new = candidates.argsort()[: max(missing, 0)]
+        wanted = chosen.clone()
+        wanted[new[candidates[new].isfinite()]] = True
+        return wanted
+
+    def _spared(self, saliency: torch.Tensor) -> torch.Tensor:
+        """(count,) mask: the most salient channels of each layer, which are never chosen."""
+        layer = self.layer
+        order = saliency.argsort()
+        order = order[layer[order].argsort(stable=True)]  # layer by layer, within each by saliency
+        widths = torch.bincount(layer)
+        place = torch.arange(len(layer), device=layer.device) - (widths.cumsum(0) - widths)[layer[order]]
+        free = (widths * FREE_SHARE).ceil().clamp(min=1)[layer[order]]
+        spared = torch.zeros_like(layer, dtype=torch.bool)
+        spared[order] = place >= widths[layer[order]] - free
+        return spared
+
+
+class ByBudget:
+    """The channels that save the most operations or parameters for their saliency.
+
+    Args:
+        groups: those that may lose channels, in the order of the channels.
+        costs: of the network's plans.
+        target: 'params' or 'flops' that remain in the end.
+        round_to: of the channels that each layer keeps.
+
+    Raises:
+        InputError: the target cannot be reached, or is none.
+    """
+
+    def __init__(self, groups: Sequence[ChannelGroup], costs: CostModel, target: Target, round_to: int = 1) -> None:
+        """Make sure that the target can be reached."""
+        self.groups, self.costs, self.quantity = groups, costs, target.quantity
+        self.limits = Limits(round_to=round_to, max_layer_ratio=1 - FREE_SHARE)
+        self.present = costs(target.quantity, costs.sizes)
+        self.final = target.budget(self.present)
+        self._plan(torch.ones(int(costs.sizes.sum())), self.final)
+
+    def __call__(self, saliency: torch.Tensor, chosen: torch.Tensor, done: float) -> torch.Tensor:
+        """See Chooser."""
+        budget = self.present - done * (self.present - self.final)
+        if budget >= self.present:
+            return chosen
+        scores = torch.where(chosen, 0.0, saliency + TINY).cpu()  # those chosen before go first
+        return chosen | self._plan(scores, budget).to(chosen.device)
+
+    def _plan(self, scores: torch.Tensor, budget: float) -> torch.Tensor:
+        """Mask (count,) of the channels that go within ``budget``."""
+        parts = dict(zip([group.name for group in self.groups], scores.split(self.costs.sizes.tolist()), strict=True))
+        planner = TargetPlanner(self.groups, parts, self.costs, self.limits)
+        plan = planner.plan(Target(self.quantity, budget, relative=False))
+        gone = torch.ones(len(scores), dtype=torch.bool)
+        for group, part in zip(self.groups, gone.split(self.costs.sizes.tolist()), strict=True):
+            part[plan.kept[group.name]] = False
+        return gone
 
 
 class Polarizer:
-    """Chooses the channels to push to zero, and by how much per step.
+    """Pushes more and more channels to zero.
 
     Args:
         gammas: the channels.
-        share: of all channels, to be at zero in the end.
+        choose: which of them.
         epochs: of the run.
         batches: per epoch.
     """
 
-    def __init__(self, gammas: ChannelGammas, share: float, epochs: int, batches: int) -> None:
+    def __init__(self, gammas: ChannelGammas, choose: Chooser, epochs: int, batches: int) -> None:
         """Choose nothing yet."""
-        self.gammas, self.share, self.epochs, self.batches = gammas, share, epochs, batches
+        self.gammas, self.choose, self.epochs, self.batches = gammas, choose, epochs, batches
         zeros = torch.zeros(gammas.count, device=gammas.layer.device)
         self.saliency, self.speed, self.chosen = zeros, zeros.clone(), zeros.bool()
         self.progress = 0.0  # epochs during which the number of chosen channels was allowed to grow
+        self.next_choice = 0.0  # the progress at which to choose again
         self.held = False  # whether it may not grow at present
 
     def observe(self) -> None:
         """Take in the gradients of an optimizer step, before the step."""
         self.saliency += self.gammas.saliency()
 
-    def goal(self) -> int:
-        """How many channels should be chosen by now."""
+    @property
+    def done(self) -> float:
+        """How much of the way to the goal should have come by now, in [0, 1]."""
         start, end = FIRST * self.epochs, max(LAST * self.epochs, 1.0)
         done = min(max((self.progress - start) / (end - start), 0.0), 1.0)
-        return round(self.share * (1 - (1 - done) ** 3) * self.gammas.count)
-
-    def _spared(self) -> torch.Tensor:
-        """(count,) mask: the most salient channels of each layer, which are never chosen."""
-        layer = self.gammas.layer
-        order = self.saliency.argsort()
-        order = order[layer[order].argsort(stable=True)]  # layer by layer, within each by saliency
-        widths = torch.bincount(layer)
-        place = torch.arange(len(layer), device=layer.device) - (widths.cumsum(0) - widths)[layer[order]]
-        free = (widths * FREE_SHARE).ceil().clamp(min=1)[layer[order]]
-        spared = torch.zeros_like(self.chosen)
-        spared[order] = place >= widths[layer[order]] - free
-        return spared
+        return 1 - (1 - done) ** 3
 
     def step(self, batches: int) -> None:
         """After an optimizer step that applied ``batches`` batches: choose further channels, shrink the chosen ones."""
         if not self.held:
             self.progress += batches / self.batches
-        missing = self.goal() - int(self.chosen.sum())
-        if missing > 0:
-            candidates = torch.where(self.chosen | self._spared(), math.inf, self.saliency)
-            new = candidates.argsort()[:missing]
-            new = new[candidates[new].isfinite()]
-            self.chosen[new] = True
+        if self.progress >= self.next_choice:
+            self.next_choice = self.progress + STRIDE if self.done < 1 else math.inf
+            wanted = self.choose(self.saliency, self.chosen, self.done)
+            new = wanted & ~self.chosen
+            self.chosen = wanted
             self.speed[new] = self.gammas.magnitudes()[new] / (FALL * self.batches)
         self.gammas.shrink(self.speed * self.chosen * batches)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
-        names = ("saliency", "speed", "chosen", "progress", "held")
+        names = ("saliency", "speed", "chosen", "progress", "next_choice", "held")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from utils.engine import TrainingState
+    from utils.state import TrainingState
 
 NEARLY_ZERO = 1e-2  # smaller gammas count as ready to go
 FINAL_FACTOR = 0.1  # the published rate decays linearly towards this share of its start

@@ -17,7 +17,7 @@ from utils.log import LOGGER
 
 if TYPE_CHECKING:
     from utils.callbacks import Callbacks
-    from utils.engine import TrainingState
+    from utils.state import TrainingState
 
 LONGEST_AVERAGE = 10_000  # optimizer steps; that of YOLOv5
 
@@ -110,8 +110,8 @@ class Schedule:
 
 def step_every_batch(state: TrainingState) -> None:
     """Stop accumulating; weight decay, given per 64 images of a step, is that of the fewer images."""
-    from utils.engine import NOMINAL_BATCH_SIZE
     from utils.optim import DECAYED
+    from utils.state import NOMINAL_BATCH_SIZE
 
     state.nominal_batch_size, state.accumulate = state.batch_size, 1
     decay = state.hyp["weight_decay"] * state.batch_size / NOMINAL_BATCH_SIZE

@@ -28,8 +28,10 @@ from tqdm import tqdm
 
 from models.yolo import DetectionModel
 from prune_tools.calibration import Batch
+from prune_tools.layer_walk import Walk, affordable_images
 from prune_tools.tracing import Trace
 from prune_tools.yolo_pruned import Cut
+from utils.log import LOGGER
 
 PLACES = 96  # output positions per image and convolution
 RIDGE = 0.01  # pull towards the old weights, as a share of the mean square of a regressor
@@ -55,49 +57,6 @@ class Reconstruction:
             f"{len(self.unexplained)} convolutions re-fitted on {self.images} images: the part of the unpruned "
             f"outputs' variance that they miss fell from {before:.1%} to {after:.1%} on average"
         )
-
-
-class Walk:
-    """A network that is run layer by layer, each layer on all batches; outputs are kept while a later layer reads them.
-
-    Args:
-        model: a detection model, in evaluation mode.
-        batches: images (B, 3, H, W) uint8.
-    """
-
-    def __init__(self, model: DetectionModel, batches: Sequence[Tensor]) -> None:
-        self.layers: list[nn.Module] = list(model.model)
-        self.weight = next(model.parameters())
-        self.outputs: list[dict[int, Tensor]] = [{-1: images} for images in batches]  # by layer; -1: the images
-        self.last_reader: dict[int, int] = {}
-        for number in range(len(self.layers)):
-            for source in self._sources(number):
-                self.last_reader[source] = number
-
-    def _sources(self, number: int) -> list[int]:
-        """The layers that layer ``number`` reads."""
-        declared = self.layers[number].f
-        relative = declared if isinstance(declared, list) else [declared]  # negative ones count from here
-        return [source if source >= 0 else number + source for source in relative]  # type: ignore[operator, misc]
-
-    def run(self, number: int, batch: int) -> Tensor:
-        """The output of layer ``number`` for one batch."""
-        layer = self.layers[number]
-        inputs = [self._prepared(self.outputs[batch][source]) for source in self._sources(number)]
-        return layer(inputs if isinstance(layer.f, list) else inputs[0])
-
-    def _prepared(self, value: Tensor) -> Tensor:
-        if value.dtype == torch.uint8:  # images
-            return value.to(self.weight.device).to(self.weight.dtype) / 255
-        return value
-
-    def advance(self, number: int) -> None:
-        """Run layer ``number`` on all batches; keep outputs that a later layer reads, drop those that none does."""
-        for batch, outputs in enumerate(self.outputs):
-            outputs[number] = self.run(number, batch)
-            for source in list(outputs):
-                if self.last_reader.get(source, -1) <= number:
-                    del outputs[source]
 
 
 class _InputSeen(Exception):
@@ -305,7 +264,13 @@ def reconstruct(
 
     Returns:
         How much of each output could not be explained, before and after.
+
+    Where memory is short, it does with fewer batches and says so.
     """
+    most = affordable_images(full, batches[0].images[:1])
+    if most is not None and most < sum(len(batch.images) for batch in batches):
+        batches = batches[: max(most // len(batches[0].images), 1)]
+        LOGGER.warning(f"Memory is short: re-fitting on {sum(len(batch.images) for batch in batches)} images only")
     refit = Refit(full, pruned, trace, cuts, batches, ridge, places, seed)
     for number in tqdm(range(len(full.model)), "Re-fitting layers", disable=None, leave=False):
         refit.layer(number)

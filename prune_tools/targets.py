@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,19 @@ def parse_target(quantity: str, text: str) -> Target:
     if unit not in UNITS[quantity] or value <= 0:
         raise problem
     return Target(quantity, value * UNITS[quantity][unit], relative=False)
+
+
+def target_of(options: Any, quantities: Sequence[str]) -> Target | None:
+    """The one target among the options ``target_<quantity>``, None if none is given.
+
+    Raises:
+        InputError: several are given, or one that is no amount.
+    """
+    given = [name for name in quantities if getattr(options, f"target_{name}")]
+    if len(given) > 1:
+        flags = " and ".join(f"--target-{name}" for name in given)
+        raise InputError(f"{flags} contradict each other: give one of them")
+    return parse_target(given[0], getattr(options, f"target_{given[0]}")) if given else None
 
 
 class RemovalPath:

@@ -3,8 +3,8 @@
 
     python prune_tools/train_sparity.py --st --sr 0.0005 --weights runs/train/exp/weights/best.pt \\
         --cfg models/yolov5n_mask.yaml --data data/mask.yaml --batch-size 64 --epochs 100 --imgsz 320
-    python prune_tools/train_sparity.py --penalty polarize --target-share 0.4 --data data/mask.yaml --imgsz 320 \\
-        --weights runs/train/exp/weights/best.pt
+    python prune_tools/train_sparity.py --penalty polarize --target-flops 0.5 --round-to 8 \\
+        --weights runs/train/exp/weights/best.pt --data data/mask.yaml --imgsz 320
 
 best.pt is the best among the epochs that have reached --target-share, or the sparsest epoch if none has.
 """
@@ -20,18 +20,20 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from utils.cli import run_command
-from utils.config import TrainOptions, build, option, parse
+from utils.cli import run_training_command
+from utils.config import TrainOptions, build, option
 from utils.errors import InputError
+from utils.files import ROOT
 from utils.log import LOGGER
 
 BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
 MAX_MAP_LOSS = 0.03  # of mAP50, where --max-map-loss is not given
 PENALTIES = ("l1", "prox", "polarize")
+HYPERPARAMETERS = {"polarize": "hyp.sparse.yaml"}  # others are published with those of train.py
 SCOPES = ("seed", "all")
 AUTO = "auto"
 
-NEXT_STEP = "Next: python prune_tools/prune.py --weights {best} --percent %s --data {data} --imgsz {imgsz}"
+NEXT_STEP = "Next: python prune_tools/prune.py --weights {best} %s --data {data} --imgsz {imgsz}"
 
 
 def rate(text: str) -> float | str:
@@ -44,6 +46,7 @@ class SparseOptions(TrainOptions):
     """Options of train.py and those of the penalty."""
 
     epochs: int = option(100, "number of epochs")
+    hyp: str = option("", "hyperparameter YAML; default: hyp.sparse.yaml with polarize, else that of train.py")
     st: bool = option(True, "apply the penalty; --no-st trains as train.py does")
     penalty: str = option(
         "l1",
@@ -60,15 +63,27 @@ class SparseOptions(TrainOptions):
     sr_beta: float | None = option(
         None, "penalty rate on beta, 0 = off; default: 10 times --sr with l1 at a given rate, else 0", type=float
     )
-    scope: str = option("seed", "channels to act on: those of the original tools, or coupled ones too", choices=SCOPES)
+    scope: str = option(
+        "", "channels to act on: those of the original tools (seed, the default), or coupled ones too (default of the "
+        "targets)", choices=SCOPES,
+    )  # fmt: skip
     target_share: float = option(0.4, "wanted share of nearly zero gammas at the end, in (0, 1)")
+    target_params: str = option("", "with polarize, instead of --target-share: parameters left, 0.9M, or a ratio")
+    target_flops: str = option(
+        "", "with polarize, instead of --target-share: operations left (640 pixels), 2.1G or 0.5"
+    )
+    round_to: int = option(1, "with these targets: round each layer's remaining channels to multiples of this")
     max_map_loss: float | None = option(
-        None, "with auto: hold back while mAP50 is further than this below the start's; default: 0.03", type=float
+        None,
+        "with auto: hold back while mAP50 is further than this below the start's (twice at first); default: 0.03",
+        type=float,
     )
 
     def __post_init__(self) -> None:
         """Refuse impossible rates, beside what train.py refuses, and fill in what depends on the penalty."""
         super().__post_init__()
+        self.hyp = self.hyp or str(ROOT / "data/hyps" / HYPERPARAMETERS.get(self.penalty, "hyp.scratch-low.yaml"))
+        self.scope = self.scope or ("all" if self.target() else "seed")
         if self.penalty not in PENALTIES or self.scope not in SCOPES:
             raise InputError(
                 f"--penalty must be one of {', '.join(PENALTIES)} and --scope one of {', '.join(SCOPES)}, "
@@ -90,8 +105,28 @@ class SparseOptions(TrainOptions):
                 f"--penalty polarize brings the chosen gammas to zero at its own pace, it takes no --sr {self.sr:g}: "
                 "leave it out (--sr 0 switches the penalty off)"
             )
+        if self.penalty != "polarize" and (self.target() or self.round_to != 1):
+            raise InputError("--target-params, --target-flops and --round-to need --penalty polarize")
+        if self.round_to < 1 or (self.round_to > 1 and not self.target()):
+            raise InputError(
+                f"--round-to {self.round_to}: expected 1 or more, beside --target-params or --target-flops"
+            )
         if self.sr == AUTO and self.noval and self.st:
             raise InputError("--sr auto and --penalty polarize watch the mAP of every epoch: leave --noval out")
+
+    def target(self) -> Any:
+        """What should be left of the network, None where a share of the channels is the goal."""
+        from prune_tools.targets import target_of
+
+        return target_of(self, ("params", "flops"))
+
+    def same_pruning(self) -> str:
+        """The options of prune.py that remove just what this training has brought to zero."""
+        if not self.target():
+            return f"--percent {self.target_share:g}"
+        quantity = "params" if self.target_params else "flops"
+        rounding = f" --round-to {self.round_to}" if self.round_to > 1 else ""
+        return f"--target-{quantity} {getattr(self, f'target_{quantity}')}{rounding}"
 
 
 def start_map(options: SparseOptions) -> float:
@@ -107,8 +142,8 @@ def start_map(options: SparseOptions) -> float:
         try:
             results, _, _ = val.run(
                 options.data, options.weights, batch_size=options.batch_size * 2, imgsz=options.imgsz,
-                device=options.device, single_cls=options.single_cls, workers=options.workers, plots=False,
-                save_dir=Path(folder),
+                device=options.device.split(",")[0], single_cls=options.single_cls, workers=options.workers,
+                plots=False, save_dir=Path(folder),
             )  # fmt: skip
         except InputError as error:
             LOGGER.info(f"The start weights cannot be measured ({error}): the best epoch will be what counts")
@@ -124,10 +159,16 @@ def make_penalty(options: SparseOptions) -> Any:
     default_beta = BETA_RATE * options.sr if published else 0.0
     watched = options.sr == AUTO and not options.resume  # a resumed run remembers
     settings = PenaltySettings(
-        options.penalty, options.sr, default_beta if options.sr_beta is None else options.sr_beta, options.scope,
-        options.target_share, MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
-        start_map(options) if watched else 0.0,
-    )  # fmt: skip
+        penalty=options.penalty,
+        sr=options.sr,
+        sr_beta=default_beta if options.sr_beta is None else options.sr_beta,
+        scope=options.scope,
+        target_share=options.target_share,
+        target=options.target(),
+        round_to=options.round_to,
+        max_map_loss=MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
+        base_map=start_map(options) if watched else 0.0,
+    )
     return SparsityPenalty(settings)
 
 
@@ -136,13 +177,13 @@ def main(options: SparseOptions) -> Any:
     from utils.callbacks import Callbacks
 
     callbacks = Callbacks()
-    if options.resume:
+    if options.resume and not options.evolve:
         from utils.resume import resume_options
 
         options, _ = resume_options(options)  # the penalty is that of the interrupted run
     if options.st:
         make_penalty(options).register(callbacks)
-    return train.main(options, callbacks, next_step=NEXT_STEP % f"{options.target_share:g}")
+    return train.main(options, callbacks, next_step=NEXT_STEP % options.same_pruning())
 
 
 def run(**keywords: Any) -> SparseOptions:
@@ -153,4 +194,4 @@ def run(**keywords: Any) -> SparseOptions:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(parse(SparseOptions, "Sparse training with a penalty on batch-norm gammas.")))
+    run_training_command(main, SparseOptions, "Sparse training with a penalty on batch-norm gammas.")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from utils.downloads import OFFLINE_VARIABLE
 from utils.files import ROOT, write_yaml
 from utils.log import LOGGER
 
@@ -23,6 +24,12 @@ def one_thread() -> None:
     """Compute on one thread, here and in started commands: small tensors gain nothing from more, and wait for them."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_downloads() -> None:
+    """Keep the tests, and the commands that they start, off the network; those of downloads allow it themselves."""
+    os.environ[OFFLINE_VARIABLE] = "true"
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +88,25 @@ def draw_tiny_dataset(folder: Path, train: int = 12, val: int = 4) -> Path:
     }
     write_yaml(folder / "tiny.yaml", description)
     return folder / "tiny.yaml"
+
+
+TINY_MODEL = {
+    "nc": 2, "depth_multiple": 0.33, "width_multiple": 0.5,
+    "anchors": [[10, 13, 16, 30], [30, 61, 62, 45], [116, 90, 156, 198]],
+    "backbone": [
+        [-1, 1, "Conv", [16, 3, 8]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C3", [16]], [-1, 1, "Conv", [32, 3, 2]],
+        [-1, 1, "SPPF", [32, 5]],
+    ],
+    "head": [[[0, 2, 4], 1, "Detect", ["nc", "anchors"]]],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the YAML of a detector of 3 levels with 3442 parameters."""
+    file = tmp_path_factory.mktemp("model") / "tiny_model.yaml"
+    write_yaml(file, TINY_MODEL)
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,17 @@ def test_unknown_hook_is_named(use: str) -> None:
             callbacks.get_registered_actions("on_trian_start")
 
 
+def test_actions_are_taken_out_by_name() -> None:
+    callbacks, heard = Callbacks(), []
+    for name in ("mine", "other"):
+        for hook in ("on_train_start", "teardown"):
+            callbacks.register_action(hook, name, lambda name=name: heard.append(name))
+    callbacks.remove_actions("mine")
+    callbacks.run("on_train_start")
+    callbacks.run("teardown")
+    assert heard == ["other", "other"]
+
+
 def test_action_must_be_callable() -> None:
     with pytest.raises(InputError, match="must be callable, got NoneType"):
         Callbacks().register_action("on_train_start", "nothing")

@@ -312,7 +312,10 @@ def test_a_model_without_its_layers(tmp_path):
 
 
 def test_missing_file_folder_and_released_name(tmp_path):
-    for name, expected in (("nowhere.pt", "check the path"), ("yolov5s6.pt", "releases/download/v6.1/yolov5s6.pt")):
+    for name, expected in (
+        ("nowhere.pt", "check the path"),
+        ("yolov5s6.pt", "download/v6.2/yolov5s6.pt by hand"),
+    ):
         with pytest.raises(MissingFileError, match=expected):
             load_checkpoint(tmp_path / name)
     with pytest.raises(MissingFileError, match="folder"):

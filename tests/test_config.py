@@ -52,7 +52,7 @@ def test_impossible_values_are_named(bad):
 
 def test_every_shipped_hyperparameter_file_is_valid():
     files = sorted((ROOT / "data/hyps").glob("*.yaml"))
-    assert len(files) == 5
+    assert len(files) >= 5
     for file in files:
         assert read_hyperparameters(file)["momentum"] > 0.5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -11,9 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
+from utils import image_cache
 from utils.boxes import scale_coords, xywhn2xyxy
-from utils.dataloaders import LoadImagesAndLabels, collate_fn, count_workers, create_dataloader
+from utils.dataloaders import (
+    LoadImagesAndLabels,
+    SeededSampler,
+    collate_fn,
+    collate_fn4,
+    count_workers,
+    create_dataloader,
+)
 from utils.dataset import rectangle_shapes, resized_shape
+from utils.distributed import World
 from utils.errors import InputError, MissingFileError
 from utils.images import ORIENTATION_TAG, read_image
 
@@ -218,8 +228,8 @@ def test_paths_that_cannot_be_used(tmp_path):
     with pytest.raises(MissingFileError):
         LoadImagesAndLabels(tmp_path / "absent")
     images = write_split(tmp_path, {"a": (40, 30)})
-    with pytest.raises(InputError, match="'disk'"):
-        LoadImagesAndLabels(images, cache_images="disk")
+    with pytest.raises(InputError, match="'tape'"):
+        LoadImagesAndLabels(images, cache_images="tape")
     with pytest.raises(InputError, match="batch size 0"):
         create_dataloader(images, 64, 0, 32)
 
@@ -251,10 +261,75 @@ def test_square_cached_images_stay_unchanged(tmp_path):
     np.testing.assert_array_equal(dataset.ims[0], before)
 
 
-def test_too_little_memory_means_no_cache(small, monkeypatch):
-    monkeypatch.setattr("utils.image_cache.available_memory", lambda: 1000)
-    dataset = LoadImagesAndLabels(small, 48, cache_images="ram")
-    assert all(image is None for image in dataset.ims) and dataset[0][0].shape == (3, 48, 48)
+def test_images_that_do_not_fit_in_memory_are_refused(small, monkeypatch):
+    monkeypatch.setattr("utils.image_cache.available_memory", lambda: 60_000)  # 12 images need 48 * 36 * 3 bytes each
+    with pytest.raises(InputError, match=r"do not fit in memory.*--cache disk"):
+        LoadImagesAndLabels(small, 48, cache_images="ram")
+    monkeypatch.setattr("utils.image_cache.available_memory", lambda: 100_000)
+    assert LoadImagesAndLabels(small, 48, cache_images="ram").ims[0] is not None
+    monkeypatch.setattr("utils.image_cache.current_world", lambda: World(0, 0, 2, 2))  # every process has its own
+    with pytest.raises(InputError, match="do not fit in memory"):
+        LoadImagesAndLabels(small, 48, cache_images="ram")
+
+
+def test_memory_of_a_container_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_cache, "CONTROL_GROUP", tmp_path)
+    free = image_cache.available_memory()
+    assert free is None or free > 1e6
+    for name, text in (
+        ("memory.max", "5000"),
+        ("memory.current", "4000"),
+        ("memory.stat", "anon 9\ninactive_file 500"),
+    ):
+        (tmp_path / name).write_text(f"{text}\n")
+    assert image_cache._left_in_control_group() == 1500
+    assert free is None or image_cache.available_memory() == 1500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert image_cache._left_in_control_group() is None
+
+
+# -- decoded images on disk ----------------------------------------------------------------------------------------
+
+
+def test_disk_cache_gives_the_same_items(small):
+    expected = [item[0] for item in LoadImagesAndLabels(small, 32)]
+    cached = LoadImagesAndLabels(small, 32, cache_images="disk")
+    assert sorted(file.name for file in small.glob("*.npy")) == [f"{n:02}.npy" for n in range(12)]
+    for index in range(12):
+        Path(cached.im_files[index]).write_bytes(b"no longer needed")  # older than ...
+        os.utime(cached.npy_files[index])  # ... its decoded image
+        assert torch.equal(cached[index][0], expected[index])
+
+
+def test_disk_cache_is_made_again_when_an_image_changes(small):
+    first = LoadImagesAndLabels(small, 48, cache_images="disk")
+    file, place = Path(first.im_files[0]), first.npy_files[0]
+    others = {path: path.stat().st_mtime_ns for path in first.npy_files[1:]}
+    cv2.imwrite(str(file), np.full((36, 48, 3), 200, np.uint8))
+    later = place.stat().st_mtime_ns + 10**9
+    os.utime(file, ns=(later, later))
+    assert abs(int(first[0][0][:, 24, 24].sum()) - 600) < 20  # never the old picture
+    LoadImagesAndLabels(small, 48, cache_images="disk")
+    assert np.load(place).mean() == pytest.approx(200, abs=2)
+    assert {path: path.stat().st_mtime_ns for path in others} == others
+
+
+def test_damaged_disk_cache_is_not_used(small):
+    dataset = LoadImagesAndLabels(small, 48, cache_images="disk")
+    expected = dataset[0][0]
+    dataset.npy_files[0].write_bytes(b"not an array")
+    assert torch.equal(dataset[0][0], expected)
+    np.save(dataset.npy_files[0], np.zeros((5, 5, 3), np.uint8))  # of another image
+    assert torch.equal(dataset[0][0], expected)
+
+
+def test_images_that_do_not_fit_on_the_disk_are_refused(small, monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match="do not fit on the disk"):
+        LoadImagesAndLabels(small, 48, cache_images="disk")
+    assert not list(small.glob("*.npy"))
 
 
 # -- loaders -------------------------------------------------------------------------------------------------------
@@ -310,9 +385,10 @@ def test_seed_decides_order(small, two_processors, workers):
 
 
 def test_workers_change_nothing_and_epochs_differ(small, two_processors):
+    none, _ = epochs(small, 3, 0)
     one, state = epochs(small, 3, 1)
     two, _ = epochs(small, 3, 2)
-    assert one == two and one[0] != one[1]
+    assert none == one == two and one[0] != one[1]
     continued, _ = epochs(small, 3, 2, 1, state)
     assert continued[0] == one[1]  # exactly the second epoch, after a restart
 
@@ -325,19 +401,57 @@ def test_seed_decides_augmentation(small, two_processors):
     assert len(sums) == 2
 
 
-def test_ranks_share_the_images_and_augment_differently(small, two_processors, monkeypatch):
-    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.barrier", lambda: None)
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda *_: 2)
-    seeds, paths = [], []
+@pytest.mark.parametrize("count", [12, 11])
+def test_ranks_share_every_batch_of_one_process(count):
+    def drawn(rank: int, ranks: int) -> list[tuple[int, int]]:
+        return list(SeededSampler(count, torch.Generator().manual_seed(3), True, rank, ranks))
+
+    whole, parts = drawn(0, 1), [drawn(rank, 3) for rank in range(3)]
+    assert sorted(index for index, _ in whole) == list(range(count))
+    together = [pair for pairs in zip(*parts, strict=True) for pair in pairs]  # position by position
+    assert together[:count] == whole and set(together[count:]) <= {whole[-1]}
+    assert len({seed for _, seed in whole}) == count  # every image has its own augmentation
+
+
+def test_rectangles_of_all_ranks_have_one_shape(split, monkeypatch):
+    shapes = []
     for rank in (0, 1):
-        monkeypatch.setattr("torch.distributed.get_rank", lambda *_, rank=rank: rank)
-        loader, dataset = create_dataloader(small, 64, 6, 32, hyp=HYP, augment=True, shuffle=True, workers=1, rank=rank)
-        loader.sampler.set_epoch(1)
-        items = list(loader.sampler)
-        seeds.append([seed for _, seed in items])
-        paths += [dataset.im_files[index] for index, _ in items]
-    assert sorted(paths) == dataset.im_files and seeds[0] != seeds[1]
+        monkeypatch.setattr("utils.dataloaders.ranks", lambda rank=rank: (rank, 2))
+        loader, _ = create_dataloader(split, 640, 1, 32, hyp={}, augment=True, rect=True, rank=rank, workers=0)
+        shapes.append([tuple(batch[0].shape[2:]) for batch in loader])
+    assert shapes[0] == shapes[1] and len(set(shapes[0])) > 1 and len(shapes[0]) == 4
+
+
+# -- four images in one --------------------------------------------------------------------------------------------
+
+
+def quad_items(count: int) -> list:
+    box = torch.tensor([[0, 1, 0.5, 0.5, 0.2, 0.4]])
+    return [(torch.full((3, 4, 4), 10 * n, dtype=torch.uint8), box.clone(), f"{n}", None) for n in range(count)]
+
+
+def test_four_images_side_by_side(monkeypatch):
+    monkeypatch.setattr("utils.dataloaders.random.random", lambda: 0.9)
+    images, labels, paths, _ = collate_fn4(quad_items(4))
+    assert images.shape == (1, 3, 8, 8) and paths == ("0",)
+    assert images[0, 0, ::4, ::4].tolist() == [[0, 20], [10, 30]]  # 1 below 0, 2 right of 0
+    expected = [[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]]
+    np.testing.assert_allclose(labels[:, 2:], [[*centre, 0.1, 0.2] for centre in expected], atol=1e-6)
+
+
+def test_one_image_enlarged(monkeypatch):
+    monkeypatch.setattr("utils.dataloaders.random.random", lambda: 0.1)
+    images, labels, paths, _ = collate_fn4(quad_items(8))
+    assert images.shape == (2, 3, 8, 8) and paths == ("0", "4")
+    assert images[:, 0, 5, 5].tolist() == [0, 40] and labels[:, 0].tolist() == [0, 1]
+    np.testing.assert_allclose(labels[:, 2:], [[0.5, 0.5, 0.2, 0.4]] * 2, atol=1e-6)
+
+
+def test_a_rest_of_four_loses_no_image(monkeypatch):
+    monkeypatch.setattr("utils.dataloaders.random.random", lambda: 0.9)
+    images, labels, _, _ = collate_fn4(quad_items(6))
+    assert images.shape == (2, 3, 8, 8)
+    assert images[1, 0, ::4, ::4].tolist() == [[40, 0], [50, 10]] and len(labels) == 8
 
 
 def test_new_indices_reach_the_workers(small, two_processors):

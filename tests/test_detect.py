@@ -21,6 +21,7 @@ from utils import display
 from utils.checkpoint import save_checkpoint
 from utils.config import parser_for
 from utils.display import display_problem
+from utils.downloads import OFFLINE_VARIABLE
 from utils.errors import InputError
 from utils.files import ROOT
 from utils.images import read_image
@@ -317,7 +318,8 @@ def test_a_list_of_files(run, pictures, tmp_path):
     assert list(rows(run(source=str(tmp_path / "list.txt"), save_txt=True))) == ["001", "003"]
 
 
-def test_an_image_on_the_network_is_downloaded(run, pictures):
+def test_an_image_on_the_network_is_downloaded(run, pictures, monkeypatch):
+    monkeypatch.delenv(OFFLINE_VARIABLE)
     handler = partial(SimpleHTTPRequestHandler, directory=str(pictures))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

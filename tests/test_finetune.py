@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,8 +211,9 @@ def ready(files: dict[str, Path], model: torch.nn.Module, gain: float = 1.0) -> 
     """A distillation in the middle of an epoch."""
     student = de_parallel(model)
     state = SimpleNamespace(
-        model=model, compute_loss=ComputeLoss(student), device=torch.device("cpu"), hyp=student.hyp, writer=None
-    )
+        model=model, compute_loss=ComputeLoss(student), device=torch.device("cpu"), hyp=student.hyp, writer=None,
+        uncopyable=threading.Lock(),
+    )  # fmt: skip
     distillation = Distillation(files["teacher"], gain)
     distillation.on_training_ready(state)
     assert state.compute_loss is distillation
@@ -236,6 +238,7 @@ def test_a_training_batch_is_compared_and_validation_is_not(files, parallel):
     assert total.item() == pytest.approx(expected.item(), rel=1e-3)  # the teacher is fused
     assert total > plain
     assert torch.equal(items, plain_items)
+    copy.deepcopy(model)  # in the middle of an epoch
     total.backward()
     assert all(parameter.grad is None for parameter in distillation.teacher.parameters())
     distillation.on_train_epoch_end(0)

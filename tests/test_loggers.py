@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,29 @@ def test_writer_is_lazy_and_stays_shut(tmp_path: Path) -> None:
     loggers.close()
     loggers.close()
     assert loggers.writer is None and Loggers(tmp_path, tensorboard=False).writer is None
+
+
+def test_closed_loggers_take_no_part_in_the_next_run(tmp_path: Path) -> None:
+    callbacks = Callbacks()
+    for number in range(2):
+        loggers = Loggers(tmp_path / str(number), tensorboard=False)
+        loggers.save_dir.mkdir()
+        loggers.register(callbacks)
+        callbacks.run("on_fit_epoch_end", VALUES, 0, 0.1, 0.1)
+        loggers.close()
+    assert [len((tmp_path / name / "results.csv").read_text().splitlines()) for name in "01"] == [2, 2]
+
+
+def test_resumed_run_hides_the_epochs_that_it_repeats(tmp_path: Path) -> None:
+    for first, merit in ((0, 0.5), (1, 0.75)):
+        loggers = Loggers(tmp_path)
+        loggers.first_epoch = first
+        for epoch in range(first, 3):
+            loggers.on_fit_epoch_end([merit] * 13, epoch, 0.1, 0.1)
+        loggers.close()
+        time.sleep(1.1)  # event files are ordered by the second that their names hold
+    recorded = events_of(tmp_path).Scalars("x/lr0")
+    assert [(event.step, event.value) for event in recorded] == [(0, 0.5), (1, 0.75), (2, 0.75)]
 
 
 def test_missing_tensorboard_costs_one_line(

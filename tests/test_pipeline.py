@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -52,11 +53,24 @@ def finished(tiny_dataset, tmp_path_factory) -> Path:
 def test_it_ends_with_a_table_and_pictures(finished):
     names = {path.name for path in finished.iterdir()}
     assert {"table.txt", "table.csv", "table.png", "gammas.png", "widths.png", "detections.jpg"} <= names
+    assert {"report.html", "report.json"} <= names
     rows = list(csv.DictReader((finished / "table.csv").open()))
     assert [row["step"] for row in rows] == list(pipeline.STEPS)
     sizes = [int(row["parameters"]) for row in rows]
     assert sizes[0] == sizes[1] > sizes[2] == sizes[3]
     assert all(float(row["milliseconds"]) > 0 for row in rows)
+
+
+def test_it_reports_all_four_steps(finished):
+    figures = json.loads((finished / "report.json").read_text(encoding="utf-8"))
+    assert [step["step"] for step in figures["steps"]] == list(pipeline.STEPS)
+    scripts = [command.split()[1] for command in figures["commands"]]
+    steps = ["train.py", *(f"prune_tools/{name}.py" for name in ("train_sparity", "prune", "finetune"))]
+    assert scripts == ["prune_tools/pipeline.py", *steps]
+    assert set(figures["gammas"]["counts"]) == {"base", "sparse"} and figures["notes"]
+    assert any(layer["after"] < layer["before"] for layer in figures["layers"])
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg") == 2 * 4 and ": what base detects" in page
 
 
 def test_the_last_model_is_pruned_and_rebuilds_from_its_yaml(finished):
@@ -83,7 +97,7 @@ def test_finished_steps_are_not_run_again(finished, tiny_dataset, monkeypatch):
 
 def test_other_options_run_only_the_steps_that_they_concern(finished, tiny_dataset):
     narrow = (finished / "pruned/pruned_model.pt").read_bytes()
-    pipeline.main(options(tiny_dataset, finished.parent, percent=0.2))
+    pipeline.main(options(tiny_dataset, finished.parent, reconstruct=0))
     record = read_yaml(finished / pipeline.RECORD)
     assert [record[step]["folder"] for step in pipeline.STEPS] == ["base", "sparse", "pruned2", "finetuned2"]
     assert (finished / "pruned/pruned_model.pt").read_bytes() == narrow
@@ -91,12 +105,18 @@ def test_other_options_run_only_the_steps_that_they_concern(finished, tiny_datas
 
 def test_a_moved_run_is_still_finished(finished, tiny_dataset, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "exp")
-    percent = read_yaml(finished / pipeline.RECORD)["pruned"]["options"]["percent"]
-    monkeypatch.setattr(train, "main", lambda *_: pytest.fail("a finished step was run again"))
-    pipeline.main(options(tiny_dataset, tmp_path, percent=percent))
+    images = read_yaml(finished / pipeline.RECORD)["pruned"]["options"]["reconstruct"]
+    monkeypatch.setattr(train, "main", lambda *_, **__: pytest.fail("a finished step was run again"))
+    pipeline.main(options(tiny_dataset, tmp_path, reconstruct=images))
 
 
-@pytest.mark.parametrize("bad", [{"percent": 1.5}, {"base_epochs": 0}, {"sr": -1.0}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"percent": 1.5}, {"base_epochs": 0}, {"sr": -1.0, "penalty": "l1"}, {"sr": 0.1}, {"batch_size": 0},
+        {"percent": 0.4, "target_flops": "0.5"}, {"target_flops": "lots"}, {"round_to": 0},
+    ],
+)  # fmt: skip
 def test_bad_values_stop_before_the_first_step(tiny_dataset, tmp_path, bad):
     with pytest.raises(InputError):
         options(tiny_dataset, tmp_path, **bad)
@@ -135,3 +155,15 @@ def test_the_table_is_aligned():
     lines = as_text(rows).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert "1,766,623" in lines[2]
+
+
+def test_the_goal_of_sparse_training_is_that_of_pruning(tiny_dataset, tmp_path):
+    budget = options(tiny_dataset, tmp_path)
+    assert budget.of_penalty() | {"penalty": "polarize"} == budget.of_penalty()
+    for chosen in (budget.of_penalty(), budget.of_pruning()):
+        assert (chosen["target_flops"], chosen["round_to"]) == ("0.5", 8)
+    assert budget.of_penalty()["scope"] == "all"
+    share = options(tiny_dataset, tmp_path, percent=0.3)
+    assert (share.of_penalty()["target_share"], share.of_pruning()["percent"]) == (0.3, 0.3)
+    assert (share.of_penalty()["scope"], share.of_pruning()["round_to"]) == ("seed", 1)
+    assert options(tiny_dataset, tmp_path, penalty="l1", sr=0.02, percent=0.3).of_penalty()["sr"] == 0.02

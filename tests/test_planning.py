@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 
 import pytest
 
 from models.yolo import DetectionModel
+from prune_tools import latency
 from prune_tools.groups import find_groups, protect
 from prune_tools.planning import PlanOptions, labelled_batches, make_plan, with_hyperparameters
 from prune_tools.tracing import trace_model
@@ -63,13 +65,26 @@ def test_defaults_depend_on_what_is_wanted():
 
 @pytest.mark.parametrize("flag, share", [("target_params", 0.6), ("target_flops", 0.6)])
 def test_targets_hold_for_the_pruned_model(nano, flag, share):
-    from copy import deepcopy
-
     groups, plan = planned(nano, **{flag: str(share)})
     pruned = deepcopy(nano)
     prune_model(pruned, groups, plan)
     cost = count_parameters if flag == "target_params" else gflops
     assert 0.98 * share <= cost(pruned) / cost(nano) <= share
+
+
+def test_latency_of_the_networks_that_plans_leave_is_measured(nano, monkeypatch):
+    """Time is made a function of operations; a real clock has no place in a test."""
+    asked = []
+    monkeypatch.setattr(latency, "check_runtime", asked.append)
+    monkeypatch.setattr(latency, "prepare", lambda model, image_size, runtime: model)
+    monkeypatch.setattr(
+        latency, "time_calls", lambda calls: {name: 3 + 10 * gflops(model) for name, model in calls.items()}
+    )
+    groups, plan = planned(nano, target_latency="0.7", runtime="openvino")
+    pruned = deepcopy(nano)
+    prune_model(pruned, groups, plan)
+    assert 0.68 <= (3 + 10 * gflops(pruned)) / (3 + 10 * gflops(nano)) <= 0.7
+    assert asked == ["openvino"] and "Target met" in plan.summary()
 
 
 def test_scope_all_reaches_what_scope_seed_does_not(nano):

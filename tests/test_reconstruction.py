@@ -11,6 +11,7 @@ from torch import nn
 from models.yolo import DetectionModel
 from prune_tools.calibration import Batch
 from prune_tools.groups import find_groups, select_groups
+from prune_tools.layer_walk import MEMORY_SHARE, affordable_images
 from prune_tools.plan import Plan
 from prune_tools.reconstruction import Reconstruction, patches, reconstruct
 from prune_tools.tracing import trace_model
@@ -119,6 +120,20 @@ def test_nothing_is_solved_where_nothing_was_removed():
     assert result.unexplained == {}
     assert "Nothing to re-fit" in result.summary()
     assert "fell from 50.0% to 25.0%" in Reconstruction(4, {"a": (0.6, 0.3), "b": (0.4, 0.2)}).summary()
+
+
+def test_short_memory_means_fewer_images(monkeypatch):
+    full = thin("yolov5n").float()
+    pruned, trace, groups, plan = prune(full)
+    cuts = prune_model(pruned, groups, plan)
+    batches = [noise(2, 64, seed) for seed in range(4)]
+    monkeypatch.setattr("prune_tools.layer_walk.available_memory", lambda: 10**12)
+    assert reconstruct(full, deepcopy(pruned), trace, cuts, batches).images == 8
+    each = 10**12 // affordable_images(full, batches[0].images[:1])
+    monkeypatch.setattr("prune_tools.layer_walk.available_memory", lambda: 5 * each)
+    assert reconstruct(full, deepcopy(pruned), trace, cuts, batches).images == 4
+    # the images themselves, and at least the two networks' first maps
+    assert each * MEMORY_SHARE > 3 * 64 * 64 + 2 * 4 * full.model[0].conv.out_channels * 32 * 32
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,15 @@ import train
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import train_sparity
+from prune_tools.costs import CostModel
 from prune_tools.gammas import ChannelGammas
-from prune_tools.polarize import FREE_SHARE, Polarizer
+from prune_tools.groups import find_groups, select_groups
+from prune_tools.importance import Material, score_channels
+from prune_tools.polarize import FREE_SHARE, ByBudget, ByShare, Polarizer
 from prune_tools.rates import Course, decayed
 from prune_tools.sparsity import PenaltySettings, SparsityPenalty
+from prune_tools.targets import Target, TargetPlanner
+from prune_tools.tracing import trace_model
 from prune_tools.train_sparity import SparseOptions
 from tests.pruning_networks import thin
 from utils.callbacks import Callbacks
@@ -153,7 +158,7 @@ def test_the_course_knows_what_the_loss_holds_against():
 
 
 def test_polarizing_chooses_the_least_salient_and_leaves_the_others(gammas):
-    polarizer = Polarizer(gammas, share=0.5, epochs=4, batches=10)
+    polarizer = Polarizer(gammas, ByShare(gammas.layer, 0.5), epochs=4, batches=10)
     polarizer.saliency = torch.rand(gammas.count)
     before = gammas.magnitudes()
     for _ in range(40):
@@ -166,12 +171,33 @@ def test_polarizing_chooses_the_least_salient_and_leaves_the_others(gammas):
         inside = gammas.layer == layer
         free = max(1, -(-int(inside.sum()) * FREE_SHARE // 1))
         assert int((inside & ~chosen).sum()) >= free
-    spared = polarizer._spared()
+    spared = ByShare(gammas.layer, 0.5)._spared(polarizer.saliency)
     assert polarizer.saliency[chosen].max() <= polarizer.saliency[~chosen & ~spared].min()
 
 
+def test_polarizing_for_a_budget_saves_what_is_asked_for(gammas, network):
+    costs = CostModel(network, trace_model(network), gammas.groups)
+    choose = ByBudget(gammas.groups, costs, Target("flops", 0.5, relative=True), round_to=2)
+    saliency, chosen, previous = torch.rand(gammas.count), torch.zeros(gammas.count).bool(), choose.present
+    for done in (0.0, 0.3, 0.31, 1.0):
+        wanted = choose(saliency, chosen, done)
+        assert wanted[chosen].all()  # what was chosen stays chosen
+        chosen = wanted
+        kept = torch.tensor([int((~part).sum()) for part in chosen.split(costs.sizes.tolist())])
+        spent = costs("flops", kept.numpy())
+        budget = choose.present - done * (choose.present - choose.final)
+        assert 0.97 * budget <= spent <= budget
+        assert spent <= previous
+        previous = spent
+    whole = kept == torch.as_tensor(costs.sizes)
+    assert (whole | (kept % 2 == 0)).all()
+    assert (kept >= (1 - 0.9) * torch.as_tensor(costs.sizes)).all()
+    with pytest.raises(InputError, match="cannot be reached"):
+        ByBudget(gammas.groups, costs, Target("flops", 0.001, relative=True))
+
+
 def test_polarizing_waits_while_it_is_held(gammas):
-    polarizer = Polarizer(gammas, share=0.5, epochs=4, batches=10)
+    polarizer = Polarizer(gammas, ByShare(gammas.layer, 0.5), epochs=4, batches=10)
     polarizer.held = True
     for _ in range(40):
         polarizer.step(1)
@@ -216,6 +242,20 @@ def test_polarized_runs_end_at_the_wanted_share_with_exact_zeros(run_options, tm
     for name in ("last", "best"):  # all later epochs are as sparse, so best.pt must be too
         zero = final_gammas(tmp_path / f"exp/weights/{name}.pt", "all").magnitudes() == 0
         assert float(zero.float().mean()) == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_run_for_a_budget_zeroes_just_what_pruning_for_it_removes(run_options, tmp_path):
+    options = run_options(penalty="polarize", target_flops="0.6", epochs=6)
+    assert (options.scope, options.same_pruning()) == ("all", "--target-flops 0.6")
+    train_sparity.main(options)
+    model = load_checkpoint(tmp_path / "exp/weights/best.pt")["model"].float()
+    trace = trace_model(model)
+    groups = select_groups(find_groups(model, trace), "all")
+    scores = score_channels("gamma", Material(model), groups)
+    plan = TargetPlanner(groups, scores, CostModel(model, trace, groups)).plan(Target("flops", 0.6, relative=True))
+    gone = torch.cat([scores[group.name][plan.removed(group)] for group in groups])
+    assert len(gone) > 0
+    assert float((gone == 0).float().mean()) > 0.95
 
 
 def test_prox_runs_make_zeros_and_rate_zero_changes_nothing(run_options, tmp_path):
@@ -336,17 +376,25 @@ def test_the_start_weights_are_measured(run_options, tmp_path, tiny_dataset, net
 
 
 def test_automatic_penalties_give_way_when_the_map_falls(gammas, network):
-    state = stub_state(network)
+    """At the highest learning rate twice the loss is allowed, at the lowest just the loss."""
     plug_in = SparsityPenalty(PenaltySettings("prox", sr="auto", base_map=0.8, max_map_loss=0.03))
-    plug_in.on_training_ready(state)
+    plug_in.on_training_ready(stub_state(network))
     start = plug_in.rate
-    for precision, lowest, highest in ((0.79, start, 2 * start), (0.76, 0, start)):
-        plug_in.rate = start
-        plug_in.on_fit_epoch_end([0.0] * 5 + [precision], epoch=0)
-        assert lowest <= plug_in.rate <= highest
+    plug_in.on_fit_epoch_end([0.0] * 5 + [0.75], epoch=0)
+    assert plug_in.rate >= start
+    plug_in.rate = start
+    plug_in.on_fit_epoch_end([0.0] * 5 + [0.73], epoch=0)
     assert plug_in.rate == pytest.approx(start / 2)
-    polarized = SparsityPenalty(PenaltySettings("polarize", sr="auto", base_map=0.8, max_map_loss=0.03))
-    polarized.on_training_ready(state := stub_state(network))
-    for precision, held in ((0.76, True), (0.78, False)):
+    for factor, precision, held in ((1.0, 0.75, False), (1.0, 0.73, True), (0.0, 0.75, True), (0.0, 0.78, False)):
+        polarized = SparsityPenalty(PenaltySettings("polarize", sr="auto", base_map=0.8, max_map_loss=0.03))
+        polarized.on_training_ready(stub_state(network, learning_rate_factor=lambda _, factor=factor: factor))
         polarized.on_fit_epoch_end([0.0] * 5 + [precision], epoch=0)
         assert polarized.polarizer.held is held
+
+
+def test_the_shipped_hyperparameters_differ_in_the_schedule_only():
+    from utils.config import read_hyperparameters
+    from utils.files import ROOT
+
+    sparse, scratch = (read_hyperparameters(ROOT / f"data/hyps/hyp.{name}.yaml") for name in ("sparse", "scratch-low"))
+    assert {key for key in scratch if sparse[key] != scratch[key]} == {"lr0", "warmup_epochs", "warmup_bias_lr"}

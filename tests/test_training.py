@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import torch
 import train
 import val
 from models.loading import load_checkpoint
-from prune_tools import train_sparity
-from utils.callbacks import Callbacks
-from utils.config import TrainOptions, build
+from prune_tools import finetune, train_sparity
+from utils.callbacks import HOOKS, Callbacks
+from utils.config import TrainOptions, build, read_hyperparameters
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml
+from utils.files import ROOT, read_yaml, write_yaml
 
 CFG = str(ROOT / "models/yolov5n_mask.yaml")
 
@@ -84,12 +85,25 @@ def test_finished_checkpoints_are_stripped_and_valid(base_run, tiny_dataset, tmp
     assert len(maps) == 2
 
 
-def test_a_training_step_learns(tiny_dataset, tmp_path):
+def test_training_learns(tiny_dataset, tiny_cfg, tmp_path):
+    changes = dict.fromkeys(("mosaic", "scale", "translate", "hsv_h", "hsv_s", "hsv_v", "fliplr"), 0.0)
+    hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml") | changes | {"lr0": 0.2}
+    write_yaml(tmp_path / "hyp.yaml", hyp)
     losses = []
     callbacks = Callbacks()
     callbacks.register_action("on_fit_epoch_end", callback=lambda values, *_: losses.append(sum(values[:3])))
-    train.main(options(tiny_dataset, tmp_path, epochs=6, noval=True), callbacks)
-    assert losses[-1] < losses[0]
+    chosen = options(
+        tiny_dataset,
+        tmp_path,
+        cfg=str(tiny_cfg),
+        hyp=str(tmp_path / "hyp.yaml"),
+        epochs=20,
+        noval=True,
+        nosave=True,
+        optimizer="AdamW",
+    )
+    train.main(chosen, callbacks)
+    assert losses[-1] < 0.8 * losses[0]
 
 
 class StopAt:
@@ -108,20 +122,44 @@ def interrupted_then_resumed(tiny_dataset: Path, folder: Path, command, options_
     """Break a run off in its last epoch, resume it, and return its folder."""
     chosen = options(tiny_dataset, folder, options_class, epochs=3, **changes)
     batches = 3 * (len(list((tiny_dataset.parent / "images/train").iterdir())) // 4)
-    callbacks = Callbacks()
-    callbacks.register_action("on_train_batch_end", callback=StopAt(batches - 1))
-    original = train.main
-    with pytest.raises(KeyboardInterrupt):
-        original(chosen, callbacks)
+    stop, ordinary = StopAt(batches - 1), Callbacks.run
+
+    def run(self: Callbacks, hook: str, *arguments: object, **keywords: object) -> None:
+        ordinary(self, hook, *arguments, **keywords)
+        if hook == "on_train_batch_end":
+            stop()
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Callbacks, "run", run)
+        command(chosen)
     last = folder / "exp/weights/last.pt"
     assert load_checkpoint(last)["epoch"] == 1  # what was saved before the interruption is whole
+    (last.parent / ".last-123-abc.pt").write_bytes(b"half a file")
+    with (folder / "exp/results.csv").open("a") as file:
+        file.write("                   2,   0.0")  # a line that was broken off
     command(build(options_class, resume=str(last)))
+    assert not list(last.parent.glob(".*"))
     return folder / "exp"
 
 
-def test_resume_is_exact(tiny_dataset, tmp_path):
-    train.main(options(tiny_dataset, tmp_path / "whole", epochs=3))
-    resumed = interrupted_then_resumed(tiny_dataset, tmp_path / "broken", train.main, TrainOptions)
+COMMANDS = {
+    "train": (train.main, TrainOptions, {"image_weights": True, "multi_scale": True}),
+    "sparse": (train_sparity.main, train_sparity.SparseOptions, {"sr": 0.01}),
+    "finetune": (finetune.main, finetune.FinetuneOptions, {}),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_resume_is_exact(tiny_dataset, tiny_cfg, tmp_path, name):
+    """Killed in the middle of the last epoch; what it left half written is removed and repeated."""
+    command, options_class, changes = COMMANDS[name]
+    if name == "finetune":  # has no --cfg of its own
+        train.main(options(tiny_dataset, tmp_path / "start", cfg=str(tiny_cfg), epochs=1))
+        changes = changes | {"weights": str(tmp_path / "start/exp/weights/best.pt"), "cfg": ""}
+    else:
+        changes = changes | {"cfg": str(tiny_cfg)}
+    command(options(tiny_dataset, tmp_path / "whole", options_class, epochs=3, **changes))
+    resumed = interrupted_then_resumed(tiny_dataset, tmp_path / "broken", command, options_class, **changes)
     assert same(weights_of(tmp_path / "whole/exp/weights/last.pt"), weights_of(resumed / "weights/last.pt"))
     assert (tmp_path / "whole/exp/results.csv").read_text() == (resumed / "results.csv").read_text()
 
@@ -189,14 +227,6 @@ def test_training_goes_on_from_weights_of_other_classes(base_run, tiny_dataset, 
     three.unlink()
 
 
-def test_frozen_layers_stay(base_run, tiny_dataset, tmp_path):
-    weights = base_run / "weights/last.pt"
-    train.main(options(tiny_dataset, tmp_path, cfg="", weights=str(weights), freeze=[3], epochs=1))
-    before, after = weights_of(weights), weights_of(tmp_path / "exp/weights/last.pt")
-    assert torch.equal(before["model.2.cv1.conv.weight"], after["model.2.cv1.conv.weight"])
-    assert not torch.equal(before["model.3.conv.weight"], after["model.3.conv.weight"])
-
-
 def test_a_copied_run_folder_resumes_where_it_lies(tiny_dataset, tmp_path):
     callbacks = Callbacks()
     callbacks.register_action("on_model_save", callback=StopAt(1))
@@ -238,3 +268,71 @@ def test_a_run_broken_off_after_its_last_epoch_is_only_finished(tiny_dataset, tm
     train.main(build(TrainOptions, resume=str(tmp_path / "exp/weights/last.pt")))
     assert load_checkpoint(tmp_path / "exp/weights/last.pt")["epoch"] == -1
     assert len((tmp_path / "exp/results.csv").read_text().splitlines()) == 2
+
+
+def test_a_stopped_run_does_not_go_on(tiny_dataset, tiny_cfg, tmp_path, monkeypatch):
+    """Killed after early stopping and before its end: resuming finishes it without another epoch."""
+    merits = iter([0.2, 0.1, 0.1])
+    monkeypatch.setattr("utils.metrics.fitness", lambda _: [next(merits)])
+    callbacks = Callbacks()
+    callbacks.register_action("on_model_save", callback=StopAt(3))
+    chosen = options(tiny_dataset, tmp_path, cfg=str(tiny_cfg), epochs=9, patience=2)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(chosen, callbacks)
+    train.main(build(TrainOptions, resume=str(tmp_path / "exp/weights/last.pt")))
+    assert len((tmp_path / "exp/results.csv").read_text().splitlines()) == 4
+    assert load_checkpoint(tmp_path / "exp/weights/last.pt")["epoch"] == -1
+
+
+def test_best_is_written_before_last(tiny_dataset, tiny_cfg, tmp_path, monkeypatch):
+    """A run killed between the two repeats the epoch; the other way round it would never write best.pt again."""
+    from utils import checkpoint
+
+    written: list[str] = []
+    original = checkpoint.save_checkpoint
+    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *which: (written.append(which[1].name), original(*which)))
+    train.main(options(tiny_dataset, tmp_path, cfg=str(tiny_cfg), epochs=1, save_period=1))
+    assert written == ["best.pt", "epoch0.pt", "last.pt", "best.pt", "last.pt"]  # saved, then stripped
+
+
+def test_hooks_fire_at_their_documented_moments(tiny_dataset, tiny_cfg, tmp_path):
+    fired: list[str] = []
+    callbacks = Callbacks()
+    arguments: dict[str, tuple] = {}
+
+    def listen(hook: str, *values: object, **keywords: object) -> None:
+        fired.append(hook)
+        arguments[hook] = (*values, *keywords)
+
+    for hook in HOOKS:
+        callbacks.register_action(hook, callback=functools.partial(listen, hook))
+    chosen = options(tiny_dataset, tmp_path, cfg=str(tiny_cfg), epochs=1, batch_size=-1, noplots=False)
+    train.main(chosen, callbacks)
+    validation = ["on_val_start", "on_val_batch_start", "on_val_image_end", "on_val_batch_end"]
+    step = ["on_before_optimizer_step", "optimizer_step", "on_before_zero_grad"]
+    assert list(dict.fromkeys(fired)) == [
+        "on_pretrain_routine_start", "on_params_update", "on_pretrain_routine_end", "on_training_ready",
+        "on_train_start", "on_train_epoch_start", "on_train_batch_start", *step, "on_train_batch_end",
+        "on_train_epoch_end", *validation, "on_fit_epoch_end", "on_model_save", "on_val_end", "on_train_end",
+        "teardown",
+    ]  # fmt: skip
+    assert set(fired) == set(HOOKS)
+    assert fired.count("on_train_batch_start") == 1  # 12 images in a batch of 16
+    assert fired.count("on_val_start") == 2  # the epoch, and best.pt
+    assert arguments["on_params_update"] == ({"batch_size": 16},)
+    assert arguments["on_train_epoch_end"] == ("epoch",)
+    lengths = {
+        "on_train_batch_end": 6,
+        "on_fit_epoch_end": 4,
+        "on_model_save": 5,
+        "on_train_end": 5,
+        "on_val_image_end": 5,
+    }
+    assert {hook: len(arguments[hook]) for hook in lengths} == lengths
+
+
+def test_one_registry_serves_several_runs(tiny_dataset, tiny_cfg, tmp_path):
+    callbacks = Callbacks()
+    for name in ("first", "second"):
+        train.main(options(tiny_dataset, tmp_path, cfg=str(tiny_cfg), epochs=1, noval=True, name=name), callbacks)
+    assert [len((tmp_path / name / "results.csv").read_text().splitlines()) for name in ("first", "second")] == [2, 2]

@@ -35,6 +35,9 @@ HOOKS = (
 class Callbacks:
     """Registry of actions by hook; ``stop_training`` set to True ends a training run after the current batch.
 
+    In data-parallel training the first rank's ``stop_training`` counts, at the end of the epoch. There the hooks from
+    ``on_training_ready`` to ``optimizer_step`` run on every rank, those that report results on the first only.
+
     Beside YOLOv5's hooks there are ``on_training_ready`` (argument: the run's state, once model, optimizer and loaders
     exist) and ``on_before_optimizer_step`` (the state; gradients are unscaled and clipped by then).
 
@@ -57,6 +60,11 @@ class Callbacks:
     def get_registered_actions(self, hook: str | None = None) -> Any:
         """The list of ``{'name', 'callback'}`` at ``hook``, or the mapping of all hooks to their lists."""
         return self._at(hook) if hook else self._callbacks
+
+    def remove_actions(self, name: str) -> None:
+        """Take every action that was registered under ``name`` out of all hooks."""
+        for actions in self._callbacks.values():
+            actions[:] = [action for action in actions if action["name"] != name]
 
     def run(self, hook: str, *args: Any, **kwargs: Any) -> None:
         """Call the actions of ``hook`` in the order of registration; what they raise is not caught."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.distributed import plain_norms
 from utils.files import atomic_path
 from utils.log import LOGGER
 from utils.restricted import CheckpointError, pickled_globals, read_restricted
@@ -92,7 +93,7 @@ def portable_copy(model: nn.Module, half: bool) -> nn.Module:
     source = de_parallel(model)
     if any(hasattr(module, "forward_fuse") and not hasattr(module, "bn") for module in source.modules()):
         raise ValueError("a fused model cannot be saved: save it before fuse(), or load it with fuse=False")
-    duplicate = copy.deepcopy(source).cpu()
+    duplicate = plain_norms(copy.deepcopy(source)).cpu()
     if half:
         duplicate.half()
     for module in duplicate.modules():  # caches of Detect: each reader makes its own

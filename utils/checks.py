@@ -1,4 +1,4 @@
-"""Checks of what the user names: image sizes, files, data sets. Nothing is downloaded, and no input is modified."""
+"""Checks of what the user names: image sizes, files, data sets; what is missing is fetched. No input is modified."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from utils.archives import unpack
+from utils.dataset_download import MARKER, is_incomplete, provide
+from utils.downloads import download, is_url, url_name
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, read_yaml
 from utils.log import LOGGER
@@ -54,18 +57,17 @@ def check_suffix(file: str | Path | Iterable[str | Path], suffix: str | Iterable
 def check_file(file: str | Path, suffix: str | Iterable[str] = "") -> str:
     """Find a file: as given, below the repository root, or by its name within data/, models/ and utils/.
 
-    A path that exists is returned unchanged, and so is ''. Raises MissingFileError when nothing is found, InputError
-    when several files match or the suffix is none of ``suffix``.
+    A path that exists is returned unchanged, and so is ''. An http(s) address is fetched into the working folder,
+    unless a file of that name is there. Raises MissingFileError when nothing is found, InputError when several files
+    match, the suffix is none of ``suffix`` or a download fails.
     """
-    if suffix:
-        check_suffix(file, suffix)
     name = str(file)
+    if suffix:
+        check_suffix(url_name(name) if is_url(name) else file, suffix)
     if not name or Path(name).exists():
         return name
-    if "://" in name:
-        raise MissingFileError(
-            f"{name} is an address, and nothing is downloaded here: fetch the file and give its path"
-        )
+    if is_url(name):
+        return str(download(name, Path.cwd() / url_name(name)))
     wanted = Path(name)
     if wanted.is_absolute():
         raise MissingFileError(f"no such file: {name}")
@@ -86,14 +88,23 @@ def check_yaml(file: str | Path, suffix: str | Iterable[str] = (".yaml", ".yml")
     return check_file(file, suffix)
 
 
-def check_dataset(data: str | Path | Mapping[str, Any], splits: Sequence[str] = ("train", "val")) -> dict[str, Any]:
-    """Read and check the description of a data set.
+def check_dataset(
+    data: str | Path | Mapping[str, Any],
+    splits: Sequence[str] = ("train", "val"),
+    autodownload: bool = True,
+    allow_scripts: bool = False,
+) -> dict[str, Any]:
+    """Read and check the description of a data set, and fetch the data if they are missing.
 
     Args:
-        data: a YAML file (looked up as by ``check_file``) or its content. Keys: ``path`` (folder, default the
+        data: a YAML file (looked up as by ``check_file``), its content, or a .zip with the data and one YAML file,
+            which is unpacked into the folder ``datasets`` beside the repository. Keys: ``path`` (folder, default the
             repository root), ``train``, ``val``, ``test`` (each a folder, a text file that lists images, or a list of
-            these, relative to ``path``), ``names`` (list, or mapping of index to name), ``nc`` (optional beside names).
+            these, relative to ``path``), ``names`` (list, or mapping of index to name), ``nc`` (optional beside names),
+            ``download`` (where missing data come from, see ``utils.dataset_download.provide``).
         splits: the splits that must exist.
+        autodownload: fetch missing data if there is a ``download`` entry.
+        allow_scripts: run that entry if it is a script.
 
     Returns:
         A new dict: ``path`` absolute, splits as absolute strings or lists of them, ``nc`` an int, ``names`` a dict of
@@ -101,12 +112,13 @@ def check_dataset(data: str | Path | Mapping[str, Any], splits: Sequence[str] = 
         if the splits are not there, but below the folder of the YAML file, it starts at that folder.
 
     Raises:
-        InputError: wrong content. MissingFileError: the YAML file or a split does not exist.
+        InputError: wrong content, a download that fails, a script that is not allowed. MissingFileError: the YAML file
+            or a split does not exist.
     """
     title, content, bases = _read_description(data)
-    absent = [split for split in splits if not content.get(split)]
-    if absent:
-        raise InputError(f"{title} has no entry '{absent[0]}': add the folder or list file of the {absent[0]} images")
+    unnamed = next((split for split in splits if not content.get(split)), None)
+    if unnamed:
+        raise InputError(f"{title} has no entry '{unnamed}': add the folder or list file of the {unnamed} images")
     result = dict(content)
     result["nc"], result["names"] = _class_names(content, title)
 
@@ -114,10 +126,16 @@ def check_dataset(data: str | Path | Mapping[str, Any], splits: Sequence[str] = 
     folder = Path(str(content.get("path") or "")).expanduser()
     roots = list(dict.fromkeys((base / folder).resolve() for base in bases))
     requested = [entry for split in splits for entry in entries[split]]
-    root = max(roots, key=lambda place: sum((place / entry).exists() for entry in requested))  # the first of equals
-    missing = [entry for entry in requested if not (root / entry).exists()]
+    root = max(roots, key=lambda place: len(requested) - len(_missing(place, requested)))  # the first of equals
+    absent = [split for split in splits if _missing(root, entries[split])]
+    if absent and autodownload and content.get("download"):
+        provide(title, content, root, absent, lambda: bool(_missing(root, requested)), allow_scripts)
+    missing = _missing(root, requested)
     if missing:
-        raise MissingFileError(_missing_message(title, missing, roots, content.get("download")))
+        remedy = "correct 'path' and the splits"
+        if is_incomplete(root):
+            remedy = f"a download is unfinished; if the data are complete all the same, delete {root / MARKER}"
+        raise MissingFileError(_missing_message(title, missing, roots, remedy))
 
     result["path"] = str(root)
     for split, relative in entries.items():
@@ -126,12 +144,20 @@ def check_dataset(data: str | Path | Mapping[str, Any], splits: Sequence[str] = 
     return result
 
 
+def _missing(root: Path, entries: list[str]) -> list[str]:
+    """Those entries that do not exist below ``root``; all of them while a download into it is unfinished."""
+    return entries if is_incomplete(root) else [entry for entry in entries if not (root / entry).exists()]
+
+
 def _read_description(data: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[Path]]:
     """Return the name for messages, the content, and the folders from which a relative ``path`` may start."""
     if isinstance(data, Mapping):
         return "the data set", data, [ROOT]
     if Path(data).suffix.lower() == ".zip":
-        raise InputError(f"{data} is an archive: unpack it and give the YAML file inside")
+        file = _unpacked_description(Path(check_file(data)))
+        content = read_yaml(file)
+        inside = {**content, "path": str(file.parent), "download": None} if isinstance(content, Mapping) else {}
+        return str(data), inside, [file.parent]
     file = Path(check_yaml(data))
     if not file.is_file():
         raise InputError(f"{data or 'the data set'} is no file: give the YAML file that describes the data set")
@@ -140,6 +166,19 @@ def _read_description(data: str | Path | Mapping[str, Any]) -> tuple[str, Mappin
         kind = type(content).__name__
         raise InputError(f"{file} does not describe a data set: expected the keys train, val and names, got {kind}")
     return str(file), content, [ROOT, file.resolve().parent]
+
+
+def _unpacked_description(archive: Path) -> Path:
+    """The YAML file of an archived data set, which is unpacked unless that was done since the archive was made."""
+    folder = ROOT.parent / "datasets" / archive.stem
+    for unpacked in (False, True):
+        if unpacked:
+            LOGGER.info(f"Unpacking {archive} into {folder}")
+            unpack(archive, folder)
+        found = sorted(folder.rglob("*.yaml"))
+        if found and (unpacked or found[0].stat().st_mtime >= archive.stat().st_mtime):
+            return found[0]
+    raise InputError(f"{archive} holds no YAML file: add one that describes the data set")
 
 
 def _class_names(content: Mapping[str, Any], title: str) -> tuple[int, dict[int, str]]:
@@ -184,17 +223,8 @@ def _split_entries(value: Any, split: str, title: str) -> list[str]:
     return [str(Path(entry).expanduser()) for entry in entries]
 
 
-def _missing_message(title: str, missing: list[str], roots: list[Path], download: Any) -> str:
+def _missing_message(title: str, missing: list[str], roots: list[Path], remedy: str) -> str:
     shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-    if all(Path(entry).is_absolute() for entry in missing):
-        looked = ""
-    else:
-        looked = f" (looked below {' and '.join(map(str, roots))})"
-    if not download:
-        return f"{title}: images not found: {shown}{looked}: correct 'path' and the splits"
-    source = str(download).strip()
-    if len(source.split()) == 1 or source.startswith("bash "):
-        how = f"get them with its 'download' entry, {source}, by hand"
-    else:
-        how = "run the script of its 'download' entry by hand"
-    return f"{title}: images not found: {shown}{looked}: downloads are never run automatically, {how}"
+    absolute = all(Path(entry).is_absolute() for entry in missing)
+    looked = "" if absolute else f" (looked below {' and '.join(map(str, roots))})"
+    return f"{title}: images not found: {shown}{looked}: {remedy}"

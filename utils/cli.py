@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from utils.config import parse
 from utils.errors import InputError
 from utils.log import LOGGER, colorstr, setup_logging
 
@@ -35,6 +36,18 @@ def run_command(main: Callable[[], object]) -> None:
             raise
         sys.exit("interrupted: files saved before this moment are complete")
     sys.exit(0)
+
+
+def run_training_command(main: Callable[[Any], object], options_class: type, description: str) -> None:
+    """Read the command line into ``options_class`` and run ``main(options)``, in one process for each device named."""
+
+    def work() -> None:
+        options: Any = parse(options_class, description)
+        from utils.distributed import launch
+
+        launch(main, options)
+
+    run_command(work)
 
 
 def _caused_by_interrupt(error: BaseException | None) -> bool:

@@ -19,6 +19,7 @@ from utils.errors import InputError
 from utils.files import ROOT, read_yaml
 
 Options = TypeVar("Options")
+AUTO_BATCH = -1  # --batch-size that stands for what fits
 
 HYPERPARAMETER_RANGES: dict[str, tuple[float, float]] = {
     "lr0": (0, 10),
@@ -138,9 +139,10 @@ class TrainOptions:
     weights: str = option(str(ROOT / "yolov5s.pt"), "start from this checkpoint; '' starts from scratch with --cfg")
     cfg: str = option("", "model YAML; default: the architecture stored in --weights")
     data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML")
+    allow_download_scripts: bool = option(False, "run the script that the data set YAML has for getting missing data")
     hyp: str = option(str(ROOT / "data/hyps/hyp.scratch-low.yaml"), "hyperparameter YAML")
     epochs: int = option(300, "number of epochs")
-    batch_size: int = option(16, "images per batch")
+    batch_size: int = option(16, "images per batch, of all processes together; -1 = what the GPU has room for")
     imgsz: int = option(640, "image size in pixels, longer side, for training and validation", "--img", "--img-size")
     rect: bool = option(False, "rectangular batches: no mosaic, no shuffling")
     resume: Any = option(
@@ -154,39 +156,55 @@ class TrainOptions:
     noval: bool = option(False, "validate at the last epoch only")
     noautoanchor: bool = option(False, "keep the anchors without checking them against the labels")
     noplots: bool = option(False, "draw no pictures and no TensorBoard graph")
+    evolve: Any = option(None, "evolve the hyperparameters over this many generations", nargs="?", const=300, type=int)
     cache: Any = option(
-        None, "keep resized images in memory ('ram')", nargs="?", const="ram", choices=["ram"], type=str
+        None, "keep images in memory (ram; val: those of validation only) or decoded on disk (disk)", nargs="?",
+        const="ram", choices=["ram", "disk", "val"], type=str,
+    )  # fmt: skip
+    image_weights: bool = option(False, "draw images of classes that are detected badly more often")
+    device: str = option(
+        "",
+        "cpu, GPU number such as 0, several such as 0,1 for one process each, or mps; default: a GPU if there is one",
     )
-    device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     multi_scale: bool = option(False, "vary the image size by +-50 % from batch to batch")
     single_cls: bool = option(False, "treat all classes as one")
     optimizer: str = option("SGD", "optimizer", choices=["SGD", "Adam", "AdamW"])
-    workers: int = option(8, "most data loading processes")
-    project: str = option(str(ROOT / "runs/train"), "folder of the runs")
-    name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken")
+    sync_bn: bool = option(False, "batch norm over the batches of all GPUs; needs torchrun or several devices")
+    amp: str = option(
+        "auto",
+        "mixed precision: on (float16 on GPUs, bfloat16 on CPUs), off, a type, or auto: on with CUDA",
+        choices=["auto", "on", "off", "float16", "bfloat16"],
+    )
+    workers: int = option(8, "most data loading processes, of each training process")
+    project: str = option(str(ROOT / "runs/train"), "folder of the runs; runs/evolve by default with --evolve")
+    name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken; cfg = that of the --cfg file")
     exist_ok: bool = option(False, "write into the run folder even if it exists")
+    quad: bool = option(False, "make one image of four: twice the size, a quarter of the batch")
     cos_lr: bool = option(False, "cosine instead of linear decay of the learning rate")
     label_smoothing: float = option(0.0, "label smoothing epsilon")
     patience: int = option(100, "stop after this many epochs without a better fitness; 0 = never")
     freeze: list[int] = option([0], "layers to freeze: one number n = the first n, several = exactly those", nargs="+")
     save_period: int = option(-1, "also save epoch<N>.pt every this many epochs; below 1 = off")
     seed: int = option(0, "seed of all random numbers")
+    local_rank: int = option(-1, "given by launchers older than torchrun; must agree with LOCAL_RANK", "--local_rank")
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
-        for name, least in (
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("imgsz", 1),
-            ("workers", 0),
-            ("patience", 0),
-            ("seed", 0),
-        ):
+        least_values = {"epochs": 1, "batch_size": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0, "evolve": 1}
+        for name, least in least_values.items():
             value = getattr(self, name)
+            if (name == "batch_size" and value == AUTO_BATCH) or (name == "evolve" and value is None):
+                continue
             if not isinstance(value, int) or value < least:
                 raise InputError(
                     f"--{name.replace('_', '-')} must be a whole number of at least {least}, got {value!r}"
                 )
+        if self.image_weights and self.rect:
+            raise InputError(
+                "--image-weights draws images at random, --rect sorts them by shape: leave one of them out"
+            )
+        if self.quad and self.batch_size in range(4):
+            raise InputError(f"--quad makes one image of four: --batch-size must be at least 4, got {self.batch_size}")
         if min(self.freeze, default=-1) < 0:
             raise InputError(f"--freeze takes layer numbers of at least 0, got {self.freeze}")
         if not 0 <= self.label_smoothing < 1:

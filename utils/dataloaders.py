@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
+from utils.config import TrainOptions
 from utils.dataset import Item, LoadImagesAndLabels, Shapes, SplitPath
+from utils.distributed import World, current_world, first_rank_first, ranks
 from utils.errors import InputError
-from utils.labels import img2label_paths
-from utils.log import LOGGER
+from utils.labels import check_class_indices, img2label_paths
+from utils.log import LOGGER, colorstr
 from utils.sources import LoadImages
 from utils.streams import LoadStreams
 
@@ -27,6 +28,7 @@ __all__ = [
     "LoadStreams",
     "SeededSampler",
     "collate_fn",
+    "collate_fn4",
     "create_dataloader",
     "img2label_paths",
 ]
@@ -44,25 +46,54 @@ def collate_fn(batch: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, tuple
     return torch.stack(images), joined, paths, shapes
 
 
-class SeededSampler(Sampler):
-    """Gives each index of another sampler a seed, so that augmentation depends on neither the number of workers nor
-    their speed, and continues exactly after a restart from the generator's state."""
+def collate_fn4(batch: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...], tuple[None, ...]]:
+    """As ``collate_fn``, but one image of each four, twice as large: the four side by side, or the first enlarged.
 
-    def __init__(self, indices: Sampler, generator: torch.Generator) -> None:
-        self.indices, self.generator = indices, generator
+    Which of both is decided by chance. If the batch is no multiple of four, the last group repeats earlier images.
+    """
+    images, labels, paths = [], [], []
+    for start in range(0, len(batch), 4):
+        group = [batch[number % len(batch)] for number in range(start, start + 4)]
+        paths.append(group[0][2])
+        if random.random() < 0.5:
+            enlarged = torch.nn.functional.interpolate(group[0][0][None].float(), scale_factor=2, mode="bilinear")
+            images.append(enlarged[0].round().to(torch.uint8))
+            labels.append(group[0][1])
+            continue
+        pictures = [item[0] for item in group]
+        columns = [torch.cat(pair, 1) for pair in (pictures[:2], pictures[2:])]  # 1 lies below 0, 3 below 2
+        images.append(torch.cat(columns, 2))
+        rows = [item[1].clone() for item in group]
+        for number, own in enumerate(rows):
+            own[:, 2:4] += torch.tensor([number // 2, number % 2])
+            own[:, 2:] /= 2
+        labels.append(torch.cat(rows))
+    items = [(image, rows, path, None) for image, rows, path in zip(images, labels, paths, strict=True)]
+    return collate_fn(items)  # type: ignore[return-value]
+
+
+class SeededSampler(Sampler):
+    """Every index once, each with a seed for its augmentation.
+
+    All ranks draw the same order and the same seeds from generators in the same state; each takes its part of every
+    batch. So an epoch depends on neither the number of ranks or workers nor their speed, and can be repeated from the
+    generator's state. Where the ranks' parts would not be equal, the last index is repeated.
+    """
+
+    def __init__(
+        self, count: int, generator: torch.Generator, shuffle: bool = True, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.count, self.generator, self.shuffle, self.rank, self.ranks = count, generator, shuffle, rank, ranks
 
     def __len__(self) -> int:
-        return len(self.indices)  # type: ignore[arg-type]
+        return -(-self.count // self.ranks)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = list(self.indices)
-        seeds = torch.randint(2**32, (len(order),), generator=self.generator).tolist()
-        return iter(zip(order, seeds, strict=True))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell a distributed sampler the epoch: it shuffles by it."""
-        if isinstance(self.indices, DistributedSampler):
-            self.indices.set_epoch(epoch)
+        order = torch.randperm(self.count, generator=self.generator) if self.shuffle else torch.arange(self.count)
+        seeds = torch.randint(2**32, (self.count,), generator=self.generator)
+        pairs = list(zip(order.tolist(), seeds.tolist(), strict=True))
+        pairs += pairs[-1:] * (len(self) * self.ranks - self.count)
+        return iter(pairs[self.rank :: self.ranks])
 
 
 def seed_worker(_: int) -> None:
@@ -74,23 +105,11 @@ def seed_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-@contextmanager
-def first_process_first(rank: int) -> Iterator[None]:
-    """Let the process of rank 0 run the block before all others do."""
-    distributed = rank != -1 and torch.distributed.is_available() and torch.distributed.is_initialized()
-    if distributed and rank > 0:
-        torch.distributed.barrier()
-    try:
-        yield
-    finally:
-        if distributed and rank == 0:
-            torch.distributed.barrier()
-
-
 def count_workers(wanted: int, batch_size: int) -> int:
-    """Worker processes to start: not more than wanted, than images in a batch, or than processors for each GPU."""
+    """Worker processes to start: not more than wanted, than images in a batch, or than processors per GPU or rank."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors // max(torch.cuda.device_count(), 1), batch_size if batch_size > 1 else 0, wanted)
+    sharers = max(torch.cuda.device_count(), current_world().local_size, 1)
+    return min(processors // sharers, batch_size if batch_size > 1 else 0, wanted)
 
 
 def create_dataloader(
@@ -107,6 +126,7 @@ def create_dataloader(
     rank: int = -1,
     workers: int = 8,
     image_weights: bool = False,
+    quad: bool = False,
     prefix: str = "",
     shuffle: bool = False,
     seed: int = 0,
@@ -114,40 +134,73 @@ def create_dataloader(
     """Open a split and make its loader; see ``LoadImagesAndLabels`` for most arguments, ``collate_fn`` for a batch.
 
     Args:
-        rank: number of this process in distributed training (each then gets its part of the images), or -1.
-        workers: largest number of worker processes; 0 loads in this process, with its global random numbers.
+        batch_size: of this process; with ``quad`` before four images become one.
+        rank: number of this process in distributed training (each then gets its part of every batch), or -1.
+        workers: largest number of worker processes; 0 loads in this process.
         shuffle: new order in each epoch; switched off with ``rect``.
-        seed: decides order and, with workers, augmentation. The state of ``loader.sampler.generator`` (if the sampler
-            has one) before an epoch decides that epoch: save and restore it to continue a run exactly.
+        seed: decides order and augmentation. The state of ``loader.sampler.generator`` (if the sampler has one) before
+            an epoch decides that epoch: save and restore it to continue a run exactly.
     """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}, expected at least 1")
     if rect and shuffle:
         LOGGER.warning("WARNING: rectangular batches need images sorted by aspect: not shuffling")
         shuffle = False
-    with first_process_first(rank):
+    own_rank, rank_count = ranks() if rank != -1 else (0, 1)
+    with first_rank_first() if rank != -1 else nullcontext():
+        together = batch_size * rank_count  # one shape for what all ranks do at a time
         dataset = LoadImagesAndLabels(
-            path, imgsz, batch_size, augment, hyp, rect, image_weights, cache, single_cls, stride, pad, prefix
+            path, imgsz, together, augment, hyp, rect, image_weights, cache, single_cls, stride, pad, prefix
         )
     batch_size = min(batch_size, len(dataset))
     worker_count = count_workers(workers, batch_size)
-    generator, worker_generator = (torch.Generator().manual_seed(seed + max(rank, 0)) for _ in range(2))
+    generator, worker_generator = (torch.Generator().manual_seed(seed) for _ in range(2))
     sampler: Sampler
-    if rank != -1:
-        sampler = DistributedSampler(dataset, shuffle=shuffle, seed=seed)
+    if augment or shuffle or rank_count > 1:
+        sampler = SeededSampler(len(dataset), generator, shuffle, own_rank, rank_count)
     else:
-        sampler = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
-    if augment and worker_count:
-        sampler = SeededSampler(sampler, generator)
+        sampler = SequentialSampler(dataset)
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=worker_count,
-        collate_fn=collate_fn,
+        collate_fn=collate_fn4 if quad else collate_fn,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=seed_worker,
         generator=worker_generator,  # its own: draws for starting workers must not shift the order of the images
         persistent_workers=worker_count > 0 and not image_weights,  # new indices reach only new workers
     )
     return loader, dataset
+
+
+# -- the loaders of a training run ---------------------------------------------------------------------------------
+
+
+def training_loader(
+    options: TrainOptions, data: Mapping[str, Any], image_size: int, stride: int, hyp: Mapping[str, float],
+    names: Sequence[str], world: World,
+) -> DataLoader:  # fmt: skip
+    """The loader of the training split, for this process. Raises InputError for labels of unknown classes."""
+    loader, dataset = create_dataloader(
+        data["train"], image_size, options.batch_size // world.size, stride, single_cls=options.single_cls, hyp=hyp,
+        augment=True, cache=None if options.cache == "val" else options.cache, rect=options.rect, rank=world.rank,
+        workers=options.workers, image_weights=options.image_weights, quad=options.quad, prefix=colorstr("train: "),
+        shuffle=not options.rect, seed=options.seed,
+    )  # fmt: skip
+    check_class_indices(dataset, len(names), names)
+    return loader
+
+
+def validation_loader(
+    options: TrainOptions, data: Mapping[str, Any], image_size: int, stride: int, hyp: Mapping[str, float],
+    names: Sequence[str], world: World,
+) -> DataLoader:  # fmt: skip
+    """The loader of the validation split: rectangles, batches twice as large as those of a training process."""
+    cache = None if options.noval else "ram" if options.cache == "val" else options.cache
+    loader, dataset = create_dataloader(
+        data["val"], image_size, options.batch_size // world.size * 2, stride, single_cls=options.single_cls, hyp=hyp,
+        cache=cache, pad=0.5, rect=True, workers=options.workers * 2, prefix=colorstr("val: "), seed=options.seed,
+    )  # fmt: skip
+    check_class_indices(dataset, len(names), names)
+    return loader

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from utils.augmentations import augment_hsv, letterbox, mixup, random_perspective
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.errors import InputError
-from utils.image_cache import cache_images_in_memory
+from utils.image_cache import cache_images_in_memory, cache_images_on_disk, is_fresh
 from utils.images import read_image
 from utils.label_cache import load_labels
 from utils.labels import img2label_paths
@@ -43,7 +43,7 @@ class LoadImagesAndLabels(Dataset):
         hyp: hyperparameters by name; what is absent counts as 0.
         rect: batches of images with like aspect, in rectangles instead of squares; no mosaics.
         image_weights: items are taken from ``indices``, refilled by the training for each epoch; excludes ``rect``.
-        cache_images: True or 'ram' keeps the resized images in memory.
+        cache_images: True or 'ram' keeps the resized images in memory; 'disk' keeps them decoded beside their files.
         single_cls: treat all classes as one.
         stride: rectangle sides are multiples of it, pixels. pad: added to rectangles, in strides.
         prefix: text before each message.
@@ -72,8 +72,8 @@ class LoadImagesAndLabels(Dataset):
         pad: float = 0.0,
         prefix: str = "",
     ) -> None:
-        if cache_images not in (None, False, True, "ram"):
-            raise InputError(f"image cache {cache_images!r} is not supported, expected 'ram'")
+        if cache_images not in (None, False, True, "ram", "disk"):
+            raise InputError(f"image cache {cache_images!r} is not supported, expected 'ram' or 'disk'")
         self.path, self.img_size, self.stride = path, img_size, stride
         self.augment, self.image_weights = augment, image_weights
         self.hyp: Mapping[str, float] = hyp or {}
@@ -101,7 +101,10 @@ class LoadImagesAndLabels(Dataset):
             self._sort_by_aspect()
             self.batch_shapes = rectangle_shapes(self.shapes, self.batch, img_size, stride, pad)
         self.ims: list[np.ndarray | None] = [None] * self.n
-        if cache_images:
+        self.npy_files: list[Path] = []
+        if cache_images == "disk":
+            self.npy_files = cache_images_on_disk(self.im_files, self.shapes, prefix)
+        elif cache_images:
             self.ims = cache_images_in_memory(self._read_resized, self.shapes, img_size, prefix)
 
     def _sort_by_aspect(self) -> None:
@@ -172,6 +175,11 @@ class LoadImagesAndLabels(Dataset):
             labels[:, 1] = 1 - labels[:, 1]
         return image
 
+    def draw_by_weight(self, class_weights: np.ndarray, chance: random.Random) -> None:
+        """Draw new ``indices``, with repetition, by the weights (nc,) of the classes of each image's labels."""
+        counts = [np.bincount(rows[:, 0].astype(int), minlength=len(class_weights)) for rows in self.labels]
+        self.indices = chance.choices(range(self.n), weights=(np.stack(counts) @ class_weights).tolist(), k=self.n)
+
     def load_image(self, index: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
         """Read image ``index``, its longer side resized to ``img_size``.
 
@@ -188,7 +196,9 @@ class LoadImagesAndLabels(Dataset):
     def _read_resized(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
         file = self.im_files[index]
         reduction = self._reduction(index)
-        image = read_image(file, reduction)
+        image = self._read_decoded(index)
+        if image is None:
+            image = read_image(file, reduction)
         if reduction > 1:
             full_width, full_height = map(int, self.shapes[index])
         else:
@@ -200,9 +210,20 @@ class LoadImagesAndLabels(Dataset):
             image = cv2.resize(image, size, interpolation=method)
         return image, (full_height, full_width)
 
+    def _read_decoded(self, index: int) -> np.ndarray | None:
+        """The image from the disk cache; None without one, or where the image is newer or the file damaged."""
+        if not self.npy_files or not is_fresh(self.npy_files[index], self.im_files[index]):
+            return None
+        try:
+            image = np.load(self.npy_files[index], allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        width, height = map(int, self.shapes[index])
+        return image if image.shape == (height, width, 3) and image.dtype == np.uint8 else None
+
     def _reduction(self, index: int) -> int:
         """Training decodes a large JPEG at a fraction of its size that is still enough; validation stays exact."""
-        if not self.augment or not self.im_files[index].lower().endswith((".jpg", ".jpeg")):
+        if not self.augment or self.npy_files or not self.im_files[index].lower().endswith((".jpg", ".jpeg")):
             return 1
         longer_side = int(self.shapes[index].max())
         return next((factor for factor in REDUCTIONS if longer_side >= factor * self.img_size), 1)

@@ -33,7 +33,10 @@ def select_device(device: str | int | torch.device | None = "", batch_size: int 
             raise InputError("--device mps is not available: this is no Apple GPU with a torch build for it; use cpu")
         return torch.device("mps")
     if "," in wanted:
-        raise InputError(f"--device {device} names several devices, expected one: choose, for example, --device 0")
+        raise InputError(
+            f"--device {device} names several devices; only training commands use them, in one process for each "
+            "(from Python: torchrun --nproc_per_node N): choose one, for example --device 0"
+        )
     index = re.fullmatch(r"(?:cuda:?)?(\d*)", wanted)
     if not index:
         raise InputError(f"unknown --device {device}: expected cpu, mps, or the number of a GPU such as 0")

@@ -1,35 +1,222 @@
-"""Fetching files from the network."""
+"""Fetching files over http(s): resumed where they stopped, checked, and complete or not there.
+
+A transfer goes into ``<name>.part`` beside its target and is renamed at its end. An interrupted one leaves that file,
+and the next call asks the server for the rest (RFC 9110, section 14); ``<name>.part.version`` holds the server's mark
+of the version (ETag or date), so that halves of two versions are never joined.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import http.client
+import os
+import shutil
+import ssl
+import tempfile
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from utils.errors import InputError
-from utils.files import atomic_path, make_folder
+from utils.files import make_folder
 
-TIMEOUT_SECONDS = 30
-CHUNK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 30.0
+CHUNK_BYTES = 1 << 18
+FIRST_PAUSE_SECONDS = 1.0  # before the second attempt; doubled before each further one
+OFFLINE_VARIABLE = "YOLOv5_OFFLINE"
+_PASSING_TROUBLE = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that are worth another attempt
+_NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
-def download(url: str, target: Path) -> Path:
-    """Fetch ``url`` (http or https) into the file ``target`` and return it; a broken transfer leaves no file behind.
+class NotOnServerError(InputError):
+    """The server has no such file (HTTP status 404)."""
 
-    Raises InputError when the address cannot be read, or the server sent less than it announced.
+
+class _BrokenOffError(Exception):
+    """The server sent less than it announced."""
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follow redirections, but never from an encrypted address to one that is not."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise InputError(f"{req.full_url} redirects to {newurl}, which is not encrypted: nothing was downloaded")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def is_url(text: str | Path) -> bool:
+    """Whether ``text`` is an http(s) address; a Path that was made from one counts, although it lost a slash."""
+    return str(text).lower().startswith(("http:/", "https:/"))
+
+
+def url_name(url: str) -> str:
+    """The file name at the end of an address, decoded and without query: ``https://host/a%20b.jpg?size=2`` -> a b.jpg.
+
+    Raises InputError when there is none.
     """
-    make_folder(target.parent)
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, atomic_path(target) as draft:
-            with draft.open("wb") as file:
-                while chunk := response.read(CHUNK_BYTES):
-                    file.write(chunk)
-            announced, received = response.headers.get("Content-Length"), draft.stat().st_size
-            if announced and received != int(announced):
-                raise InputError(f"{url} broke off after {received} of {announced} bytes: try again")
-    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
-        if isinstance(error, InputError):
+    name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
+    if name in ("", ".", "..") or "\\" in name or "\0" in name:
+        raise InputError(f"{url} names no file: give the address of a file, such as https://host/photo.jpg")
+    return name
+
+
+def download(url: str, target: str | Path, *, checksum: str = "", attempts: int = 4, progress: bool = True) -> Path:
+    """Fetch ``url`` to ``target`` unless it is there, and return its path.
+
+    Args:
+        url: http or https. Redirections from https to http are refused.
+        target: the file to write, or a folder, which takes the name in the address.
+        checksum: 'md5:...' or 'sha256:...' in hexadecimal. A file that is there but differs is fetched anew.
+        attempts: how often to connect when the network fails; a later one fetches only what is missing.
+        progress: show a bar (on a terminal).
+
+    Raises:
+        InputError: the address or the checksum is of no known kind, the server refuses, the disk is full, the network
+            fails at every attempt (what came so far is kept for the next call), or the content differs from the
+            checksum (it is removed).
+    """
+    if urllib.parse.urlsplit(url).scheme.lower() not in ("http", "https"):
+        raise InputError(f"cannot download {url}: expected an address that starts with https:// or http://")
+    file = Path(target)
+    if file.is_dir():
+        file /= url_name(url)
+    if _is_complete(file, checksum):
+        return file
+    if os.environ.get(OFFLINE_VARIABLE, "false").lower() in ("true", "1"):
+        raise InputError(f"{file} is missing and {OFFLINE_VARIABLE} forbids downloads: fetch {url} by hand to there")
+    make_folder(file.parent)
+    with only_one_process(file):
+        if _is_complete(file, checksum):  # by now: another process was first
+            return file
+        part = file.with_name(file.name + ".part")
+        _fetch(url, part, attempts, progress)
+        try:
+            _check(part, checksum, url)
+        except InputError:
+            part.unlink()
             raise
-        reason = getattr(error, "reason", None) or error
-        raise InputError(f"cannot download {url} ({reason}): check the address and the network") from error
-    return target
+        os.replace(part, file)
+    return file
+
+
+def _is_complete(file: Path, checksum: str) -> bool:
+    if not file.is_file():
+        return False
+    try:
+        _check(file, checksum, str(file))
+    except InputError:
+        return False
+    return True
+
+
+def _check(file: Path, checksum: str, origin: str) -> None:
+    """Raise InputError unless ``file`` has the checksum, if there is one."""
+    if not checksum:
+        return
+    algorithm, _, expected = checksum.partition(":")
+    if algorithm not in ("md5", "sha256"):
+        raise ValueError(f"checksum must start with 'md5:' or 'sha256:', got {checksum!r}")
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    if digest.hexdigest() != expected.lower():
+        raise InputError(
+            f"the content of {origin} is not what it should be ({algorithm} {digest.hexdigest()}, expected {expected}):"
+            " it was removed, try again later"
+        )
+
+
+@contextmanager
+def only_one_process(file: Path) -> Iterator[None]:
+    """Let all other processes of this machine that want the same file or folder wait."""
+    from filelock import FileLock
+
+    name = hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir()) / f"yolov5-download-{name}.lock"):
+        yield
+
+
+def _fetch(url: str, part: Path, attempts: int, progress: bool) -> None:
+    """Bring ``part`` to its full length, with several attempts. Raises InputError."""
+    for attempt in range(1, attempts + 1):
+        try:
+            _transfer(url, part, progress)
+            return
+        except urllib.error.HTTPError as error:
+            if error.code not in _PASSING_TROUBLE:
+                kind = NotOnServerError if error.code == 404 else InputError
+                raise kind(
+                    f"cannot download {url}: the server answers {error.code} {error.reason}; check the address"
+                ) from error
+            reason: Any = f"the server answers {error.code} {error.reason}"
+        except (_BrokenOffError, *_NETWORK_ERRORS) as error:
+            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        if attempt < attempts:
+            time.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
+    received = part.stat().st_size if part.exists() else 0
+    kept = f"; the first {received} bytes are kept, the same command goes on from there" if received else ""
+    raise InputError(f"cannot download {url} ({reason}): check the network, or fetch it by hand to {part.stem}{kept}")
+
+
+def _transfer(url: str, part: Path, progress: bool) -> None:
+    """Ask once for what ``part`` lacks and append it."""
+    from tqdm import tqdm
+
+    version_file = part.with_name(part.name + ".version")
+    version = version_file.read_text(encoding="utf-8") if version_file.exists() else ""
+    start = part.stat().st_size if part.exists() and version else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "yolov5-prune", "Accept-Encoding": "identity"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+        request.add_header("If-Range", version)  # a server with another version sends all of it
+    try:
+        response = urllib.request.build_opener(_SafeRedirects).open(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not start:  # 416: nothing lies beyond what we have
+            raise
+        complete = error.headers.get("Content-Range", "") == f"bytes */{start}"
+        version_file.unlink()
+        if not complete:
+            part.unlink()
+            raise _BrokenOffError("the file on the server became shorter") from error
+        return
+    with response:
+        if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            start = 0
+        announced = response.headers.get("Content-Length")
+        total = start + int(announced) if announced else None
+        _require_space(part, (total or 0) - start)
+        version_file.write_text(_version(response.headers), encoding="utf-8")
+        bar = tqdm(
+            total=total, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=part.stem,
+            disable=None if progress else True, leave=False,
+        )  # fmt: skip
+        with part.open("ab" if start else "wb") as stream, bar:
+            while chunk := response.read(CHUNK_BYTES):
+                stream.write(chunk)
+                bar.update(len(chunk))
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise _BrokenOffError(f"the transfer broke off after {size} of {total} bytes")
+    version_file.unlink()
+
+
+def _version(headers: Any) -> str:
+    """What identifies this version of the file for If-Range: a strong ETag, or the date; '' when there is neither."""
+    tag = headers.get("ETag", "")
+    return tag if tag.startswith('"') else headers.get("Last-Modified", "")
+
+
+def _require_space(part: Path, needed: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if needed > free:
+        raise InputError(
+            f"{part.stem} needs {needed / 1e9:.1f} GB but {part.parent} has {free / 1e9:.1f} GB left: free some space"
+        )

@@ -9,8 +9,8 @@
         every `accumulate` batches:
             unscale, clip to norm 10
             on_before_optimizer_step(state)                      plug-ins may change the true gradients here
-            step, EMA
-        on_train_batch_end(...)
+            step, optimizer_step(), on_before_zero_grad(), zero the gradients, EMA
+        on_train_batch_end(...)                                  (on the first rank)
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -27,61 +26,22 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.callbacks import Callbacks
+from utils.distributed import average, from_first, local_gradients
 from utils.errors import InputError
 from utils.log import LOGGER
-from utils.optim import ModelEMA
+from utils.state import TrainingState
 
-NOMINAL_BATCH_SIZE = 64  # gradients are accumulated up to about this many images
 MAX_GRADIENT_NORM = 10.0
 PROGRESS_COLUMNS = ("Epoch", "gpu_mem", "box", "obj", "cls", "labels", "img_size")
 
 
-@dataclass
-class TrainingState:
-    """Everything alive during a run; ``on_training_ready`` and ``on_before_optimizer_step`` hand it to plug-ins."""
-
-    model: nn.Module
-    ema: ModelEMA
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    compute_loss: Callable
-    loader: Any
-    callbacks: Callbacks
-    device: torch.device
-    hyp: dict[str, Any]  # with the gains scaled to this run
-    learning_rate_factor: Callable[[float], float]  # epoch -> share of the initial rate
-    epochs: int
-    batch_size: int
-    image_size: int  # pixels
-    grid_size: int  # the largest stride; image sizes are multiples of it
-    nominal_batch_size: int = NOMINAL_BATCH_SIZE  # images per optimizer step that accumulation comes up to
-    multi_scale: bool = False
-    plots: bool = True
-    writer: Any = None  # TensorBoard's SummaryWriter, None when it is not written
-    grade: float = 0.0  # of the latest epoch, set by plug-ins: best.pt is the fittest epoch of the highest grade
-    best_grade: float = 0.0
-    plugins: dict[str, Any] = field(default_factory=dict)  # plain values that plug-ins find again when resumed
-    epoch: int = 0
-    last_step: int = -1  # global batch index of the last optimizer step
-    pending_batches: int = 0  # batches whose gradients the next optimizer step will apply
-    accumulate: int = field(init=False)
-    warmup_batches: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Derive the accumulation and the length of the warm-up (at least 100 batches, as published)."""
-        self.accumulate = max(round(self.nominal_batch_size / self.batch_size), 1)
-        self.warmup_batches = max(round(self.hyp["warmup_epochs"] * len(self.loader)), 100)
-
-    @property
-    def mixed_precision(self) -> bool:
-        """Whether the forward pass runs under autocast."""
-        return self.scaler.is_enabled()
+class DivergedError(InputError):
+    """The loss is no longer a number."""
 
 
 def warm_up(state: TrainingState, batch_index: int) -> None:
     """Ramp accumulation, learning rates and momentum linearly; biases come down from ``warmup_bias_lr``."""
-    progress = min(batch_index / state.warmup_batches, 1.0)
+    progress = min(batch_index / state.warmup_batches, 1.0) if state.warmup_batches else 1.0
 
     def ramp(start: float, end: float) -> float:
         return start + (end - start) * progress
@@ -94,9 +54,9 @@ def warm_up(state: TrainingState, batch_index: int) -> None:
             group["momentum"] = ramp(state.hyp["warmup_momentum"], state.hyp["momentum"])
 
 
-def random_size(images: torch.Tensor, image_size: int, grid_size: int) -> torch.Tensor:
+def random_size(images: torch.Tensor, image_size: int, grid_size: int, chance: random.Random) -> torch.Tensor:
     """``images`` (B, 3, H, W) resized by a random factor of 0.5 to 1.5, both sides multiples of ``grid_size``."""
-    longest = random.randrange(image_size // 2, image_size * 3 // 2 + grid_size) // grid_size * grid_size
+    longest = chance.randrange(image_size // 2, image_size * 3 // 2 + grid_size) // grid_size * grid_size
     ratio = longest / max(images.shape[2:])
     if ratio == 1:
         return images
@@ -117,6 +77,8 @@ def optimizer_step(state: TrainingState, batch_index: int) -> None:
     state.callbacks.run("on_before_optimizer_step", state)
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    state.callbacks.run("optimizer_step")
+    state.callbacks.run("on_before_zero_grad")
     state.optimizer.zero_grad(set_to_none=True)
     state.ema.update(state.model)
     state.last_step, state.pending_batches = batch_index, 0
@@ -141,10 +103,10 @@ def train_one_epoch(state: TrainingState) -> np.ndarray | None:
     state.model.train()
     state.callbacks.run("on_train_epoch_start")
     mean_losses = torch.zeros(3, device=state.device)
-    row = ""
+    targets, images = torch.zeros(0, 6), torch.zeros(0, 3, 0, 0)
     if state.epoch == 0 or not tqdm_is_quiet():
         LOGGER.info("\n" + "%10s" * len(PROGRESS_COLUMNS), *PROGRESS_COLUMNS)
-    bar = progress_bar(state.loader)
+    bar = progress_bar(state.loader) if state.is_main else state.loader
     for number, (images, targets, paths, _) in enumerate(bar):
         state.callbacks.run("on_train_batch_start")
         batch_index = number + len(state.loader) * state.epoch
@@ -152,27 +114,31 @@ def train_one_epoch(state: TrainingState) -> np.ndarray | None:
             warm_up(state, batch_index)
         images = prepare_images(images, state.device)
         if state.multi_scale:
-            images = random_size(images, state.image_size, state.grid_size)
-        with torch.autocast(state.device.type, enabled=state.mixed_precision):
-            loss, items = state.compute_loss(state.model(images), targets.to(state.device))
-        state.scaler.scale(loss).backward()
-        state.pending_batches += 1
-
+            images = random_size(images, state.image_size, state.grid_size, state.random_of_batch(batch_index))
         # The last batch steps in any case, so that no gradient is lost at the end of an epoch
-        if batch_index - state.last_step >= state.accumulate or number + 1 == len(state.loader):
+        steps = batch_index - state.last_step >= state.accumulate or number + 1 == len(state.loader)
+        with nullcontext() if steps else local_gradients(state.forward):
+            with torch.autocast(state.device.type, state.autocast_dtype, enabled=state.mixed_precision):
+                loss, items = state.compute_loss(state.forward(images), targets.to(state.device))
+            state.scaler.scale(loss * state.loss_factor).backward()
+        state.pending_batches += 1
+        if steps:
             optimizer_step(state, batch_index)
 
         mean_losses = (mean_losses * number + items) / (number + 1)
-        row = progress_row(state, mean_losses, len(targets), images.shape[-1])
-        bar.set_description(row)
-        state.callbacks.run("on_train_batch_end", batch_index, state.model, images, targets, paths, state.plots)
-        if state.callbacks.stop_training:
+        if state.is_main:
+            if not bar.disable:
+                bar.set_description(progress_row(state, mean_losses, len(targets), images.shape[-1]))
+            state.callbacks.run("on_train_batch_end", batch_index, state.model, images, targets, paths, state.plots)
+        if state.callbacks.stop_training and state.ranks == 1:
             return None
     if tqdm_is_quiet():
-        LOGGER.info(row)
-    losses = mean_losses.cpu().numpy()
+        LOGGER.info(progress_row(state, mean_losses, len(targets), images.shape[-1]))
+    if from_first(state.callbacks.stop_training):  # several ranks stop together, at the end of an epoch
+        return None
+    losses = average(mean_losses).cpu().numpy()
     if not np.isfinite(losses).all():
-        raise InputError(
+        raise DivergedError(
             f"the loss became {losses.sum()} in epoch {state.epoch}; the checkpoint of the epoch before is intact: "
             "lower lr0 (and --sr in sparse training) or check the labels"
         )

@@ -6,6 +6,7 @@ Nothing in this project imports this file; new code imports from the modules bel
 from utils.boxes import box_iou, clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
 from utils.checkpoint import intersect_dicts, strip_optimizer
 from utils.checks import check_dataset, check_file, check_img_size, check_suffix, check_yaml
+from utils.dataset_download import fetch_all as download
 from utils.files import ROOT, increment_path
 from utils.labels import class_weights as labels_to_class_weights
 from utils.log import LOGGER, colorstr
@@ -25,6 +26,7 @@ __all__ = [
     "check_yaml",
     "clip_coords",
     "colorstr",
+    "download",
     "increment_path",
     "intersect_dicts",
     "labels_to_class_weights",

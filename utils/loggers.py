@@ -54,9 +54,12 @@ class Loggers:
         self._tensorboard = tensorboard
         self._writer: SummaryWriter | None = None
         self._drawing: list[threading.Thread] = []
+        self._callbacks: Callbacks | None = None
+        self.first_epoch = 0  # of a resumed run; TensorBoard hides what an event file before this one has from it on
 
     def register(self, callbacks: Callbacks) -> None:
-        """Take part at every hook that has a method here."""
+        """Take part at every hook that has a method here, until ``close``."""
+        self._callbacks = callbacks
         for hook in callbacks.get_registered_actions():
             method = getattr(self, hook, None)
             if method is not None:
@@ -72,7 +75,7 @@ class Loggers:
                 self._tensorboard = False
                 LOGGER.info("TensorBoard is not installed: no event file is written (pip install tensorboard)")
                 return None
-            self._writer = SummaryWriter(str(self.save_dir))
+            self._writer = SummaryWriter(str(self.save_dir), purge_step=self.first_epoch or None)
             label = colorstr("TensorBoard: ")
             LOGGER.info(f"{label}watch with 'tensorboard --logdir {self.save_dir.parent}' at http://localhost:6006/")
         return self._writer
@@ -133,6 +136,9 @@ class Loggers:
         """Wait for the pictures being drawn and close the event file. Nothing can be written to it afterwards."""
         self._join()
         self._tensorboard = False
+        if self._callbacks is not None:
+            self._callbacks.remove_actions(type(self).__name__)
+            self._callbacks = None
         if self._writer is not None:
             self._writer.close()
             self._writer = None

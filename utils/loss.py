@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from utils.distributed import average, ranks
 from utils.metrics import bbox_iou
 
 # What is subtracted from a target's centre, in cells, to find the cell that is offered it: own, left, up, right, down.
@@ -115,18 +116,20 @@ class ComputeLoss:
         """
         box_term, class_term = (torch.zeros(1, device=self.device) for _ in range(2))
         object_terms = []
-        for logits, matched in zip(p, self.assign(p, targets), strict=True):
+        layers = self.assign(p, targets)
+        shares = self._shares(layers)
+        for logits, matched, share in zip(p, layers, shares, strict=True):
             objectness = torch.zeros(logits.shape[:4], device=logits.device)
             if len(matched.image):
                 places = matched.places(logits)
                 rows = _take_rows(logits, places).float()  # half precision would blur the overlap
                 overlap = bbox_iou(self.decode(rows, matched.anchors), matched.boxes, CIoU=True).squeeze(1)
-                box_term = box_term + (1.0 - overlap).mean()
+                box_term = box_term + (1.0 - overlap).mean() * share
                 self._mark_objects(objectness.view(-1), places, overlap.detach().clamp(min=0))
                 if self.nc > 1:
                     wanted = torch.full_like(rows[:, 5:], self.cn)
                     wanted.scatter_(1, matched.classes[:, None], self.cp)
-                    class_term = class_term + self.BCEcls(rows[:, 5:], wanted)
+                    class_term = class_term + self.BCEcls(rows[:, 5:], wanted) * share
             object_terms.append(self.BCEobj(logits[..., 4].float(), objectness))
         object_term = torch.stack([t * weight for t, weight in zip(object_terms, self.balance, strict=True)]).sum(0)
         if self.autobalance:
@@ -134,6 +137,17 @@ class ComputeLoss:
         gains = [(box_term, "box"), (object_term.view(1), "obj"), (class_term, "cls")]
         weighted = torch.cat([term * self.hyp[gain] for term, gain in gains])
         return weighted.sum(0, keepdim=True) * len(p[0]), weighted.detach()
+
+    def _shares(self, layers: list[LayerTargets]) -> list[float] | torch.Tensor:
+        """By how much this rank's means over its matches count, layer by layer.
+
+        In data-parallel training a rank with more matches counts for more, so that the mean over the ranks is that over
+        all matches, as one process would compute it. Only training steps, in which all ranks take part, ask the others.
+        """
+        if not torch.is_grad_enabled() or ranks()[1] == 1:
+            return [1.0] * len(layers)
+        own = torch.tensor([float(len(matched.image)) for matched in layers], device=self.device)
+        return own / average(own.clone()).clamp(min=1e-9)
 
     def _rebalance(self, object_terms: list[torch.Tensor]) -> None:
         """Let each layer's weight follow the inverse of its loss; the layer of stride 16 keeps the weight 1."""

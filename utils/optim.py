@@ -151,6 +151,7 @@ class EarlyStopping:
     Attributes:
         best_fitness, best_epoch: the best so far (the first epoch that reached it).
         possible_stop: the next epoch may be the last.
+        stopped: the run has ended early.
     """
 
     def __init__(self, patience: float = 30) -> None:
@@ -158,7 +159,7 @@ class EarlyStopping:
         self.patience = patience or math.inf
         self.best_fitness = 0.0
         self.best_epoch = 0
-        self.possible_stop = False
+        self.possible_stop = self.stopped = False
 
     def __call__(self, epoch: int, fitness: float) -> bool:
         """Take in the fitness of ``epoch``; True when training should stop after it."""
@@ -166,7 +167,8 @@ class EarlyStopping:
             self.best_fitness, self.best_epoch = fitness, epoch
         waited = epoch - self.best_epoch
         self.possible_stop = waited >= self.patience - 1
-        if waited < self.patience:
+        self.stopped = waited >= self.patience
+        if not self.stopped:
             return False
         LOGGER.info(
             f"Stopped early: no higher fitness for {self.patience} epochs; best.pt is of epoch {self.best_epoch} "

@@ -17,7 +17,6 @@ import torch
 from utils.errors import InputError, MissingFileError
 
 AllowedGlobal = tuple[Callable, str] | Callable  # a class or function, or (class, 'path.in.the.file')
-RELEASE_URL = "https://github.com/ultralytics/yolov5/releases/download/v6.1/"
 
 # What torch's restricted unpickler raises for content that is no pickle at all, depending on where it stumbles
 _UNREADABLE = (
@@ -58,9 +57,7 @@ def read_restricted(path: str | Path, classes: Iterable[AllowedGlobal]) -> Any:
 def _missing(file: Path) -> str:
     if file.is_dir():
         return f"{file} is a folder, expected a checkpoint file: name the .pt file in it"
-    released = re.fullmatch(r"yolov5[nsmlx]6?\.pt", file.name)
-    remedy = f"download it from {RELEASE_URL}{file.name}" if released else "check the path"
-    return f"no such checkpoint: {file} ({remedy})"
+    return f"no such checkpoint: {file} (check the path)"
 
 
 def _explain(file: Path, error: Exception, allowed: list[AllowedGlobal]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,13 +16,14 @@ from utils.files import ROOT, atomic_path, newest_file, read_yaml
 from utils.log import LOGGER
 
 FOLLOWS_CHECKPOINT = ("resume", "hyp", "project", "name", "exist_ok")  # given by where the checkpoint lies
+OF_THE_LAUNCHER = ("local_rank",)  # says nothing about the run
 REMEDY = "name the checkpoint, --resume RUN/weights/last.pt"
 STILL_OPEN = ("device", "workers")  # options that may change when a run is resumed
 SomeOptions = TypeVar("SomeOptions", bound=TrainOptions)
 
 if TYPE_CHECKING:
-    from utils.engine import TrainingState
     from utils.optim import EarlyStopping
+    from utils.state import TrainingState
 
 
 def resume_options(options: SomeOptions) -> tuple[SomeOptions, Path]:
@@ -33,7 +35,7 @@ def resume_options(options: SomeOptions) -> tuple[SomeOptions, Path]:
     if not checkpoint.is_file() or not (run_folder / "opt.yaml").is_file():
         raise MissingFileError(f"--resume needs RUN/weights/last.pt beside RUN/opt.yaml, got {checkpoint}")
     recorded = read_yaml(run_folder / "opt.yaml")
-    saved = {key: value for key, value in recorded.items() if key not in ("save_dir", "hyp")}
+    saved = {key: value for key, value in recorded.items() if key not in ("save_dir", "hyp", *OF_THE_LAUNCHER)}
     for own_option, kind, command in (
         ("sr", "sparse training", "train_sparity"),
         ("recipe", "fine-tuning", "finetune"),
@@ -44,17 +46,19 @@ def resume_options(options: SomeOptions) -> tuple[SomeOptions, Path]:
     lost = [
         f"--{name.replace('_', '-')}"
         for name, value in vars(options).items()
-        if name not in (*FOLLOWS_CHECKPOINT, *STILL_OPEN) and value not in (own[name], saved.get(name))
+        if name not in (*FOLLOWS_CHECKPOINT, *STILL_OPEN, *OF_THE_LAUNCHER)
+        and value not in (own[name], saved.get(name))
     ]
     if lost:
         raise InputError(f"--resume continues with the options of {run_folder}/opt.yaml: leave out {', '.join(lost)}")
     chosen = {name: getattr(options, name) for name in STILL_OPEN if getattr(options, name) != own[name]}
+    chosen |= {name: getattr(options, name) for name in OF_THE_LAUNCHER}
     saved |= {"resume": str(checkpoint), "hyp": str(run_folder / "hyp.yaml"), **chosen}
     return build(type(options), **saved), run_folder
 
 
-def snapshot(state: TrainingState, stopper: EarlyStopping) -> dict[str, Any]:
-    """Random generators, loss scale, step counters and early stopping as plain numbers and tensors.
+def snapshot(state: TrainingState, stopper: EarlyStopping, maps: Sequence[float]) -> dict[str, Any]:
+    """Random generators, loss scale, step counters, early stopping and the mAP of each class, as plain values.
 
     NumPy's state is stored as a tensor: its own pickles name private modules that other NumPy versions do not have.
     """
@@ -67,19 +71,22 @@ def snapshot(state: TrainingState, stopper: EarlyStopping) -> dict[str, Any]:
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "loader": generator.get_state() if generator is not None else None,
         "scaler": state.scaler.state_dict(),
+        "maps": list(maps),
         "last_step": state.last_step,
         "accumulate": state.accumulate,
         "best_grade": state.best_grade,
         "plugins": state.plugins,
-        "stopper": (stopper.best_fitness, stopper.best_epoch, stopper.possible_stop),
+        "stopper": (stopper.best_fitness, stopper.best_epoch, stopper.possible_stop, stopper.stopped),
     }
 
 
-def restore(checkpoint: dict[str, Any], state: TrainingState, stopper: EarlyStopping, path: str) -> tuple[int, float]:
+def restore(
+    checkpoint: dict[str, Any], state: TrainingState, stopper: EarlyStopping, path: str
+) -> tuple[int, float, list[float]]:
     """Put a run back where ``checkpoint`` was written.
 
     Returns:
-        The epoch to start with and the best fitness so far.
+        The epoch to start with, the best fitness so far, and the mAP of each class (empty where it is unknown).
 
     Raises:
         InputError: the checkpoint is that of a finished run, or of one that has no epoch left.
@@ -105,8 +112,8 @@ def restore(checkpoint: dict[str, Any], state: TrainingState, stopper: EarlyStop
         state.scaler.load_state_dict(saved["scaler"]) if saved["scaler"] else None
         state.last_step, state.accumulate = saved["last_step"], saved["accumulate"]
         state.best_grade, state.plugins = saved.get("best_grade", 0.0), saved.get("plugins", {})
-        stopper.best_fitness, stopper.best_epoch, stopper.possible_stop = saved["stopper"]
-    return epoch + 1, float(checkpoint.get("best_fitness") or 0.0)
+        stopper.best_fitness, stopper.best_epoch, stopper.possible_stop, stopper.stopped = saved["stopper"]
+    return epoch + 1, float(checkpoint.get("best_fitness") or 0.0), (saved or {}).get("maps", [])
 
 
 def _restore_generators(saved: dict[str, Any], state: TrainingState) -> None:
@@ -122,10 +129,11 @@ def _restore_generators(saved: dict[str, Any], state: TrainingState) -> None:
 
 
 def trim_results(path: Path, start_epoch: int) -> None:
-    """Drop the rows of results.csv that the resumed run will write again."""
+    """Drop the rows of results.csv that the resumed run will write again, and one that was broken off."""
     if not path.is_file():
         return
     header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [row for row in rows if int(row.split(",")[0]) < start_epoch]
+    complete = [row for row in rows if row.endswith("\n") and row.count(",") == header.count(",")]
+    kept = [row for row in complete if int(row.split(",")[0]) < start_epoch]
     with atomic_path(path) as draft:
         draft.write_text("".join([header, *kept]), encoding="utf-8")

@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Fetch released weights of YOLOv5 into the working folder.
+
+    python data/scripts/download_weights.py yolov5n.pt yolov5s.pt
+
+Without names, all ten detection models. They are under the licence of their authors, which the log names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from utils.cli import run_command
+from utils.weights import RELEASED, fetch_weights
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the names and fetch."""
+    parser = argparse.ArgumentParser(description="Fetch released weights of YOLOv5 into the working folder.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RELEASED)} (default: all)")
+    names = parser.parse_args(arguments).names or list(RELEASED)
+    unknown = [name for name in names if name not in RELEASED]
+    if unknown:
+        parser.error(f"no released weights are called {unknown[0]}: choose from {', '.join(RELEASED)}")
+    for name in names:
+        fetch_weights(Path(name))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Fetch a public data set and write its labels in YOLO format. Training and validation start it when data are missing.
+
+    python data/scripts/get_dataset.py voc                        into ../datasets/VOC, where data/VOC.yaml expects it
+    python data/scripts/get_dataset.py coco --splits val --output /data/coco
+    python data/scripts/get_dataset.py coco --segments                outlines instead of boxes
+
+An interrupted run goes on where it stopped. The licences of the data sets are those of their authors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from utils.cli import run_command
+from utils.dataset_download import DatasetFolder
+from utils.errors import InputError
+from utils.files import ROOT, read_yaml
+from utils.log import LOGGER
+
+DESCRIPTIONS = {
+    "argoverse": "Argoverse.yaml",
+    "coco": "coco.yaml",
+    "global_wheat_2020": "GlobalWheat2020.yaml",
+    "objects365": "Objects365.yaml",
+    "sku_110k": "SKU-110K.yaml",
+    "visdrone": "VisDrone.yaml",
+    "voc": "VOC.yaml",
+    "xview": "xView.yaml",
+}
+
+
+def get(
+    name: str,
+    output: str | Path = "",
+    splits: Sequence[str] = ("train", "val"),
+    segments: bool = False,
+    again: bool = False,
+) -> Path:
+    """Fetch the data set ``name`` into ``output`` (default: where its YAML file expects it) and return that folder.
+
+    What an earlier call fetched is kept, unless that call came to its end and ``again`` asks for all of it anew.
+    Raises InputError for --segments with a data set that has no outlines, and when a download fails.
+    """
+    description = ROOT / "data" / DESCRIPTIONS[name]
+    root = Path(output) if output else (ROOT / read_yaml(description)["path"]).resolve()
+    fetch = import_module(f"data.scripts.converters.{name}").fetch
+    keywords = {"segments": True} if segments else {}
+    if segments and "segments" not in signature(fetch).parameters:
+        raise InputError(f"--segments: the annotations of {name} are boxes, leave it out")
+    with DatasetFolder(root, again) as folder:
+        fetch(folder, splits, **keywords)
+    LOGGER.info(f"{name} is complete in {root}. Next: python train.py --data {DESCRIPTIONS[name]}")
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the options and fetch."""
+    parser = argparse.ArgumentParser(description="Fetch a public data set and write its labels in YOLO format.")
+    parser.add_argument("name", choices=DESCRIPTIONS, help="which one")
+    parser.add_argument("--output", default="", help="folder; default: the path in the data set's YAML file")
+    parser.add_argument(
+        "--splits", nargs="+", choices=("train", "val", "test"), default=["train", "val"],
+        help="which parts, where they come separately (default: train val)",
+    )  # fmt: skip
+    parser.add_argument("--segments", action="store_true", help="write outlines instead of boxes, for copy-paste")
+    parser.add_argument("--again", action="store_true", help="fetch what an earlier run has fetched completely")
+    options = parser.parse_args(arguments)
+    get(options.name, options.output, options.splits, options.segments, options.again)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,193 @@
+"""Pictures of any kind in, detections in their own pixels out: what ``torch.hub.load`` gives."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.backends import DetectMultiBackend
+from models.detections import Detections
+from utils.augmentations import letterbox
+from utils.boxes import scale_coords
+from utils.device import time_sync
+from utils.downloads import download, is_url, url_name
+from utils.errors import InputError
+from utils.images import read_image
+from utils.nms import non_max_suppression
+from utils.result_files import UniqueStems
+
+__all__ = ["AutoShape", "Detections"]
+
+CARRIED = ("yaml", "nc", "hyp", "names", "stride")  # attributes that are also those of the wrapper
+
+
+class AutoShape(nn.Module):
+    """A detector that takes pictures as they come: it reads, letterboxes and batches them, and applies NMS.
+
+    Attributes:
+        conf: least confidence.
+        iou: NMS threshold.
+        agnostic: let boxes of different classes suppress each other.
+        multi_label: allow several classes for one box.
+        classes: keep these class indices only, None = all.
+        max_det: most detections per picture.
+        amp: compute in mixed precision (on a GPU).
+        model: the wrapped DetectMultiBackend or DetectionModel; its names and stride are attributes here, too.
+    """
+
+    conf: float = 0.25
+    iou: float = 0.45
+    agnostic: bool = False
+    multi_label: bool = False
+    classes: list[int] | None = None
+    max_det: int = 1000
+    amp: bool = False
+
+    names: Any
+    stride: Any
+
+    def __init__(self, model: nn.Module, verbose: bool = True) -> None:
+        """Wrap ``model`` and put it into eval mode; ``verbose`` logs that."""
+        super().__init__()
+        if verbose:
+            from utils.log import LOGGER
+
+            LOGGER.info("Adding AutoShape: the model takes files, addresses, PIL images, arrays and lists of them")
+        for name in CARRIED:
+            if name in vars(model):
+                setattr(self, name, getattr(model, name))
+        self.model = model.eval()
+        for module in model.modules():
+            if type(module).__name__ == "Detect":
+                module.inplace = False  # type: ignore[assignment]  # the result does not share memory with the maps
+
+    @torch.no_grad()
+    def forward(self, imgs: Any, size: int | Sequence[int] = 640, augment: bool = False, profile: bool = False) -> Any:
+        """Detect in one picture or in several.
+
+        Args:
+            imgs: a path, an http(s) address, a PIL image or an array, or a list of these. Arrays are RGB, (H, W, 3) or
+                (3, H, W), or grey (H, W), of values 0 to 255. A tensor (B, 3, H, W) in 0..1 goes to the model as it is.
+            size: the longer side that pictures are scaled to, or (height, width) to fit into, in pixels.
+            augment: test-time augmentation.
+            profile: log the time of each layer.
+
+        Returns:
+            Detections; of a tensor, what the model returns.
+
+        Raises:
+            InputError: a picture cannot be read, or is of no such kind; it is named.
+        """
+        if isinstance(imgs, Tensor):
+            return self._infer(imgs, augment, profile)
+        times = [time_sync()]
+        pictures, files = read_pictures(imgs)
+        shape = self._network_shape([picture.shape[:2] for picture in pictures], size)
+        batch = np.stack([letterbox(picture, shape, auto=False)[0] for picture in pictures])
+        tensor = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
+        tensor = tensor.to(self._parameter.device).type_as(self._parameter) / 255
+        times.append(time_sync())
+        output = self._infer(tensor, augment, profile)
+        times.append(time_sync())
+        found = non_max_suppression(
+            output[0] if isinstance(output, (tuple, list)) else output, self.conf, self.iou, classes=self.classes,
+            agnostic=self.agnostic, multi_label=self.multi_label, max_det=self.max_det,
+        )  # fmt: skip
+        for boxes, picture in zip(found, pictures, strict=True):
+            scale_coords(shape, boxes[:, :4], picture.shape[:2])
+        times.append(time_sync())
+        return Detections(pictures, found, files, times, self.names, tuple(tensor.shape))
+
+    @property
+    def _parameter(self) -> Tensor:
+        """A tensor where the model is and in its precision."""
+        return next(self.model.parameters(), torch.zeros(1))
+
+    def _infer(self, tensor: Tensor, augment: bool, profile: bool) -> Any:
+        """What the model gives for (B, 3, H, W) in 0..1."""
+        parameter, model, options = self._parameter, self.model, {"augment": augment}
+        if profile:
+            if augment or not getattr(model, "pt", True):
+                raise InputError("profile=True times the layers of a PyTorch model without augment=True")
+            model = model.model if isinstance(model, DetectMultiBackend) else model
+            options["profile"] = True
+        with torch.autocast(parameter.device.type, enabled=self.amp and parameter.device.type != "cpu"):
+            return model(tensor.to(parameter.device).type_as(parameter), **options)
+
+    def _network_shape(self, shapes: Sequence[tuple[int, int]], size: int | Sequence[int]) -> tuple[int, int]:
+        """(height, width) that all pictures of these (height, width) fit into once scaled to ``size``."""
+        wanted = (size, size) if isinstance(size, int) else tuple(size)
+        if len(wanted) != 2 or min(wanted) < 1:
+            raise InputError(f"size must be a number of pixels or (height, width), got {size!r}")
+        stride = max(int(torch.as_tensor(getattr(self, "stride", 32)).max()), 32)
+        if not getattr(self.model, "pt", True):  # other formats have one input shape
+            return wanted[0], wanted[1]
+        longest = max(wanted)
+        sides = [max(shape[axis] * longest / max(shape) for shape in shapes) for axis in (0, 1)]
+        return math.ceil(sides[0] / stride) * stride, math.ceil(sides[1] / stride) * stride
+
+
+def read_pictures(source: Any) -> tuple[list[np.ndarray], list[str]]:
+    """One picture or a list of them -> RGB arrays (H, W, 3) uint8, and a name ending in .jpg for each, no two alike."""
+    items = list(source) if isinstance(source, (list, tuple)) else [source]
+    if not items:
+        raise InputError("no pictures given: the list is empty")
+    pictures, files = zip(*_read_each(items), strict=True)
+    return list(pictures), list(files)
+
+
+def _read_each(items: Sequence[Any]) -> Iterator[tuple[np.ndarray, str]]:
+    stem = UniqueStems()
+    for index, item in enumerate(items):
+        source: Any = f"image{index}"
+        if isinstance(item, (str, Path)):
+            source = item
+            picture = _read_file(str(item))
+        elif isinstance(item, np.ndarray):
+            picture = _rgb_array(item, index)
+        elif hasattr(item, "convert") and hasattr(item, "getexif"):  # a PIL image, without importing PIL for it
+            from PIL import ImageOps
+
+            source = getattr(item, "filename", "") or source
+            picture = np.asarray(ImageOps.exif_transpose(item).convert("RGB"))
+        else:
+            raise InputError(
+                f"picture {index} is of type {type(item).__name__}: expected a path, an http(s) address, a PIL image "
+                "or a NumPy array"
+            )
+        name = Path(url_name(str(source))) if is_url(source) else Path(str(source))
+        yield picture, f"{stem(name)}.jpg"
+
+
+def _read_file(source: str) -> np.ndarray:
+    """RGB picture (H, W, 3) uint8 of a path or address."""
+    if not is_url(source):
+        return np.ascontiguousarray(read_image(Path(source).expanduser())[:, :, ::-1])
+    with tempfile.TemporaryDirectory() as folder:
+        file = download(source, Path(folder) / url_name(source), progress=False)
+        return np.ascontiguousarray(read_image(file)[:, :, ::-1])
+
+
+def _rgb_array(array: np.ndarray, index: int) -> np.ndarray:
+    """(H, W, 3) uint8 of an array of one of the forms that AutoShape takes; further channels are dropped."""
+    if array.ndim == 3 and array.shape[0] < 5:  # channels first
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):
+        array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+    if array.ndim != 3 or array.shape[2] < 3 or not array.size:
+        raise InputError(f"picture {index} has the shape {array.shape}: expected (H, W, 3), (3, H, W) or (H, W)")
+    if array.dtype != np.uint8:
+        low, high = array.min(), array.max()
+        if not (low >= 0 and high <= 255) or (array.dtype.kind == "f" and 0 < high <= 1):
+            raise InputError(
+                f"picture {index} has values from {low:g} to {high:g} ({array.dtype}): expected 0 to 255, as uint8"
+            )
+        array = array.round().astype(np.uint8)
+    return np.ascontiguousarray(array[:, :, :3])

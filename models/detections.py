@@ -1,0 +1,211 @@
+"""What AutoShape found in a batch of pictures: boxes as tensors and tables, drawn, cropped, saved, printed."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from utils.boxes import xyxy2xywh
+from utils.errors import InputError
+from utils.files import increment_path, make_folder
+
+DEFAULT_FOLDER = "runs/detect/exp"
+COLUMNS = {
+    "xyxy": ("xmin", "ymin", "xmax", "ymax"),
+    "xyxyn": ("xmin", "ymin", "xmax", "ymax"),
+    "xywh": ("xcenter", "ycenter", "width", "height"),
+    "xywhn": ("xcenter", "ycenter", "width", "height"),
+}
+
+
+class Detections:
+    """Detections in ``n`` pictures. Indexing and iteration give those in one picture.
+
+    Attributes:
+        imgs: the pictures, RGB (H, W, 3) uint8; ``render`` draws into them.
+        pred: for each picture (N, 6): x1, y1, x2, y2 in pixels of the picture, confidence, class; best first.
+        names: {class index: name}.
+        files: a file name for each picture.
+        xyxy, xywh: as pred, with corners or with centre and size in pixels. xyxyn, xywhn: divided by width and height.
+        n: number of pictures.
+        times: clock readings in seconds before and after each of the three stages; t: milliseconds per picture of
+            pre-processing, inference, NMS.
+        s: shape of the network's input.
+    """
+
+    def __init__(
+        self,
+        imgs: list[np.ndarray],
+        pred: list[Tensor],
+        files: list[str],
+        times: Sequence[float] = (0, 0, 0, 0),
+        names: Mapping[int, str] | Sequence[str] | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> None:
+        """Arguments as the attributes of their names; ``shape`` is s."""
+        self.imgs, self.pred, self.files, self.times = imgs, pred, files, times
+        self.names = dict(names if isinstance(names, Mapping) else enumerate(names or ()))
+        self.n, self.s = len(pred), shape
+        self.t = tuple(1e3 * (end - start) / max(self.n, 1) for start, end in pairwise(times))
+        self.xyxy: list[Any] = pred
+        self.xywh: list[Any] = [xyxy2xywh(boxes) for boxes in pred]
+        self.xyxyn: list[Any] = self._normalized(self.xyxy)
+        self.xywhn: list[Any] = self._normalized(self.xywh)
+
+    def _normalized(self, boxes: list[Tensor]) -> list[Tensor]:
+        sizes = [image.shape[1::-1] * 2 for image in self.imgs]  # width, height, width, height
+        return [found / found.new_tensor([*size, 1, 1]) for found, size in zip(boxes, sizes, strict=True)]
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return self.n
+
+    def __getitem__(self, index: int) -> Detections:
+        """The detections in one picture."""
+        place = range(self.n)[index]
+        only = [self.imgs[place]], [self.pred[place]], [self.files[place]]
+        return Detections(*only, self.times, self.names, self.s)
+
+    def __iter__(self) -> Iterator[Detections]:
+        """The detections in each picture, one after the other."""
+        return (self[index] for index in range(self.n))
+
+    def tolist(self) -> list[Detections]:
+        """A Detections for each picture."""
+        return list(self)
+
+    # -- as text and tables ----------------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        """A line for each picture, ``image 1/2: 480x640 2 faces, 1 mask``, and one for the times."""
+        lines = [
+            f"image {index}/{self.n}: {image.shape[0]}x{image.shape[1]} {self._counts(found)}"
+            for index, (image, found) in enumerate(zip(self.imgs, self.pred, strict=True), 1)
+        ]
+        pre, inference, nms = self.t
+        shape = tuple(self.s) if self.s else None
+        times = f"Speed: {pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS per image"
+        return "\n".join([*lines, times + (f" at shape {shape}" if shape else "")])
+
+    def _counts(self, found: Tensor) -> str:
+        if not len(found):
+            return "(no detections)"
+        indices, counts = found[:, 5].int().unique(return_counts=True)
+        pairs = zip(indices.tolist(), counts.tolist(), strict=True)
+        return ", ".join(f"{count} {self._name(index)}{'s' if count > 1 else ''}" for index, count in pairs)
+
+    def _name(self, class_index: float) -> str:
+        return self.names.get(int(class_index), f"class{int(class_index)}")
+
+    def print(self) -> None:
+        """Print what ``str`` gives."""
+        print(str(self))
+
+    def pandas(self) -> Detections:
+        """A copy whose xyxy, xyxyn, xywh and xywhn are lists of DataFrames, which also name the class."""
+        import pandas
+
+        tables = copy.copy(self)
+        for form, columns in COLUMNS.items():
+            frames = []
+            for found in getattr(self, form):
+                frame = pandas.DataFrame(found.double().cpu().numpy(), columns=[*columns, "confidence", "class"])
+                frame["class"] = frame["class"].astype("int64")
+                frame["name"] = [self._name(index) for index in frame["class"]]
+                frames.append(frame)
+            setattr(tables, form, frames)
+        return tables
+
+    # -- as pictures -----------------------------------------------------------------------------------------------
+
+    def _drawn(self, labels: bool) -> list[np.ndarray]:
+        """Copies of the pictures with boxes, the best on top, and with their labels if wanted."""
+        from utils.annotator import Annotator, colors
+
+        pictures, letters = [], "".join(self.names.values())
+        for image, found in zip(self.imgs, self.pred, strict=True):
+            annotator = Annotator(image.copy(), example=letters)
+            for *box, confidence, index in found.flip(0).tolist():
+                label = f"{self._name(index)} {confidence:.2f}" if labels else ""
+                annotator.box_label(box, label, color=colors(int(index)))
+            pictures.append(annotator.result())
+        return pictures
+
+    def render(self, labels: bool = True) -> list[np.ndarray]:
+        """Draw the boxes into ``imgs`` and return them, RGB (H, W, 3) uint8."""
+        self.imgs = self._drawn(labels)
+        return self.imgs
+
+    def show(self, labels: bool = True) -> None:
+        """Show the pictures with their boxes: in the notebook, or in the viewer of the desktop.
+
+        Raises InputError where there is neither.
+        """
+        from PIL import Image
+
+        from utils.display import display_problem
+
+        pictures = [Image.fromarray(picture) for picture in self._drawn(labels)]
+        if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+            for picture in pictures:
+                sys.modules["IPython"].display.display(picture)
+            return
+        problem = display_problem()
+        if problem:
+            raise InputError(f"pictures cannot be shown here ({problem}): use save() or render()")
+        for picture, file in zip(pictures, self.files, strict=True):
+            picture.show(title=file)
+
+    def save(self, labels: bool = True, save_dir: str | Path = DEFAULT_FOLDER) -> Path:
+        """Write the pictures with their boxes into a folder, and return it.
+
+        The default folder gets a number when it exists (exp, exp2, ...), any other one is written into.
+        """
+        folder = _results_folder(save_dir)
+        self._write(self._drawn(labels), folder)
+        return folder
+
+    def crop(self, save: bool = True, save_dir: str | Path = DEFAULT_FOLDER) -> list[dict[str, Any]]:
+        """Cut out each box, a little enlarged; the least confident of each picture first.
+
+        Returns:
+            For each box a dict: ``box`` (four numbers, corners in pixels), ``conf`` and ``cls`` (tensors of one
+            number), ``label`` (name and confidence), ``im`` (BGR (h, w, 3) uint8, as OpenCV writes it). With ``save``
+            the folder (see ``save``) gets crops/<class>/<file>, and the pictures without boxes.
+        """
+        from utils.annotator import write_picture
+        from utils.result_files import crop_box, safe_name
+
+        folder = _results_folder(save_dir) if save else None
+        crops = []
+        for image, found, file in zip(self.imgs, self.pred, self.files, strict=True):
+            for *box, confidence, index in found.flip(0):
+                name = self._name(index)
+                piece = np.ascontiguousarray(crop_box(image, [float(value) for value in box])[:, :, ::-1])
+                label = f"{name} {float(confidence):.2f}"
+                crops.append({"box": box, "conf": confidence, "cls": index, "label": label, "im": piece})
+                if folder is not None and piece.size:
+                    target = make_folder(folder / "crops" / safe_name(name)) / file
+                    write_picture(increment_path(target), piece, full_colour=True)
+        if folder is not None:
+            self._write(self.imgs, folder)
+        return crops
+
+    def _write(self, pictures: list[np.ndarray], folder: Path) -> None:
+        from utils.annotator import write_picture
+        from utils.log import LOGGER
+
+        for picture, file in zip(pictures, self.files, strict=True):
+            write_picture(folder / file, picture[:, :, ::-1])
+        LOGGER.info(f"Saved {self.n} image{'s' * (self.n != 1)} to {folder}")
+
+
+def _results_folder(save_dir: str | Path) -> Path:
+    return increment_path(save_dir, exist_ok=Path(save_dir) != Path(DEFAULT_FOLDER), mkdir=True)

@@ -1,0 +1,66 @@
+"""The report of a pipeline: its four models, the commands of its steps, the gammas before and after sparse training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.loading import load_checkpoint
+from prune_tools.comparison import Row
+from prune_tools.finetune import FinetuneOptions
+from prune_tools.groups import find_groups, select_groups
+from prune_tools.importance import gamma_scores
+from prune_tools.pictures import gamma_histogram
+from prune_tools.pipeline import PipelineOptions
+from prune_tools.report import Report, layer_widths
+from prune_tools.train_sparity import SparseOptions
+from utils.config import TrainOptions, command_line, to_dict
+from utils.files import read_yaml
+
+
+def report_of(
+    options: PipelineOptions, folders: Mapping[str, Path], checkpoints: Mapping[str, Path], rows: Sequence[Row],
+    surveys: dict[str, dict[str, Any]],
+) -> Report:  # fmt: skip
+    """The report of a finished run, without detections; ``folders`` and ``checkpoints`` are by step."""
+    models = {step: load_checkpoint(checkpoints[step])["model"].float() for step in ("base", "sparse", "pruned")}
+    groups = select_groups(find_groups(models["base"]), options.of_penalty()["scope"])
+    gammas = {step: torch.cat(list(gamma_scores(models[step], groups).values())) for step in ("base", "sparse")}
+    threshold = None  # for a budget there is none: the channels go by what they cost, too
+    if options.percent is not None:
+        threshold = float(gammas["sparse"].sort().values[int(len(gammas["sparse"]) * options.percent)])
+    goal = f"{options.percent:.0%} of the channels" if options.percent is not None else (
+        f"operations: {options.target_flops}" if options.target_flops else f"parameters: {options.target_params}"
+    )  # fmt: skip
+    pruning = _pruning(folders["pruned"])
+    return Report(
+        title=f"Pipeline of {Path(options.weights or options.cfg).stem}, {goal}",
+        rows=rows,
+        widths=(layer_widths(models["sparse"]), layer_widths(models["pruned"])),
+        gammas=gamma_histogram(gammas, threshold),
+        commands=[
+            command_line("prune_tools/pipeline.py", PipelineOptions, to_dict(options)),
+            _training("train.py", TrainOptions, folders["base"]),
+            _training("prune_tools/train_sparity.py", SparseOptions, folders["sparse"]),
+            *pruning["commands"],
+            _training("prune_tools/finetune.py", FinetuneOptions, folders["finetuned"]),
+        ],
+        notes=pruning["notes"],
+        surveys=surveys,
+    )
+
+
+def _training(script: str, options_class: type, folder: Path) -> str:
+    """The command of a training, from the options that it has recorded."""
+    values = read_yaml(folder / "opt.yaml") | {"resume": None, "exist_ok": None}
+    return command_line(script, options_class, values)
+
+
+def _pruning(folder: Path) -> dict[str, Any]:
+    """The figures of the pruning step; a run made by an earlier version has none."""
+    file = folder / "report.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"commands": [], "notes": []}

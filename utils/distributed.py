@@ -1,0 +1,214 @@
+"""Data-parallel training: which process this is, the group of all of them, and what they tell each other.
+
+``torchrun`` starts the processes and says in the environment who each one is. Everything here also works in a single
+process without a group: then there is one rank, nothing is exchanged, and the functions return at once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.config import TrainOptions
+from utils.errors import InputError
+from utils.log import setup_logging
+
+PATIENCE = timedelta(hours=12)  # the other ranks wait for the first one while it validates
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this is; ``rank`` and ``local_rank`` are -1 outside torchrun."""
+
+    rank: int = -1  # among all processes
+    local_rank: int = -1  # among those of this machine
+    size: int = 1  # processes on all machines
+    local_size: int = 1  # processes on this machine
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process logs, validates and writes files."""
+        return self.rank in (-1, 0)
+
+
+def current_world() -> World:
+    """What torchrun says in the environment. Raises InputError for an incomplete set of its variables."""
+    if "LOCAL_RANK" not in os.environ:
+        return World()
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    try:
+        rank, local_rank, size = (int(os.environ[name]) for name in names)
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"LOCAL_RANK is set but not all of {', '.join(names)} are numbers: start with torchrun"
+        ) from error
+    return World(rank, local_rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+
+
+# -- starting and ending -------------------------------------------------------------------------------------------
+
+
+def launch(main: Callable[[Any], Result], options: Any) -> Result:
+    """Run ``main(options)``; with several devices in ``options.device`` in one process for each, through torchrun.
+
+    For the entry of a command: it starts this process's command line again.
+    """
+    from utils.device import select_device
+
+    devices = [name for name in options.device.split(",") if name.strip()]
+    if len(devices) < 2 or current_world().rank >= 0:
+        return main(options)
+    for name in devices:
+        select_device(name)
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(devices)}"]
+    sys.exit(subprocess.call([*starter, *sys.argv]))
+
+
+def device_of_rank(device: str, world: World) -> str:
+    """The one device of this process, given the option ``--device``: its local rank's place in the list.
+
+    Raises InputError when there are not as many devices as processes on this machine.
+    """
+    wanted = [name.strip() for name in device.split(",") if name.strip()]
+    if world.rank < 0 or wanted == ["cpu"] or (not wanted and not torch.cuda.is_available()):
+        return device
+    available = wanted or [str(number) for number in range(torch.cuda.device_count())]
+    if world.local_size > len(available):
+        raise InputError(
+            f"{world.local_size} processes but {len(available)} device(s), {', '.join(available)}: "
+            f"start torchrun with --nproc_per_node {len(available)}, or train on --device cpu"
+        )
+    return available[world.local_rank]
+
+
+@contextmanager
+def processes(options: TrainOptions) -> Iterator[tuple[torch.device, World]]:
+    """The device of this process, and which process it is; within, it is a member of the group, if torchrun started it.
+
+    The group speaks NCCL on GPUs and gloo elsewhere. Raises InputError for options that these processes cannot honour.
+    """
+    from utils.device import select_device
+
+    world = current_world()
+    check_options(options, world)
+    device = select_device(device_of_rank(options.device, world), options.batch_size)
+    if world.rank < 0 or in_group():
+        yield device, world
+        return
+    setup_logging(world.rank)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield device, world
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def check_options(options: TrainOptions, world: World) -> None:
+    """Raise InputError for training options that this number of processes cannot honour."""
+    if options.local_rank not in (-1, world.local_rank):
+        raise InputError(
+            f"--local_rank {options.local_rank} is set by launchers that also set LOCAL_RANK, which is "
+            f"{world.local_rank if world.rank >= 0 else 'not set'}: start with torchrun --nproc_per_node N"
+        )
+    if options.sync_bn and world.size == 1:
+        raise InputError("--sync-bn joins the batch norms of several GPUs: start with torchrun --nproc_per_node N")
+    if world.rank < 0:
+        return
+    for flag, chosen in (("--evolve", options.evolve), ("--image-weights", options.image_weights)):
+        if chosen:
+            raise InputError(f"{flag} works in a single process only: leave it out, or start without torchrun")
+    if options.batch_size < 1 or options.batch_size % world.size:
+        raise InputError(
+            f"--batch-size {options.batch_size} is of all {world.size} processes together: give a multiple of that"
+        )
+
+
+# -- the model -----------------------------------------------------------------------------------------------------
+
+
+def parallel(model: nn.Module, device: torch.device, sync_bn: bool = False) -> nn.Module:
+    """What to call instead of ``model``: itself alone, or a wrapper that averages the gradients of all ranks.
+
+    ``sync_bn`` computes batch norms over the batches of all ranks; the layers of ``model`` are replaced.
+    """
+    if not in_group():
+        return model
+    if sync_bn:
+        if device.type != "cuda":
+            raise InputError("--sync-bn works on GPUs only: leave it out")
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+def local_gradients(model: Any) -> AbstractContextManager:
+    """While this is open, backward passes of what ``parallel`` returned keep their gradients to themselves."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def plain_norms(model: nn.Module) -> nn.Module:
+    """Turn the synchronised batch norms inside ``model`` back into ordinary ones, in place, and return it."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.SyncBatchNorm):
+                norm = nn.BatchNorm2d(child.num_features, child.eps, child.momentum, child.affine)
+                norm.load_state_dict(child.state_dict())
+                norm.to(child.running_mean).train(child.training)
+                for own, other in zip(norm.parameters(), child.parameters(), strict=True):
+                    own.requires_grad = other.requires_grad
+                setattr(module, name, norm)
+    return model
+
+
+# -- messages ------------------------------------------------------------------------------------------------------
+
+
+def in_group() -> bool:
+    """Whether this process is a member of a group."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def ranks() -> tuple[int, int]:
+    """(rank, number of ranks) of the group; (0, 1) without one."""
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if in_group() else (0, 1)
+
+
+def from_first(value: Result) -> Result:
+    """The value that the first rank has, on every rank; all must call this. Small picklable values only."""
+    if ranks()[1] == 1:
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box)
+    return box[0]
+
+
+def average(values: torch.Tensor) -> torch.Tensor:
+    """Element-wise mean over all ranks, on every rank; all must call this."""
+    count = ranks()[1]
+    if count > 1:
+        torch.distributed.all_reduce(values)
+        values = values / count
+    return values
+
+
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """Let the first rank run the block before all others do, so that they find the files that it wrote."""
+    rank, count = ranks()
+    if rank > 0:
+        torch.distributed.barrier()
+    try:
+        yield
+    finally:
+        if rank == 0 and count > 1:
+            torch.distributed.barrier()

@@ -1,0 +1,97 @@
+"""What a training run keeps in its folder: options, hyperparameters and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.config import TrainOptions, to_dict
+from utils.files import make_folder, write_yaml
+
+if TYPE_CHECKING:
+    from utils.optim import EarlyStopping
+    from utils.state import TrainingState
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: the folder. last, best: its checkpoints. best_fitness: the highest so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the files; nothing is read or written yet."""
+        self.path = path
+        self.last, self.best = path / "weights/last.pt", path / "weights/best.pt"
+        self.best_fitness = 0.0
+        self.saved_best = False  # best.pt is of this run
+
+    def start(self, options: TrainOptions, hyp: dict[str, Any]) -> None:
+        """Create the folder with hyp.yaml and opt.yaml; ``hyp`` has the gains as they were given.
+
+        An evolution has one folder for all its runs, which keep nothing but their lines of results.csv there.
+        """
+        if options.evolve:
+            make_folder(self.path)
+            return
+        make_folder(self.path / "weights")
+        if options.resume:
+            for draft in (self.path / "weights").glob(".*.pt"):
+                draft.unlink()  # left behind by a process that was killed while it wrote
+            self.saved_best = self.best.exists()
+        else:
+            (self.path / "results.csv").unlink(missing_ok=True)  # of an earlier run, with --exist-ok
+        write_yaml(self.path / "hyp.yaml", hyp)
+        write_yaml(self.path / "opt.yaml", self._record(options, hyp))
+
+    def _record(self, options: TrainOptions, hyp: dict[str, Any]) -> dict[str, Any]:
+        return {**to_dict(options), "hyp": hyp, "save_dir": str(self.path)}
+
+    def rate(self, fitness: float, state: TrainingState, stopper: EarlyStopping) -> bool:
+        """Take in the fitness of an epoch; whether it is the best so far of the highest grade, of equals the first."""
+        if state.grade > state.best_grade:  # fitter epochs of a lower grade no longer count
+            state.best_grade, self.best_fitness, self.saved_best = state.grade, 0.0, False
+            stopper.best_fitness = -1.0
+        improved = (state.grade == state.best_grade and fitness > self.best_fitness) or not self.saved_best
+        self.best_fitness = max(fitness, self.best_fitness) if improved else self.best_fitness
+        return improved
+
+    def save(
+        self, state: TrainingState, stopper: EarlyStopping, options: TrainOptions, hyp: dict[str, Any],
+        improved: bool, maps: Sequence[float],
+    ) -> None:  # fmt: skip
+        """Write the checkpoints of the epoch that has ended.
+
+        last.pt comes last: a run killed before that repeats the epoch, and writes the other files again just so.
+        """
+        from utils.checkpoint import save_checkpoint
+        from utils.resume import snapshot
+
+        checkpoint = {
+            "epoch": state.epoch,
+            "best_fitness": self.best_fitness,
+            "model": state.model,
+            "ema": state.ema.ema,
+            "updates": state.ema.updates,
+            "optimizer": state.optimizer.state_dict(),
+            "wandb_id": None,
+            "opt": self._record(options, hyp),
+            "date": datetime.now().isoformat(),
+            "resume": snapshot(state, stopper, maps),
+        }
+        targets = [self.best] if improved else []
+        if options.save_period > 0 and state.epoch % options.save_period == 0:
+            targets.append(self.path / f"weights/epoch{state.epoch}.pt")
+        for target in (*targets, self.last):
+            save_checkpoint(checkpoint, target)
+        self.saved_best |= improved
+
+    def strip(self) -> None:
+        """Turn the training checkpoints into such for use; last.pt comes last, until then the run can be resumed."""
+        from utils.checkpoint import strip_optimizer
+
+        for file in (self.best, self.last) if self.saved_best else ():
+            strip_optimizer(file)
