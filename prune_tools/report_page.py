@@ -59,6 +59,8 @@ dd { margin: 0; overflow-wrap: anywhere; }
   h2 { break-after: avoid; }
   figure, tr, .cards div, pre { break-inside: avoid; }
   figure { max-width: 13cm; }
+  figure img { width: auto; max-width: 100%; max-height: 22cm; margin: 0 auto; }
+  .pair img { width: 100%; }
   .pairs { grid-template-columns: 1fr 1fr; }
 }
 </style>
