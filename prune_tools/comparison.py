@@ -1,12 +1,16 @@
-"""The table that compares the four models of a run: accuracy, size, computation, measured time; text, CSV, picture."""
+"""The table that compares the models of a run: accuracy, size, computation, measured time; as text, CSV and picture."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import nn
 
 GFLOPS_IMAGE_SIZE = 640  # pixels; as YOLOv5 prints its models
 
@@ -26,45 +30,63 @@ class Row:
     weights: str
 
 
+def row_of(step: str, model: nn.Module, metrics: Sequence[float], milliseconds: float, weights: str) -> Row:
+    """The row of a model that has been validated (P, R, mAP50, mAP50-95, ...) and timed."""
+    from utils.model_info import count_parameters, gflops
+
+    precision, recall, map50, map_ = metrics[:4]
+    operations = gflops(model, GFLOPS_IMAGE_SIZE) or 0.0
+    return Row(step, precision, recall, map50, map_, count_parameters(model), operations, milliseconds, weights)
+
+
 def compare(checkpoints: dict[str, Path], data: str, image_size: int, folder: Path, **val_options: Any) -> list[Row]:
     """Validate and time each checkpoint; ``val_options`` go to ``val.run`` (device, workers, batch_size)."""
     import val
     from models.experimental import attempt_load
     from prune_tools.latency import prepare, time_calls
     from utils.device import select_device
-    from utils.model_info import count_parameters, gflops
 
     device = select_device(val_options.get("device", ""))
     models = {step: attempt_load(file, device, fuse=False) for step, file in checkpoints.items()}
-    sizes = {step: (count_parameters(model), gflops(model, GFLOPS_IMAGE_SIZE) or 0.0) for step, model in models.items()}
     times = time_calls({step: prepare(model, image_size) for step, model in models.items()})
     rows = []
     for step, file in checkpoints.items():
         results, _, _ = val.run(data, str(file), imgsz=image_size, save_dir=folder / step, plots=False, **val_options)
-        precision, recall, map50, map_ = results[:4]
-        rows.append(Row(step, precision, recall, map50, map_, *sizes[step], times[step], str(file)))
+        rows.append(row_of(step, models[step], results, times[step], str(file)))
     return rows
 
 
 def as_text(rows: list[Row]) -> str:
     """The table as aligned text, also valid Markdown."""
-    head = ("step", "P", "R", "mAP50", "mAP50-95", "params", f"GFLOPs at {GFLOPS_IMAGE_SIZE}", "ms / image")
-    lines = [head, tuple("-" * len(name) for name in head)]
+    return aligned(cells(rows))
+
+
+def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Head and rows of the table, as text."""
+    lines: list[tuple[str, ...]] = [
+        ("step", "P", "R", "mAP50", "mAP50-95", "params", f"GFLOPs at {GFLOPS_IMAGE_SIZE}", "ms / image")
+    ]
     for row in rows:
         accuracy = (f"{value:.3f}" for value in (row.precision, row.recall, row.map50, row.map))
         lines.append((row.step, *accuracy, f"{row.parameters:,}", f"{row.gflops:.2f}", f"{row.milliseconds:.1f}"))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return lines
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A table (head, rows) with columns of equal width, as Markdown."""
+    lines = [lines[0], ["-" * len(name) for name in lines[0]], *lines[1:]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     )
 
 
-def save_csv(rows: list[Row], path: Path) -> None:
-    """One line per model, columns named as the fields of Row."""
+def save_csv(rows: Sequence[Any], path: Path) -> None:
+    """One line for each of these objects of a dataclass, columns named as its fields."""
     import csv
 
     with atomic_path(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer = csv.DictWriter(file, list(asdict(rows[0])))
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 

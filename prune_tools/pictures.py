@@ -1,44 +1,64 @@
-"""Pictures of a pipeline run: gammas before and after sparse training, layer widths, detections."""
+"""Pictures of a pruning: gammas, layer widths, detections."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.charts import new_figure, save_figure
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+    from matplotlib.axes import Axes
     from torch import nn
 
 DPI = 130
+REPORT_SIZE = 6.4, 3.8  # inches; letters stay readable on a phone
+BINS = 80  # of histograms
 TILES = 12  # validation images in the picture of detections
 COLUMNS = 4
 
 
-def draw_gammas(dense: nn.Module, sparse: nn.Module, percent: float | None, path: Path) -> None:
-    """Histograms of all prunable |gamma| of two models, and the threshold below which ``percent`` of the second lie.
+def gamma_histogram(gammas: Mapping[str, torch.Tensor], threshold: float | None = None) -> dict[str, Any]:
+    """How many channels have which |gamma|: common edges (bins + 1,), counts (bins,) and the median of each series.
 
-    Without ``percent`` there is no common threshold: the channels went by what they cost, too.
+    ``threshold`` is that below which channels go, None where there is not one for all layers.
     """
-    import torch
+    import numpy as np
 
-    from prune_tools.groups import prunable_norms
+    series = {name: values.detach().abs().float().cpu().numpy() for name, values in gammas.items()}
+    largest = max((float(values.max()) for values in series.values() if len(values)), default=0.0) or 1.0
+    edges = np.linspace(0, largest, BINS + 1)
+    return {
+        "edges": [round(float(edge), 6) for edge in edges],
+        "counts": {name: np.histogram(values, edges)[0].tolist() for name, values in series.items()},
+        "median": {name: float(np.median(values)) if len(values) else None for name, values in series.items()},
+        "threshold": threshold,
+    }
 
-    figure = new_figure(8, 3.4)
+
+def draw_gammas(histogram: Mapping[str, Any], path: Path) -> None:
+    """A ``gamma_histogram`` as a picture."""
+    figure = new_figure(*REPORT_SIZE)
     axes = figure.subplots()
-    for model, name, color in ((dense, "before sparse training", "#8da0cb"), (sparse, "after", "#fc8d62")):
-        gammas = (
-            torch.cat([norm.weight.detach().abs().float() for norm in prunable_norms(model).values()]).sort().values
-        )
-        axes.hist(gammas.numpy(), bins=80, alpha=0.75, label=f"{name}, median {gammas.median():.2f}", color=color)
-    if percent is not None:
-        threshold = float(gammas[int(len(gammas) * percent)])
-        axes.axvline(threshold, color="#444444", linestyle="--", linewidth=1, label=f"threshold for {percent:.0%}")
-    axes.set(xlabel="|gamma| of the prunable batch norms", ylabel="channels")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    for color, (name, counts) in zip(("#8da0cb", "#fc8d62"), histogram["counts"].items(), strict=False):
+        median = histogram["median"][name]
+        label = name if median is None else f"{name}, median {median:.2g}"
+        axes.stairs(counts, histogram["edges"], fill=True, alpha=0.7, label=label, color=color)
+    if histogram["threshold"] is not None:
+        title = f"threshold {histogram['threshold']:.2g}"
+        axes.axvline(histogram["threshold"], color="#444444", linestyle="--", linewidth=1, label=title)
+    axes.set(xlabel="|gamma| of the prunable channels", ylabel="channels")
+    finish(axes)
     save_figure(figure, path, DPI)
+
+
+def finish(axes: Axes) -> None:
+    """What all these diagrams have: a legend without a frame, and no lines above and on the right."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
 
 
 def draw_widths(before: nn.Module, after: nn.Module, path: Path) -> None:
@@ -55,30 +75,34 @@ def draw_widths(before: nn.Module, after: nn.Module, path: Path) -> None:
     axes.set_xticks(places, names, rotation=90, fontsize=6)
     axes.set_ylabel("channels")
     axes.margins(x=0.01)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    finish(axes)
     save_figure(figure, path, DPI)
 
 
-def draw_detections(weights: Path, images: list[str], image_size: int, path: Path) -> None:
-    """What the model of ``weights`` finds in the first images, as one sheet."""
+def picture_detections(weights: Path | str, images: Sequence[str], image_size: int, device: str) -> list[np.ndarray]:
+    """What the model of ``weights`` finds in each image, drawn into it: BGR squares of ``image_size`` pixels."""
     import numpy as np
 
     from detect import DetectOptions, Detector, Writer
-    from utils.annotator import write_picture
     from utils.augmentations import letterbox
     from utils.images import read_image
 
-    options = DetectOptions(weights=[str(weights)], imgsz=[image_size], line_thickness=2)
+    options = DetectOptions(weights=[str(weights)], imgsz=[image_size], line_thickness=2, device=device)
     detector = Detector(options)
-    writer = Writer(options, detector.names, path.parent)
+    writer = Writer(options, detector.names, Path(weights).parent)  # it only draws
     tiles = []
-    for file in images[:TILES]:
+    for file in images:
         native = read_image(file)
         network_input = letterbox(native, image_size, stride=detector.model.stride)[0]
         found, _ = detector(np.ascontiguousarray(network_input[..., ::-1].transpose(2, 0, 1)), native.shape[:2])
         tiles.append(letterbox(writer.annotate(native, found.flip(0)), image_size, auto=False)[0])
-    write_picture(path, _sheet(tiles))
+    return tiles
+
+
+def spread(images: Sequence[str], count: int) -> list[str]:
+    """``count`` of the images, evenly spread over them; all if there are no more."""
+    count = min(count, len(images))
+    return [images[index * len(images) // count] for index in range(count)]
 
 
 def _sheet(tiles: list[np.ndarray]) -> np.ndarray:
@@ -92,17 +116,13 @@ def _sheet(tiles: list[np.ndarray]) -> np.ndarray:
 
 
 def draw_run(
-    checkpoints: dict[str, Path], data: str, percent: float | None, image_size: int, folder: Path
-) -> list[Path]:
-    """gammas.png, widths.png and detections.jpg of a finished pipeline run, in ``folder``; returns their paths."""
+    checkpoints: dict[str, Path], image_paths: Sequence[str], image_size: int, device: str, folder: Path
+) -> None:
+    """widths.png and detections.jpg of a finished pipeline run, in ``folder``."""
     from models.loading import load_checkpoint
-    from utils.checks import check_dataset
-    from utils.labels import find_images
+    from utils.annotator import write_picture
 
-    models = {step: load_checkpoint(file)["model"].float() for step, file in checkpoints.items()}
-    images = find_images(check_dataset(data, splits=("val",))["val"])
-    paths = [folder / name for name in ("gammas.png", "widths.png", "detections.jpg")]
-    draw_gammas(models["base"], models["sparse"], percent, paths[0])
-    draw_widths(models["sparse"], models["pruned"], paths[1])
-    draw_detections(checkpoints["finetuned"], images, image_size, paths[2])
-    return paths
+    before, after = (load_checkpoint(checkpoints[step])["model"].float() for step in ("sparse", "pruned"))
+    draw_widths(before, after, folder / "widths.png")
+    tiles = picture_detections(checkpoints["finetuned"], image_paths[:TILES], image_size, device)
+    write_picture(folder / "detections.jpg", _sheet(tiles))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,10 +19,14 @@ if __name__ == "__main__":
 from prune_tools import train_sparity
 from prune_tools.train_sparity import AUTO, PENALTIES, SCOPES, SparseOptions
 from utils.cli import run_command, show_arguments
-from utils.config import TrainOptions, build, option, parse, to_dict
+from utils.config import TrainOptions, build, command_line, option, parse, to_dict
 from utils.errors import InputError
 from utils.files import ROOT, increment_path, make_folder, read_yaml, write_yaml
 from utils.log import LOGGER, colorstr
+
+if TYPE_CHECKING:
+    from prune_tools.comparison import Row
+    from prune_tools.report import Report
 
 STEPS = ("base", "sparse", "pruned", "finetuned")
 RECORD = "pipeline.yaml"
@@ -64,6 +68,8 @@ class PipelineOptions:
     seed: int = option(0, "seed of all random numbers")
     project: str = option(str(ROOT / "runs/pipeline"), "folder of the runs")
     name: str = option("exp", "name of this run; an existing one is continued")
+    sweep: str = option("", "run folder of sweep.py whose curve goes into report.html")
+    sensitivity: str = option("", "run folder of sensitivity.py whose figures go into report.html")
 
     def __post_init__(self) -> None:
         """Build the options of every step, so that a bad value stops before the first and not before the third."""
@@ -91,6 +97,12 @@ class PipelineOptions:
         if self.penalty != "polarize":
             return chosen  # a penalty on all gammas cannot aim at a budget
         return chosen | {name: getattr(self, name) for name in ("target_flops", "target_params", "round_to")}
+
+    def goal(self) -> str:
+        """What is pruned for, as a flag."""
+        if self.percent is not None:
+            return f"--percent {self.percent:g}"
+        return f"--target-params {self.target_params}" if self.target_params else f"--target-flops {self.target_flops}"
 
     def of_pruning(self) -> dict[str, Any]:
         """Options of pruning."""
@@ -141,6 +153,24 @@ class Pipeline:
                 write_yaml(self.folder / RECORD, self.record)
             checkpoints[step] = done
         return checkpoints
+
+    def commands(self) -> list[str]:
+        """The command of each step, from the options that it has recorded."""
+        import json
+
+        from prune_tools.finetune import FinetuneOptions
+
+        def training(script: str, options_class: type, step: str) -> str:
+            values = {**read_yaml(self.places[step] / "opt.yaml"), "resume": False, "exist_ok": False}
+            return command_line(script, options_class, values)
+
+        pruning = json.loads((self.places["pruned"] / "report.json").read_text(encoding="utf-8"))
+        return [
+            training("train.py", TrainOptions, "base"),
+            training("prune_tools/train_sparity.py", SparseOptions, "sparse"),
+            *pruning["commands"],
+            training("prune_tools/finetune.py", FinetuneOptions, "finetuned"),
+        ]
 
     def _open(self, step: str, before: str) -> dict[str, Any]:
         """The record of a step as it is wanted now, with a folder of its own."""
@@ -211,12 +241,16 @@ def resumable(checkpoint: Path) -> bool:
 
 
 def main(options: PipelineOptions) -> Path:
-    """Run the four steps and write table.txt, table.csv and table.png; returns the run folder."""
+    """Run the four steps, write table.txt, .csv and .png, pictures and the report; returns the run folder."""
     from prune_tools.comparison import as_text, compare, save_csv, save_picture
-    from prune_tools.pictures import draw_run
+    from prune_tools.pictures import draw_gammas, draw_run
+    from prune_tools.survey import find_surveys
+    from utils.checks import check_dataset
     from utils.files import atomic_path
+    from utils.labels import find_images
 
     show_arguments("pipeline", options)
+    surveys = find_surveys(options, Path(options.project) / options.name)
     pipeline = Pipeline(options)
     checkpoints = pipeline.run()
     folder = pipeline.folder
@@ -230,12 +264,49 @@ def main(options: PipelineOptions) -> Path:
         draft.write_text(text + "\n", encoding="utf-8")
     save_csv(rows, folder / "table.csv")
     save_picture(rows, folder / "table.png")
-    pictures = draw_run(checkpoints, options.data, options.percent, options.imgsz, folder)
-    names = ", ".join(path.name for path in pictures)
-    LOGGER.info(f"\n{text}\n\nResults saved to {colorstr('bold', str(folder))}: table.txt, .csv and .png, {names}")
+    report = report_of(pipeline, checkpoints, rows)
+    report.surveys = surveys
+    draw_gammas(report.gammas, folder / "gammas.png")
+    images = find_images(check_dataset(options.data, splits=("val",))["val"])
+    draw_run(checkpoints, images, options.imgsz, options.device, folder)
+    shown = {step: checkpoints[step] for step in (STEPS[0], STEPS[-1])}
+    report.show_detections(shown, images, options.imgsz, options.device)
+    report.save(folder)
+    names = "report.html and .json, table.txt, .csv and .png, gammas.png, widths.png, detections.jpg"
+    LOGGER.info(f"\n{text}\n\nResults saved to {colorstr('bold', str(folder))}: {names}")
     LOGGER.info(f"The pruned detector: {checkpoints['finetuned']}")
     LOGGER.info(f"Next: python detect.py --weights {checkpoints['finetuned']} --source IMAGES --imgsz {options.imgsz}")
     return folder
+
+
+def report_of(pipeline: Pipeline, checkpoints: dict[str, Path], rows: list[Row]) -> Report:
+    """The report of a finished run, without surveys and detections."""
+    import json
+
+    import torch
+
+    from models.loading import load_checkpoint
+    from prune_tools.groups import find_groups, select_groups
+    from prune_tools.importance import gamma_scores
+    from prune_tools.pictures import gamma_histogram
+    from prune_tools.report import Report, layer_widths
+
+    options = pipeline.options
+    models = {step: load_checkpoint(checkpoints[step])["model"].float() for step in ("base", "sparse", "pruned")}
+    groups = select_groups(find_groups(models["base"]), options.of_penalty()["scope"])
+    gammas = {step: torch.cat(list(gamma_scores(models[step], groups).values())) for step in ("base", "sparse")}
+    threshold = None  # a budget has none for all layers
+    if options.percent is not None:
+        threshold = float(gammas["sparse"].sort().values[int(len(gammas["sparse"]) * options.percent)])
+    pruning = json.loads((pipeline.places["pruned"] / "report.json").read_text(encoding="utf-8"))
+    return Report(
+        title=f"{Path(options.weights or options.cfg).stem}, pruned with {options.goal()}",
+        rows=rows,
+        widths=(layer_widths(models["sparse"]), layer_widths(models["pruned"])),
+        gammas=gamma_histogram(gammas, threshold),
+        commands=[command_line("prune_tools/pipeline.py", PipelineOptions, to_dict(options)), *pipeline.commands()],
+        notes=pruning["notes"],
+    )
 
 
 def run(**keywords: Any) -> Path:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from models.yolo import DetectionModel
     from prune_tools.groups import ChannelGroup
-    from prune_tools.plan import Plan
+    from prune_tools.importance import Scores
+    from prune_tools.plan import Limits, Plan
     from prune_tools.targets import Target
     from prune_tools.tracing import Trace
 
@@ -28,20 +29,11 @@ NOTABLE_SHARE = 0.05  # of the channels that go; more of them above SMALL_GAMMA 
 
 
 @dataclass
-class PlanOptions:
-    """What to remove. Exactly one of ``percent`` and the targets counts."""
+class ChannelOptions:
+    """Which channels may go and in which order, whatever is to be reached."""
 
-    percent: float | None = option(
-        None,
-        f"share of the prunable channels to remove, in [0, 1); {DEFAULT_PERCENT} if no target is given",
-        type=float,
-    )
-    target_params: str = option("", "parameters that remain: absolute such as 0.9M, or a ratio such as 0.5")
-    target_flops: str = option("", "operations that remain, at 640 pixels as YOLOv5 prints them: 2.1G, or a ratio")
-    target_latency: str = option("", "time per image of --imgsz on this machine that remains: 12ms, or a ratio")
-    runtime: str = option("torch", "where --target-latency is measured", choices=["torch", "onnxruntime", "openvino"])
     scope: str = option(
-        "", "seed: only layers outside shortcuts, default of --percent; all: coupled ones too, default of the targets",
+        "", "seed: only layers outside shortcuts, default of --percent; all: coupled ones too, default of the rest",
         choices=["seed", "all"],
     )  # fmt: skip
     score: str = option(
@@ -56,6 +48,34 @@ class PlanOptions:
         [], "leave these layers whole: module paths such as model.9.cv1 or 'model.1?.*', wildcards allowed", nargs="+"
     )
 
+    def check_channels(self) -> None:
+        """Refuse values that no plan can use."""
+        if self.score_images < 1:
+            raise InputError(f"--score-images must be at least 1, got {self.score_images}")
+        self.skip = [self.skip] if isinstance(self.skip, str) else list(self.skip)
+        self.limits()
+
+    def limits(self) -> Limits:
+        """The limits of every group. Raises InputError for impossible ones."""
+        from prune_tools.plan import Limits
+
+        return Limits(self.min_channels, self.round_to, self.max_layer_ratio)
+
+
+@dataclass
+class PlanOptions(ChannelOptions):
+    """What to remove. Exactly one of ``percent`` and the targets counts."""
+
+    percent: float | None = option(
+        None,
+        f"share of the prunable channels to remove, in [0, 1); {DEFAULT_PERCENT} if no target is given",
+        type=float,
+    )
+    target_params: str = option("", "parameters that remain: absolute such as 0.9M, or a ratio such as 0.5")
+    target_flops: str = option("", "operations that remain, at 640 pixels as YOLOv5 prints them: 2.1G, or a ratio")
+    target_latency: str = option("", "time per image of --imgsz on this machine that remains: 12ms, or a ratio")
+    runtime: str = option("torch", "where --target-latency is measured", choices=["torch", "onnxruntime", "openvino"])
+
     def __post_init__(self) -> None:
         """Refuse values that no plan can use, and settle the defaults that depend on others."""
         from prune_tools.plan import check_percent
@@ -67,23 +87,41 @@ class PlanOptions:
             self.percent = check_percent(DEFAULT_PERCENT if self.percent is None else self.percent)
         if self.runtime != "torch" and not self.target_latency:
             raise InputError(f"--runtime {self.runtime} only says where --target-latency is measured: give that, too")
-        if self.score_images < 1:
-            raise InputError(f"--score-images must be at least 1, got {self.score_images}")
         self.scope = self.scope or ("all" if self.percent is None else "seed")
-        self.skip = [self.skip] if isinstance(self.skip, str) else list(self.skip)
-        self.limits()
-
-    def limits(self) -> Any:
-        """The limits of every group. Raises InputError for impossible ones."""
-        from prune_tools.plan import Limits
-
-        return Limits(self.min_channels, self.round_to, self.max_layer_ratio)
+        self.check_channels()
 
     def target(self) -> Target | None:
         """The target, None when a percentage counts. Raises InputError for one that is no amount."""
         from prune_tools.targets import target_of
 
         return target_of(self, ("params", "flops", "latency"))
+
+
+def score_groups(
+    model: DetectionModel, trace: Trace, options: ChannelOptions, data: str, image_size: int, batch_size: int
+) -> tuple[list[ChannelGroup], Scores]:
+    """The groups that take part in a pruning of ``model``, and their scores; logs what is left whole and why.
+
+    Arguments and errors as in ``make_plan``.
+    """
+    from prune_tools.groups import find_groups, left_whole, protect, select_groups
+    from prune_tools.importance import NEEDS_IMAGES, Material, score_channels
+
+    if model.yaml.get("channels"):
+        LOGGER.info("This model has been pruned before: shares and ratios count from what it has now")
+    found = protect(find_groups(model, trace), model, options.skip)
+    groups = select_groups(found, options.scope)
+    channels = sum(group.size for group in groups)
+    LOGGER.info(f"{channels} prunable channels in {len(groups)} layers, scope {options.scope}")
+    whole = left_whole(found, options.scope)
+    if whole:
+        LOGGER.info(f"Left whole:\n{whole}")
+    network = model
+    batches: Any = ()
+    if options.score in NEEDS_IMAGES:
+        network = with_hyperparameters(model, image_size)
+        batches = labelled_batches(data, image_size, batch_size, options.score_images, int(max(model.stride)))
+    return groups, score_channels(options.score, Material(network, batches), groups)
 
 
 def make_plan(
@@ -101,25 +139,9 @@ def make_plan(
     Raises:
         InputError: nothing can be pruned, a target that cannot be reached, a pattern without a match.
     """
-    from prune_tools.groups import find_groups, left_whole, protect, select_groups
-    from prune_tools.importance import NEEDS_IMAGES, Material, score_channels
     from prune_tools.plan import plan_by_percent
 
-    if model.yaml.get("channels"):
-        LOGGER.info("This model has been pruned before: shares and ratios count from what it has now")
-    found = protect(find_groups(model, trace), model, options.skip)
-    groups = select_groups(found, options.scope)
-    channels = sum(group.size for group in groups)
-    LOGGER.info(f"{channels} prunable channels in {len(groups)} layers, scope {options.scope}")
-    whole = left_whole(found, options.scope)
-    if whole:
-        LOGGER.info(f"Left whole:\n{whole}")
-    network = model
-    batches: Any = ()
-    if options.score in NEEDS_IMAGES:
-        network = with_hyperparameters(model, image_size)
-        batches = labelled_batches(data, image_size, batch_size, options.score_images, int(max(model.stride)))
-    scores = score_channels(options.score, Material(network, batches), groups)
+    groups, scores = score_groups(model, trace, options, data, image_size, batch_size)
     target = options.target()
     if target is None:
         assert options.percent is not None
@@ -132,7 +154,7 @@ def make_plan(
 
 
 def _plan_for(
-    target: Target, model: DetectionModel, trace: Trace, groups: list[ChannelGroup], scores: dict[str, torch.Tensor],
+    target: Target, model: DetectionModel, trace: Trace, groups: list[ChannelGroup], scores: Scores,
     options: PlanOptions, image_size: int,
 ) -> Plan:  # fmt: skip
     from prune_tools.costs import CostModel

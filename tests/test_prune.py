@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from models.yolo import DetectionModel
-from prune_tools import prune
+from prune_tools import prune, pruning
 from prune_tools.yolo_pruned import load_model
 from tests.pruning_networks import with_random_norms
 from utils.checkpoint import save_checkpoint
@@ -60,6 +60,8 @@ def test_command_from_any_folder(checkpoint, tiny_dataset, tmp_path):
         "pruned_model.pt",
         "pruned_model.yaml",
         "orign_model.pt",
+        "report.html",
+        "report.json",
         "report.txt",
     }
     assert "mAP50-95" in (folder / "report.txt").read_text()
@@ -158,9 +160,9 @@ def test_fused_checkpoint(tiny_dataset, tmp_path):
 
 def test_newest_sparse_run(tmp_path):
     with pytest.raises(MissingFileError, match="no sparse training"):
-        prune.newest_sparse_run(tmp_path)
+        pruning.newest_sparse_run(tmp_path)
     for name, text in (("exp", "sr: 0.01\n"), ("exp2", "epochs: 3\n")):
         (tmp_path / name / "weights").mkdir(parents=True)
         (tmp_path / name / "weights/last.pt").touch()
         (tmp_path / name / "opt.yaml").write_text(text)
-    assert prune.newest_sparse_run(tmp_path).parts[-3] == "exp"
+    assert pruning.newest_sparse_run(tmp_path).parts[-3] == "exp"

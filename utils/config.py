@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,6 +109,20 @@ def build(options_class: type[Options], **keywords: Any) -> Options:
 def to_dict(options: Any) -> dict[str, Any]:
     """The options as plain YAML-ready values (paths as text)."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+
+
+def command_line(script: str, options_class: type, values: Mapping[str, Any]) -> str:
+    """The command that gives a script these values of its options; those that are the defaults are left out."""
+    words = ["python", script]
+    for field in dataclasses.fields(options_class):
+        flag, value = "--" + field.name.replace("_", "-"), values.get(field.name)
+        if value is None or value == _default(field):
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            words += [flag, *(map(str, value) if isinstance(value, (list, tuple)) else [str(value)])]
+    return shlex.join(words)
 
 
 def check_thresholds(confidence: float, iou: float) -> None:

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Which layers must not be pruned? Prune each layer alone, without training, and see what it costs.
+
+    python prune_tools/sensitivity.py --weights runs/train/exp4/weights/best.pt --data data/mask.yaml --imgsz 320
+
+Writes sensitivity.csv, sensitivity.json and sensitivity.png and prints a --skip list for sweep.py and prune.py. The
+same command goes on where it was broken off.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from prune_tools.survey import Point, Survey, SurveyOptions
+from utils.cli import run_command, show_arguments
+from utils.config import build, command_line, option, parse, to_dict
+from utils.errors import InputError
+from utils.files import ROOT
+from utils.log import LOGGER, colorstr
+
+
+@dataclass
+class SensitivityOptions(SurveyOptions):
+    """Options of sensitivity.py."""
+
+    ratios: list[float] = option([0.5], "shares of a layer's channels that are removed", nargs="+", type=float)
+    tolerance: float = option(
+        0.02, "protect layers that lose more than this share of the whole model's mAP50-95 at the smallest ratio"
+    )
+    reconstruct: int = option(0, "training images on which the layers are re-fitted to the unpruned model; 0 = off")
+    project: str = option(str(ROOT / "runs/sensitivity"), "folder of the runs")
+    name: str = option("exp", "name of this run; continued if its options are the same, else exp2, exp3, ...")
+
+    def __post_init__(self) -> None:
+        """Refuse values that no analysis can use, by name."""
+        self.scope = self.scope or "all"
+        ratios = [self.ratios] if isinstance(self.ratios, (int, float)) else self.ratios
+        self.ratios = sorted({round(float(ratio), 4) for ratio in ratios})
+        self.check_survey()
+        if not self.ratios or not 0 < self.ratios[0] <= self.ratios[-1] < 1:
+            raise InputError(f"--ratios are shares of a layer's channels between 0 and 1, got {self.ratios}")
+        if not 0 < self.tolerance < 1:
+            raise InputError(f"--tolerance must lie between 0 and 1, got {self.tolerance}")
+        if self.runtime != "torch":
+            raise InputError(f"--runtime {self.runtime}: no time is measured layer by layer, leave it out")
+
+
+class Sensitivity(Survey):
+    """A survey of each layer alone."""
+
+    options: SensitivityOptions
+
+    def run(self) -> list[Point]:
+        """Measure what is not finished; returns the whole model's point and those of the wanted ratios."""
+        from tqdm import tqdm
+
+        from prune_tools.plan import Plan, keep_largest
+
+        tasks = [("", 0.0, Plan({}, limits=self.limits))]
+        for ratio in self.options.ratios:
+            for group in self.groups:
+                count = self.limits.nearest(group.size, round(group.size * (1 - ratio)))
+                kept = keep_largest(self.scores[group.name], count)
+                if count < group.size:
+                    tasks.append((group.name, ratio, Plan({group.name: kept}, ratio, limits=self.limits)))
+        if len(tasks) == 1:
+            raise InputError("nothing to analyse: the limits leave every layer whole at these ratios")
+        with tqdm(tasks, desc="Layers", disable=None) as progress:
+            for layer, ratio, plan in progress:
+                if (layer, ratio) not in self.record.points:
+                    point = self.measure(plan, ratio, layer, timed=False)
+                    progress.set_postfix_str(f"{layer or 'whole model'}: mAP50-95 {point.map:.3f}")
+        return [self.record.points[layer, ratio] for layer, ratio, _ in tasks]
+
+
+def conclude(points: Sequence[Point], options: SensitivityOptions) -> tuple[dict[str, Any], str]:
+    """The layers to protect, the most sensitive first, as data and in words. ``points[0]`` is the whole model."""
+    whole, ratio = points[0].map, options.ratios[0]
+    lost = {point.layer: whole - point.map for point in points[1:] if point.ratio == ratio}
+    protected = [layer for layer in sorted(lost, key=lambda name: -lost[name])
+                 if whole > 0 and lost[layer] > options.tolerance * whole]  # fmt: skip
+    skip = list(dict.fromkeys(layer.split("#")[0] for layer in protected))  # a producer's groups have one path
+    share = f"more than {options.tolerance:.0%} of the whole model's mAP50-95 ({whole:.3f})"
+    if whole <= 0:
+        text = "The whole model finds nothing on these images (mAP50-95 0): there is no accuracy to keep"
+    elif protected:
+        text = (f"{len(protected)} of {len(lost)} layers lose {share} when {ratio:.0%} of their channels go; "
+                f"to protect them:\n--skip {' '.join(skip)}")  # fmt: skip
+        if len(protected) > len(lost) / 2:
+            text += f"\nThat is most of the network: repeat with --ratios {ratio / 2:.2g} to see which matter most"
+    else:
+        text = f"No layer loses {share} when {ratio:.0%} of its channels go: none needs protection"
+    data = {"tolerance": options.tolerance, "ratio": ratio, "protected": protected, "skip": skip, "text": text}
+    return data, text
+
+
+def table_rows(points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Head and rows of the table, the most sensitive layers first; ``points`` as in sensitivity.json."""
+    whole = next(point for point in points if not point["layer"])
+    rows: list[tuple[str, ...]] = [("layer", "removed", "params", "GFLOPs", "mAP50-95", "lost")]
+    for point in sorted(points, key=lambda point: point["map"]):
+        if point["layer"]:
+            cost = (f"{point[name] / whole[name] - 1:+.1%}" for name in ("parameters", "gflops"))
+            lost = f"{whole['map'] - point['map']:.3f}"
+            rows.append((point["layer"], f"{point['ratio']:.0%}", *cost, f"{point['map']:.3f}", lost))
+    return rows
+
+
+def draw_sensitivity(points: Sequence[Mapping[str, Any]], conclusion: Mapping[str, Any], path: Path) -> None:
+    """A bar for each layer and ratio: the mAP50-95 that is lost; layers to protect are coloured."""
+    from prune_tools.pictures import DPI
+    from utils.charts import new_figure, save_figure
+
+    whole = next(point for point in points if not point["layer"])
+    ratios = sorted({point["ratio"] for point in points if point["layer"]})
+    layers = list(dict.fromkeys(point["layer"] for point in points if point["layer"]))
+    width = 0.8 / len(ratios)
+    figure = new_figure(6.4, 1.2 + 0.2 * len(layers))
+    axes = figure.subplots()
+    for number, ratio in enumerate(ratios):
+        lost = {point["layer"]: whole["map"] - point["map"] for point in points if point["ratio"] == ratio}
+        measured = [layer for layer in layers if layer in lost]
+        places = [layers.index(layer) + (number - (len(ratios) - 1) / 2) * width for layer in measured]
+        colors = ["#fc8d62" if layer in conclusion["protected"] else "#8da0cb" for layer in measured]
+        bars = axes.barh(places, [lost[layer] for layer in measured], width * 0.9, color=colors)
+        bars.set_label(f"{ratio:.0%} of the channels")
+        for bar in bars:
+            bar.set_alpha(0.45 + 0.55 * (number + 1) / len(ratios))
+    limit = conclusion["tolerance"] * whole["map"]
+    axes.axvline(limit, color="#444444", linestyle="--", linewidth=1, label="tolerance")
+    axes.set_yticks(range(len(layers)), [layer.removeprefix("model.").removesuffix(".conv") for layer in layers],
+                    fontsize=8)  # fmt: skip
+    axes.invert_yaxis()
+    axes.margins(y=0.01)
+    axes.set_xlabel(f"mAP50-95 lost, of {whole['map']:.3f}, when the layer alone is pruned")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    save_figure(figure, path, DPI)
+
+
+def sweep_command(options: SensitivityOptions, skip: Sequence[str]) -> str:
+    """The command that sweeps the model with these layers protected."""
+    from prune_tools.sweep import SweepOptions
+
+    names = ("data", "weights", "score", "min_channels", "round_to", "max_layer_ratio", "imgsz", "device", "images")
+    values: dict[str, Any] = {name: getattr(options, name) for name in names}
+    values |= {"scope": options.scope, "skip": [*options.skip, *skip]}
+    return command_line("prune_tools/sweep.py", SweepOptions, values)
+
+
+def main(options: SensitivityOptions) -> Path:
+    """Analyse, draw, print the layers to protect; returns the run folder."""
+    from prune_tools.comparison import aligned, save_csv
+
+    show_arguments("sensitivity", options)
+    survey = Sensitivity(options, "sensitivity")
+    points = survey.run()
+    folder = survey.folder
+    conclusion, text = conclude(points, options)
+    command = command_line("prune_tools/sensitivity.py", SensitivityOptions, to_dict(options))
+    survey.record.save(conclusion=conclusion, command=command)
+    save_csv(points, folder / "sensitivity.csv")
+    rows = [asdict(point) for point in points]
+    draw_sensitivity(rows, conclusion, folder / "sensitivity.png")
+    LOGGER.info(f"\n{aligned(table_rows(rows))}\n\n{text}")
+    names = "sensitivity.csv, sensitivity.json, sensitivity.png"
+    LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: {names}")
+    LOGGER.info(f"Next: {sweep_command(options, conclusion['skip'])}")
+    return folder
+
+
+def run(**keywords: Any) -> Path:
+    """The analysis from Python, the flags as keywords; returns the run folder."""
+    return main(build(SensitivityOptions, **keywords))
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(parse(SensitivityOptions, "Prune each layer alone and see which to protect.")))

@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""How far can this model be pruned? Prune at many ratios without training, and see where accuracy falls.
+
+    python prune_tools/sweep.py --weights runs/train/exp4/weights/best.pt --data data/mask.yaml --imgsz 320
+    python prune_tools/sweep.py --weights best.pt --data data/mask.yaml --by flops --ratios 0.3 0.4 0.5 --images 200
+
+Writes sweep.csv, sweep.json and sweep.png. The same command goes on where it was broken off; further ratios join those
+that are finished.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from prune_tools.survey import Point, Survey, SurveyOptions
+from utils.cli import run_command, show_arguments
+from utils.config import build, command_line, option, parse, to_dict
+from utils.errors import InputError
+from utils.files import ROOT
+from utils.log import LOGGER, colorstr
+
+CLIFF = 0.1  # of the whole model's mAP50-95: less from one ratio to the next is no cliff
+FLAGS = {"channels": "percent", "params": "target_params", "flops": "target_flops"}
+LABELS = {"channels": "prunable channels", "params": "parameters", "flops": "operations"}
+
+
+@dataclass
+class SweepOptions(SurveyOptions):
+    """Options of sweep.py."""
+
+    ratios: list[float] = option(
+        [20], "how many ratios from 0 to --largest, evenly spaced; or the ratios themselves", nargs="+", type=float
+    )
+    largest: float = option(0.95, "the largest ratio when --ratios is a number of ratios")
+    by: str = option("channels", "what is removed in these ratios", choices=list(FLAGS))
+    tolerance: float = option(0.05, "the proposed ratio loses at most this share of the whole model's mAP50-95")
+    project: str = option(str(ROOT / "runs/sweep"), "folder of the runs")
+    name: str = option("exp", "name of this run; continued if its options are the same, else exp2, exp3, ...")
+
+    def __post_init__(self) -> None:
+        """Refuse values that no sweep can use, by name."""
+        self.scope = self.scope or ("seed" if self.by == "channels" else "all")
+        self.ratios = [self.ratios] if isinstance(self.ratios, (int, float)) else list(self.ratios)
+        self.check_survey()
+        for name in ("largest", "tolerance"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"--{name} must lie between 0 and 1, got {getattr(self, name)}")
+        self.grid()
+
+    def grid(self) -> list[float]:
+        """The ratios, ascending, 0 first. Raises InputError when there is nothing to sweep."""
+        first = self.ratios[0] if self.ratios else 0.0
+        if len(self.ratios) == 1 and (first >= 1 or first <= 0):
+            if first != int(first) or first < 2:
+                raise InputError(f"--ratios {first:g} leaves nothing to sweep: give 2 or more, or ratios such as 0.3")
+            step = self.largest / (int(first) - 1)
+            return [round(step * index, 4) for index in range(int(first))]
+        wrong = [ratio for ratio in self.ratios if not 0 <= ratio < 1]
+        if wrong or not any(self.ratios):
+            raise InputError(f"--ratios are numbers of at least 0 and below 1, one of them above 0, got {self.ratios}")
+        return sorted({0.0, *(round(float(ratio), 4) for ratio in self.ratios)})
+
+
+def find_cliff(points: Sequence[Point]) -> tuple[Point, Point] | None:
+    """The two neighbours between which mAP50-95 falls most steeply; None if it nowhere falls by CLIFF at once.
+
+    ``points`` are by ratio; the first is the whole model.
+    """
+    whole = points[0].map
+    falls = [pair for pair in pairwise(points) if pair[0].map - pair[1].map >= CLIFF * whole > 0]
+    return max(falls, key=lambda pair: (pair[0].map - pair[1].map) / (pair[1].ratio - pair[0].ratio), default=None)
+
+
+def propose(points: Sequence[Point], tolerance: float) -> Point | None:
+    """The largest ratio that, as all below it, loses at most ``tolerance`` of the whole model's mAP50-95."""
+    chosen = None
+    for point in points[1:]:
+        if point.map < (1 - tolerance) * points[0].map:
+            break
+        chosen = point
+    return chosen
+
+
+class Sweep(Survey):
+    """A survey over ratios that all layers share."""
+
+    options: SweepOptions
+
+    def plan(self, ratio: float) -> Any:
+        """The plan that removes ``ratio``. Raises InputError when the limits do not allow so much."""
+        from prune_tools.plan import Plan, plan_by_percent
+        from prune_tools.targets import Target, TargetPlanner
+
+        if ratio == 0:
+            return Plan({}, limits=self.limits)
+        if self.options.by == "channels":
+            return plan_by_percent(self.groups, self.scores, ratio, self.limits)
+        planner = TargetPlanner(self.groups, self.scores, self.costs, self.limits)
+        return planner.plan(Target(self.options.by, 1 - ratio, relative=True))
+
+    def run(self) -> list[Point]:
+        """Measure what is not finished; returns the points of the wanted ratios and all that were measured before."""
+        from tqdm import tqdm
+
+        with tqdm(self.options.grid(), desc="Sweeping", disable=None) as progress:
+            for ratio in progress:
+                if ("", ratio) in self.record.points:
+                    continue
+                try:
+                    plan = self.plan(ratio)
+                except InputError as error:
+                    LOGGER.warning(f"WARNING: the sweep ends before {ratio:.1%}: {error}")
+                    break
+                point = self.measure(plan, ratio)
+                progress.set_postfix_str(f"{ratio:.1%} removed: mAP50-95 {point.map:.3f}")
+        points = self.record.sorted()
+        if len(points) < 2:
+            raise InputError("nothing to sweep: no ratio can be reached within the limits, see the warning above")
+        return points
+
+
+def prune_command(options: SweepOptions, ratio: float, folder: Path) -> str:
+    """The command that prunes at ``ratio`` as the sweep did."""
+    from prune_tools.prune import PruneOptions
+
+    wanted = ratio if options.by == "channels" else f"{1 - ratio:.4g}"
+    names = ("data", "scope", "score", "score_images", "min_channels", "round_to", "max_layer_ratio", "skip", "fold",
+             "reconstruct", "recalibrate", "imgsz", "device")  # fmt: skip
+    values = {name: getattr(options, name) for name in names}
+    values |= {"weights": options.weights, FLAGS[options.by]: wanted, "sweep": str(folder)}
+    return command_line("prune_tools/prune.py", PruneOptions, values)
+
+
+def conclude(points: Sequence[Point], options: SweepOptions) -> tuple[dict[str, Any], str]:
+    """Cliff and proposal as data and in words."""
+    cliff, proposal = find_cliff(points), propose(points, options.tolerance)
+    what = LABELS[options.by]
+    lines = []
+    if points[0].map <= 0:
+        lines.append("The whole model finds nothing on these images (mAP50-95 0): there is no accuracy to keep")
+    elif cliff is None:
+        lines.append(f"No cliff: mAP50-95 nowhere falls by {CLIFF:.0%} of the whole model's from one ratio to the next")
+    else:
+        lines.append(f"The cliff: mAP50-95 falls from {cliff[0].map:.3f} to {cliff[1].map:.3f} "
+                     f"between {cliff[0].ratio:.1%} and {cliff[1].ratio:.1%} of the {what}")  # fmt: skip
+    if proposal is not None and points[0].map > 0:
+        lines.append(f"Proposed: remove {proposal.ratio:.1%} of the {what}, which leaves mAP50-95 {proposal.map:.3f} "
+                     f"of {points[0].map:.3f} without training")  # fmt: skip
+    else:
+        proposal = None
+    if proposal is None and points[0].map > 0:
+        lines.append(f"Proposed: none; already the smallest ratio, {points[1].ratio:.1%}, loses more than "
+                     f"{options.tolerance:.0%}. Train sparsely first, or sweep smaller ratios")  # fmt: skip
+    text = "\n".join(lines)
+    data = {
+        "by": options.by,
+        "tolerance": options.tolerance,
+        "cliff": [point.ratio for point in cliff] if cliff else None,
+        "proposal": proposal.ratio if proposal else None,
+        "text": text,
+    }
+    return data, text
+
+
+def table_rows(points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Head and rows of the table of a sweep, as text; ``points`` as in sweep.json."""
+    rows: list[tuple[str, ...]] = [("removed", "params", "GFLOPs", "ms / image", "time", "mAP50", "mAP50-95")]
+    for point in points:
+        cost = f"{point['parameters']:,}", f"{point['gflops']:.2f}"
+        time = f"{point['milliseconds']:.1f}", f"{point['relative_time']:.0%}"
+        rows.append((f"{point['ratio']:.1%}", *cost, *time, f"{point['map50']:.3f}", f"{point['map']:.3f}"))
+    return rows
+
+
+def draw_sweep(points: Sequence[Mapping[str, Any]], conclusion: Mapping[str, Any], path: Path) -> None:
+    """Accuracy above, costs relative to the whole model below, over the ratio; cliff and proposal are marked."""
+    from prune_tools.pictures import DPI, finish
+    from utils.charts import new_figure, save_figure
+
+    figure = new_figure(6.4, 6.4)
+    accuracy, cost = figure.subplots(2, 1, sharex=True)
+    ratios = [100 * point["ratio"] for point in points]
+    for name, label in (("map50", "mAP50"), ("map", "mAP50-95")):
+        accuracy.plot(ratios, [point[name] for point in points], marker=".", label=label)
+    for name, label in (("parameters", "parameters"), ("gflops", "GFLOPs"), ("milliseconds", "time per image")):
+        values = [point["relative_time"] if name == "milliseconds" else point[name] / points[0][name]
+                  for point in points]  # fmt: skip
+        cost.plot(ratios, values, marker=".", label=label)
+    for axes in (accuracy, cost):
+        if conclusion["cliff"]:
+            start, end = conclusion["cliff"]
+            axes.axvspan(100 * start, 100 * end, color="#fc8d62", alpha=0.3, label="cliff")
+        if conclusion["proposal"]:
+            axes.axvline(100 * conclusion["proposal"], color="#1b9e77", linestyle="--", label="proposed")
+        axes.set_ylim(bottom=0)
+        finish(axes)
+    accuracy.set_ylabel("accuracy, no training")
+    cost.set(xlabel=f"% of the {LABELS[conclusion['by']]} removed", ylabel="share of the whole model")
+    save_figure(figure, path, DPI)
+
+
+def main(options: SweepOptions) -> Path:
+    """Sweep, draw, propose; returns the run folder."""
+    from prune_tools.comparison import aligned, save_csv
+
+    show_arguments("sweep", options)
+    sweep = Sweep(options, "sweep")
+    points = sweep.run()
+    folder = sweep.folder
+    conclusion, text = conclude(points, options)
+    command = command_line("prune_tools/sweep.py", SweepOptions, to_dict(options))
+    sweep.record.save(conclusion=conclusion, command=command)
+    save_csv(points, folder / "sweep.csv")
+    rows = [asdict(point) for point in points]
+    draw_sweep(rows, conclusion, folder / "sweep.png")
+    LOGGER.info(f"\n{aligned(table_rows(rows))}\n\n{text}")
+    LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: sweep.csv, sweep.json, sweep.png")
+    ratio = conclusion["proposal"]
+    if ratio is None:
+        LOGGER.info("Next: python prune_tools/train_sparity.py, then sweep its best.pt")
+    else:
+        LOGGER.info(f"Next: {prune_command(options, ratio, folder)}")
+    return folder
+
+
+def run(**keywords: Any) -> Path:
+    """The sweep from Python, the flags as keywords; returns the run folder."""
+    return main(build(SweepOptions, **keywords))
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(parse(SweepOptions, "Prune at many ratios without training and see what it costs.")))

@@ -1,0 +1,169 @@
+"""The report of a pruning: one page that needs nothing else, and the same figures as JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prune_tools import sensitivity, sweep
+from prune_tools.comparison import Row
+from prune_tools.pictures import gamma_histogram, spread
+from prune_tools.prune import PruneOptions
+from prune_tools.report import Report
+from prune_tools.survey import Point, find_surveys, write_json
+from utils.config import TrainOptions, build, command_line, parse
+from utils.errors import InputError
+
+HOSTILE = "<script>alert(1)</script> & 'x\".pt"
+
+
+def survey_contents() -> dict[str, dict]:
+    """A sweep with a cliff and an analysis with a layer to protect, as in their JSON files."""
+    swept = [
+        Point("", ratio, 10, 100, 1.0, 0, 0, 0.5, value, 3.0, 1.0)
+        for ratio, value in ((0, 0.4), (0.1, 0.4), (0.2, 0.1))
+    ]
+    alone = [Point("", 0.0, 10, 100, 1.0, 0, 0, 0.5, 0.4), *(Point(name, 0.5, 9, 90, 0.9, 0, 0, 0.5, value)
+             for name, value in (("model.1.conv", 0.2), ("model.2.cv1.conv", 0.4)))]  # fmt: skip
+    concluded = {
+        "sweep": (swept, sweep.conclude(swept, build(sweep.SweepOptions))[0]),
+        "sensitivity": (alone, sensitivity.conclude(alone, build(sensitivity.SensitivityOptions))[0]),
+    }
+    return {
+        kind: {"options": {}, "points": [asdict(point) for point in points], "conclusion": conclusion, "command": kind}
+        for kind, (points, conclusion) in concluded.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The folder of a report with everything in it."""
+    rows = [
+        Row("before", 0.9, 0.8, 0.75, 0.41, 1_766_623, 4.2, 20.0, HOSTILE),
+        Row("pruned", 0.8, 0.7, 0.70, 0.37, 900_000, 2.1, 12.0, "pruned_model.pt"),
+    ]
+    picture = np.zeros((600, 600, 3), np.uint8)
+    report = Report(
+        title=f"Pruning of {HOSTILE}",
+        rows=rows,
+        widths=({"model.0.bn": 16, "model.1.bn": 32}, {"model.0.bn": 16, "model.1.bn": 8}),
+        gammas=gamma_histogram({"stays": torch.tensor([0.5, 1.0]), "goes": torch.tensor([0.0])}, 0.25),
+        commands=["python prune_tools/prune.py --percent 0.3"],
+        notes=["a note"],
+        surveys=survey_contents(),
+        images=["a.jpg", "b.jpg"],
+        detections={"before": [picture, picture], "pruned": [picture, picture]},
+    )
+    place = tmp_path_factory.mktemp("report")
+    report.save(place)
+    return place
+
+
+class Page(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def check_page(page: Page) -> None:
+    """Pictures that can be decoded, tables with their figures, nothing from elsewhere."""
+    import cv2
+
+    assert page.open == []
+    sources = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
+    assert len(sources) == 3 + 4
+    for source in sources:
+        kind, content = source.split(";base64,")
+        assert kind in ("data:image/png", "data:image/jpeg")
+        picture = cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None and max(picture.shape) > 100
+        assert kind == "data:image/png" or picture.shape == (480, 480, 3)
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+    names = [tag for tag, _ in page.tags]
+    assert names.count("table") == 4 and not {"script", "link", "iframe"} & set(names)
+    assert not any("href" in attributes for _, attributes in page.tags)
+    for expected in ("mAP50-95", "1,766,623", "model.1.bn", "25%", "--percent 0.3", "The cliff", "--skip model.1.conv",
+                     "a note", "Python", "torch", HOSTILE, "a.jpg"):  # fmt: skip
+        assert expected in page.text, expected
+
+
+def test_the_page_needs_nothing_else(folder):
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    check_page(Page(text))
+    assert "<script" not in text and not re.search(r"https?://|url\(|@import", text)
+    assert "width=device-width" in text and "@media print" in text
+
+
+def test_chromium_shows_it(folder):
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("Debian's chromium is not installed")
+    done = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", (folder / "report.html").as_uri()],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    check_page(Page(done.stdout))
+
+
+def test_json_holds_the_same_figures(folder):
+    figures = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert [step["parameters"] for step in figures["steps"]] == [1_766_623, 900_000]
+    assert figures["layers"][1] == {"name": "model.1.bn", "before": 32, "after": 8}
+    assert sum(figures["gammas"]["counts"]["stays"]) == 2 and figures["gammas"]["threshold"] == 0.25
+    assert figures["sweep"]["conclusion"]["cliff"] == [0.1, 0.2]
+    assert figures["sensitivity"]["conclusion"]["skip"] == ["model.1.conv"]
+    assert figures["images"] == ["a.jpg", "b.jpg"] and figures["commands"] and figures["versions"]["Python"]
+
+
+def test_surveys_are_found_in_the_folder_or_where_they_were_named(tmp_path):
+    sweeps = survey_contents()["sweep"]
+    write_json(tmp_path / "sweep.json", sweeps)
+    assert find_surveys(build(PruneOptions), tmp_path) == {"sweep": sweeps}
+    assert find_surveys(build(PruneOptions), tmp_path / "elsewhere") == {}
+    for given in (tmp_path, tmp_path / "sweep.json"):
+        assert find_surveys(build(PruneOptions, sweep=str(given)), tmp_path / "elsewhere") == {"sweep": sweeps}
+    with pytest.raises(InputError, match=r"there is no sensitivity\.json"):
+        find_surveys(build(PruneOptions, sensitivity=str(tmp_path)), tmp_path)
+
+
+def test_the_pictures_are_spread_over_the_images():
+    assert spread([*"abcdefgh"], 4) == [*"aceg"] and spread([*"abc"], 5) == [*"abc"]
+
+
+def test_a_command_line_is_read_back_as_the_same_options():
+    options = build(
+        PruneOptions, weights=["my model.pt"], target_flops="0.5", skip=["model.1?.*", "model.9"], fold=False
+    )
+    words = command_line("prune.py", PruneOptions, vars(options))
+    import shlex
+
+    assert parse(PruneOptions, "", shlex.split(words)[2:]) == options
+    assert "--no-fold" in words and "'my model.pt'" in words and "--imgsz" not in words
+    assert command_line("train.py", TrainOptions, vars(build(TrainOptions))) == "python train.py"

@@ -1,0 +1,283 @@
+"""Sweep and sensitivity: the curve, the layers to protect, resuming, and what cannot be measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from models.yolo import DetectionModel
+from prune_tools import sensitivity, survey, sweep
+from prune_tools.prune import PruneOptions
+from prune_tools.survey import KeptBatches, Point, Record
+from tests.pruning_networks import thin
+from utils.checkpoint import save_checkpoint
+from utils.config import build
+from utils.errors import InputError
+from utils.log import LOGGER
+from utils.model_info import count_parameters
+
+
+@pytest.fixture(scope="module")
+def model() -> DetectionModel:
+    """A thin detector of the tiny data set's classes whose gammas differ."""
+    network = thin("yolov5n").float()
+    network.names = ["disc", "square"]
+    return network
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("thin") / "thin.pt"
+    save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None, "opt": None}, path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Networks are timed by few calls."""
+    monkeypatch.setattr("prune_tools.latency.LEAST_RUNS", 1)
+    monkeypatch.setattr(survey, "TIMING_SECONDS", 0.0)
+
+
+@pytest.fixture
+def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    LOGGER.propagate = True
+    caplog.set_level(logging.INFO, LOGGER.name)
+    return caplog
+
+
+def chosen(checkpoint: Path, tiny_dataset: Path, folder: Path, **more) -> dict:
+    return {
+        "weights": str(checkpoint), "data": str(tiny_dataset), "project": str(folder), "imgsz": 64, "batch_size": 2,
+        "device": "cpu", "reconstruct": 0, **more,
+    }  # fmt: skip
+
+
+def read_csv(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as text:
+        return list(csv.DictReader(text))
+
+
+def points(*accuracies: float) -> list[Point]:
+    """A sweep in steps of 0.1 with these mAP50-95."""
+    return [Point("", round(0.1 * step, 4), 1, 1, 1.0, 0, 0, 0, value) for step, value in enumerate(accuracies)]
+
+
+def test_a_sweep_measures_what_prune_would_make(checkpoint, model, tiny_dataset, tmp_path, heard):
+    folder = sweep.run(**chosen(checkpoint, tiny_dataset, tmp_path, by="params", ratios=[0.2, 0.4], images=3))
+    assert {file.name for file in folder.iterdir()} >= {"sweep.csv", "sweep.json", "sweep.png", "images.txt"}
+    rows = read_csv(folder / "sweep.csv")
+    assert [float(row["ratio"]) for row in rows] == [0, 0.2, 0.4]
+    whole = count_parameters(model)
+    assert int(rows[0]["parameters"]) == whole
+    for row in rows[1:]:
+        assert int(row["parameters"]) == pytest.approx(whole * (1 - float(row["ratio"])), rel=0.02)
+        assert float(row["milliseconds"]) > 0 and 0 <= float(row["map"]) <= 1
+    assert float(rows[2]["gflops"]) < float(rows[1]["gflops"]) < float(rows[0]["gflops"])
+    assert len((folder / "images.txt").read_text().splitlines()) == 3
+    assert "Results saved to" in heard.text and "Next: python" in heard.text
+
+
+def test_the_repairs_act_on_every_point(checkpoint, tiny_dataset, tmp_path, monkeypatch):
+    from prune_tools import reconstruction
+
+    original, fitted = reconstruction.reconstruct, []
+
+    def counted(full, pruned, trace, cuts, batches, **more):
+        fitted.append(sum(len(batch.images) for batch in batches))
+        return original(full, pruned, trace, cuts, batches, **more)
+
+    monkeypatch.setattr(reconstruction, "reconstruct", counted)
+    sweep.run(**chosen(checkpoint, tiny_dataset, tmp_path, ratios=[0.3, 0.6], reconstruct=4))
+    assert fitted == [4, 4]  # nothing to repair in the whole model
+
+
+def test_an_interrupted_sweep_goes_on(checkpoint, tiny_dataset, tmp_path, monkeypatch):
+    original, measured = survey.Survey.measure, []
+
+    def watched(self, plan, ratio, *rest, **more):
+        if ratio == 0.4 and 0.4 not in measured:
+            measured.append(ratio)
+            raise KeyboardInterrupt
+        measured.append(ratio)
+        return original(self, plan, ratio, *rest, **more)
+
+    monkeypatch.setattr(survey.Survey, "measure", watched)
+    keywords = chosen(checkpoint, tiny_dataset, tmp_path, ratios=[0.2, 0.4])
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(**keywords)
+    assert not (tmp_path / "exp/sweep.csv").exists()
+    with pytest.raises(InputError, match="not finished"):
+        survey.find_surveys(build(PruneOptions, sweep=str(tmp_path / "exp")), tmp_path)
+    assert sweep.run(**keywords) == tmp_path / "exp"
+    assert measured == [0, 0.2, 0.4, 0.4]
+    sweep.run(**{**keywords, "ratios": [0.3, 0.4]})  # further ratios join
+    assert measured == [0, 0.2, 0.4, 0.4, 0.3]
+    assert [float(row["ratio"]) for row in read_csv(tmp_path / "exp/sweep.csv")] == [0, 0.2, 0.3, 0.4]
+
+
+def test_other_options_start_a_new_folder_or_are_refused(tmp_path):
+    first = Record.open(tmp_path / "exp", "sweep", {"images": 3}, exist_ok=False)
+    first.add(points(0.5)[0])
+    again = Record.open(tmp_path / "exp", "sweep", {"images": 3}, exist_ok=False)
+    assert again.file == first.file and len(again.points) == 1
+    other = Record.open(tmp_path / "exp", "sweep", {"images": 4}, exist_ok=False)
+    assert other.file.parent == tmp_path / "exp2" and not other.points
+    with pytest.raises(InputError, match="images 3 instead of 4"):
+        Record.open(tmp_path / "exp", "sweep", {"images": 4}, exist_ok=True)
+    first.file.write_text("{")
+    with pytest.raises(InputError, match=r"sweep\.json is no record"):
+        Record.open(tmp_path / "exp", "sweep", {"images": 3}, exist_ok=False)
+
+
+def test_another_checkpoint_is_another_survey(checkpoint, tiny_dataset, tmp_path):
+    copy = tmp_path / "copy.pt"
+    copy.write_bytes(checkpoint.read_bytes())
+    keywords = chosen(copy, tiny_dataset, tmp_path / "runs", ratios=[0.5])
+    first = sweep.Sweep(build(sweep.SweepOptions, **keywords), "sweep")
+    first.record.save()
+    trained = thin("yolov5n").float()
+    trained.names = ["disc", "square"]
+    trained.model[1].bn.weight.data *= 2
+    save_checkpoint({"epoch": -1, "model": trained, "ema": None, "optimizer": None, "opt": None}, copy)
+    second = sweep.Sweep(build(sweep.SweepOptions, **keywords), "sweep")
+    assert second.folder == tmp_path / "runs/exp2"
+
+
+def test_fewer_images_than_asked_for(checkpoint, tiny_dataset, tmp_path, heard):
+    keywords = chosen(checkpoint, tiny_dataset, tmp_path, ratios=[0.5], images=50)
+    opened = sweep.Sweep(build(sweep.SweepOptions, **keywords), "sweep")
+    assert "--images 50, but there are 4 validation images: all are used" in heard.text
+    assert opened.record.options["image count"] == 4
+
+
+def test_the_sweep_ends_where_the_limits_do(checkpoint, tiny_dataset, tmp_path, heard):
+    keywords = chosen(checkpoint, tiny_dataset, tmp_path, by="params", max_layer_ratio=0.3)
+    folder = sweep.run(**keywords, ratios=[0.1, 0.9, 0.95])
+    assert [float(row["ratio"]) for row in read_csv(folder / "sweep.csv")] == [0, 0.1]
+    assert heard.text.count("the sweep ends before 90.0%") == 1
+    with pytest.raises(InputError, match="nothing to sweep"):
+        sweep.run(**keywords, ratios=[0.9], name="other")
+
+
+@pytest.mark.parametrize(
+    "accuracies, cliff, proposal",
+    [
+        ((0.5, 0.5, 0.49, 0.2, 0.1), (0.2, 0.3), 0.2),
+        ((0.5, 0.48, 0.46, 0.44, 0.42), None, 0.1),
+        ((0.5, 0.1, 0.5, 0.5), (0.0, 0.1), None),  # what comes back later does not count
+        ((0.0, 0.0, 0.0), None, None),
+    ],
+)
+def test_cliff_and_proposal(accuracies, cliff, proposal):
+    options = build(sweep.SweepOptions, weights="x.pt")
+    data, text = sweep.conclude(points(*accuracies), options)
+    assert (tuple(data["cliff"]) if data["cliff"] else None, data["proposal"]) == (cliff, proposal)
+    assert ("The cliff" in text) == (cliff is not None)
+
+
+def test_the_steepest_fall_counts_per_ratio():
+    uneven = points(0.5, 0.4, 0.28)
+    uneven[2] = replace(uneven[2], ratio=0.9)
+    assert [point.ratio for point in sweep.find_cliff(uneven)] == [0.0, 0.1]
+
+
+def test_ratios():
+    assert build(sweep.SweepOptions, ratios=20).grid() == [round(0.05 * step, 4) for step in range(20)]
+    assert build(sweep.SweepOptions, ratios=[3], largest=0.5).grid() == [0, 0.25, 0.5]
+    assert build(sweep.SweepOptions, ratios=[0.4, 0.2, 0.2]).grid() == [0, 0.2, 0.4]
+    assert build(sweep.SweepOptions).scope == "seed" and build(sweep.SweepOptions, by="flops").scope == "all"
+
+
+@pytest.mark.parametrize(
+    "module, bad, message",
+    [
+        (sweep.SweepOptions, {"ratios": [1]}, "nothing to sweep"),
+        (sweep.SweepOptions, {"ratios": [2.5]}, "nothing to sweep"),
+        (sweep.SweepOptions, {"ratios": [0.2, 1.5]}, "below 1"),
+        (sweep.SweepOptions, {"largest": 1.0}, "--largest"),
+        (sweep.SweepOptions, {"images": -1}, "--images"),
+        (sweep.SweepOptions, {"round_to": 0}, "--round-to"),
+        (sensitivity.SensitivityOptions, {"ratios": [0.0]}, "--ratios"),
+        (sensitivity.SensitivityOptions, {"tolerance": 0.0}, "--tolerance"),
+        (sensitivity.SensitivityOptions, {"runtime": "openvino"}, "no time is measured"),
+    ],
+)
+def test_bad_options(module, bad, message):
+    with pytest.raises(InputError, match=message):
+        build(module, **bad)
+
+
+def test_the_proposed_command_repeats_the_options(tmp_path):
+    options = build(sweep.SweepOptions, weights="my model.pt", by="flops", round_to=8, skip=["model.9"], fold=False)
+    command = sweep.prune_command(options, 0.4, tmp_path)
+    for part in ("--weights 'my model.pt'", "--target-flops 0.6", "--round-to 8", "--skip model.9", "--no-fold"):
+        assert part in command
+    assert "--percent" not in command and "--score " not in command
+
+
+def test_sensitivity_prunes_each_layer_alone(checkpoint, model, tiny_dataset, tmp_path, heard):
+    keywords = chosen(checkpoint, tiny_dataset, tmp_path, ratios=[0.5], skip=["model.1?", "model.2?", "model.[6-9]"])
+    folder = sensitivity.run(**keywords)
+    rows = read_csv(folder / "sensitivity.csv")
+    layers = [row["layer"] for row in rows]
+    assert layers[0] == "" and "model.1.conv" in layers and "model.4.cv1.conv" in layers
+    assert not any(layer.startswith(("model.9", "model.17")) for layer in layers)
+    whole = int(rows[0]["parameters"])
+    assert whole == count_parameters(model) and all(int(row["parameters"]) < whole for row in rows[1:])
+    assert {"sensitivity.json", "sensitivity.png"} <= {file.name for file in folder.iterdir()}
+    assert "Next: python prune_tools/sweep.py" in heard.text
+
+
+def test_the_layers_to_protect_are_named_worst_first():
+    losses = {"model.1.conv": 0.3, "model.2.cv1.conv#2": 0.1, "model.3.conv": 0.4, "model.4.conv": 0.499}
+    measured = points(0.5) + [Point(name, 0.5, 1, 1, 1.0, 0, 0, 0, value) for name, value in losses.items()]
+    measured.append(Point("model.4.conv", 0.9, 1, 1, 1.0, 0, 0, 0, 0.0))  # larger ratios do not decide
+    data, text = sensitivity.conclude(measured, build(sensitivity.SensitivityOptions, ratios=[0.5, 0.9]))
+    assert "most of the network: repeat with --ratios 0.25" in text
+    losses_apart = [*measured, *(replace(measured[-2], layer=f"model.{number}") for number in range(5, 9))]
+    text = sensitivity.conclude(losses_apart, build(sensitivity.SensitivityOptions))[1]
+    assert data["skip"] == ["model.2.cv1.conv", "model.1.conv", "model.3.conv"]
+    assert text.endswith("--skip model.2.cv1.conv model.1.conv model.3.conv")
+    assert "--skip model.9 model.1.conv" in sensitivity.sweep_command(
+        build(sensitivity.SensitivityOptions, weights="x.pt", skip=["model.9"]), ["model.1.conv"]
+    )
+    none, text = sensitivity.conclude([*points(0.5), measured[4]], build(sensitivity.SensitivityOptions))
+    assert none["skip"] == [] and "none needs protection" in text
+
+
+def test_nothing_to_analyse(checkpoint, tiny_dataset, tmp_path):
+    with pytest.raises(InputError, match="leave every layer whole"):
+        sensitivity.run(**chosen(checkpoint, tiny_dataset, tmp_path, min_channels=10_000))
+
+
+def test_kept_batches_survive_validation():
+    import torch
+
+    batches = [(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.ones(2, 6), ("a", "b"), (None, None))]
+    kept = KeptBatches(batches)
+    for _ in range(3):
+        for _, labels, *_ in kept:
+            assert labels.eq(1).all()
+            labels.mul_(7)  # as validation does
+            batches[0][1].fill_(1)
+
+
+def test_too_many_images_are_read_anew(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(survey, "KEPT_BYTES", 10)
+    batches = [(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.ones(2, 6), (), ())]
+    kept = KeptBatches(batches)
+    assert len(list(kept)) == len(list(kept)) == len(kept) == 1 and not kept.kept
+
+
+def test_the_record_is_readable_json(tmp_path):
+    record = Record.open(tmp_path / "exp", "sweep", {}, exist_ok=False)
+    record.add(points(0.25)[0])
+    assert json.loads(record.file.read_text())["points"][0]["map"] == 0.25
