@@ -94,6 +94,12 @@ class PipelineOptions:
             return chosen  # a penalty on all gammas cannot aim at a budget
         return chosen | {name: getattr(self, name) for name in ("target_flops", "target_params", "round_to")}
 
+    def goal(self) -> str:
+        """What is pruned for, as a flag."""
+        if self.percent is not None:
+            return f"--percent {self.percent:g}"
+        return f"--target-params {self.target_params}" if self.target_params else f"--target-flops {self.target_flops}"
+
     def of_pruning(self) -> dict[str, Any]:
         """Options of pruning."""
         return {name: getattr(self, name) for name in OWN["pruned"]}

@@ -33,12 +33,9 @@ def report_of(
     threshold = None  # for a budget there is none: the channels go by what they cost, too
     if options.percent is not None:
         threshold = float(gammas["sparse"].sort().values[int(len(gammas["sparse"]) * options.percent)])
-    goal = f"{options.percent:.0%} of the channels" if options.percent is not None else (
-        f"operations: {options.target_flops}" if options.target_flops else f"parameters: {options.target_params}"
-    )  # fmt: skip
     pruning = _pruning(folders["pruned"])
     return Report(
-        title=f"Pipeline of {Path(options.weights or options.cfg).stem}, {goal}",
+        title=f"{Path(options.weights or options.cfg).stem}, pruned with {options.goal()}",
         rows=rows,
         widths=(layer_widths(models["sparse"]), layer_widths(models["pruned"])),
         gammas=gamma_histogram(gammas, threshold),
