@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import asdict
@@ -15,14 +16,20 @@ import numpy as np
 import pytest
 import torch
 
-from prune_tools import sensitivity, sweep
+from prune_tools import pipeline, sensitivity, sweep
 from prune_tools.comparison import Row
+from prune_tools.finetune import FinetuneOptions
 from prune_tools.pictures import gamma_histogram, spread
+from prune_tools.pipeline_report import report_of
 from prune_tools.prune import PruneOptions
 from prune_tools.report import Report
 from prune_tools.survey import Point, find_surveys, write_json
-from utils.config import TrainOptions, build, command_line, parse
+from prune_tools.train_sparity import SparseOptions
+from tests.pruning_networks import thin
+from utils.checkpoint import save_checkpoint
+from utils.config import TrainOptions, build, command_line, parse, to_dict
 from utils.errors import InputError
+from utils.files import write_yaml
 
 HOSTILE = "<script>alert(1)</script> & 'x\".pt"
 
@@ -162,8 +169,32 @@ def test_a_command_line_is_read_back_as_the_same_options():
         PruneOptions, weights=["my model.pt"], target_flops="0.5", skip=["model.1?.*", "model.9"], fold=False
     )
     words = command_line("prune.py", PruneOptions, vars(options))
-    import shlex
-
     assert parse(PruneOptions, "", shlex.split(words)[2:]) == options
     assert "--no-fold" in words and "'my model.pt'" in words and "--imgsz" not in words
     assert command_line("train.py", TrainOptions, vars(build(TrainOptions))) == "python train.py"
+
+
+@pytest.mark.parametrize("goal, threshold", [({"percent": 0.3}, True), ({"target_params": "0.5"}, False)])
+def test_a_pipeline_reports_the_commands_of_its_steps(tmp_path, goal, threshold):
+    options = build(pipeline.PipelineOptions, weights="start.pt", **goal)
+    folders = {step: tmp_path / step for step in pipeline.STEPS}
+    recorded = {
+        "base": build(TrainOptions, weights="start.pt", resume="last.pt"),
+        "sparse": build(SparseOptions, **options.of_penalty()),
+        "finetuned": build(FinetuneOptions, weights="pruned.pt", teacher="base.pt"),
+    }
+    for step, chosen in recorded.items():
+        folders[step].mkdir()
+        write_yaml(folders[step] / "opt.yaml", to_dict(chosen))
+    checkpoint = {"epoch": -1, "model": thin("yolov5n").float(), "ema": None, "optimizer": None, "opt": None}
+    save_checkpoint(checkpoint, tmp_path / "model.pt")
+    rows = [Row(step, 0.5, 0.5, 0.5, 0.5, 9, 1.0, 1.0, "model.pt") for step in pipeline.STEPS]
+    checkpoints = dict.fromkeys(pipeline.STEPS, tmp_path / "model.pt")
+    report = report_of(options, folders, checkpoints, rows, {})
+    assert options.goal() in report.title and options.goal() in report.commands[0]
+    assert report.commands[1:] == [  # the pruning of an earlier version has left no report
+        "python train.py --weights start.pt",
+        command_line("prune_tools/train_sparity.py", SparseOptions, to_dict(recorded["sparse"])),
+        "python prune_tools/finetune.py --weights pruned.pt --teacher base.pt",
+    ]
+    assert set(report.gammas["counts"]) == {"base", "sparse"} and (report.gammas["threshold"] is not None) == threshold
