@@ -27,6 +27,11 @@ HEADER = ("Class", "Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95")
 SPLITS = ("train", "val", "test")
 AP_THRESHOLDS = 0.001, 0.6  # least confidence and NMS threshold with which mAP is comparable
 SPEED_THRESHOLDS = 0.25, 0.45  # those of detection
+IMAGE_SIZE = 640  # pixels
+
+
+def _defaults_of_tasks(threshold: int) -> str:
+    return f"default: {AP_THRESHOLDS[threshold]}; with --task speed {SPEED_THRESHOLDS[threshold]}"
 
 
 @dataclass
@@ -37,9 +42,11 @@ class ValOptions:
     allow_download_scripts: bool = option(False, "run the script that the data set YAML has for getting missing data")
     weights: list[str] = option([str(ROOT / "yolov5s.pt")], "checkpoint; several make an ensemble", nargs="+")
     batch_size: int = option(32, "images per batch")
-    imgsz: Any = option(None, "image size in pixels, longer side; unless given 640", "--img", "--img-size", type=int)
-    conf_thres: Any = option(None, "least confidence; unless given 0.001, with --task speed 0.25", type=float)
-    iou_thres: Any = option(None, "NMS threshold; unless given 0.6, with --task speed 0.45", type=float)
+    imgsz: Any = option(
+        None, f"image size in pixels, longer side (default: {IMAGE_SIZE})", "--img", "--img-size", type=int
+    )
+    conf_thres: Any = option(None, f"least confidence ({_defaults_of_tasks(0)})", type=float)
+    iou_thres: Any = option(None, f"NMS threshold ({_defaults_of_tasks(1)})", type=float)
     max_det: int = option(300, "most detections per image")
     task: str = option(
         "val", "a split; or time, or accuracy and time over image sizes", choices=[*SPLITS, "speed", "study"]
@@ -67,7 +74,7 @@ class ValOptions:
             raise InputError("--task study goes through its own image sizes and writes its own files: leave out "
                              "--imgsz, --save-txt, --save-hybrid and --save-json")  # fmt: skip
         defaults = SPEED_THRESHOLDS if self.task == "speed" else AP_THRESHOLDS
-        self.imgsz = 640 if self.imgsz is None else self.imgsz
+        self.imgsz = IMAGE_SIZE if self.imgsz is None else self.imgsz
         self.conf_thres = defaults[0] if self.conf_thres is None else self.conf_thres
         self.iou_thres = defaults[1] if self.iou_thres is None else self.iou_thres
         self.save_json |= self.task in SPLITS and self.data.endswith("coco.yaml")

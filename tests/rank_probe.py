@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
 import train
 from prune_tools.sparsity import PenaltySettings, SparsityPenalty
-from utils.callbacks import Callbacks
+from utils.callbacks import HOOKS, Callbacks
 from utils.config import TrainOptions, build
 from utils.files import write_yaml
 from utils.state import TrainingState
@@ -31,6 +31,9 @@ class Probe:
         self.images: list[list[float]] = []  # of each batch the sum of each image
         self.penalties: list[dict[str, Any]] = []  # of each optimizer step
         self.gammas: list[torch.nn.Parameter] = []
+        self.hooks: set[str] = set()  # those that ran
+        for hook in HOOKS:
+            callbacks.register_action(hook, callback=lambda *_, hook=hook, **__: self.hooks.add(hook))
         penalty = SparsityPenalty(PenaltySettings(sr=RATE))
         callbacks.register_action("on_training_ready", callback=self.ready)
         callbacks.register_action("on_train_epoch_start", callback=self.start_epoch)
@@ -86,7 +89,13 @@ def observe(folder: Path, **options: Any) -> dict[str, Any]:
         callbacks,
     )  # fmt: skip
     weights = {name: value.clone() for name, value in probe.state.model.state_dict().items()}
-    return {"images": probe.images, "penalties": probe.penalties, "weights": weights, "results": results}
+    return {
+        "images": probe.images,
+        "penalties": probe.penalties,
+        "hooks": probe.hooks,
+        "weights": weights,
+        "results": results,
+    }
 
 
 def write_hyperparameters(folder: Path) -> str:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from utils.config import TrainOptions, build, option, parse, read_hyperparameters, scale_gains
+from detect import DetectOptions
+from utils.config import TrainOptions, build, option, parse, parser_for, read_hyperparameters, scale_gains
 from utils.errors import InputError
 from utils.files import ROOT, read_yaml, write_yaml
+from val import ValOptions
 
 LOW = ROOT / "data/hyps/hyp.scratch-low.yaml"
 
@@ -37,6 +39,21 @@ def test_list_defaults_are_not_shared():
 def test_published_spellings_and_abbreviations():
     options = parse(TrainOptions, "", ["--img", "320", "--batch", "64", "--cos", "--resume"])
     assert (options.imgsz, options.batch_size, options.cos_lr, options.resume) == (320, 64, True, True)
+
+
+def test_help_shows_true_defaults(capsys):
+    for options_class in (TrainOptions, ValOptions, DetectOptions):
+        with pytest.raises(SystemExit):
+            parse(options_class, "Some command.", ["--help"])
+        told = " ".join(capsys.readouterr().out.split())
+        assert "(default: None)" not in told
+        assert "(default: )" not in told
+        assert "(default: 640)" in told or "(default: [640])" in told
+    defaults = build(ValOptions), build(ValOptions, task="speed")
+    text = parser_for(ValOptions, "").format_help()
+    for name in ("conf_thres", "iou_thres"):
+        usual, fast = (getattr(chosen, name) for chosen in defaults)
+        assert f"(default: {usual}; with --task speed {fast})" in " ".join(text.split())
 
 
 def test_unknown_keyword_names_the_close_one():

@@ -15,6 +15,7 @@ from torch import nn
 from models.loading import load_checkpoint
 from tests.rank_probe import EPOCHS, RATE, observe, write_hyperparameters
 from utils import distributed
+from utils.callbacks import HOOKS
 from utils.checkpoint import portable_copy
 from utils.config import TrainOptions, build
 from utils.distributed import World, check_options, current_world, device_of_rank, launch, plain_norms
@@ -80,6 +81,13 @@ def test_ranks_share_every_batch_and_draw_other_augmentations(alone, pair):
 def test_results_are_those_of_the_first_rank_everywhere(pair):
     assert pair[0]["results"] == pair[1]["results"]
     assert pair[0]["results"][4] > 0  # a validation loss
+
+
+def test_some_hooks_run_on_the_first_rank_only(pair):
+    of_first = {"on_pretrain_routine_end", "on_train_batch_end", "on_model_save", "on_train_end"}
+    validation = {"on_val_start", "on_val_batch_start", "on_val_image_end", "on_val_batch_end"}
+    assert pair[0]["hooks"] - pair[1]["hooks"] == of_first | validation
+    assert pair[1]["hooks"] == set(HOOKS) - of_first - validation - {"on_val_end", "on_params_update"}
 
 
 def test_the_pruning_commands_train_in_several_processes(arguments, tmp_path):

@@ -16,7 +16,7 @@ from models.loading import load_checkpoint
 from prune_tools import finetune, train_sparity
 from utils.callbacks import HOOKS, Callbacks
 from utils.config import TrainOptions, build, read_hyperparameters
-from utils.errors import InputError
+from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, read_yaml, write_yaml
 
 CFG = str(ROOT / "models/yolov5n_mask.yaml")
@@ -258,6 +258,21 @@ def test_an_existing_folder_keeps_no_results_of_an_earlier_run(base_run, tiny_da
     train.main(options(tiny_dataset, tmp_path, epochs=1, seed=5, exist_ok=True))
     assert same(weights_of(tmp_path / "exp/weights/best.pt"), weights_of(tmp_path / "exp/weights/last.pt"))
     assert len((tmp_path / "exp/results.csv").read_text().splitlines()) == 2
+
+
+def test_an_unfinished_run_is_not_resumed_with_the_options_of_the_next(tiny_dataset, tiny_cfg, tmp_path):
+    """Both are killed, the second, in the same folder, before it has a checkpoint of its own."""
+    for seed, hook in ((1, "on_model_save"), (2, "on_train_start")):
+        callbacks = Callbacks()
+        callbacks.register_action(hook, callback=StopAt(1))
+        chosen = options(tiny_dataset, tmp_path, cfg=str(tiny_cfg), seed=seed, exist_ok=True)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(chosen, callbacks)
+    assert read_yaml(tmp_path / "exp/opt.yaml")["seed"] == 2
+    with pytest.raises(MissingFileError, match=r"last\.pt"):
+        train.main(build(TrainOptions, resume=str(tmp_path / "exp/weights/last.pt")))
+    earlier = load_checkpoint(tmp_path / "exp/weights/earlier_last.pt")
+    assert (earlier["opt"]["seed"], earlier["epoch"]) == (1, 0)  # nothing is lost
 
 
 def test_a_run_broken_off_after_its_last_epoch_is_only_finished(tiny_dataset, tmp_path):

@@ -35,8 +35,10 @@ HOOKS = (
 class Callbacks:
     """Registry of actions by hook; ``stop_training`` set to True ends a training run after the current batch.
 
-    In data-parallel training the first rank's ``stop_training`` counts, at the end of the epoch. There the hooks from
-    ``on_training_ready`` to ``optimizer_step`` run on every rank, those that report results on the first only.
+    In data-parallel training the first rank's ``stop_training`` counts, at the end of the epoch. There these hooks run
+    on the first rank only: ``on_pretrain_routine_end``, ``on_train_batch_end``, ``on_val_*``, ``on_model_save`` and
+    ``on_train_end``. All others run on every rank (in YOLOv5 ``on_train_epoch_end`` and ``on_fit_epoch_end`` do not),
+    with the validation results of the first.
 
     Beside YOLOv5's hooks there are ``on_training_ready`` (argument: the run's state, once model, optimizer and loaders
     exist) and ``on_before_optimizer_step`` (the state; gradients are unscaled and clipped by then).

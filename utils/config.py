@@ -69,10 +69,16 @@ def _default(field: dataclasses.Field) -> Any:
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not those that stand for "not given": there the help text says what happens."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "") else super()._get_help_string(action)
+
+
 def parser_for(options_class: type, description: str) -> argparse.ArgumentParser:
     """The argparse parser of an options dataclass; prefix abbreviations work as in YOLOv5."""
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=_HelpFormatter)
     for field in dataclasses.fields(options_class):
         flag = "--" + field.name.replace("_", "-")
         default = _default(field)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config import TrainOptions, to_dict
 from utils.files import make_folder, write_yaml
+from utils.log import LOGGER
 
 if TYPE_CHECKING:
     from utils.optim import EarlyStopping
@@ -43,9 +44,17 @@ class RunFolder:
                 draft.unlink()  # left behind by a process that was killed while it wrote
             self.saved_best = self.best.exists()
         else:
-            (self.path / "results.csv").unlink(missing_ok=True)  # of an earlier run, with --exist-ok
+            self._set_earlier_run_aside()
         write_yaml(self.path / "hyp.yaml", hyp)
         write_yaml(self.path / "opt.yaml", self._record(options, hyp))
+
+    def _set_earlier_run_aside(self) -> None:
+        """With --exist-ok: an earlier run's last.pt beside this run's opt.yaml would be resumed with wrong options."""
+        (self.path / "results.csv").unlink(missing_ok=True)
+        if self.last.exists():
+            earlier = self.last.with_name("earlier_last.pt")
+            self.last.replace(earlier)
+            LOGGER.info(f"The last.pt of an earlier run in this folder is now {earlier}")
 
     def _record(self, options: TrainOptions, hyp: dict[str, Any]) -> dict[str, Any]:
         return {**to_dict(options), "hyp": hyp, "save_dir": str(self.path)}
