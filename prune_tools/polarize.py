@@ -22,6 +22,7 @@ from prune_tools.plan import Limits
 from prune_tools.targets import Target, TargetPlanner
 
 FIRST, LAST = 0.05, 0.5  # shares of the run between which channels are chosen
+LONGEST_HOLD = 0.3  # share of the run for which choosing may be held in all, so that the goal is reached in any case
 FALL = 1.0  # epochs in which a chosen gamma falls to zero
 FREE_SHARE = 0.1  # share of each layer's channels that is never chosen, at least one channel
 STRIDE = 0.1  # epochs between two choices
@@ -129,6 +130,7 @@ class Polarizer:
         self.gammas, self.choose, self.epochs, self.batches = gammas, choose, epochs, batches
         zeros = torch.zeros(gammas.count, device=gammas.layer.device)
         self.saliency, self.speed, self.chosen = zeros, zeros.clone(), zeros.bool()
+        self.passed = 0.0  # epochs
         self.progress = 0.0  # epochs during which the number of chosen channels was allowed to grow
         self.next_choice = 0.0  # the progress at which to choose again
         self.held = False  # whether it may not grow at present
@@ -146,7 +148,8 @@ class Polarizer:
 
     def step(self, batches: int) -> None:
         """After an optimizer step that applied ``batches`` batches: choose further channels, shrink the chosen ones."""
-        if not self.held:
+        self.passed += batches / self.batches
+        if not self.held or self.passed - self.progress > LONGEST_HOLD * self.epochs:
             self.progress += batches / self.batches
         if self.progress >= self.next_choice:
             self.next_choice = self.progress + STRIDE if self.done < 1 else math.inf
@@ -158,7 +161,7 @@ class Polarizer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
-        names = ("saliency", "speed", "chosen", "progress", "next_choice", "held")
+        names = ("saliency", "speed", "chosen", "passed", "progress", "next_choice", "held")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:

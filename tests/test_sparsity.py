@@ -196,12 +196,15 @@ def test_polarizing_for_a_budget_saves_what_is_asked_for(gammas, network):
         ByBudget(gammas.groups, costs, Target("flops", 0.001, relative=True))
 
 
-def test_polarizing_waits_while_it_is_held(gammas):
-    polarizer = Polarizer(gammas, ByShare(gammas.layer, 0.5), epochs=4, batches=10)
+def test_polarizing_waits_while_it_is_held_but_not_too_long(gammas):
+    polarizer = Polarizer(gammas, ByShare(gammas.layer, 0.5), epochs=10, batches=10)
     polarizer.held = True
-    for _ in range(40):
+    for _ in range(30):
         polarizer.step(1)
     assert not polarizer.chosen.any()
+    for _ in range(60):
+        polarizer.step(1)
+    assert float(polarizer.chosen.float().mean()) == pytest.approx(0.5, abs=0.01)
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------
