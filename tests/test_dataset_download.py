@@ -158,6 +158,7 @@ def test_a_python_script_needs_permission(tmp_path: Path):
     message = str(caught.value)
     assert "a Python script of 3 line(s) that begins with 'from pathlib import Path'" in message
     assert "--allow-download-scripts" in message
+    assert "the data of" in message  # it is they that are missing, not the YAML file
     assert "\n" not in message
     assert not (tmp_path / "set").exists()
 

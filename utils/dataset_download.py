@@ -138,8 +138,9 @@ def provide(
             _run(title, [*command, "--splits", *splits])
         elif not allow_scripts:
             raise InputError(
-                f"{title} is not there, and its 'download' entry would run {_describe(source)}: read it, and if you "
-                "trust it, allow it with --allow-download-scripts (train.py, val.py), or get the data by hand"
+                f"the data of {title} are missing, and its 'download' entry would run {_describe(source)}: "
+                "read it, and if you trust it, allow it with --allow-download-scripts (train.py, val.py), "
+                "or get the data by hand"
             )
         else:
             LOGGER.info(f"{title}: running {_describe(source)}, as allowed")
