@@ -105,7 +105,18 @@ def test_list_file(tmp_path, monkeypatch):
     assert names(LoadImages(listing).files) == ["a.jpg", "b.jpg", "c.jpg"]
 
 
-@pytest.mark.parametrize("line", ["gone.jpg", "./gone.jpg", "rtsp://camera/1"])
+def test_images_of_a_list_file_that_are_gone_are_named_and_skipped(tmp_path, heard):
+    present = write_image(tmp_path / "a.jpg")
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"./gone.jpg\n{present}\n./gone.mp4\n")
+    images = LoadImages(listing)
+    assert [Path(item[0]).name for item in images] == ["a.jpg"]
+    assert images.skipped == 2
+    assert "gone.jpg" in " ".join(heard)
+    assert "gone.mp4" in " ".join(heard)
+
+
+@pytest.mark.parametrize("line", ["gone", "./gone", "rtsp://camera/1"])
 def test_list_file_with_a_line_that_cannot_be_read(tmp_path, line):
     listing = tmp_path / "list.txt"
     listing.write_text(line)

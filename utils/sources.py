@@ -168,7 +168,9 @@ def _listed_files(list_file: Path) -> list[str]:
         try:
             files += find_files(line if "://" in line else source)
         except MissingFileError as error:
-            raise MissingFileError(f"{list_file} lists what cannot be read: {error}") from error
+            if "://" in line or _suffix(line) not in (*IMG_FORMATS, *VID_FORMATS):
+                raise MissingFileError(f"{list_file} lists what cannot be read: {error}") from error
+            files.append(os.path.abspath(source))  # named and skipped when its turn comes
     return files
 
 
