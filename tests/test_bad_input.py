@@ -212,16 +212,18 @@ def test_argparse_errors_exit_with_two():
 def test_ctrl_c_during_training(tiny_dataset, tmp_path):
     command = [sys.executable, "train.py", *map(str, short(tiny_dataset, tmp_path))]
     command[command.index("--epochs") + 1] = "1000"
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     last, deadline = tmp_path / "exp/weights/last.pt", time.time() + 120
     while not last.exists() and process.poll() is None and time.time() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    try:
-        _, errors = process.communicate(timeout=30)
-    except subprocess.TimeoutExpired:  # Python drops an interrupt that comes while an object is finalised
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" not in errors
     assert "interrupted" in errors.strip().splitlines()[-1]
