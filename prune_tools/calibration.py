@@ -1,8 +1,8 @@
-"""Images for repairs, and the statistics of batch norms estimated anew from them."""
+"""Training images that pruning looks at, and the statistics of batch norms estimated anew from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from utils.log import LOGGER, colorstr
 
 SEED = 0  # of the choice of images
+BATCH_SIZE = 16  # images; not --batch-size, which is that of validation and must not decide which channels go
 OBJECT_SHARE = 0.9  # of the focus of an image that lies on its objects
 OBJECT_MARGIN = 0.25  # of a box's sides, added all around: what surrounds an object tells what it is
 
@@ -30,28 +31,38 @@ class Batch:
     focus: Tensor
 
 
-def training_batches(data: dict[str, Any], count: int, image_size: int, batch_size: int, stride: int) -> list[Batch]:
-    """About ``count`` training images, chosen at random, without augmentation.
+def read_training_images(
+    data: dict[str, Any], count: int, image_size: int, stride: int, batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    """About ``count`` training images, chosen at random but always the same ones, without augmentation.
 
     Args:
         data: a checked data set mapping with the split 'train'.
-        count: rounded down to whole batches; at most the images there are.
+        count: rounded down to whole batches, but at least one; at most the images there are.
         image_size: pixels; images are letterboxed to squares of this side.
-        batch_size: images of one batch; all batches are equally large.
         stride: the network's largest stride in pixels.
+        batch_size: images of one batch; all batches are equally large.
+
+    Yields:
+        Images (B, 3, H, W) uint8, labels (T, 6) and shapes, as ``utils.dataloaders.collate_fn`` makes them.
     """
     from utils.dataloaders import create_dataloader
 
     loader, dataset = create_dataloader(
         data["train"], image_size, min(batch_size, count), stride, shuffle=True, workers=0, seed=SEED,
-        prefix=colorstr("repair: "),
+        prefix=colorstr("train: "),
     )  # fmt: skip
     size = loader.batch_size or 1
     whole = max(min(count, len(dataset)) // size, 1)
-    bar = tqdm(islice(loader, whole), "Reading images", whole, disable=None, leave=False)
+    for images, labels, _, shapes in tqdm(islice(loader, whole), "Reading images", whole, disable=None, leave=False):
+        yield images, labels, shapes
+
+
+def repair_images(data: dict[str, Any], count: int, image_size: int, stride: int) -> list[Batch]:
+    """What ``read_training_images`` gives for these arguments, with the focus of each image."""
     return [
         Batch(images, focus_on_objects(images, labels, [padding for _, (_, padding) in shapes]))
-        for images, labels, _, shapes in bar
+        for images, labels, shapes in read_training_images(data, count, image_size, stride)
     ]
 
 

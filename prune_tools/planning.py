@@ -12,9 +12,7 @@ from utils.files import ROOT
 from utils.log import LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import torch
+    from collections.abc import Sequence
 
     from models.yolo import DetectionModel
     from prune_tools.groups import ChannelGroup
@@ -98,7 +96,7 @@ class PlanOptions(ChannelOptions):
 
 
 def score_groups(
-    model: DetectionModel, trace: Trace, options: ChannelOptions, data: str, image_size: int, batch_size: int
+    model: DetectionModel, trace: Trace, options: ChannelOptions, data: str, image_size: int
 ) -> tuple[list[ChannelGroup], Scores]:
     """The groups that take part in a pruning of ``model``, and their scores; logs what is left whole and why.
 
@@ -119,13 +117,18 @@ def score_groups(
     network = model
     batches: Any = ()
     if options.score in NEEDS_IMAGES:
+        from prune_tools.calibration import read_training_images
+        from utils.checks import check_dataset
+
         network = with_hyperparameters(model, image_size)
-        batches = labelled_batches(data, image_size, batch_size, options.score_images, int(max(model.stride)))
+        checked = check_dataset(data, splits=("train",))
+        read = read_training_images(checked, options.score_images, image_size, int(max(model.stride)))
+        batches = ((images.float() / 255, labels) for images, labels, _ in read)
     return groups, score_channels(options.score, Material(network, batches), groups)
 
 
 def make_plan(
-    model: DetectionModel, trace: Trace, options: PlanOptions, data: str, image_size: int, batch_size: int
+    model: DetectionModel, trace: Trace, options: PlanOptions, data: str, image_size: int
 ) -> tuple[list[ChannelGroup], Plan]:
     """The groups that take part in a pruning of ``model``, and what stays of them; logs what there is to know.
 
@@ -134,14 +137,13 @@ def make_plan(
         trace: its trace.
         data: data set YAML, for scores that need training images.
         image_size: pixels, of these images and of those that are timed.
-        batch_size: of these images.
 
     Raises:
         InputError: nothing can be pruned, a target that cannot be reached, a pattern without a match.
     """
     from prune_tools.plan import plan_by_percent
 
-    groups, scores = score_groups(model, trace, options, data, image_size, batch_size)
+    groups, scores = score_groups(model, trace, options, data, image_size)
     target = options.target()
     if target is None:
         assert options.percent is not None
@@ -187,25 +189,6 @@ def with_hyperparameters(model: DetectionModel, image_size: int) -> DetectionMod
         scale_gains(hyp, head.nl, head.nc, image_size, label_smoothing=0.0)
         copy.hyp = hyp
     return copy
-
-
-def labelled_batches(
-    data: str, image_size: int, batch_size: int, count: int, stride: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """About ``count`` images of the training split, as (images (B, 3, H, W) in 0..1, labels (T, 6)), without
-    augmentation and in an order that is always the same; with a progress bar."""
-    from tqdm import tqdm
-
-    from utils.checks import check_dataset
-    from utils.dataloaders import create_dataloader
-
-    split = check_dataset(data, splits=("train",))["train"]
-    loader, dataset = create_dataloader(split, image_size, batch_size, max(stride, 32), workers=0, shuffle=True)
-    batches = -(-min(count, len(dataset)) // loader.batch_size)  # type: ignore[operator]
-    for _, (images, labels, *_) in zip(
-        tqdm(range(batches), desc="Scoring channels", disable=None, leave=False), loader, strict=False
-    ):
-        yield images.float() / 255, labels
 
 
 def warn_of_large_gammas(model: DetectionModel, groups: Sequence[ChannelGroup], plan: Plan) -> float:

@@ -70,7 +70,7 @@ def main(options: PruneOptions) -> Path:
     surveys = find_surveys(options, place)
     model, checkpoint, data = open_inputs(options)
     trace = trace_model(model)
-    pruning = Pruning(model, trace, *make_plan(model, trace, options, options.data, options.imgsz, options.batch_size))
+    pruning = Pruning(model, trace, *make_plan(model, trace, options, options.data, options.imgsz))
     folder = make_folder(increment_path(place, options.exist_ok))
     loader = open_loader(options, data, model)
     images = next(iter(loader))[0].to(next(model.parameters()).device).float() / 255

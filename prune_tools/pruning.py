@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from prune_tools.yolo_pruned import Cut
 
 DEFAULT_CFG = str(ROOT / "models/yolov5n_mask.yaml")
-REPAIR_BATCH = 16  # images
 
 
 @dataclass
@@ -184,10 +183,10 @@ def open_loader(options: PruningOptions, data: dict[str, Any], model: DetectionM
 
 def repair_batches(options: PruningOptions, data: dict[str, Any], model: DetectionModel) -> list[Batch]:
     """The training images that the repairs look at; none if there are no such repairs."""
-    from prune_tools.calibration import training_batches
+    from prune_tools.calibration import repair_images
 
     count = max(options.reconstruct, options.recalibrate)
-    return training_batches(data, count, options.imgsz, REPAIR_BATCH, int(max(model.stride))) if count else []
+    return repair_images(data, count, options.imgsz, int(max(model.stride))) if count else []
 
 
 @dataclass
@@ -235,17 +234,17 @@ class Pruning:
 
         ``batches`` are those of ``repair_batches``.
         """
-        from prune_tools.calibration import recalibrate
+        from prune_tools.calibration import BATCH_SIZE, recalibrate
         from prune_tools.folding import fold_constants
         from prune_tools.reconstruction import reconstruct
 
         if options.fold:
             self._note(fold_constants(self.full, pruned, self.trace, self.groups, self.plan).summary())
         if options.reconstruct:
-            chosen = batches[: math.ceil(options.reconstruct / REPAIR_BATCH)]
+            chosen = batches[: math.ceil(options.reconstruct / BATCH_SIZE)]
             self._note(reconstruct(self.full, pruned, self.trace, self.cuts, chosen).summary())
         if options.recalibrate:
-            recalibrate(pruned, batches[: math.ceil(options.recalibrate / REPAIR_BATCH)])
+            recalibrate(pruned, batches[: math.ceil(options.recalibrate / BATCH_SIZE)])
 
     def _note(self, text: str) -> None:
         LOGGER.info(text)

@@ -209,9 +209,7 @@ class Survey:
         self.options, self.limits = options, options.limits()
         self.model, _, self.data = open_inputs(options)
         self.trace = trace_model(self.model)
-        self.groups, self.scores = score_groups(
-            self.model, self.trace, options, options.data, options.imgsz, options.batch_size
-        )
+        self.groups, self.scores = score_groups(self.model, self.trace, options, options.data, options.imgsz)
         self.costs = CostModel(self.model, self.trace, self.groups)
         images, everything = self._choose_images()
         place = Path(options.project) / options.name

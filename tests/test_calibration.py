@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from prune_tools.calibration import Batch, focus_on_objects, recalibrate, training_batches
+from prune_tools.calibration import Batch, focus_on_objects, read_training_images, recalibrate, repair_images
 from tests.pruning_networks import thin
 from utils.checks import check_dataset
 
 
 def test_training_batches_are_whole_and_of_the_training_images(tiny_dataset):
     data = check_dataset(str(tiny_dataset))
-    batches = training_batches(data, 10, 64, 4, 32)
-    assert [tuple(batch.images.shape) for batch in batches] == [(4, 3, 64, 64)] * 2
-    assert batches[0].images.dtype == torch.uint8
-    again = training_batches(data, 10, 64, 4, 32)
-    assert all(torch.equal(one.images, other.images) for one, other in zip(batches, again, strict=True))
-    assert len(training_batches(data, 1000, 64, 4, 32)) == 3  # all of the 12
+    batches = list(read_training_images(data, 10, 64, 32, batch_size=4))
+    assert [tuple(images.shape) for images, _, _ in batches] == [(4, 3, 64, 64)] * 2
+    assert all(images.dtype == torch.uint8 and labels.shape[1] == 6 for images, labels, _ in batches)
+    again = list(read_training_images(data, 10, 64, 32, batch_size=4))
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(batches, again, strict=True))
+    assert len(list(read_training_images(data, 1000, 64, 32, batch_size=4))) == 3  # all of the 12
 
 
 def test_statistics_are_those_of_the_images():
@@ -42,7 +42,7 @@ def test_statistics_are_those_of_the_images():
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_fewer_images_than_a_batch_make_a_smaller_batch(tiny_dataset, count):
-    batches = training_batches(check_dataset(str(tiny_dataset)), count, 64, 16, 32)
+    batches = repair_images(check_dataset(str(tiny_dataset)), count, 64, 32)
     assert [len(batch.images) for batch in batches] == [count]
 
 

@@ -10,7 +10,7 @@ import pytest
 from models.yolo import DetectionModel
 from prune_tools import latency
 from prune_tools.groups import find_groups, protect
-from prune_tools.planning import PlanOptions, labelled_batches, make_plan, with_hyperparameters
+from prune_tools.planning import PlanOptions, make_plan, with_hyperparameters
 from prune_tools.tracing import trace_model
 from prune_tools.yolo_pruned import prune_model
 from tests.pruning_networks import thin
@@ -33,7 +33,7 @@ def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def planned(model: DetectionModel, data: str = "", **options):
-    return make_plan(model, trace_model(model), build(PlanOptions, **options), data, 64, 4)
+    return make_plan(model, trace_model(model), build(PlanOptions, **options), data, 64)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,6 @@ def test_taylor_scores_from_training_images(nano, tiny_dataset):
     groups, plan = planned(nano, str(tiny_dataset), percent=0.3, score="taylor", score_images=8)
     by_gamma = planned(nano, percent=0.3)[1]
     assert any(plan.kept[group.name].tolist() != by_gamma.kept[group.name].tolist() for group in groups)
-
-
-def test_labelled_batches(tiny_dataset):
-    batches = list(labelled_batches(str(tiny_dataset), 64, 4, 6, 32))
-    assert [images.shape for images, _ in batches] == [(4, 3, 64, 64)] * 2
-    assert all(images.min() >= 0 and images.max() <= 1 and labels.shape[1] == 6 for images, labels in batches)
-    again = list(labelled_batches(str(tiny_dataset), 64, 4, 6, 32))
-    assert all((first == second).all() for (first, _), (second, _) in zip(batches, again, strict=True))
 
 
 def test_own_hyperparameters_count(nano):
