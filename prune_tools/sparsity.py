@@ -165,8 +165,7 @@ class SparsityPenalty:
     def allowed_loss(self, epoch: int) -> float:
         """How far mAP50 may be below the best after ``epoch``.
 
-        What a high learning rate costs comes back when it falls, so more is allowed until then. Measured on the mask
-        photographs, with the same channels at zero: .050 below the start at 0.6 of the highest rate, .008 at a quarter.
+        What a high learning rate costs comes back when it falls, so up to twice as much is allowed until then.
         """
         return self.settings.max_map_loss * (1 + self.state.learning_rate_factor(epoch))
 
