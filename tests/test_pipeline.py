@@ -122,6 +122,11 @@ def test_bad_values_stop_before_the_first_step(tiny_dataset, tmp_path, bad):
         options(tiny_dataset, tmp_path, **bad)
 
 
+def test_a_share_of_nothing_is_refused_by_its_own_name(tiny_dataset, tmp_path):
+    with pytest.raises(InputError, match=r"--percent must lie in \(0, 1\), got 0"):
+        options(tiny_dataset, tmp_path, percent=0.0)
+
+
 def test_a_broken_off_step_is_resumed(tiny_dataset, tmp_path, monkeypatch):
     original, epochs = train.main, []
 
