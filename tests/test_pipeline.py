@@ -67,6 +67,7 @@ def test_it_reports_all_four_steps(finished):
     scripts = [command.split()[1] for command in figures["commands"]]
     steps = ["train.py", *(f"prune_tools/{name}.py" for name in ("train_sparity", "prune", "finetune"))]
     assert scripts == ["prune_tools/pipeline.py", *steps]
+    assert not any("{" in command for command in figures["commands"])  # files, not what they hold
     assert set(figures["gammas"]["counts"]) == {"base", "sparse"} and figures["notes"]
     assert any(layer["after"] < layer["before"] for layer in figures["layers"])
     page = (finished / "report.html").read_text(encoding="utf-8")
