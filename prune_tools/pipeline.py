@@ -74,6 +74,8 @@ class PipelineOptions:
         if self.percent is None and not self.target_params and not self.target_flops:
             self.target_flops = DEFAULT_FLOPS
         if self.percent is not None:
+            if not 0 < self.percent < 1:
+                raise InputError(f"--percent must lie in (0, 1), got {self.percent:g}: try 0.4")
             self.round_to = 1
         common = {"imgsz": self.imgsz, "batch_size": self.batch_size}
         for epochs in (self.base_epochs, self.finetune_epochs):
@@ -83,7 +85,8 @@ class PipelineOptions:
 
     def of_penalty(self) -> dict[str, Any]:
         """Options of sparse training: the channels that pruning will remove are those to bring to zero."""
-        chosen: dict[str, Any] = {"penalty": self.penalty, "scope": self.scope or ("seed" if self.percent else "all")}
+        scope = self.scope or ("all" if self.percent is None else "seed")
+        chosen: dict[str, Any] = {"penalty": self.penalty, "scope": scope}
         if self.penalty != "polarize":
             chosen["sr"] = AUTO if self.sr is None else self.sr
         elif self.sr is not None:

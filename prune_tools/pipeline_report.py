@@ -41,19 +41,19 @@ def report_of(
         gammas=gamma_histogram(gammas, threshold),
         commands=[
             command_line("prune_tools/pipeline.py", PipelineOptions, to_dict(options)),
-            _training("train.py", TrainOptions, folders["base"]),
-            _training("prune_tools/train_sparity.py", SparseOptions, folders["sparse"]),
+            _training("train.py", TrainOptions, folders["base"], options.hyp),
+            _training("prune_tools/train_sparity.py", SparseOptions, folders["sparse"], options.hyp),
             *pruning["commands"],
-            _training("prune_tools/finetune.py", FinetuneOptions, folders["finetuned"]),
+            _training("prune_tools/finetune.py", FinetuneOptions, folders["finetuned"], options.hyp),
         ],
         notes=pruning["notes"],
         surveys=surveys,
     )
 
 
-def _training(script: str, options_class: type, folder: Path) -> str:
-    """The command of a training, from the options that it has recorded."""
-    values = read_yaml(folder / "opt.yaml") | {"resume": None, "exist_ok": None}
+def _training(script: str, options_class: type, folder: Path, hyp: str) -> str:
+    """The command of a training, from the options that it has recorded; these hold the content of the file ``hyp``."""
+    values = read_yaml(folder / "opt.yaml") | {"resume": None, "exist_ok": None, "hyp": hyp or None}
     return command_line(script, options_class, values)
 
 

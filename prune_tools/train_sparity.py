@@ -83,7 +83,7 @@ class SparseOptions(TrainOptions):
         """Refuse impossible rates, beside what train.py refuses, and fill in what depends on the penalty."""
         super().__post_init__()
         self.hyp = self.hyp or str(ROOT / "data/hyps" / HYPERPARAMETERS.get(self.penalty, "hyp.scratch-low.yaml"))
-        self.scope = self.scope or ("all" if self.target() else "seed")
+        self.scope = self.scope or self._default_scope()
         if self.penalty not in PENALTIES or self.scope not in SCOPES:
             raise InputError(
                 f"--penalty must be one of {', '.join(PENALTIES)} and --scope one of {', '.join(SCOPES)}, "
@@ -122,11 +122,16 @@ class SparseOptions(TrainOptions):
 
     def same_pruning(self) -> str:
         """The options of prune.py that remove just what this training has brought to zero."""
+        scope = "" if self.scope == self._default_scope() else f" --scope {self.scope}"
         if not self.target():
-            return f"--percent {self.target_share:g}"
+            return f"--percent {self.target_share:g}{scope}"
         quantity = "params" if self.target_params else "flops"
         rounding = f" --round-to {self.round_to}" if self.round_to > 1 else ""
-        return f"--target-{quantity} {getattr(self, f'target_{quantity}')}{rounding}"
+        return f"--target-{quantity} {getattr(self, f'target_{quantity}')}{rounding}{scope}"
+
+    def _default_scope(self) -> str:
+        """The scope of this training and of the pruning after it when none is given."""
+        return "all" if self.target() else "seed"
 
 
 def start_map(options: SparseOptions) -> float:

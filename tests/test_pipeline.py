@@ -67,6 +67,7 @@ def test_it_reports_all_four_steps(finished):
     scripts = [command.split()[1] for command in figures["commands"]]
     steps = ["train.py", *(f"prune_tools/{name}.py" for name in ("train_sparity", "prune", "finetune"))]
     assert scripts == ["prune_tools/pipeline.py", *steps]
+    assert not any("{" in command for command in figures["commands"])  # files, not what they hold
     assert set(figures["gammas"]["counts"]) == {"base", "sparse"} and figures["notes"]
     assert any(layer["after"] < layer["before"] for layer in figures["layers"])
     page = (finished / "report.html").read_text(encoding="utf-8")
@@ -120,6 +121,11 @@ def test_a_moved_run_is_still_finished(finished, tiny_dataset, tmp_path, monkeyp
 def test_bad_values_stop_before_the_first_step(tiny_dataset, tmp_path, bad):
     with pytest.raises(InputError):
         options(tiny_dataset, tmp_path, **bad)
+
+
+def test_a_share_of_nothing_is_refused_by_its_own_name(tiny_dataset, tmp_path):
+    with pytest.raises(InputError, match=r"--percent must lie in \(0, 1\), got 0"):
+        options(tiny_dataset, tmp_path, percent=0.0)
 
 
 def test_a_broken_off_step_is_resumed(tiny_dataset, tmp_path, monkeypatch):

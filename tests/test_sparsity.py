@@ -247,6 +247,19 @@ def test_polarized_runs_end_at_the_wanted_share_with_exact_zeros(run_options, tm
         assert float(zero.float().mean()) == pytest.approx(0.3, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ({"target_share": 0.3}, "--percent 0.3"),
+        ({"target_share": 0.3, "scope": "all"}, "--percent 0.3 --scope all"),
+        ({"target_params": "0.5", "round_to": 8}, "--target-params 0.5 --round-to 8"),
+        ({"target_flops": "0.5", "scope": "seed"}, "--target-flops 0.5 --scope seed"),
+    ],
+)
+def test_the_next_command_prunes_what_was_made_sparse(given, told):
+    assert build(SparseOptions, penalty="polarize", **given).same_pruning() == told
+
+
 def test_a_run_for_a_budget_zeroes_just_what_pruning_for_it_removes(run_options, tmp_path):
     options = run_options(penalty="polarize", target_flops="0.6", epochs=6)
     assert (options.scope, options.same_pruning()) == ("all", "--target-flops 0.6")
