@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Prune a sparsely trained YOLOv5: remove the channels with the smallest batch-norm gammas.
 
-    python prune_tools/prune.py --weights runs/train/exp4/weights/last.pt --percent 0.4 \\
+    python prune_tools/prune.py --weights runs/train/exp4/weights/best.pt --percent 0.4 \\
         --cfg models/yolov5n_mask.yaml --data data/mask.yaml --batch-size 64 --imgsz 320
-    python prune_tools/prune.py --weights runs/train/exp4/weights/last.pt --target-flops 2.1G --round-to 8 \\
+    python prune_tools/prune.py --weights runs/train/exp4/weights/best.pt --target-flops 2.1G --round-to 8 \\
         --data data/mask.yaml --imgsz 320
 
 Writes pruned_model.pt, pruned_model.yaml, orign_model.pt (full width, removed channels zero) and the report as

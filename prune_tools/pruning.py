@@ -73,9 +73,12 @@ class PruningOptions:
 
 
 def newest_sparse_run(folder: Path) -> Path:
-    """last.pt of the newest sparse training below ``folder``. Raises MissingFileError if there is none."""
+    """best.pt, of an epoch that has become sparse, of the newest sparse training below ``folder``.
+
+    Raises MissingFileError if there is none.
+    """
     found = []
-    for file in folder.glob("*/weights/last.pt"):
+    for file in folder.glob("*/weights/best.pt"):
         record = file.parents[1] / "opt.yaml"
         if record.is_file() and (read_yaml(record) or {}).get("sr") is not None:
             found.append(file)

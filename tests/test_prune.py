@@ -163,6 +163,6 @@ def test_newest_sparse_run(tmp_path):
         pruning.newest_sparse_run(tmp_path)
     for name, text in (("exp", "sr: 0.01\n"), ("exp2", "epochs: 3\n")):
         (tmp_path / name / "weights").mkdir(parents=True)
-        (tmp_path / name / "weights/last.pt").touch()
+        (tmp_path / name / "weights/best.pt").touch()
         (tmp_path / name / "opt.yaml").write_text(text)
-    assert pruning.newest_sparse_run(tmp_path).parts[-3] == "exp"
+    assert pruning.newest_sparse_run(tmp_path).parts[-3:] == ("exp", "weights", "best.pt")
