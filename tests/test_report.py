@@ -194,7 +194,7 @@ def test_a_pipeline_reports_the_commands_of_its_steps(tmp_path, goal, threshold)
     assert options.goal() in report.title and options.goal() in report.commands[0]
     assert report.commands[1:] == [  # the pruning of an earlier version has left no report
         "python train.py --weights start.pt",
-        command_line("prune_tools/train_sparity.py", SparseOptions, to_dict(recorded["sparse"])),
+        command_line("prune_tools/train_sparity.py", SparseOptions, to_dict(recorded["sparse"]) | {"hyp": None}),
         "python prune_tools/finetune.py --weights pruned.pt --teacher base.pt",
     ]
     assert set(report.gammas["counts"]) == {"base", "sparse"} and (report.gammas["threshold"] is not None) == threshold
