@@ -194,17 +194,6 @@ def protect(groups: Iterable[ChannelGroup], model: nn.Module, patterns: Iterable
     return groups
 
 
-def prunable_norms(model: nn.Module, scope: str = "seed") -> dict[str, nn.BatchNorm2d]:
-    """The batch norms, by path, all of whose channels may be pruned in ``scope``; empty if there are none."""
-    covered: dict[str, int] = defaultdict(int)
-    for group in find_groups(model):
-        if not group.exclusion(scope):
-            for member in group.norms:
-                covered[member.path] += group.size
-    modules = dict(model.named_modules())
-    return {path: modules[path] for path, count in covered.items() if count == modules[path].num_features}
-
-
 def describe(groups: Iterable[ChannelGroup], scope: str = "all") -> str:
     """The groups as readable text: channels, producers, norms, readers, whether shortcuts couple them, and why a group
     stays whole."""

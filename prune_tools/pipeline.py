@@ -27,6 +27,7 @@ from utils.log import LOGGER, colorstr
 STEPS = ("base", "sparse", "pruned", "finetuned")
 RECORD = "pipeline.yaml"
 DEFAULT_FLOPS = "0.5"
+DEFAULT_ROUNDING = 8  # channels; what kernels like
 
 
 @dataclass
@@ -49,7 +50,9 @@ class PipelineOptions:
         "", "prunable channels: seed, of layers outside shortcuts, default of --percent; all, coupled ones too",
         choices=SCOPES,
     )  # fmt: skip
-    round_to: int = option(8, "for the targets: round the channels that a layer keeps to multiples of this")
+    round_to: int | None = option(
+        None, "for the targets: round the channels that a layer keeps to multiples of this; default: 8", type=int
+    )
     penalty: str = option(
         "polarize", "of sparse training: polarize pushes just the channels that will go; l1 and prox push all",
         choices=list(PENALTIES),
@@ -76,7 +79,10 @@ class PipelineOptions:
         if self.percent is not None:
             if not 0 < self.percent < 1:
                 raise InputError(f"--percent must lie in (0, 1), got {self.percent:g}: try 0.4")
-            self.round_to = 1
+            if self.round_to not in (None, 1):
+                raise InputError(f"--round-to {self.round_to} is for --target-flops and --target-params: leave it out")
+        if self.round_to is None:
+            self.round_to = DEFAULT_ROUNDING if self.percent is None else 1
         common = {"imgsz": self.imgsz, "batch_size": self.batch_size}
         for epochs in (self.base_epochs, self.finetune_epochs):
             build(TrainOptions, epochs=epochs, **common)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from models.yolo import DetectionModel
-from prune_tools.groups import ChannelGroup
+from prune_tools.groups import ChannelGroup, find_groups
 from prune_tools.plan import Plan
 from utils.files import ROOT, read_yaml
 
@@ -87,3 +88,14 @@ def random_images(model: DetectionModel, seed: int = 2) -> torch.Tensor:
     """Two images (2, 3, size, size), 0..1, that the largest stride divides."""
     size = max(64, int(model.stride.max()))
     return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+
+
+def prunable_norms(model: nn.Module, scope: str = "seed") -> dict[str, nn.BatchNorm2d]:
+    """The batch norms, by path, all of whose channels may be pruned in ``scope``; empty if there are none."""
+    covered: dict[str, int] = defaultdict(int)
+    for group in find_groups(model):
+        if not group.exclusion(scope):
+            for member in group.norms:
+                covered[member.path] += group.size
+    modules = dict(model.named_modules())
+    return {path: modules[path] for path, count in covered.items() if count == modules[path].num_features}

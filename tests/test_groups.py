@@ -12,9 +12,9 @@ from torch import nn
 
 from models.common import C3, Bottleneck, Conv
 from models.yolo import DetectionModel
-from prune_tools.groups import describe, find_groups, prunable_norms, select_groups
+from prune_tools.groups import describe, find_groups, select_groups
 from prune_tools.tracing import trace_model
-from tests.pruning_networks import thin
+from tests.pruning_networks import prunable_norms, thin
 from utils.errors import InputError
 from utils.files import ROOT
 

@@ -116,6 +116,7 @@ def test_a_moved_run_is_still_finished(finished, tiny_dataset, tmp_path, monkeyp
     [
         {"percent": 1.5}, {"base_epochs": 0}, {"sr": -1.0, "penalty": "l1"}, {"sr": 0.1}, {"batch_size": 0},
         {"percent": 0.4, "target_flops": "0.5"}, {"target_flops": "lots"}, {"round_to": 0},
+        {"percent": 0.4, "round_to": 16},
     ],
 )  # fmt: skip
 def test_bad_values_stop_before_the_first_step(tiny_dataset, tmp_path, bad):

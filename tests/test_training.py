@@ -184,7 +184,7 @@ def test_no_st_switches_the_penalty_off(base_run, tiny_dataset, tmp_path):
 
 
 def test_the_penalty_shrinks_prunable_gammas_only(tiny_dataset, tmp_path):
-    from prune_tools.groups import prunable_norms
+    from tests.pruning_networks import prunable_norms
 
     shrunk = []
     for name, rate in (("dense", 0.0), ("sparse", 10.0)):
