@@ -27,6 +27,7 @@ from utils.files import ROOT
 from utils.log import LOGGER
 
 BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
+TARGET_SHARE = 0.4
 MAX_MAP_LOSS = 0.03  # of mAP50, where --max-map-loss is not given
 PENALTIES = ("l1", "prox", "polarize")
 HYPERPARAMETERS = {"polarize": "hyp.sparse.yaml"}  # others are published with those of train.py
@@ -67,7 +68,9 @@ class SparseOptions(TrainOptions):
         "", "channels to act on: those of the original tools (seed, the default), or coupled ones too (default of the "
         "targets)", choices=SCOPES,
     )  # fmt: skip
-    target_share: float = option(0.4, "wanted share of nearly zero gammas at the end, in (0, 1)")
+    target_share: float | None = option(
+        None, f"wanted share of nearly zero gammas at the end, in (0, 1); default: {TARGET_SHARE}", type=float
+    )
     target_params: str = option("", "with polarize, instead of --target-share: parameters left, 0.9M, or a ratio")
     target_flops: str = option(
         "", "with polarize, instead of --target-share: operations left (640 pixels), 2.1G or 0.5"
@@ -94,7 +97,12 @@ class SparseOptions(TrainOptions):
         for flag, value in (("--sr", 0 if self.sr == AUTO else self.sr), ("--sr-beta", self.sr_beta)):
             if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1e3):
                 raise InputError(f"{flag} must be a number of at least 0{', or auto' * (flag == '--sr')}, got {value}")
-        if not 0 < self.target_share < 1:
+        target = self.target()
+        if self.target_share is not None and target:
+            raise InputError(f"--target-share and {target.flag} contradict each other: give one of them")
+        if self.target_share is None and not target:
+            self.target_share = TARGET_SHARE
+        if self.target_share is not None and not 0 < self.target_share < 1:
             raise InputError(f"--target-share must lie in (0, 1), got {self.target_share}")
         if self.max_map_loss is not None and not 0 <= self.max_map_loss <= 1:
             raise InputError(f"--max-map-loss must lie in [0, 1], got {self.max_map_loss}")
@@ -168,7 +176,7 @@ def make_penalty(options: SparseOptions) -> Any:
         sr=options.sr,
         sr_beta=default_beta if options.sr_beta is None else options.sr_beta,
         scope=options.scope,
-        target_share=options.target_share,
+        target_share=options.target_share or TARGET_SHARE,
         target=options.target(),
         round_to=options.round_to,
         max_map_loss=MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
