@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ if __name__ == "__main__":
 
 from prune_tools.survey import Point, Survey, SurveyOptions
 from utils.cli import run_command, show_arguments
-from utils.config import build, command_line, option, parse, to_dict
+from utils.config import build, command_line, option, parse
 from utils.errors import InputError
 from utils.files import ROOT
-from utils.log import LOGGER, colorstr
+from utils.log import LOGGER
 
 
 @dataclass
@@ -157,23 +157,13 @@ def sweep_command(options: SensitivityOptions, skip: Sequence[str]) -> str:
 
 def main(options: SensitivityOptions) -> Path:
     """Analyse, draw, print the layers to protect; returns the run folder."""
-    from prune_tools.comparison import aligned, save_csv
-
     show_arguments("sensitivity", options)
     survey = Sensitivity(options, "sensitivity")
     points = survey.run()
-    folder = survey.folder
     conclusion, text = conclude(points, options)
-    command = command_line("prune_tools/sensitivity.py", SensitivityOptions, to_dict(options))
-    survey.record.save(conclusion=conclusion, command=command)
-    save_csv(points, folder / "sensitivity.csv")
-    rows = [asdict(point) for point in points]
-    draw_sensitivity(rows, conclusion, folder / "sensitivity.png")
-    LOGGER.info(f"\n{aligned(table_rows(rows))}\n\n{text}")
-    names = "sensitivity.csv, sensitivity.json, sensitivity.png"
-    LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: {names}")
+    survey.publish(points, conclusion, text, table_rows, draw_sensitivity)
     LOGGER.info(f"Next: {sweep_command(options, conclusion['skip'])}")
-    return folder
+    return survey.folder
 
 
 def run(**keywords: Any) -> Path:

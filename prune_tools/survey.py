@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from prune_tools.pruning import (
     val_options,
     warnings_only,
 )
-from utils.config import option, to_dict
+from utils.config import command_line, option, to_dict
 from utils.errors import InputError
 from utils.files import atomic_path, make_folder
-from utils.log import LOGGER
+from utils.log import LOGGER, colorstr
 
 KEPT_BYTES = 1 << 30  # of decoded validation images in memory; more are read anew for each point
 TIMING_SECONDS = 0.5  # for each network
@@ -287,3 +287,24 @@ class Survey:
         calls = {"narrow": prepare(network, options.imgsz, options.runtime), "whole": self._whole}
         times = time_calls(calls, TIMING_SECONDS)
         return round(times["narrow"], 3), round(times["narrow"] / times["whole"], 4)
+
+    def publish(
+        self,
+        points: Sequence[Point],
+        conclusion: dict[str, Any],
+        text: str,
+        table_rows: Callable[[list[dict[str, Any]]], Any],
+        draw: Callable[[list[dict[str, Any]], dict[str, Any], Path], None],
+    ) -> None:
+        """Write record, table and picture of the finished survey into its folder, and log table and conclusion."""
+        from prune_tools.comparison import aligned, save_csv
+
+        kind = self.record.file.stem
+        command = command_line(f"prune_tools/{kind}.py", type(self.options), to_dict(self.options))
+        self.record.save(conclusion=conclusion, command=command)
+        save_csv(points, self.folder / f"{kind}.csv")
+        rows = [asdict(point) for point in points]
+        draw(rows, conclusion, self.folder / f"{kind}.png")
+        LOGGER.info(f"\n{aligned(table_rows(rows))}\n\n{text}")
+        names = ", ".join(f"{kind}.{suffix}" for suffix in ("csv", "json", "png"))
+        LOGGER.info(f"Results saved to {colorstr('bold', str(self.folder))}: {names}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ if __name__ == "__main__":
 
 from prune_tools.survey import Point, Survey, SurveyOptions
 from utils.cli import run_command, show_arguments
-from utils.config import build, command_line, option, parse, to_dict
+from utils.config import build, command_line, option, parse
 from utils.errors import InputError
 from utils.files import ROOT
-from utils.log import LOGGER, colorstr
+from utils.log import LOGGER
 
 CLIFF = 0.1  # of the whole model's mAP50-95: less from one ratio to the next is no cliff
 FLAGS = {"channels": "percent", "params": "target_params", "flops": "target_flops"}
@@ -209,26 +209,17 @@ def draw_sweep(points: Sequence[Mapping[str, Any]], conclusion: Mapping[str, Any
 
 def main(options: SweepOptions) -> Path:
     """Sweep, draw, propose; returns the run folder."""
-    from prune_tools.comparison import aligned, save_csv
-
     show_arguments("sweep", options)
     sweep = Sweep(options, "sweep")
     points = sweep.run()
-    folder = sweep.folder
     conclusion, text = conclude(points, options)
-    command = command_line("prune_tools/sweep.py", SweepOptions, to_dict(options))
-    sweep.record.save(conclusion=conclusion, command=command)
-    save_csv(points, folder / "sweep.csv")
-    rows = [asdict(point) for point in points]
-    draw_sweep(rows, conclusion, folder / "sweep.png")
-    LOGGER.info(f"\n{aligned(table_rows(rows))}\n\n{text}")
-    LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: sweep.csv, sweep.json, sweep.png")
+    sweep.publish(points, conclusion, text, table_rows, draw_sweep)
     ratio = conclusion["proposal"]
     if ratio is None:
         LOGGER.info("Next: python prune_tools/train_sparity.py, then sweep its best.pt")
     else:
-        LOGGER.info(f"Next: {prune_command(options, ratio, folder)}")
-    return folder
+        LOGGER.info(f"Next: {prune_command(options, ratio, sweep.folder)}")
+    return sweep.folder
 
 
 def run(**keywords: Any) -> Path:
