@@ -58,10 +58,11 @@ def compare_seconds(
     """
     ratios = [slow / fast for slow, fast in zip(plain, ours, strict=True)]
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
-    medians = [statistics.median(values) for values in (ours, plain)]
+    our_figure, plain_figure = statistics.median(ours), statistics.median(plain)
     if amount is not None:
-        medians = [amount / seconds for seconds in medians]
-    return Figure(subject, unit, *medians, statistics.median(ratios), (quartiles[2] - quartiles[0]) / 2, goal, note)
+        our_figure, plain_figure = amount / our_figure, amount / plain_figure
+    spread = (quartiles[2] - quartiles[0]) / 2
+    return Figure(subject, unit, our_figure, plain_figure, statistics.median(ratios), spread, goal, note)
 
 
 def as_table(figures: Sequence[Figure]) -> str:
