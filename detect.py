@@ -34,12 +34,15 @@ if TYPE_CHECKING:
 class DetectOptions:
     """Options of detect.py."""
 
-    weights: list[str] = option([str(ROOT / "yolov5s.pt")], "checkpoint; several make an ensemble", nargs="+")
+    weights: list[str] = option(
+        [str(ROOT / "yolov5s.pt")], "checkpoint or export; several checkpoints make an ensemble", nargs="+"
+    )
     source: str = option(str(ROOT / "data/images"), "image, folder, glob, video, list file, camera number, address")
     data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML; read only for names that a checkpoint lacks")
-    imgsz: list[int] = option(
-        [640], "image size in pixels: longer side, or height and width", "--img", "--img-size", nargs="+"
-    )
+    imgsz: Any = option(
+        None, "image size in pixels: longer side, or height and width (default: 640); an export has its own", "--img",
+        "--img-size", nargs="+", type=int,
+    )  # fmt: skip
     conf_thres: float = option(0.25, "least confidence")
     iou_thres: float = option(0.45, "NMS threshold")
     max_det: int = option(1000, "most detections per image")
@@ -61,6 +64,7 @@ class DetectOptions:
     hide_labels: bool = option(False, "draw no labels")
     hide_conf: bool = option(False, "draw no confidences")
     half: bool = option(False, "compute in FP16 (on a GPU)")
+    dnn: bool = option(False, "run an ONNX file with OpenCV")
     vid_stride: int = option(1, "take every n-th frame of videos and streams")
 
     def __post_init__(self) -> None:
@@ -68,8 +72,8 @@ class DetectOptions:
         self.weights = [
             str(file) for file in ([self.weights] if isinstance(self.weights, (str, Path)) else self.weights)
         ]
-        self.imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz)
-        if len(self.imgsz) > 2 or min(self.imgsz) < 1:
+        self.imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz or [])
+        if len(self.imgsz) > 2 or min(self.imgsz, default=1) < 1:
             raise InputError(f"--imgsz takes one or two positive numbers (height width), got {self.imgsz}")
         check_thresholds(self.conf_thres, self.iou_thres)
         for name in ("max_det", "line_thickness", "vid_stride"):
@@ -95,16 +99,17 @@ class Detector:
     def __init__(self, options: DetectOptions) -> None:
         """Load the weights onto the device."""
         from models.backends import DetectMultiBackend
-        from utils.checks import check_img_size
         from utils.device import select_device
 
         weights = options.weights[0] if len(options.weights) == 1 else options.weights
         device = select_device(options.device)
         self.options = options
-        self.model = DetectMultiBackend(weights, device=device, data=options.data, fp16=options.half)
+        self.model = DetectMultiBackend(weights, device=device, data=options.data, fp16=options.half, dnn=options.dnn)
+        self.model.check_request(
+            options.conf_thres, options.iou_thres, options.augment, options.visualize, options.update
+        )
         self.names = self.model.names
-        size = options.imgsz * 2 if len(options.imgsz) == 1 else options.imgsz
-        self.image_size = check_img_size(size, s=self.model.stride)
+        self.image_size = self.model.image_size(options.imgsz)
         unknown = [index for index in options.classes or () if index not in self.names]
         if unknown:
             raise InputError(f"--classes {unknown} not in the model: it has 0 to {len(self.names) - 1} ({self.names})")
@@ -230,7 +235,7 @@ def main(options: DetectOptions) -> Path:
     folder = increment_path(Path(options.project) / options.name, exist_ok=options.exist_ok)
     sources = open_sources(
         options.source, folder / "downloads", img_size=detector.image_size, stride=detector.model.stride,
-        vid_stride=options.vid_stride,
+        auto=detector.model.fixed_size is None, vid_stride=options.vid_stride,
     )  # fmt: skip
     try:
         make_folder(folder / "labels" if options.save_txt else folder)

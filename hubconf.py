@@ -19,10 +19,10 @@ REMEDY = "if the repository came from torch.hub's cache, try again with force_re
 def custom(
     path: str | Path = "path/to/model.pt", autoshape: bool = True, _verbose: bool = True, device: Any = None
 ) -> Any:
-    """Load a checkpoint of one's own, pruned or not.
+    """Load a checkpoint of one's own, pruned or not, or an export of it.
 
     Args:
-        path: the file, or its http(s) address.
+        path: the file or folder, or a file's http(s) address.
         autoshape: take pictures of any kind and return Detections; otherwise tensors in, raw predictions out.
         _verbose: log what is done.
         device: 'cpu', 0, 'cuda:0', 'mps'; default: a GPU if there is one.
@@ -61,7 +61,7 @@ def _ready_model(name: str | Path, autoshape: bool, verbose: bool, device: Any) 
     from models.autoshape import AutoShape
     from models.backends import DetectMultiBackend
 
-    file = name if Path(name).suffix else f"{name}.pt"
+    file = name if Path(name).suffix or Path(name).exists() else f"{name}.pt"  # some exports are folders
     model = DetectMultiBackend(file, device=device, fuse=autoshape)
     return AutoShape(model, verbose) if autoshape else model
 

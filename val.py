@@ -19,6 +19,8 @@ from utils.files import ROOT, increment_path, make_folder
 from utils.log import LOGGER, colorstr
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from utils.callbacks import Callbacks
@@ -40,10 +42,16 @@ class ValOptions:
 
     data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML")
     allow_download_scripts: bool = option(False, "run the script that the data set YAML has for getting missing data")
-    weights: list[str] = option([str(ROOT / "yolov5s.pt")], "checkpoint; several make an ensemble", nargs="+")
+    weights: list[str] = option(
+        [str(ROOT / "yolov5s.pt")], "checkpoint or export; several checkpoints make an ensemble", nargs="+"
+    )
     batch_size: int = option(32, "images per batch")
     imgsz: Any = option(
-        None, f"image size in pixels, longer side (default: {IMAGE_SIZE})", "--img", "--img-size", type=int
+        None,
+        f"image size in pixels, longer side (default: {IMAGE_SIZE}); an export has its own",
+        "--img",
+        "--img-size",
+        type=int,
     )
     conf_thres: Any = option(None, f"least confidence ({_defaults_of_tasks(0)})", type=float)
     iou_thres: Any = option(None, f"NMS threshold ({_defaults_of_tasks(1)})", type=float)
@@ -64,6 +72,7 @@ class ValOptions:
     name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken")
     exist_ok: bool = option(False, "write into the run folder even if it exists")
     half: bool = option(False, "compute in FP16 (on a GPU)")
+    dnn: bool = option(False, "run an ONNX file with OpenCV")
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
@@ -74,14 +83,13 @@ class ValOptions:
             raise InputError("--task study goes through its own image sizes and writes its own files: leave out "
                              "--imgsz, --save-txt, --save-hybrid and --save-json")  # fmt: skip
         defaults = SPEED_THRESHOLDS if self.task == "speed" else AP_THRESHOLDS
-        self.imgsz = IMAGE_SIZE if self.imgsz is None else self.imgsz
         self.conf_thres = defaults[0] if self.conf_thres is None else self.conf_thres
         self.iou_thres = defaults[1] if self.iou_thres is None else self.iou_thres
         self.save_json |= self.task in SPLITS and self.data.endswith("coco.yaml")
         self.save_txt |= self.save_hybrid
         check_thresholds(self.conf_thres, self.iou_thres)
         for name, least in (("batch_size", 1), ("imgsz", 1), ("max_det", 1), ("workers", 0)):
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
         if self.save_conf and not self.save_txt:
             raise InputError("--save-conf only acts on label files: add --save-txt")
@@ -108,13 +116,13 @@ def process_batch(detections: torch.Tensor, labels: torch.Tensor, iouv: torch.Te
     return match_predictions(detections, labels, iouv)
 
 
-def make_loader(options: ValOptions, data: dict[str, Any], image_size: int, stride: int) -> Any:
-    """The validation loader: rectangular batches, half a stride of padding (none to measure speed)."""
+def make_loader(options: ValOptions, data: dict[str, Any], image_size: int, stride: int, square: bool = False) -> Any:
+    """The validation loader: rectangular batches, or square ones; half a stride of padding, none to measure speed."""
     from utils.dataloaders import create_dataloader
 
     loader, _ = create_dataloader(
         data[options.split], image_size, options.batch_size, stride, single_cls=options.single_cls,
-        pad=0.0 if options.task == "speed" else 0.5, rect=True, workers=options.workers,
+        pad=0.0 if options.task == "speed" else 0.5, rect=not square, workers=options.workers,
         prefix=colorstr(f"{options.split}: "),
     )  # fmt: skip
     return loader
@@ -127,13 +135,24 @@ def open_model(options: ValOptions, data: dict[str, Any]) -> tuple[Any, dict[int
 
     device = select_device(options.device, options.batch_size)
     weights = options.weights[0] if len(options.weights) == 1 else options.weights
-    model = DetectMultiBackend(weights, device=device, data=data, fp16=options.half)
+    model = DetectMultiBackend(weights, device=device, data=data, fp16=options.half, dnn=options.dnn)
+    model.check_request(options.conf_thres, options.iou_thres, augment=options.augment)
     if not options.single_cls and len(model.names) != data["nc"]:
         raise InputError(
             f"{weights} knows {len(model.names)} classes but {options.data} has {data['nc']}: "
             "validate with the data set that the model was trained on"
         )
     return model, model.names
+
+
+def square_side(size: Sequence[int], weights: str | list[str]) -> int:
+    """The side of (height, width) in pixels. Raises InputError unless they are equal: validation knows no others."""
+    if len(set(size)) > 1:
+        raise InputError(
+            f"{weights} takes images of {size[0]}x{size[1]} pixels, and validation has square ones: export with one "
+            "--imgsz, or with --dynamic"
+        )
+    return size[0]
 
 
 def run(
@@ -176,7 +195,9 @@ def run(
     else:
         names = checked["names"]
     stride = max(int(torch.as_tensor(model.stride).max()), 32)
-    options.imgsz = check_img_size(options.imgsz, stride)
+    if not getattr(model, "pt", True):
+        options.imgsz = square_side(model.image_size(options.imgsz), weights)
+    options.imgsz = check_img_size(options.imgsz or IMAGE_SIZE, stride)
     if options.conf_thres > AP_THRESHOLDS[0] and options.task in SPLITS:
         LOGGER.warning(f"confidence threshold {options.conf_thres:g}: mAP is comparable with {AP_THRESHOLDS[0]} only")
     if options.save_hybrid:
@@ -184,7 +205,9 @@ def run(
     folder = Path(save_dir) if save_dir else increment_path(Path(options.project) / options.name, options.exist_ok)
     if plots or options.save_txt or options.save_json:
         make_folder(folder / "labels" if options.save_txt else folder)
-    loader = dataloader or make_loader(options, checked, options.imgsz, stride)
+    loader = dataloader or make_loader(
+        options, checked, options.imgsz, stride, square=bool(getattr(model, "fixed_size", None))
+    )
     if owns_model:
         model.warmup((options.batch_size, 3, options.imgsz, options.imgsz))
     if options.single_cls:
@@ -207,7 +230,7 @@ def evaluate(
     training = compute_loss is not None
     was_training = model.training
     caller = model.eval()
-    if options.half and next(model.parameters()).dtype != torch.half:
+    if options.half and next(model.parameters(), torch.zeros(0).half()).dtype != torch.half:
         model = copy.deepcopy(model).half()  # the caller's weights are not rounded
     evaluation = Evaluation(model, options, data, names, folder, plots, callbacks, compute_loss)
     header = "%20s" + "%11s" * 6

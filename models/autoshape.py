@@ -25,6 +25,7 @@ from utils.result_files import UniqueStems
 
 __all__ = ["AutoShape", "Detections"]
 
+DEFAULT_SIZE = 640  # pixels
 CARRIED = ("yaml", "nc", "hyp", "names", "stride")  # attributes that are also those of the wrapper
 
 
@@ -69,13 +70,16 @@ class AutoShape(nn.Module):
                 module.inplace = False  # type: ignore[assignment]  # the result does not share memory with the maps
 
     @torch.no_grad()
-    def forward(self, imgs: Any, size: int | Sequence[int] = 640, augment: bool = False, profile: bool = False) -> Any:
+    def forward(
+        self, imgs: Any, size: int | Sequence[int] | None = None, augment: bool = False, profile: bool = False
+    ) -> Any:
         """Detect in one picture or in several.
 
         Args:
             imgs: a path, an http(s) address, a PIL image or an array, or a list of these. Arrays are RGB, (H, W, 3) or
                 (3, H, W), or grey (H, W), of values 0 to 255. A tensor (B, 3, H, W) in 0..1 goes to the model as it is.
-            size: the longer side that pictures are scaled to, or (height, width) to fit into, in pixels.
+            size: the longer side that pictures are scaled to, or (height, width) to fit into, in pixels; default: 640,
+                or the size that an export takes.
             augment: test-time augmentation.
             profile: log the time of each layer.
 
@@ -87,6 +91,8 @@ class AutoShape(nn.Module):
         """
         if isinstance(imgs, Tensor):
             return self._infer(imgs, augment, profile)
+        if isinstance(self.model, DetectMultiBackend):
+            self.model.check_request(self.conf, self.iou, augment)
         times = [time_sync()]
         pictures, files = read_pictures(imgs)
         shape = self._network_shape([picture.shape[:2] for picture in pictures], size)
@@ -121,14 +127,17 @@ class AutoShape(nn.Module):
         with torch.autocast(parameter.device.type, enabled=self.amp and parameter.device.type != "cpu"):
             return model(tensor.to(parameter.device).type_as(parameter), **options)
 
-    def _network_shape(self, shapes: Sequence[tuple[int, int]], size: int | Sequence[int]) -> tuple[int, int]:
+    def _network_shape(self, shapes: Sequence[tuple[int, int]], size: int | Sequence[int] | None) -> tuple[int, int]:
         """(height, width) that all pictures of these (height, width) fit into once scaled to ``size``."""
+        if isinstance(self.model, DetectMultiBackend) and self.model.fixed_size:
+            height, width = self.model.image_size(size)
+            return height, width
+        if size is None:
+            size = self.model.image_size(None) if isinstance(self.model, DetectMultiBackend) else DEFAULT_SIZE
         wanted = (size, size) if isinstance(size, int) else tuple(size)
         if len(wanted) != 2 or min(wanted) < 1:
             raise InputError(f"size must be a number of pixels or (height, width), got {size!r}")
         stride = max(int(torch.as_tensor(getattr(self, "stride", 32)).max()), 32)
-        if not getattr(self.model, "pt", True):  # other formats have one input shape
-            return wanted[0], wanted[1]
         longest = max(wanted)
         sides = [max(shape[axis] * longest / max(shape) for shape in shapes) for axis in (0, 1)]
         return math.ceil(sides[0] / stride) * stride, math.ceil(sides[1] / stride) * stride

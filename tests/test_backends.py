@@ -65,9 +65,9 @@ def test_names_from_the_data_set(tmp_path):
     assert DetectMultiBackend(tmp_path / "nameless.pt", data=tmp_path / "data.yaml").names == {0: "cat", 1: "dog"}
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "yolov5n", "model.torchscript", "model_openvino_model"])
+@pytest.mark.parametrize("name", ["yolov5n", "model.pb", "model_web_model", "model.mlmodel"])
 def test_other_formats(name):
-    with pytest.raises(InputError, match=f"cannot run {name}.*checkpoint"):
+    with pytest.raises(InputError, match=f"cannot run {name}.*export"):
         DetectMultiBackend(name)
 
 

@@ -85,7 +85,6 @@ def classes(folder: Path) -> list[int]:
 def test_help_lists_every_option_and_no_other():
     flags = {flag for action in parser_for(detect.DetectOptions, "")._actions for flag in action.option_strings}
     assert {"--view-img", "--visualize", "--update", "--vid-stride", "--img", "--img-size", "--half"} <= flags
-    assert "--dnn" not in flags  # ONNX files are not read yet
 
 
 def test_a_folder_gives_annotated_pictures_and_what_was_found(run, pictures, heard):

@@ -35,7 +35,8 @@ class Evaluation:
         """``model`` maps (B, 3, H, W) in 0..1 to predictions (and raw heads); the rest is as in ``val.run``."""
         self.model, self.options, self.names, self.folder, self.plots = model, options, names, folder, plots
         self.callbacks, self.compute_loss = callbacks, compute_loss
-        self.device = next(model.parameters()).device
+        own = next(model.parameters(), None)  # an export has none, and says where it computes
+        self.device = model.device if own is None else own.device
         self.scores = Scores(names, torch.linspace(0.5, 0.95, 10, device=self.device))
         self.confusion = ConfusionMatrix(nc=len(names))
         self.predictions = CocoPredictions(data)

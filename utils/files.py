@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_output(path: str | Path) -> Iterator[Path]:
+    """As ``atomic_path``, for a file or a folder that needs its final name while it is made.
+
+    Yields a path of that name within a temporary folder beside ``path``. What was at ``path`` is replaced at the end.
+    """
+    target = Path(path)
+    staging = target.with_name(f".{target.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    staging.mkdir()
+    try:
+        yield staging / target.name
+        if target.is_dir() and not target.is_symlink():
+            os.replace(target, staging / "replaced")  # a folder that is not empty cannot be renamed over
+        os.replace(staging / target.name, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdir: bool = False) -> Path:

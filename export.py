@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+"""Export a YOLOv5 detector, pruned or not, to the formats of other runtimes, and check what they compute.
+
+python export.py --weights best.pt --imgsz 320                                # best.torchscript and best.onnx
+python export.py --weights best.pt --include onnx openvino --dynamic          # any batch and image size
+python export.py --weights best.pt --include onnx --nms --conf-thres 0.4      # the graph gives detections
+The result lies beside the checkpoint, and val.py, detect.py and torch.hub take it as they take the checkpoint.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.formats import DEFAULT_OPSET, FORMATS, ONE_IMAGE, OPSETS, Format, export_formats, find_formats
+from utils.cli import run_command, show_arguments
+from utils.config import build, check_thresholds, option, parse
+from utils.errors import InputError, MissingFileError
+from utils.files import ROOT, atomic_output
+from utils.log import LOGGER, colorstr
+from utils.packages import is_installed
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ExportOptions", "export_formats", "run"]
+
+DEFAULT_DATA = str(ROOT / "data/coco128.yaml")
+REFUSED = {  # flags of v6.2 that no format of today has
+    "inplace": "the exported head never writes in place, no runtime would gain from it: leave it out",
+    "keras": "Keras models are not offered: leave it out, or use --include tflite",
+    "optimize": "PyTorch for phones has ended, and torch's builds lack its optimizer: use ncnn, tflite or coreml",
+}
+PROPERTIES = ("half", "dynamic", "int8", "nms")  # of the file: every format that is asked for must have them
+NMS_FLAGS = ("agnostic_nms", "topk_per_class", "topk_all", "iou_thres", "conf_thres")
+
+
+@dataclass
+class ExportOptions:
+    """Options of export.py."""
+
+    data: str = option(DEFAULT_DATA, "data set YAML: one of its images is what the exports are compared on")
+    weights: list[str] = option([str(ROOT / "yolov5s.pt")], "checkpoint; several are exported one by one", nargs="+")
+    imgsz: list[int] = option(
+        [640], "image size in pixels: side of the square, or height and width", "--img", "--img-size", nargs="+"
+    )
+    batch_size: int = option(1, "images per call; with --dynamic only a hint for TensorRT")
+    device: str = option("cpu", "cpu, or cuda device number such as 0")
+    half: bool = option(False, "FP16")
+    inplace: bool = option(False, "refused: no export writes in place")
+    keras: bool = option(False, "refused: Keras models are not offered")
+    optimize: bool = option(False, "refused: PyTorch for phones has ended")
+    int8: bool = option(False, "INT8 quantization")
+    dynamic: bool = option(False, "take any batch and image size")
+    simplify: bool = option(False, "simplify the ONNX graph, by onnxslim")
+    opset: int | None = option(None, f"opset of the ONNX graph (default: {DEFAULT_OPSET})", type=int)
+    verbose: bool = option(False, "TensorRT: log everything")
+    workspace: float | None = option(None, "TensorRT: memory to build with, in GiB (default: 4)", type=float)
+    nms: bool = option(False, "apply NMS inside the graph: output (batch, topk-all, 6) of x1 y1 x2 y2 score class")
+    agnostic_nms: bool = option(False, "with --nms: let boxes of different classes suppress each other")
+    topk_per_class: int | None = option(None, "with --nms: most detections of a class (default: 100)", type=int)
+    topk_all: int | None = option(None, "with --nms: detections per image (default: 100)", type=int)
+    iou_thres: float | None = option(None, "with --nms: NMS threshold (default: 0.45)", type=float)
+    conf_thres: float | None = option(None, "with --nms: least confidence (default: 0.25)", type=float)
+    include: list[str] = option(
+        ["torchscript", "onnx"], "formats: " + " ".join(entry.argument for entry in FORMATS[1:]), nargs="+"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that no export can use and flags that a format cannot honour, by name."""
+        self.weights = [
+            str(file) for file in ([self.weights] if isinstance(self.weights, (str, Path)) else self.weights)
+        ]
+        self.imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz)
+        self.include = [self.include] if isinstance(self.include, str) else list(self.include)
+        if len(self.imgsz) not in (1, 2) or min(self.imgsz) < 1:
+            raise InputError(f"--imgsz takes one or two positive numbers (height width), got {self.imgsz}")
+        self.imgsz = self.imgsz * 2 if len(self.imgsz) == 1 else self.imgsz
+        check_thresholds(*((0.0 if value is None else value) for value in (self.conf_thres, self.iou_thres)))
+        for name in ("batch_size", "topk_per_class", "topk_all"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.workspace is not None and self.workspace <= 0:
+            raise InputError(f"--workspace must be above 0 GiB, got {self.workspace:g}")
+        for name, reason in REFUSED.items():
+            if getattr(self, name):
+                raise InputError(f"--{name} is not possible: {reason}")
+        self._check_flags(find_formats(self.include))
+
+    def _check_flags(self, formats: list[Format]) -> None:
+        """Raise InputError for a flag that one of the formats cannot honour, or that concerns none of them."""
+        for name in PROPERTIES:
+            unable = [entry.argument for entry in formats if name not in entry.can]
+            if getattr(self, name) and unable:
+                able = " ".join(entry.argument for entry in FORMATS if name in entry.can) or "no format yet"
+                raise InputError(f"--{name} is not possible with --include {unable[0]}: possible with {able}")
+        for name in sorted({flag for entry in FORMATS for flag in entry.flags}):
+            concerned = [entry.argument for entry in FORMATS if name in entry.flags]
+            if getattr(self, name) not in (None, False) and not any(name in entry.flags for entry in formats):
+                raise InputError(f"--{name} concerns {' '.join(concerned)}, and none of them is in --include")
+        given = [name for name in NMS_FLAGS if getattr(self, name) not in (None, False)]
+        if given and not self.nms:
+            raise InputError(f"--{given[0].replace('_', '-')} only acts on NMS inside the graph: add --nms")
+        if self.opset is not None and not OPSETS[0] <= self.opset <= OPSETS[1]:
+            raise InputError(f"--opset {self.opset} cannot be written: choose one of {OPSETS[0]} to {OPSETS[1]}")
+        single = [entry.argument for entry in formats if entry.argument in ONE_IMAGE]
+        if self.batch_size > 1 and single:
+            raise InputError(
+                f"--include {single[0]} takes one image per call: leave out --batch-size {self.batch_size}"
+            )
+
+
+def check_packages(formats: Sequence[Format], simplify: bool = False) -> None:
+    """Raise InputError if a library is missing, before any work; it names everything to install at once."""
+    wanted = {module: package for entry in formats for module, package in entry.packages}
+    if simplify:
+        wanted["onnxslim"] = "onnxslim"
+    missing = [package for module, package in wanted.items() if not is_installed(module)]
+    if missing:
+        words = " ".join(entry.argument for entry in formats)
+        raise InputError(
+            f"--include {words}{' --simplify' if simplify else ''} needs packages that are not installed: "
+            f"pip install {' '.join(missing)} (see requirements-export.txt)"
+        )
+
+
+def comparison_image(options: ExportOptions) -> Path | None:
+    """An image of the data set to compare on, or None when --data was not given and its default is not there."""
+    from utils.checks import check_dataset
+    from utils.labels import find_images
+
+    try:
+        data = check_dataset(options.data, splits=("val",), autodownload=False)
+    except MissingFileError:
+        if options.data != DEFAULT_DATA:
+            raise
+        LOGGER.info("No images to compare on: a generated picture is used; --data names a data set with real ones")
+        return None
+    return Path(find_images(data["val"])[0])
+
+
+class Exporter:
+    """Exports one checkpoint."""
+
+    def __init__(self, weights: str, options: ExportOptions, device: torch.device, picture: Path | None) -> None:
+        """Load and fuse the checkpoint."""
+        import torch
+
+        from models.experimental import attempt_load
+        from models.exporters.verify import example_image
+        from utils.checks import check_img_size
+        from utils.weights import fetch_weights
+
+        self.weights, self.options = fetch_weights(weights), options
+        self.model = attempt_load(self.weights, device, inplace=False)
+        self.stride = max(int(max(self.model.stride)), 32)
+        height, width = check_img_size(options.imgsz, self.stride)
+        self.size = height, width
+        image = example_image(picture, self.size).to(device)
+        self.images = image.expand(options.batch_size, -1, -1, -1).contiguous()
+        with torch.no_grad():
+            self.expected = self.model(self.images)[0]
+        LOGGER.info(f"{self.weights}: images {tuple(self.images.shape)}, output {tuple(self.expected.shape)}")
+
+    def _with_nms(self, network: Any) -> Any:
+        from models.exporters.graph_nms import WithNms
+
+        settings = self._nms_settings()
+        return WithNms(network, settings) if settings else network
+
+    def _nms_settings(self) -> Any:
+        from models.exporters.graph_nms import NmsSettings
+
+        given = {
+            name: getattr(self.options, name) for name in ("conf_thres", "iou_thres", "topk_per_class", "topk_all")
+        }
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return NmsSettings(agnostic=self.options.agnostic_nms, **chosen) if self.options.nms else None
+
+    def export(self, kind: Format) -> Path:
+        """Write, compare and publish one format; returns its path. Raises InputError, and then nothing is left."""
+        from models.exporters import ExportJob, GraphSettings, exporter
+        from models.exporters.graph import ExportModel
+
+        started, options = time.perf_counter(), self.options
+        half = options.half and kind.half_images
+        network = self._with_nms(ExportModel(self.model, self.size, options.dynamic, half))
+        settings = GraphSettings(options.opset, options.simplify, options.workspace, options.verbose)
+        job = ExportJob(network, self.images.half() if half else self.images, Path(), self._metadata(), settings)
+        target = kind.path(self.weights)
+        with atomic_output(target) as job.path:
+            exporter(kind.argument)(job)
+            difference = self._compare(kind, job.path)
+            size = sum(file.stat().st_size for file in [job.path, *job.path.rglob("*")] if file.is_file())
+        seconds = time.perf_counter() - started
+        LOGGER.info(f"{colorstr(f'{kind.title}:')} {target} ({size / 2**20:.1f} MiB, {seconds:.1f} s), {difference}")
+        return target
+
+    def _compare(self, kind: Format, path: Path) -> str:
+        """What the comparison with the checkpoint says, in words."""
+        from models.exporters.verify import compare
+
+        if kind.argument == "coreml" and sys.platform != "darwin":
+            return "not compared with PyTorch: CoreML models run on Apple's systems only"
+        difference = compare(path, self.expected, self.images)
+        difference.check(f"the {kind.title} export", self.options.half)
+        if self.options.dynamic:
+            other, expected = self._of_another_shape()
+            compare(path, expected, other).check(f"the {kind.title} export at another shape", self.options.half)
+        return str(difference)
+
+    def _of_another_shape(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two images of about half the size, not square, and what the checkpoint gives for them."""
+        import torch
+
+        height, width = (max(side // 2 // self.stride, 1) * self.stride for side in self.size)
+        height = height if height != width else max(height - self.stride, self.stride)
+        image = torch.nn.functional.interpolate(self.images[:1], (height, width), mode="bilinear")
+        images = image.expand(2, -1, -1, -1).contiguous()
+        with torch.no_grad():
+            return images, self.model(images)[0]
+
+    def _metadata(self) -> Any:
+        import torch
+
+        from models.metadata import Metadata
+
+        options, names, settings = self.options, self.model.names, self._nms_settings()
+        return Metadata(
+            names=list(names.values()) if isinstance(names, dict) else list(names), stride=self.stride,
+            imgsz=list(self.size), batch=options.batch_size, dynamic=options.dynamic, half=options.half,
+            nms=settings.to_dict() if settings else None, weights=Path(self.weights).name,
+            made_by=f"yolov5-prune export.py, torch {torch.__version__}",
+        )  # fmt: skip
+
+
+def report(files: Sequence[Path], options: ExportOptions) -> None:
+    """Log where the exports are and what to run next."""
+    last = shlex.quote(str(files[-1]))
+    LOGGER.info(f"Exports saved to {colorstr('bold', str(files[-1].parent.resolve()))}. Next:")
+    LOGGER.info(f"  python detect.py --weights {last} --source <images>")
+    data = shlex.quote(options.data)
+    thresholds = " --conf-thres {conf_thres} --iou-thres {iou_thres}".format(**vars(options)) if options.nms else ""
+    LOGGER.info(f"  python val.py --weights {last} --data {data}" + thresholds)
+    LOGGER.info(f"  torch.hub.load('.', 'custom', {str(files[-1])!r}, source='local')")
+
+
+def run(**keywords: Any) -> list[Path]:
+    """Export from Python, ``export.run(weights='best.pt', include=['onnx'])``: the flags as keywords.
+
+    Returns:
+        The written files and folders, of each checkpoint in the order of the table of formats.
+
+    Raises:
+        InputError: a flag or a file cannot be used, a library is missing, or an export does not compute what the
+            checkpoint does. What was exported before stays.
+    """
+    return main(build(ExportOptions, **keywords))
+
+
+def main(options: ExportOptions) -> list[Path]:
+    """Check everything, then export; returns what was written."""
+    formats = find_formats(options.include)
+    check_packages(formats, options.simplify)
+    from utils.device import device_line, select_device
+
+    show_arguments("export", options)
+    device = select_device(options.device)
+    LOGGER.info(device_line(device))
+    if device.type != "cuda" and any(entry.argument == "engine" for entry in formats):
+        raise InputError("--include engine builds on the GPU that it is for: choose one with --device 0")
+    picture = comparison_image(options)
+    files = []
+    for weights in options.weights:
+        exporter = Exporter(weights, options, device, picture)
+        files += [exporter.export(entry) for entry in formats]
+    report(files, options)
+    return files
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(parse(ExportOptions, "Export a YOLOv5 detector to other formats.")))

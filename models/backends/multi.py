@@ -1,0 +1,245 @@
+"""One way to call a detector, whatever file it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.backends.runtime import Runtime
+from models.experimental import attempt_load
+from models.formats import PYTORCH, format_of
+from utils.boxes import xyxy2xywh
+from utils.checks import check_dataset, check_img_size
+from utils.downloads import is_url
+from utils.errors import InputError, MissingFileError
+from utils.log import LOGGER
+from utils.weights import fetch_weights
+
+# Where the runtime of each format is: imported when such a file is opened
+RUNTIMES = {
+    "torchscript": ("torchscript", "TorchScriptRuntime"),
+    "onnx": ("onnx_runtime", "OnnxRuntime"),
+    "dnn": ("opencv_dnn", "OpenCVRuntime"),
+    "openvino": ("openvino", "OpenVINORuntime"),
+    "engine": ("tensorrt", "TensorRTRuntime"),
+    "coreml": ("coreml", "CoreMLRuntime"),
+    "tflite": ("tflite", "TFLiteRuntime"),
+    "ncnn": ("ncnn", "NcnnRuntime"),
+}
+
+
+class DetectMultiBackend(nn.Module):
+    """A detector loaded from a file, ready for inference.
+
+    Attributes:
+        stride: pixels, at least 32; image sides must be multiples of it.
+        names: class names, {index: name}.
+        nc: number of classes.
+        fixed_size: (height, width) in pixels that images must have, or None: any multiple of the stride.
+        fp16: it takes FP16 images; others are converted.
+        device: where it computes.
+        pt: the file is a PyTorch checkpoint. jit, onnx, engine: it is of that format.
+        model: the DetectionModel or Ensemble of a checkpoint, else None. runtime: what runs other files, else None.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | Sequence[str | Path] = "yolov5s.pt",
+        device: torch.device | str | None = None,
+        dnn: bool = False,
+        data: str | Path | Mapping[str, Any] | None = None,
+        fp16: bool = False,
+        fuse: bool = True,
+    ) -> None:
+        """Load ``weights``.
+
+        Args:
+            weights: a .pt file, several for an ensemble, or an exported file or folder of ``models.formats``.
+            device: default: the CPU. Runtimes that have no GPU compute on the CPU.
+            dnn: run an ONNX file with OpenCV; an error with other files.
+            data: data set YAML, or its content, whose names are used if the checkpoint has none and their number fits.
+            fp16: compute in FP16: a .pt file on a GPU; an error with an exported file that is in FP32.
+            fuse: fold batch norms into their convolutions.
+
+        Raises:
+            MissingFileError, CheckpointError, InputError: the file cannot be used, or not as it was asked for.
+        """
+        super().__init__()
+        files: list[str | Path] = [weights] if isinstance(weights, str | Path) else list(weights)
+        formats = [format_of(file) for file in files]
+        self.format = formats[0] if formats else PYTORCH
+        if len(files) > 1 and any(kind is not PYTORCH for kind in formats):
+            raise InputError(f"an ensemble is made of checkpoints (.pt), got {', '.join(map(str, files))}")
+        self.pt = self.format is PYTORCH
+        self.jit, self.onnx, self.engine = (self.format.argument == word for word in ("torchscript", "onnx", "engine"))
+        if dnn and not self.onnx:
+            raise InputError(f"dnn runs ONNX files with OpenCV, got {files[0]}: leave dnn out")
+        self.device = torch.device(device or "cpu")
+        self.runtime: Runtime | None = None
+        self.fixed_size: tuple[int, int] | None = None
+        self.model: Any = None
+        if self.pt:
+            self._load_checkpoints(files, data, fp16, fuse)
+        else:
+            self._load_export(Path(files[0]), dnn, fp16)
+        self.nc = len(self.names)
+
+    def _load_checkpoints(self, files: Sequence[str | Path], data: Any, fp16: bool, fuse: bool) -> None:
+        if fp16 and self.device.type == "cpu":
+            raise InputError("half precision needs a GPU: leave out --half, or choose one with --device")
+        self.fp16 = fp16
+        self.model = attempt_load(files, self.device, fuse=fuse)
+        if fp16:
+            self.model.half()
+        self.stride = max(int(max(self.model.stride)), 32)
+        self.names = _class_names(self.model, data)
+
+    def _load_export(self, path: Path, dnn: bool, fp16: bool) -> None:
+        self.runtime = open_runtime(path, self.device, dnn)
+        metadata = self.runtime.metadata
+        if fp16 and not metadata.half:
+            raise InputError(f"{path} computes in FP32: leave out --half, or export it with --half")
+        self.device, self.fixed_size = self.runtime.device, metadata.fixed_size
+        self.fp16 = metadata.half and self.format.half_images
+        self.stride, self.names = metadata.stride, dict(enumerate(metadata.names))
+        self._path = path
+
+    @property
+    def nms(self) -> dict[str, Any] | None:
+        """The thresholds of the non-maximum suppression inside the file, or None."""
+        return self.runtime.metadata.nms if self.runtime else None
+
+    def image_size(self, wanted: int | Sequence[int] | None, default: int = 640) -> list[int]:
+        """(height, width) in pixels to letterbox images to.
+
+        Args:
+            wanted: what the user asked for: side of a square, or (height, width); None: whatever fits best.
+            default: of checkpoints; exports have the size that they were made with.
+
+        Raises:
+            InputError: the file takes images of another size, or ``wanted`` is no size.
+        """
+        sides = [wanted] if isinstance(wanted, int) else list(wanted or [])
+        asked = sides * 2 if len(sides) == 1 else sides
+        if self.fixed_size is None:
+            return check_img_size(
+                asked or (self.runtime.metadata.imgsz if self.runtime else [default] * 2), s=self.stride
+            )
+        fixed = list(self.fixed_size)
+        if asked and asked != fixed:
+            raise InputError(
+                f"{self._path} takes images of {fixed[0]}x{fixed[1]} pixels (height x width), but --imgsz asks for "
+                f"{asked[0]}x{asked[1]}: leave --imgsz out, or export with --imgsz {asked[0]} {asked[1]} or --dynamic"
+            )
+        return fixed
+
+    def check_request(
+        self, conf_thres: float = 1.0, iou_thres: float = 0.0, augment: bool = False, visualize: bool = False,
+        update: bool = False,
+    ) -> None:  # fmt: skip
+        """Raise InputError if the file cannot do what is asked for: it lacks layers, or has decided on NMS itself."""
+        if self.runtime is None:
+            return
+        for flag, asked in (("--augment", augment), ("--visualize", visualize), ("--update", update)):
+            if asked:
+                raise InputError(f"{flag} needs a PyTorch checkpoint, got {self._path}: leave it out")
+        nms = self.nms
+        if nms and (conf_thres < nms["conf_thres"] or iou_thres > nms["iou_thres"]):
+            raise InputError(
+                f"{self._path} applies NMS itself, with --conf-thres {nms['conf_thres']:g} --iou-thres "
+                f"{nms['iou_thres']:g}, but {conf_thres:g} and {iou_thres:g} are asked for: export it with these"
+            )
+
+    def forward(self, im: Tensor, augment: bool = False, visualize: Any = False) -> tuple[Tensor, Any]:
+        """(B, 3, H, W) in 0..1 -> ((B, N, 5 + nc) boxes and scores in pixels, raw maps; None if augmented or exported).
+
+        A file of a fixed batch runs as often as it takes, the last time filled up with empty images. Of a file with NMS
+        inside each row is one detection, in the form of a prediction.
+        """
+        if self.runtime is None:
+            return self.model(im, augment=augment, visualize=visualize)
+        self.check_request(augment=augment, visualize=bool(visualize))
+        if self.fixed_size is not None and tuple(im.shape[2:]) != self.fixed_size:
+            raise InputError(
+                f"{self._path} takes images of {self.fixed_size}, got {tuple(im.shape[2:])} (height, width)"
+            )
+        images = im.to(self.device, torch.half if self.fp16 else torch.float)
+        try:
+            output = run_in_batches(self.runtime, images)
+        except InputError:
+            raise
+        except Exception as error:  # each library has errors of its own
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self._path} cannot run images of shape {tuple(im.shape)}: {reason}") from error
+        return (as_predictions(output, self.nc) if self.nms else output), None
+
+    def warmup(self, imgsz: Sequence[int] = (1, 3, 640, 640)) -> None:
+        """Run one empty batch of this shape, so that a GPU has everything loaded before times are measured."""
+        if self.device.type != "cpu":
+            with torch.no_grad():
+                self.forward(torch.zeros(*imgsz, device=self.device, dtype=torch.half if self.fp16 else torch.float))
+
+
+def open_runtime(path: Path, device: torch.device, dnn: bool = False) -> Runtime:
+    """Load an exported file or folder with the library that runs it.
+
+    Raises:
+        MissingFileError: it does not exist. InputError: it is damaged, or its library is missing.
+    """
+    kind = format_of(path)
+    if is_url(str(path)):
+        path = fetch_weights(path)
+    if not path.exists():
+        raise MissingFileError(f"no such export: {path}: make it with export.py --include {kind.argument}")
+    module, name = RUNTIMES["dnn" if dnn else kind.argument]
+    runtime = getattr(import_module(f"models.backends.{module}"), name)
+    try:
+        opened = runtime(path, device)
+    except InputError:
+        raise
+    except Exception as error:  # each library has errors of its own
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path} cannot be loaded as {kind.title}: it is damaged or of another version, export it again ({reason})"
+        ) from error
+    if device.type == "cuda" and opened.device.type == "cpu":
+        LOGGER.info(f"{path} runs on the CPU")
+    return opened
+
+
+def run_in_batches(runtime: Runtime, images: Tensor) -> Tensor:
+    """The output for images (B, 3, H, W), in calls of the file's batch."""
+    fixed = runtime.metadata.fixed_batch
+    size = fixed or runtime.largest_batch or len(images)
+    outputs = []
+    for part in images.split(size):
+        if fixed and len(part) < size:
+            part = torch.cat((part, part.new_zeros(size - len(part), *part.shape[1:])))
+        outputs.append(runtime(part))
+    return torch.cat(outputs)[: len(images)]
+
+
+def as_predictions(detections: Tensor, classes: int) -> Tensor:
+    """Detections (B, K, 6) of x1, y1, x2, y2, score, class -> (B, K, 5 + classes) rows that NMS turns into the same."""
+    kinds = torch.arange(classes, device=detections.device)
+    one_hot = (detections[..., 5:6] == kinds).to(detections)
+    return torch.cat((xyxy2xywh(detections[..., :4]), detections[..., 4:5], one_hot), dim=2)
+
+
+def _class_names(model: Any, data: str | Path | Mapping[str, Any] | None) -> dict[int, str]:
+    names, count = getattr(model, "names", None), getattr(model, "nc", 0) or model.model[-1].nc
+    if not names and data:
+        names = check_dataset(data, splits=())["names"]
+        if len(names) != count:
+            LOGGER.warning(
+                f"the model has {count} classes without names, the data set {len(names)}: they stay nameless"
+            )
+            names = None
+    if not names:
+        names = [f"class{index}" for index in range(count)]
+    return {int(index): str(name) for index, name in (names.items() if isinstance(names, dict) else enumerate(names))}

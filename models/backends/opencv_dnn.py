@@ -1,0 +1,34 @@
+"""ONNX files, in OpenCV's DNN module, on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import torch
+from torch import Tensor
+
+from models.backends.runtime import Runtime
+from models.metadata import parse_texts
+from utils.errors import InputError
+from utils.packages import require
+
+
+class OpenCVRuntime(Runtime):
+    """OpenCV; the metadata, which it does not read, by the package onnx."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        """Load ``path``."""
+        onnx = require("onnx", f"--dnn {path}")
+        self.device = torch.device("cpu")
+        properties = onnx.load(str(path), load_external_data=False).metadata_props
+        self.metadata = parse_texts({entry.key: entry.value for entry in properties}, path)
+        if self.metadata.half or self.metadata.nms:
+            what = "computes in FP16" if self.metadata.half else "has NMS inside"
+            raise InputError(f"{path} {what}, which OpenCV cannot run: leave out --dnn, or export without it")
+        self.net = cv2.dnn.readNetFromONNX(str(path))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """See ``Runtime``."""
+        self.net.setInput(images.cpu().numpy())
+        return torch.from_numpy(self.net.forward())

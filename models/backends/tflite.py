@@ -1,0 +1,43 @@
+"""TensorFlow Lite files, in LiteRT, on the CPU."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.backends.runtime import Runtime
+from models.metadata import FILE_NAME, Metadata, parse_metadata
+from utils.packages import require
+
+
+class TFLiteRuntime(Runtime):
+    """LiteRT's interpreter with its XNNPACK kernels."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        """Load ``path``."""
+        self.metadata = read_metadata(path)
+        self.device = torch.device("cpu")
+        interpreter: Any = require("ai_edge_litert.interpreter", str(path), "ai-edge-litert").Interpreter
+        self.interpreter = interpreter(str(path), num_threads=torch.get_num_threads())
+        self.interpreter.allocate_tensors()
+        self.input = self.interpreter.get_input_details()[0]["index"]
+        self.output = self.interpreter.get_output_details()[0]["index"]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """See ``Runtime``."""
+        self.interpreter.set_tensor(self.input, images.cpu().numpy())
+        self.interpreter.invoke()
+        return torch.from_numpy(self.interpreter.get_tensor(self.output))
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The metadata in the archive behind the model."""
+    content = None
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            content = archive.read(FILE_NAME) if FILE_NAME in archive.namelist() else None
+    return parse_metadata(content, path)

@@ -1,0 +1,30 @@
+"""TorchScript files, in PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.backends.runtime import Runtime
+from models.metadata import parse_metadata
+
+METADATA_FILE = "config.txt"
+
+
+class TorchScriptRuntime(Runtime):
+    """PyTorch's interpreter of TorchScript."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        """Load ``path`` on ``device``."""
+        extra: dict[str, str | bytes] = {METADATA_FILE: ""}
+        self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
+        self.metadata = parse_metadata(extra[METADATA_FILE], path)
+        self.device = device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """See ``Runtime``."""
+        with torch.inference_mode():
+            output = self.module(images)
+        return output[0] if isinstance(output, (tuple, list)) else output

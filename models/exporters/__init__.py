@@ -1,0 +1,51 @@
+"""Writing detectors in other formats: one module for each, with one function ``export(job)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models.metadata import Metadata
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """How the formats that are made of an ONNX graph get theirs; None stands for the default of each.
+
+    Attributes:
+        opset: of ONNX. simplify: by onnxslim. workspace: GiB that TensorRT may build with. verbose: TensorRT logs all.
+    """
+
+    opset: int | None = None
+    simplify: bool = False
+    workspace: float | None = None
+    verbose: bool = False
+
+
+@dataclass
+class ExportJob:
+    """One file to write.
+
+    Attributes:
+        model: maps ``image`` to one tensor (``models.exporters.graph``), on the image's device.
+        image: example input (batch, 3, H, W) in 0..1, FP16 if the file is to be.
+        path: the file or folder to write, with the format's suffix; nothing is there yet.
+        metadata: goes into the file; says what it is to be like (dynamic, half, nms).
+        settings: of the graph.
+    """
+
+    model: nn.Module
+    image: torch.Tensor
+    path: Path
+    metadata: Metadata
+    settings: GraphSettings = field(default_factory=GraphSettings)
+
+
+def exporter(argument: str) -> Callable[[ExportJob], None]:
+    """The function that writes the format of this ``--include`` word; it raises InputError when that is impossible."""
+    return import_module(f"models.exporters.to_{argument}").export

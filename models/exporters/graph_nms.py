@@ -1,0 +1,90 @@
+"""Non-maximum suppression inside an ONNX graph."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from utils.nms import suppress_overlaps
+
+
+@dataclass(frozen=True)
+class NmsSettings:
+    """Thresholds of the suppression: as in ``utils.nms``; the best ``topk_per_class`` of each class of an image
+    stay, and of these the best ``topk_all``. With ``agnostic`` all classes count as one.
+    """
+
+    conf_thres: float = 0.25
+    iou_thres: float = 0.45
+    agnostic: bool = False
+    topk_per_class: int = 100
+    topk_all: int = 100
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the metadata."""
+        return asdict(self)
+
+
+class _Suppress(torch.autograd.Function):
+    """ONNX's operator NonMaxSuppression, and the same in torch."""
+
+    @staticmethod
+    def forward(_: Any, boxes: Tensor, scores: Tensor, limit: int, iou_thres: float, conf_thres: float) -> Tensor:
+        """(B, N, 4) corners, (B, C, N) scores -> (S, 3) selected (image, class, box)."""
+        selected = [torch.zeros(0, 3, dtype=torch.long)]
+        for image in range(scores.shape[0]):
+            for category in range(scores.shape[1]):
+                over = (scores[image, category] > conf_thres).nonzero()[:, 0]
+                kept = over[suppress_overlaps(boxes[image, over], scores[image, category, over], iou_thres, limit)]
+                first = kept.new_tensor([image, category]).expand(len(kept), 2)
+                selected.append(torch.cat((first, kept[:, None]), dim=1).cpu())
+        return torch.cat(selected).to(boxes.device)
+
+    @staticmethod
+    def symbolic(g: Any, boxes: Any, scores: Any, limit: int, iou_thres: float, conf_thres: float) -> Any:
+        """The operator's node, for torch's exporter."""
+        limits = [
+            g.op("Constant", value_t=torch.tensor([value]))
+            for value in (limit, torch.tensor(iou_thres), torch.tensor(conf_thres))
+        ]
+        return g.op("NonMaxSuppression", boxes, scores, *limits)
+
+
+class WithNms(nn.Module):
+    """A detector followed by the suppression that detect.py applies: a box counts for its best class.
+
+    The output is (B, topk_all, 6): x1, y1, x2, y2 in pixels of the network's input, score, class index, by falling
+    score; rows that are left over are zeros.
+    """
+
+    def __init__(self, model: nn.Module, settings: NmsSettings) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, topk_all, 6)."""
+        settings = self.settings
+        # Rows of zeros, which are never selected: there are at least as many as the output has
+        predictions = functional.pad(self.model(images), (0, 0, 0, settings.topk_all))
+        objectness, classes = predictions[..., 4:5], predictions[..., 5:]
+        centre, half_size = predictions[..., :2], predictions[..., 2:4] / 2
+        boxes = torch.cat((centre - half_size, centre + half_size), dim=2)
+        best, category = (objectness * classes).max(dim=2, keepdim=True)
+        best = torch.where(objectness > settings.conf_thres, best, torch.zeros_like(best))
+        if settings.agnostic:
+            scores = best
+        else:
+            scores = torch.where(category == torch.arange(classes.shape[2], device=boxes.device), best, 0.0)
+        selected = _Suppress.apply(
+            boxes, scores.transpose(1, 2), settings.topk_per_class, settings.iou_thres, settings.conf_thres
+        )
+        one_each = torch.ones_like(selected[:, 0]).to(best)
+        kept = torch.zeros_like(best[..., 0]).index_put((selected[:, 0], selected[:, 2]), one_each)
+        score, order = (best[..., 0] * kept).topk(settings.topk_all, dim=1)
+        rows = torch.cat((boxes, best, category.to(boxes)), dim=2)
+        rows = rows.gather(1, order[..., None].expand(-1, -1, 6))
+        return rows * (score > 0).to(rows)[..., None]

@@ -1,0 +1,17 @@
+"""TorchScript files, with the metadata as the extra file ``config.txt``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from models.exporters import ExportJob
+from models.exporters.tracing import traced
+
+METADATA_FILE = "config.txt"  # name of v6.2
+
+
+def export(job: ExportJob) -> None:
+    """Write ``job.path``."""
+    content = asdict(job.metadata) | {"shape": list(job.image.shape)}  # key of v6.2
+    traced(job).save(str(job.path), _extra_files={METADATA_FILE: json.dumps(content)})

@@ -1,0 +1,130 @@
+"""Whether an exported file computes what the checkpoint does, on a real image, through the runtime that users use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.backends.multi import DetectMultiBackend
+from models.exporters.graph_nms import NmsSettings
+from utils.augmentations import letterbox
+from utils.boxes import xywh2xyxy
+from utils.errors import InputError
+from utils.images import read_image
+from utils.nms import non_max_suppression
+
+CONFIDENT = 0.01  # boxes with a lower score are not compared: nobody sees them, and large ones amplify rounding
+LEAST_BOXES = 50  # but of at least so many, the best
+PIXELS, SCORE = 0.5, 0.005  # largest differences that FP32 may have
+HALF_PIXELS, HALF_SCORE = 8.0, 0.1  # and FP16, or bfloat16 where the processor has that instead
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest differences from PyTorch: of box coordinates in pixels, of scores; and how many boxes that were."""
+
+    pixels: float
+    score: float
+    boxes: int
+
+    def __str__(self) -> str:
+        figures = f"{self.pixels:.2g} pixels, {self.score:.2g} of a score"
+        return f"largest difference from PyTorch: {figures} ({self.boxes} boxes)"
+
+    def check(self, what: str, half: bool, pixels: float = 0.0, score: float = 0.0) -> None:
+        """Raise InputError if this is more than rounding explains, or more than the limits given."""
+        limits = (pixels or (HALF_PIXELS if half else PIXELS), score or (HALF_SCORE if half else SCORE))
+        if not (self.pixels <= limits[0] and self.score <= limits[1]):  # also if not a number
+            raise InputError(
+                f"{what} differs from the checkpoint by {self.pixels:.3g} pixels and {self.score:.3g} of a score, more "
+                f"than {limits[0]:g} and {limits[1]:g}: nothing was written, try another format or --opset"
+            )
+
+
+def example_image(file: Path | None, size: tuple[int, int]) -> Tensor:
+    """(1, 3, H, W) in 0..1 of an image file letterboxed to ``size``, or of a generated picture.
+
+    The generated one has the spectrum of photographs: amplitudes that fall with the frequency.
+    """
+    if file is not None:
+        picture = letterbox(read_image(file), size, auto=False)[0][:, :, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None].float() / 255
+    rng = np.random.default_rng(0)
+    rows, columns = np.fft.fftfreq(size[0])[:, None], np.fft.fftfreq(size[1])
+    frequency = np.hypot(rows, columns) + 1 / max(size)
+    waves = np.fft.ifft2(np.fft.fft2(rng.standard_normal((3, *size))) / frequency).real
+    waves = (waves - waves.mean()) / waves.std()
+    return torch.from_numpy(np.clip(0.5 + 0.2 * waves, 0, 1)).float()[None]
+
+
+def compare(path: Path, expected: Tensor, images: Tensor, dnn: bool = False) -> Difference:
+    """Run an export on images and compare with what the checkpoint gave for them.
+
+    Args:
+        path: the exported file or folder.
+        expected: (B, N, 5 + nc) of the checkpoint in FP32.
+        images: (B, 3, H, W) in 0..1.
+        dnn: with OpenCV.
+
+    Raises:
+        InputError: the export cannot be loaded or run.
+    """
+    backend = DetectMultiBackend(path, device=images.device, dnn=dnn)
+    with torch.no_grad():
+        found = backend(images)[0].cpu().float()
+    if backend.nms:
+        return _difference_of_detections(found, expected.cpu(), NmsSettings(**backend.nms))
+    return _difference_of_predictions(found, expected.cpu())
+
+
+def _difference_of_predictions(found: Tensor, expected: Tensor) -> Difference:
+    """Of (B, N, 5 + nc) both."""
+    if found.shape != expected.shape:
+        raise InputError(f"the export gives the shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
+    best = (expected[..., 4] * expected[..., 5:].amax(dim=2)).flatten()
+    count = max(int((best > CONFIDENT).sum()), min(LEAST_BOXES, len(best)))
+    rows = best.topk(count).indices
+    boxes = (found[..., :4] - expected[..., :4]).flatten(0, 1)[rows].abs()
+    return Difference(float(boxes.max()), float((found[..., 4:] - expected[..., 4:]).abs().max()), count)
+
+
+def _difference_of_detections(found: Tensor, expected: Tensor, settings: NmsSettings) -> Difference:
+    """Of what a file with NMS gives, in the form of predictions, and of the NMS of predictions; both (B, ., 5 + nc).
+
+    Each detection is compared with the nearest of its class. Those with a score right at the threshold need none, nor
+    does one in twenty: rounding may decide otherwise where an overlap is right at its threshold.
+    """
+    kinds = found[..., 5:].argmax(dim=2, keepdim=True).to(found)
+    found = torch.cat((xywh2xyxy(found[..., :4]), found[..., 4:5], kinds), dim=2)
+    gaps, count = [found.new_zeros(2)], 0
+    for rows, predictions in zip(found, expected, strict=True):
+        rows, wanted = rows[rows[:, 4] > 0], detections_of(predictions, settings)
+        gaps += [_nearest(row, wanted) for row in rows if row[4] > settings.conf_thres + HALF_SCORE]
+        gaps += [_nearest(row, rows) for row in wanted if row[4] > settings.conf_thres + HALF_SCORE]
+        count += len(wanted)
+    worst_last = torch.stack(gaps)[torch.stack(gaps)[:, 0].argsort()]
+    pixels, score = worst_last[: len(gaps) - len(gaps) // 20].amax(dim=0).tolist()
+    return Difference(pixels, score, count)
+
+
+def _nearest(row: Tensor, others: Tensor) -> Tensor:
+    """Gaps (2,) in pixels and score between a detection (6,) and the nearest of its class; infinite without one."""
+    gaps = (others[others[:, 5] == row[5], :5] - row[:5]).abs()
+    if not len(gaps):
+        return row.new_full((2,), torch.inf)
+    pixels = gaps[:, :4].amax(dim=1)
+    return torch.stack((pixels.min(), gaps[pixels.argmin(), 4]))
+
+
+def detections_of(predictions: Tensor, settings: NmsSettings) -> Tensor:
+    """Predictions (N, 5 + nc) of one image -> detections (n, 6) as detect.py finds them, within the file's limits."""
+    (found,) = non_max_suppression(
+        predictions[None], settings.conf_thres, settings.iou_thres, agnostic=settings.agnostic, max_det=len(predictions)
+    )
+    same = (found[:, 5:6] == found[:, 5]) | settings.agnostic
+    rank = same.tril(-1).sum(dim=1)  # how many better ones its class has
+    return found[rank < settings.topk_per_class][: settings.topk_all]

@@ -1,0 +1,118 @@
+"""What an exported file says about itself: plain JSON inside it, read and checked, never evaluated."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils.errors import InputError
+
+FILE_NAME = "metadata.json"  # in formats that are folders
+KEY = "yolov5_prune"  # in formats whose metadata are one mapping of texts
+
+
+@dataclass
+class Metadata:
+    """What is needed to run an exported detector.
+
+    Attributes:
+        names: class names in order. stride: image sides must be multiples of it, in pixels.
+        imgsz: (height, width) of the images in pixels; with ``dynamic`` only the size that it was made with.
+        batch: images per call; with ``dynamic`` any number. dynamic: the file takes any batch and size.
+        half: its numbers are FP16. nms: the thresholds of the NMS inside, or None: then the output is (B, N, 5 + nc).
+        task: always 'detect'. weights: the checkpoint's file name. made_by: program and library versions.
+    """
+
+    names: list[str]
+    stride: int
+    imgsz: list[int]
+    batch: int = 1
+    dynamic: bool = False
+    half: bool = False
+    nms: dict[str, Any] | None = None
+    task: str = "detect"
+    weights: str = ""
+    made_by: str = field(default="")
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels that every image must have, or None."""
+        return None if self.dynamic else (self.imgsz[0], self.imgsz[1])
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Images that each call must have, or None."""
+        return None if self.dynamic else self.batch
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(dataclasses.asdict(self))
+
+    def to_texts(self) -> dict[str, str]:
+        """One JSON text for each entry."""
+        return {name: json.dumps(value) for name, value in dataclasses.asdict(self).items()}
+
+
+def parse_metadata(text: str | bytes | None, source: str | Path) -> Metadata:
+    """Metadata of a JSON object. Raises InputError if there is none, or it is none of a detector."""
+    if not text:
+        raise _missing(source)
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{source}: its metadata are no JSON ({error}): export it again with export.py") from error
+    return _checked(content, source)
+
+
+def parse_texts(texts: Mapping[str, str], source: str | Path) -> Metadata:
+    """Metadata of one text for each entry; those of v6.2, whose names are a Python list, are understood, too."""
+    if "names" not in texts or "stride" not in texts:
+        raise _missing(source)
+    content = {}
+    known = {entry.name for entry in dataclasses.fields(Metadata)}
+    for name in known & texts.keys():
+        try:
+            content[name] = json.loads(texts[name])
+        except ValueError:
+            try:
+                content[name] = ast.literal_eval(texts[name])  # literals only, nothing is run
+            except (ValueError, SyntaxError):
+                raise InputError(f"{source}: its metadata entry {name!r} cannot be read: export it again") from None
+    return _checked(content, source)
+
+
+def _missing(source: str | Path) -> InputError:
+    return InputError(
+        f"{source} has no metadata (class names, stride, image size): it was not written by export.py; export the "
+        "checkpoint again"
+    )
+
+
+def _checked(content: Any, source: str | Path) -> Metadata:
+    """Metadata of a mapping of plain values, each of the right kind."""
+    if not isinstance(content, Mapping) or not {"names", "stride"} <= content.keys():
+        raise _missing(source)
+    values = {entry.name: content[entry.name] for entry in dataclasses.fields(Metadata) if entry.name in content}
+    names = values["names"]
+    if isinstance(names, Mapping):
+        names = [names[key] for key in sorted(names, key=int)]
+    values["names"] = [str(name) for name in names] if isinstance(names, list) else None
+    size = values.setdefault("imgsz", content.get("shape", [0, 0, 0, 0])[-2:])
+    fits = {
+        "names": bool(values["names"]),
+        "stride": isinstance(values["stride"], (int, float)) and values["stride"] >= 1,
+        "imgsz": isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size),
+        "batch": isinstance(values.get("batch", 1), int) and values.get("batch", 1) >= 1,
+        "nms": isinstance(values.get("nms"), (Mapping, type(None))),
+        "task": values.get("task", "detect") == "detect",
+    }
+    wrong = next((name for name, good in fits.items() if not good), None)
+    if wrong:
+        raise InputError(f"{source}: its metadata entry {wrong!r} is {content.get(wrong)!r}: export it again")
+    values["stride"] = int(values["stride"])
+    return Metadata(**values)

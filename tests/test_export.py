@@ -1,0 +1,409 @@
+"""Exports of stock and pruned detectors: what the files compute, what they say about themselves, what is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import detect
+import export
+import val
+from models.backends import DetectMultiBackend
+from models.exporters import to_onnx, verify
+from models.formats import FORMATS, format_of
+from models.yolo import DetectionModel
+from prune_tools.groups import find_groups, select_groups
+from prune_tools.yolo_pruned import prune_model
+from tests.colour_detector import save_colour_detector
+from tests.pruning_networks import random_plan, thin
+from utils.checkpoint import save_checkpoint
+from utils.config import parse
+from utils.errors import InputError, MissingFileError
+from utils.files import read_yaml, write_yaml
+from utils.nms import non_max_suppression
+
+SIZE = 64
+RUNNABLE = ("torchscript", "onnx", "openvino", "ncnn", "tflite")
+
+
+def needs(*arguments: str) -> None:
+    """Skip the test where a library of one of these formats is missing."""
+    for kind in FORMATS:
+        for module, package in kind.packages if kind.argument in arguments else ():
+            if find_spec(module) is None:
+                pytest.skip(f"{package} is not installed")
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory) -> Path:
+    """The checkpoint of the detector that finds discs and squares by their colours."""
+    return save_colour_detector(tmp_path_factory.mktemp("stock") / "stock.pt")
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory) -> Path:
+    """The checkpoint of a pruned detector of random widths."""
+    model = thin("yolov5n")
+    groups = select_groups(find_groups(model), "all")
+    prune_model(model, groups, random_plan(groups))
+    model.names = ["disc", "square"]
+    path = tmp_path_factory.mktemp("pruned") / "pruned.pt"
+    save_checkpoint({"epoch": -1, "model": model.float(), "ema": None, "optimizer": None}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, tiny_dataset, stock, pruned):
+    """A function (checkpoint, format, flags) -> the exported file; the same export is made once."""
+    made: dict[tuple, Path] = {}
+
+    def make(which: str, argument: str, **flags) -> Path:
+        key = (which, argument, *sorted(flags.items()))
+        if key not in made:
+            needs(argument)
+            folder = tmp_path_factory.mktemp(f"{which}-{argument}")
+            weights = folder / f"{which}.pt"
+            weights.symlink_to({"stock": stock, "pruned": pruned}[which])
+            options = {"imgsz": 128 if which == "stock" else SIZE, "data": str(tiny_dataset)} | flags
+            (made[key],) = export.run(weights=str(weights), include=[argument], **options)
+            assert sorted(path.name for path in folder.iterdir()) == sorted([weights.name, made[key].name])
+        return made[key]
+
+    return make
+
+
+def outputs(path: Path, weights: Path, images: torch.Tensor, **how) -> tuple[torch.Tensor, torch.Tensor]:
+    """What an export and its checkpoint give for the same images."""
+    with torch.no_grad():
+        return DetectMultiBackend(path, **how)(images)[0], DetectMultiBackend(weights)(images)[0]
+
+
+@pytest.mark.parametrize("argument", RUNNABLE)
+@pytest.mark.parametrize("which", ["stock", "pruned"])
+def test_exports_compute_what_the_checkpoint_does(exported, stock, pruned, which, argument):
+    if argument == "tflite" and which == "stock":
+        pytest.skip("the conversion takes long: the pruned one is tested")
+    path = exported(which, argument)
+    size = 128 if which == "stock" else SIZE
+    images = torch.rand(3, 3, size, size)  # more than the file's batch of one
+    found, expected = outputs(path, {"stock": stock, "pruned": pruned}[which], images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    backend = DetectMultiBackend(path)
+    assert (backend.names, backend.stride, backend.fixed_size) == ({0: "disc", 1: "square"}, 32, (size, size))
+    assert (backend.pt, backend.fp16, backend.nms) == (False, False, None)
+
+
+@pytest.mark.parametrize("argument", ["torchscript", "onnx", "openvino"])
+def test_dynamic_exports_take_any_shape(exported, pruned, argument):
+    path = exported("pruned", argument, dynamic=True)
+    for shape in ((1, 3, 64, 64), (2, 3, 96, 32), (3, 3, 64, 128)):
+        found, expected = outputs(path, pruned, torch.rand(shape))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert DetectMultiBackend(path).fixed_size is None
+
+
+def test_opencv_runs_onnx(exported, pruned):
+    found, expected = outputs(exported("pruned", "onnx"), pruned, torch.rand(2, 3, SIZE, SIZE), dnn=True)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
+
+
+def test_batches_of_a_fixed_number_are_filled_up(exported, pruned):
+    path = exported("pruned", "onnx", batch_size=2)
+    for count in (1, 2, 5):
+        found, expected = outputs(path, pruned, torch.rand(count, 3, SIZE, SIZE))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("argument", ["torchscript", "onnx", "openvino"])
+def test_half_precision(exported, pruned, argument):
+    path = exported("pruned", argument, half=True)
+    found, expected = outputs(path, pruned, torch.rand(1, 3, SIZE, SIZE), fp16=True)
+    assert found.dtype == torch.float32  # boxes are decoded in full precision
+    assert (found[..., 4:] - expected[..., 4:]).abs().max() < 0.1
+    assert not torch.equal(found, expected)
+    content = path / f"{path.name.removesuffix('_openvino_model')}.bin" if path.is_dir() else path
+    whole = exported("pruned", argument)
+    whole = whole / content.name if whole.is_dir() else whole
+    assert content.stat().st_size < 0.8 * whole.stat().st_size
+
+
+@pytest.mark.parametrize("opset", [12, 17, 20])
+def test_onnx_has_the_opset_and_says_what_it_is(exported, opset):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(exported("pruned", "onnx", opset=opset))
+    assert [entry.version for entry in model.opset_import if not entry.domain] == [opset]
+    texts = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert (texts["names"], texts["stride"], texts["imgsz"]) == (["disc", "square"], 32, [SIZE, SIZE])
+    assert (texts["task"], texts["batch"], texts["dynamic"], texts["weights"]) == ("detect", 1, False, "pruned.pt")
+    assert torch.__version__ in texts["made_by"]
+    assert [entry.name for entry in [*model.graph.input, *model.graph.output]] == ["images", "output"]
+
+
+def test_an_opset_that_lacks_an_operator(tmp_path, tiny_dataset):
+    needs("onnx")
+    rows = [[-1, 1, "Conv", [8, 3, 8]], [-1, 1, "C3TR", [8]], [[1], 1, "Detect", ["nc", "anchors"]]]
+    config = {"nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30]]}
+    model = DetectionModel({**config, "backbone": rows[:2], "head": rows[2:]})
+    save_checkpoint({"model": model}, tmp_path / "attention.pt")
+    how = {"weights": str(tmp_path / "attention.pt"), "include": ["onnx"], "imgsz": SIZE, "data": str(tiny_dataset)}
+    with pytest.raises(InputError, match=r"ONNX opset 12 cannot hold this network \(.*scaled_dot.*: choose a newer"):
+        export.run(opset=12, **how)
+    assert [path.name for path in tmp_path.iterdir()] == ["attention.pt"]
+    export.run(opset=17, **how)
+
+
+def test_a_simplified_graph_is_smaller_and_computes_the_same(exported, pruned):
+    pytest.importorskip("onnxslim")
+    onnx = pytest.importorskip("onnx")
+    path = exported("pruned", "onnx", simplify=True, dynamic=True)
+    assert len(onnx.load(path).graph.node) < len(onnx.load(exported("pruned", "onnx", dynamic=True)).graph.node)
+    found, expected = outputs(path, pruned, torch.rand(2, 3, 96, SIZE))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "argument, agnostic, per_class, total",
+    [("onnx", False, 100, 100), ("onnx", True, 100, 7), ("onnx", False, 3, 100), ("openvino", False, 100, 100)],
+)
+def test_nms_in_the_graph_finds_what_nms_outside_finds(exported, stock, argument, agnostic, per_class, total):
+    thresholds = {"conf_thres": 0.02, "iou_thres": 0.3}
+    path = exported("stock", argument, nms=True, agnostic_nms=agnostic, topk_per_class=per_class, topk_all=total,
+                    **thresholds)  # fmt: skip
+    images = torch.rand(2, 3, 128, 128)  # no two boxes score the same
+    backend = DetectMultiBackend(path)
+    assert backend.nms["iou_thres"] == 0.3
+    rows = torch.cat([backend.runtime(image[None]) for image in images])
+    assert rows.shape == (2, total, 6)
+    with torch.no_grad():
+        wanted = non_max_suppression(DetectMultiBackend(stock)(images), 0.02, 0.3, agnostic=agnostic, max_det=9999)
+    read_back = non_max_suppression(backend(images), 0.02, 0.3, agnostic=agnostic, max_det=9999)
+    for given, expected, again in zip(rows, wanted, read_back, strict=True):
+        if per_class < 100:
+            expected = torch.cat([expected[expected[:, 5] == kind][:per_class] for kind in (0, 1)])
+            expected = expected[expected[:, 4].argsort(descending=True)]
+        expected = expected[:total]
+        assert len(expected) > 2
+        torch.testing.assert_close(given[: len(expected)], expected, rtol=1e-3, atol=1e-3)
+        assert not given[len(expected) :].any()
+        torch.testing.assert_close(again, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_thresholds_that_nms_inside_cannot_honour(exported, tiny_dataset):
+    path = exported("stock", "onnx", nms=True, agnostic_nms=False, topk_per_class=100, topk_all=100, conf_thres=0.02,
+                    iou_thres=0.3)  # fmt: skip
+    with pytest.raises(InputError, match=r"applies NMS itself, with --conf-thres 0\.02 --iou-thres 0\.3"):
+        val.run(str(tiny_dataset), str(path), device="cpu", plots=False)
+    with pytest.raises(InputError, match=r"0\.01 and 0\.2 are asked for"):
+        detect.run(weights=str(path), source=str(tiny_dataset.parent / "images/val"), conf_thres=0.01, iou_thres=0.2)
+
+
+@pytest.mark.parametrize("argument", ["onnx", "openvino"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_val_scores_an_export_as_the_checkpoint(exported, stock, tiny_dataset, tmp_path, argument, dynamic):
+    how = {"device": "cpu", "workers": 0, "plots": False, "save_dir": tmp_path, "batch_size": 3}
+    path = exported("stock", argument, **({"dynamic": True} if dynamic else {}))
+    found, by_class, _ = val.run(str(tiny_dataset), str(path), **how)
+    expected, _, _ = val.run(str(tiny_dataset), str(stock), imgsz=128, **how)
+    assert expected[2] > 0.5
+    assert found[2] == pytest.approx(expected[2], abs=0.002 if dynamic else 0.1)  # a fixed file pads to squares
+    assert len(by_class) == 2
+
+
+def test_detect_finds_the_same_boxes(exported, stock, tiny_dataset, tmp_path):
+    found = {}
+    for name, weights, more in (("pt", stock, {"imgsz": 128}), ("onnx", exported("stock", "onnx"), {}),
+                                ("dnn", exported("stock", "onnx"), {"dnn": True, "imgsz": [128]})):  # fmt: skip
+        folder = detect.run(
+            weights=str(weights), source=str(tiny_dataset.parent / "images/val"), project=str(tmp_path), name=name,
+            save_txt=True, nosave=True, device="cpu", **more,
+        )  # fmt: skip
+        found[name] = {file.stem: np.loadtxt(file, ndmin=2) for file in sorted((folder / "labels").glob("*.txt"))}
+    assert found["pt"]
+    for other in ("onnx", "dnn"):
+        assert found[other].keys() == found["pt"].keys()
+        for stem, rows in found["pt"].items():
+            np.testing.assert_allclose(found[other][stem], rows, atol=0.02)
+
+
+def test_autoshape_takes_exports(exported, tiny_dataset):
+    import hubconf
+
+    pictures = sorted((tiny_dataset.parent / "images/val").glob("*.jpg"))
+    for path in (exported("stock", "onnx"), exported("stock", "openvino")):
+        model = hubconf.custom(str(path), _verbose=False, device="cpu")
+        results = model([str(picture) for picture in pictures])
+        assert results.s == (len(pictures), 3, 128, 128)
+        assert sum(len(rows) for rows in results.xyxy) > 0
+    with pytest.raises(InputError, match=r"128x128 pixels.*asks for 320x320"):
+        model(str(pictures[0]), size=320)
+
+
+def test_another_image_size_is_refused_by_name(exported, tiny_dataset, tmp_path):
+    path = exported("pruned", "onnx")
+    message = r"pruned\.onnx takes images of 64x64 pixels .* asks for 320x320: leave --imgsz out, or export"
+    with pytest.raises(InputError, match=message):
+        detect.run(weights=str(path), source=str(tiny_dataset.parent / "images/val"), imgsz=320, project=str(tmp_path))
+    with pytest.raises(InputError, match=message):
+        val.run(str(tiny_dataset), str(path), imgsz=320, save_dir=tmp_path)
+    with pytest.raises(InputError, match=r"takes images of \(64, 64\), got \(32, 64\)"):
+        DetectMultiBackend(path)(torch.zeros(1, 3, 32, 64))
+    oblong = exported("pruned", "onnx", imgsz=(64, 96))
+    with pytest.raises(InputError, match="64x96 pixels, and validation has square ones"):
+        val.run(str(tiny_dataset), str(oblong), save_dir=tmp_path)
+
+
+def test_what_only_checkpoints_can_do(exported, tiny_dataset, tmp_path):
+    path = str(exported("pruned", "torchscript"))
+    source = str(tiny_dataset.parent / "images/val")
+    for flag in ("augment", "visualize", "update"):
+        with pytest.raises(InputError, match=f"--{flag} needs a PyTorch checkpoint"):
+            detect.run(weights=path, source=source, project=str(tmp_path), **{flag: True})
+    with pytest.raises(InputError, match="computes in FP32: leave out --half"):
+        detect.run(weights=path, source=source, project=str(tmp_path), half=True)
+    with pytest.raises(InputError, match="an ensemble is made of checkpoints"):
+        DetectMultiBackend([path, path])
+    with pytest.raises(InputError, match="dnn runs ONNX files"):
+        DetectMultiBackend(path, dnn=True)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.torchscript", "a.onnx", "a_openvino_model", "a.tflite", "a_ncnn_model"])
+def test_missing_and_damaged_exports(tmp_path, name):
+    with pytest.raises(MissingFileError, match=f"no such export: .*{name}"):
+        DetectMultiBackend(tmp_path / name)
+    needs(format_of(name).argument)
+    if format_of(name).is_folder:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metadata.json").write_text('{"names": ["x"], "stride": 32, "imgsz": [64, 64]}')
+        for inside in ("model.xml", "model.ncnn.param", "model.ncnn.bin"):
+            (tmp_path / name / inside).write_bytes(b"no model" * 9)
+    else:
+        (tmp_path / name).write_bytes(b"no model" * 99)
+    with pytest.raises(InputError, match=r"damaged|metadata"):
+        DetectMultiBackend(tmp_path / name)
+
+
+def test_an_export_without_metadata(exported, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(exported("pruned", "onnx"))
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    for how in ({}, {"dnn": True}):
+        with pytest.raises(InputError, match=r"bare\.onnx has no metadata \(class names, stride, image size\)"):
+            DetectMultiBackend(tmp_path / "bare.onnx", **how)
+    # As v6.2 writes them: the text of a Python list, and nothing else
+    for key, value in (("names", "['it''s', 'b']"), ("stride", "32")):
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, tmp_path / "old.onnx")
+    old = DetectMultiBackend(tmp_path / "old.onnx")
+    assert (old.names, old.stride, old.fixed_size) == ({0: "its", 1: "b"}, 32, (SIZE, SIZE))
+    model.metadata_props[0].value = "__import__('os').system('touch hacked')"
+    onnx.save(model, tmp_path / "hostile.onnx")
+    with pytest.raises(InputError, match="'names' cannot be read"):
+        DetectMultiBackend(tmp_path / "hostile.onnx")
+
+
+REFUSED = [
+    ("--include saved_model", "saved_model is not offered: .*use tflite"),
+    ("--include tfjs", "tfjs is not offered: .*onnxruntime-web"),
+    ("--include onnx ONNX", "names onnx twice"),
+    ("--include banana", "banana is unknown: expected some of torchscript onnx"),
+    ("--include torchscript --nms", "--nms is not possible with --include torchscript: possible with onnx openvino"),
+    ("--include onnx ncnn --dynamic", "--dynamic is not possible with --include ncnn"),
+    ("--include torchscript --opset 12", "--opset concerns onnx openvino engine, and none of them"),
+    ("--include onnx --workspace 2", "--workspace concerns engine"),
+    ("--include onnx --verbose", "--verbose concerns engine"),
+    ("--include onnx --conf-thres 0.5", "--conf-thres only acts on NMS inside the graph: add --nms"),
+    ("--include onnx --opset 9", "--opset 9 cannot be written: choose one of 11 to 20"),
+    ("--include onnx --opset 30", "--opset 30 cannot be written"),
+    ("--include onnx --nms --iou-thres 3", "--iou-thres must lie in"),
+    ("--include ncnn --batch-size 2", "ncnn takes one image per call"),
+    ("--imgsz 1 2 3", "--imgsz takes one or two"),
+    ("--batch-size 0", "--batch-size must be at least 1"),
+    ("--keras", "--keras is not possible"),
+    ("--optimize", "--optimize is not possible"),
+    ("--inplace", "--inplace is not possible"),
+]
+
+
+@pytest.mark.parametrize("words, message", REFUSED, ids=[words for words, _ in REFUSED])
+def test_flags_that_cannot_be_honoured(words, message):
+    with pytest.raises(InputError, match=message):
+        parse(export.ExportOptions, "", words.split())
+
+
+@pytest.mark.parametrize("argument, module", [("onnx", "onnx"), ("coreml", "coremltools"), ("ncnn", "pnnx")])
+def test_a_missing_library_is_named_before_any_work(monkeypatch, argument, module):
+    monkeypatch.setattr(export, "is_installed", lambda name: name != module)
+    with pytest.raises(InputError, match=rf"--include {argument} needs .*: pip install {module} "):
+        export.run(weights="nowhere.pt", include=[argument])
+
+
+def test_an_engine_needs_a_gpu(monkeypatch, stock):
+    monkeypatch.setattr(export, "is_installed", lambda name: True)
+    with pytest.raises(InputError, match="--include engine builds on the GPU"):
+        export.run(weights=str(stock), include=["engine"])
+    engine = stock.with_suffix(".engine")
+    engine.write_bytes(b"x")
+    with pytest.raises(InputError, match="needs an NVIDIA GPU"):
+        DetectMultiBackend(engine)
+
+
+def test_a_wrong_export_is_an_error_and_leaves_nothing(monkeypatch, tmp_path, pruned, tiny_dataset):
+    needs("onnx")
+    weights = tmp_path / "pruned.pt"
+    weights.write_bytes(pruned.read_bytes())
+    (tmp_path / "pruned.onnx").write_text("the old one")
+    honest = to_onnx.onnx_model
+
+    def off_by_a_little(job):
+        with torch.no_grad():
+            job.model.network.model[-1].offsets += 3
+        return honest(job)
+
+    monkeypatch.setattr(to_onnx, "onnx_model", off_by_a_little)
+    with pytest.raises(InputError, match=r"ONNX export differs from the checkpoint by 3 pixels"):
+        export.run(weights=str(weights), include=["onnx"], imgsz=SIZE, data=str(tiny_dataset))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pruned.onnx", "pruned.pt"]
+    assert (tmp_path / "pruned.onnx").read_text() == "the old one"
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path, pruned, tiny_dataset):
+    needs("openvino")
+    weights = tmp_path / "pruned.pt"
+    weights.write_bytes(pruned.read_bytes())
+    (tmp_path / "pruned_openvino_model").mkdir()
+    (tmp_path / "pruned_openvino_model" / "stale.xml").write_text("old")
+    export.run(weights=str(weights), include=["openvino"], imgsz=SIZE, data=str(tiny_dataset))
+    names = sorted(path.name for path in (tmp_path / "pruned_openvino_model").iterdir())
+    assert names == ["metadata.json", "pruned.bin", "pruned.xml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pruned.pt", "pruned_openvino_model"]
+
+
+def test_images_to_compare_on(tiny_dataset, tmp_path, monkeypatch):
+    picture = export.comparison_image(Namespace(data=str(tiny_dataset)))
+    assert picture is not None and picture.parent == tiny_dataset.parent / "images/val"
+    assert verify.example_image(picture, (64, 96)).shape == (1, 3, 64, 96)
+    generated = verify.example_image(None, (64, 96))
+    assert generated.shape == (1, 3, 64, 96) and 0.05 < generated.std() < 0.4
+    absent = {**read_yaml(tiny_dataset), "path": str(tmp_path / "absent")}
+    write_yaml(tmp_path / "absent.yaml", absent)
+    with pytest.raises(MissingFileError):
+        export.comparison_image(Namespace(data=str(tmp_path / "absent.yaml")))
+    monkeypatch.setattr(export, "DEFAULT_DATA", str(tmp_path / "absent.yaml"))
+    assert export.comparison_image(Namespace(data=str(tmp_path / "absent.yaml"))) is None
+
+
+def test_coreml_converts(exported):
+    path = exported("pruned", "coreml")
+    assert (path / "Manifest.json").is_file()
+    if sys.platform != "darwin":
+        with pytest.raises(InputError, match="macOS and iOS only"):
+            DetectMultiBackend(path)
