@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.errors import InputError
 
@@ -82,9 +83,12 @@ SUFFIXES_NOT_OFFERED = {
 }  # fmt: skip
 
 
-def export_formats() -> list[tuple[str, str, str, bool, bool]]:
-    """The table of formats: (Format, Argument, Suffix, CPU, GPU) of each."""
-    return [(entry.title, entry.argument, entry.suffix, entry.cpu, entry.gpu) for entry in FORMATS]
+def export_formats() -> Any:
+    """The table of formats as a DataFrame with v6.2's columns."""
+    import pandas as pd
+
+    rows = [(entry.title, entry.argument, entry.suffix, entry.cpu, entry.gpu) for entry in FORMATS]
+    return pd.DataFrame(rows, columns=["Format", "Argument", "Suffix", "CPU", "GPU"])
 
 
 def find_formats(arguments: list[str]) -> list[Format]:

@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,8 +17,11 @@ import detect
 import export
 import val
 from models.backends import DetectMultiBackend
-from models.exporters import to_onnx, verify
+from models.experimental import attempt_load
+from models.exporters import ExportJob, GraphSettings, exporter, to_onnx, verify
+from models.exporters.graph import ExportModel
 from models.formats import FORMATS, format_of
+from models.metadata import Metadata, parse_metadata
 from models.yolo import DetectionModel
 from prune_tools.groups import find_groups, select_groups
 from prune_tools.yolo_pruned import prune_model
@@ -354,6 +358,39 @@ def test_an_engine_needs_a_gpu(monkeypatch, stock):
     engine.write_bytes(b"x")
     with pytest.raises(InputError, match="needs an NVIDIA GPU"):
         DetectMultiBackend(engine)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_engine_is_built_from_the_graph(monkeypatch, tmp_path, pruned, dynamic):
+    """With a stand-in for TensorRT, which no test machine has: what it is told, and what the file holds."""
+    needs("onnx")
+    onnx = pytest.importorskip("onnx")
+    library = mock.MagicMock(__version__="10.0")
+    library.NetworkDefinitionCreationFlag.STRONGLY_TYPED = 1
+    builder, parser = library.Builder.return_value, library.OnnxParser.return_value
+    builder.build_serialized_network.return_value = b"the engine"
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    metadata = Metadata(["disc", "square"], 32, [SIZE, SIZE], batch=4, dynamic=dynamic)
+    model = ExportModel(attempt_load(pruned), (SIZE, SIZE), dynamic)
+    job = ExportJob(model, torch.zeros(4, 3, SIZE, SIZE), tmp_path / "a.engine", metadata, GraphSettings(workspace=2))
+    exporter("engine")(job)
+
+    builder.create_network.assert_called_once_with(2)  # 1 << STRONGLY_TYPED
+    graph = onnx.load_model_from_string(parser.parse.call_args.args[0])
+    assert graph.graph.input[0].name == "images"
+    config = builder.create_builder_config.return_value
+    config.set_memory_pool_limit.assert_called_once_with(library.MemoryPoolType.WORKSPACE, 2 << 30)
+    profile = builder.create_optimization_profile.return_value
+    shapes = [mock.call("images", (1, 3, 32, 32), (2, 3, SIZE, SIZE), (4, 3, SIZE, SIZE))]
+    assert profile.set_shape.mock_calls == (shapes if dynamic else [])
+    content = (tmp_path / "a.engine").read_bytes()
+    length = int.from_bytes(content[:4], "little")
+    assert parse_metadata(content[4 : 4 + length], "a.engine") == metadata
+    assert content[4 + length :] == b"the engine"
+
+    parser.parse.return_value, parser.num_errors = False, 1
+    with pytest.raises(InputError, match=r"TensorRT 10\.0 cannot read the ONNX graph"):
+        exporter("engine")(job)
 
 
 def test_a_wrong_export_is_an_error_and_leaves_nothing(monkeypatch, tmp_path, pruned, tiny_dataset):

@@ -46,10 +46,10 @@ def test_every_runtime_computes_the_boxes(runtime):
     assert torch.allclose(result, expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("runtime, package", [("onnxruntime", "onnxruntime"), ("openvino", "openvino")])
-def test_missing_runtime_is_named(monkeypatch, runtime, package):
-    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
-    with pytest.raises(InputError, match=rf"--runtime {runtime} needs the package {package}: pip install {package}"):
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_missing_runtime_is_named(monkeypatch, runtime):
+    monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
+    with pytest.raises(InputError, match=rf"--runtime {runtime} needs the package onnx: pip install onnx"):
         latency.check_runtime(runtime)
 
 

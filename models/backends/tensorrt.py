@@ -1,4 +1,4 @@
-"""TensorRT engines (TensorRT 10), on the GPU."""
+"""TensorRT engines (TensorRT 10 and 11), on the GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorRT engines (TensorRT 10): the metadata's length in 4 bytes (little-endian), the metadata, the engine.
+"""TensorRT engines (TensorRT 10 and 11): the metadata's length in 4 bytes (little-endian), the metadata, the engine.
 
 An engine runs on the kind of GPU and with the version of TensorRT that it was built with.
 """
@@ -21,7 +21,9 @@ def export(job: ExportJob) -> None:
     tensorrt = require("tensorrt", "--include engine")
     logger = tensorrt.Logger(tensorrt.Logger.VERBOSE if job.settings.verbose else tensorrt.Logger.WARNING)
     builder = tensorrt.Builder(logger)
-    network = builder.create_network(0)  # batches are explicit since TensorRT 10
+    # Each layer computes in the type that the graph gives it: FP16 comes from --half, which decodes boxes in FP32
+    typed = 1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(typed)
     parser = tensorrt.OnnxParser(network, logger)
     if not parser.parse(onnx_model(job).SerializeToString()):
         reasons = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
@@ -29,8 +31,7 @@ def export(job: ExportJob) -> None:
     config = builder.create_builder_config()
     workspace = job.settings.workspace or DEFAULT_WORKSPACE_GIB
     config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, int(workspace * 2**30))
-    if job.metadata.half:
-        config.set_flag(tensorrt.BuilderFlag.FP16)
+    config.clear_flag(tensorrt.BuilderFlag.TF32)  # which has the precision of FP16
     if job.metadata.dynamic:
         config.add_optimization_profile(_profile(builder, job))
     engine = builder.build_serialized_network(network, config)
