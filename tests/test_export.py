@@ -100,6 +100,8 @@ def test_exports_compute_what_the_checkpoint_does(exported, stock, pruned, which
     found, expected = outputs(path, {"stock": stock, "pruned": pruned}[which], images)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     backend = DetectMultiBackend(path)
+    again = backend(images.to(memory_format=torch.channels_last))[0]  # as validation has them
+    torch.testing.assert_close(again, expected, rtol=1e-3, atol=1e-3)
     assert (backend.names, backend.stride, backend.fixed_size) == ({0: "disc", 1: "square"}, 32, (size, size))
     assert (backend.pt, backend.fp16, backend.nms) == (False, False, None)
 

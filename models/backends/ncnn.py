@@ -36,7 +36,8 @@ class NcnnRuntime(Runtime):
     def __call__(self, images: Tensor) -> Tensor:
         """See ``Runtime``."""
         extractor = self.net.create_extractor()
-        extractor.input(INPUT, self.ncnn.Mat(np.ascontiguousarray(images[0].cpu().numpy())).clone())
+        pixels = np.ascontiguousarray(images[0].cpu().numpy())  # a name keeps it alive: Mat only points to it
+        extractor.input(INPUT, self.ncnn.Mat(pixels))
         failed, output = extractor.extract(OUTPUT)
         if failed:
             raise InputError(f"ncnn could not compute images of shape {tuple(images.shape)}")

@@ -75,7 +75,7 @@ def compare(path: Path, expected: Tensor, images: Tensor, dnn: bool = False) -> 
     """
     backend = DetectMultiBackend(path, device=images.device, dnn=dnn)
     with torch.no_grad():
-        found = backend(images)[0].cpu().float()
+        found = backend(images.contiguous(memory_format=torch.channels_last))[0].cpu().float()  # as validation has them
     if backend.nms:
         return _difference_of_detections(found, expected.cpu(), NmsSettings(**backend.nms))
     return _difference_of_predictions(found, expected.cpu())
