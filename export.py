@@ -10,8 +10,6 @@ The result lies beside the checkpoint, and val.py, detect.py and torch.hub take 
 from __future__ import annotations
 
 import shlex
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +19,13 @@ from models.formats import DEFAULT_OPSET, FORMATS, ONE_IMAGE, OPSETS, Format, ex
 from utils.cli import run_command, show_arguments
 from utils.config import build, check_thresholds, option, parse
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT, atomic_output
+from utils.files import ROOT
 from utils.log import LOGGER, colorstr
 from utils.packages import is_installed
 
 if TYPE_CHECKING:
-    import torch
+    from models.exporters.checkpoint import ExportRequest
+    from models.exporters.graph_nms import NmsSettings
 
 __all__ = ["ExportOptions", "export_formats", "run"]
 
@@ -114,6 +113,23 @@ class ExportOptions:
                 f"--include {single[0]} takes one image per call: leave out --batch-size {self.batch_size}"
             )
 
+    def nms_settings(self) -> NmsSettings | None:
+        """Of the suppression inside the graph, or None."""
+        from models.exporters.graph_nms import NmsSettings
+
+        given = {name: getattr(self, name) for name in ("conf_thres", "iou_thres", "topk_per_class", "topk_all")}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return NmsSettings(agnostic=self.agnostic_nms, **chosen) if self.nms else None
+
+    def request(self) -> ExportRequest:
+        """What the exports are to be like."""
+        from models.exporters import GraphSettings
+        from models.exporters.checkpoint import ExportRequest
+
+        graph = GraphSettings(self.opset, self.simplify, self.workspace, self.verbose)
+        size = self.imgsz[0], self.imgsz[1]
+        return ExportRequest(size, self.batch_size, self.dynamic, self.half, self.nms_settings(), graph)
+
 
 def check_packages(formats: Sequence[Format], simplify: bool = False) -> None:
     """Raise InputError if a library is missing, before any work; it names everything to install at once."""
@@ -144,109 +160,14 @@ def comparison_image(options: ExportOptions) -> Path | None:
     return Path(find_images(data["val"])[0])
 
 
-class Exporter:
-    """Exports one checkpoint."""
-
-    def __init__(self, weights: str, options: ExportOptions, device: torch.device, picture: Path | None) -> None:
-        """Load and fuse the checkpoint."""
-        import torch
-
-        from models.experimental import attempt_load
-        from models.exporters.verify import example_image
-        from utils.checks import check_img_size
-        from utils.weights import fetch_weights
-
-        self.weights, self.options = fetch_weights(weights), options
-        self.model = attempt_load(self.weights, device, inplace=False)
-        self.stride = max(int(max(self.model.stride)), 32)
-        height, width = check_img_size(options.imgsz, self.stride)
-        self.size = height, width
-        image = example_image(picture, self.size).to(device)
-        self.images = image.expand(options.batch_size, -1, -1, -1).contiguous()
-        with torch.no_grad():
-            self.expected = self.model(self.images)[0]
-        LOGGER.info(f"{self.weights}: images {tuple(self.images.shape)}, output {tuple(self.expected.shape)}")
-
-    def _with_nms(self, network: Any) -> Any:
-        from models.exporters.graph_nms import WithNms
-
-        settings = self._nms_settings()
-        return WithNms(network, settings) if settings else network
-
-    def _nms_settings(self) -> Any:
-        from models.exporters.graph_nms import NmsSettings
-
-        given = {
-            name: getattr(self.options, name) for name in ("conf_thres", "iou_thres", "topk_per_class", "topk_all")
-        }
-        chosen = {name: value for name, value in given.items() if value is not None}
-        return NmsSettings(agnostic=self.options.agnostic_nms, **chosen) if self.options.nms else None
-
-    def export(self, kind: Format) -> Path:
-        """Write, compare and publish one format; returns its path. Raises InputError, and then nothing is left."""
-        from models.exporters import ExportJob, GraphSettings, exporter
-        from models.exporters.graph import ExportModel
-
-        started, options = time.perf_counter(), self.options
-        half = options.half and kind.half_images
-        network = self._with_nms(ExportModel(self.model, self.size, options.dynamic, half))
-        settings = GraphSettings(options.opset, options.simplify, options.workspace, options.verbose)
-        job = ExportJob(network, self.images.half() if half else self.images, Path(), self._metadata(), settings)
-        target = kind.path(self.weights)
-        with atomic_output(target) as job.path:
-            exporter(kind.argument)(job)
-            difference = self._compare(kind, job.path)
-            size = sum(file.stat().st_size for file in [job.path, *job.path.rglob("*")] if file.is_file())
-        seconds = time.perf_counter() - started
-        LOGGER.info(f"{colorstr(f'{kind.title}:')} {target} ({size / 2**20:.1f} MiB, {seconds:.1f} s), {difference}")
-        return target
-
-    def _compare(self, kind: Format, path: Path) -> str:
-        """What the comparison with the checkpoint says, in words."""
-        from models.exporters.verify import compare
-
-        if kind.argument == "coreml" and sys.platform != "darwin":
-            return "not compared with PyTorch: CoreML models run on Apple's systems only"
-        difference = compare(path, self.expected, self.images)
-        difference.check(f"the {kind.title} export", self.options.half)
-        if self.options.dynamic:
-            other, expected = self._of_another_shape()
-            compare(path, expected, other).check(f"the {kind.title} export at another shape", self.options.half)
-        return str(difference)
-
-    def _of_another_shape(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Two images of about half the size, not square, and what the checkpoint gives for them."""
-        import torch
-
-        height, width = (max(side // 2 // self.stride, 1) * self.stride for side in self.size)
-        height = height if height != width else max(height - self.stride, self.stride)
-        image = torch.nn.functional.interpolate(self.images[:1], (height, width), mode="bilinear")
-        images = image.expand(2, -1, -1, -1).contiguous()
-        with torch.no_grad():
-            return images, self.model(images)[0]
-
-    def _metadata(self) -> Any:
-        import torch
-
-        from models.metadata import Metadata
-
-        options, names, settings = self.options, self.model.names, self._nms_settings()
-        return Metadata(
-            names=list(names.values()) if isinstance(names, dict) else list(names), stride=self.stride,
-            imgsz=list(self.size), batch=options.batch_size, dynamic=options.dynamic, half=options.half,
-            nms=settings.to_dict() if settings else None, weights=Path(self.weights).name,
-            made_by=f"yolov5-prune export.py, torch {torch.__version__}",
-        )  # fmt: skip
-
-
 def report(files: Sequence[Path], options: ExportOptions) -> None:
     """Log where the exports are and what to run next."""
     last = shlex.quote(str(files[-1]))
     LOGGER.info(f"Exports saved to {colorstr('bold', str(files[-1].parent.resolve()))}. Next:")
     LOGGER.info(f"  python detect.py --weights {last} --source <images>")
-    data = shlex.quote(options.data)
-    thresholds = " --conf-thres {conf_thres} --iou-thres {iou_thres}".format(**vars(options)) if options.nms else ""
-    LOGGER.info(f"  python val.py --weights {last} --data {data}" + thresholds)
+    nms = options.nms_settings()
+    thresholds = f" --conf-thres {nms.conf_thres:g} --iou-thres {nms.iou_thres:g}" if nms else ""
+    LOGGER.info(f"  python val.py --weights {last} --data {shlex.quote(options.data)}{thresholds}")
     LOGGER.info(f"  torch.hub.load('.', 'custom', {str(files[-1])!r}, source='local')")
 
 
@@ -267,6 +188,7 @@ def main(options: ExportOptions) -> list[Path]:
     """Check everything, then export; returns what was written."""
     formats = find_formats(options.include)
     check_packages(formats, options.simplify)
+    from models.exporters.checkpoint import CheckpointExport
     from utils.device import device_line, select_device
 
     show_arguments("export", options)
@@ -274,11 +196,10 @@ def main(options: ExportOptions) -> list[Path]:
     LOGGER.info(device_line(device))
     if device.type != "cuda" and any(entry.argument == "engine" for entry in formats):
         raise InputError("--include engine builds on the GPU that it is for: choose one with --device 0")
-    picture = comparison_image(options)
-    files = []
+    picture, request, files = comparison_image(options), options.request(), []
     for weights in options.weights:
-        exporter = Exporter(weights, options, device, picture)
-        files += [exporter.export(entry) for entry in formats]
+        checkpoint = CheckpointExport(weights, request, device, picture)
+        files += [checkpoint.export(entry) for entry in formats]
     report(files, options)
     return files
 
