@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
@@ -31,6 +32,7 @@ from utils.checkpoint import save_checkpoint
 from utils.config import parse
 from utils.errors import InputError, MissingFileError
 from utils.files import read_yaml, write_yaml
+from utils.log import LOGGER
 from utils.nms import non_max_suppression
 
 SIZE = 64
@@ -109,10 +111,12 @@ def test_exports_compute_what_the_checkpoint_does(exported, stock, pruned, which
 @pytest.mark.parametrize("argument", ["torchscript", "onnx", "openvino"])
 def test_dynamic_exports_take_any_shape(exported, pruned, argument):
     path = exported("pruned", argument, dynamic=True)
+    backend, checkpoint = DetectMultiBackend(path), DetectMultiBackend(pruned)
     for shape in ((1, 3, 64, 64), (2, 3, 96, 32), (3, 3, 64, 128)):
-        found, expected = outputs(path, pruned, torch.rand(shape))
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert DetectMultiBackend(path).fixed_size is None
+        images = torch.rand(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(backend(images)[0], checkpoint(images)[0], rtol=1e-3, atol=1e-3)
+    assert backend.fixed_size is None
 
 
 def test_opencv_runs_onnx(exported, pruned):
@@ -172,6 +176,20 @@ def test_a_simplified_graph_is_smaller_and_computes_the_same(exported, pruned):
     assert len(onnx.load(path).graph.node) < len(onnx.load(exported("pruned", "onnx", dynamic=True)).graph.node)
     found, expected = outputs(path, pruned, torch.rand(2, 3, 96, SIZE))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_nms_in_a_dynamic_graph(exported, stock):
+    path = exported("stock", "onnx", nms=True, dynamic=True, conf_thres=0.02, topk_all=300)
+    for shape in ((2, 3, 32, 64), (1, 3, 96, 96)):
+        images = torch.rand(shape)
+        backend = DetectMultiBackend(path)
+        assert backend.runtime(images).shape == (shape[0], 300, 6)  # also where there are fewer boxes
+        found = non_max_suppression(backend(images), 0.02, 0.45)
+        with torch.no_grad():
+            wanted = non_max_suppression(DetectMultiBackend(stock)(images), 0.02, 0.45)
+        for rows, expected in zip(found, wanted, strict=True):
+            assert len(expected)
+            torch.testing.assert_close(rows, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -442,7 +460,37 @@ def test_images_to_compare_on(tiny_dataset, tmp_path, monkeypatch):
 
 def test_coreml_converts(exported):
     path = exported("pruned", "coreml")
-    assert (path / "Manifest.json").is_file()
+    model = import_module("coremltools").models.MLModel(str(path), skip_model_load=True)
+    assert parse_metadata(model.user_defined_metadata["yolov5_prune"], path).names == ["disc", "square"]
+    (image,), (output,) = model.get_spec().description.input, model.get_spec().description.output
+    assert (image.name, image.type.imageType.width, image.type.imageType.height) == ("image", SIZE, SIZE)
+    assert (output.name, list(output.type.multiArrayType.shape)) == ("output", [1, 3 * (64 + 16 + 4), 7])
     if sys.platform != "darwin":
         with pytest.raises(InputError, match="macOS and iOS only"):
             DetectMultiBackend(path)
+
+
+def test_the_command_says_what_it_made_and_what_comes_next(stock, tmp_path, tiny_dataset, caplog):
+    needs("onnx")
+    weights = tmp_path / "my detector.pt"
+    weights.write_bytes(stock.read_bytes())
+    LOGGER.setLevel("INFO")
+    how = {"include": ["torchscript", "onnx"], "imgsz": 64, "data": str(tiny_dataset), "nms": False}
+    files = export.run(weights=str(weights), **how)
+    assert files == [tmp_path / "my detector.torchscript", tmp_path / "my detector.onnx"]
+    assert caplog.text.count("largest difference from PyTorch: ") == 2
+    assert f"Exports saved to {tmp_path}" in caplog.text
+    assert f"python detect.py --weights '{files[1]}'" in caplog.text
+    assert f"python val.py --weights '{files[1]}' --data {tiny_dataset}\n" in caplog.text
+    export.run(weights=str(weights), **{**how, "include": ["onnx"], "nms": True, "conf_thres": 0.3})
+    assert "--conf-thres 0.3 --iou-thres 0.45" in caplog.text
+
+
+def test_the_table_of_formats():
+    table = export.export_formats()
+    assert list(table.columns) == ["Format", "Argument", "Suffix", "CPU", "GPU"]
+    rows = {row.Argument: row.Suffix for row in table.itertuples()}
+    assert rows["-"] == ".pt" and rows["openvino"] == "_openvino_model" and rows["engine"] == ".engine"
+    for argument, suffix in rows.items():
+        assert format_of(f"some/best{suffix}").argument == argument
+    assert format_of("best_openvino_model/best.xml").argument == "openvino"

@@ -32,7 +32,7 @@ class OnnxRuntime(Runtime):
             LOGGER.warning(f"{path} runs on the CPU: this onnxruntime has no CUDA (pip install onnxruntime-gpu)")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # errors are raised, they need not be logged, too
         self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         self.input = self.session.get_inputs()[0]
         self.metadata = parse_texts(self._texts(), path)

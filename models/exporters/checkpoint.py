@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.backends import DetectMultiBackend
 from models.experimental import attempt_load
 from models.exporters import ExportJob, GraphSettings, exporter
 from models.exporters.graph import ExportModel
@@ -98,11 +99,12 @@ class CheckpointExport:
         """What the comparison with the checkpoint says, in words."""
         if kind.argument == "coreml" and sys.platform != "darwin":
             return "not compared with PyTorch: CoreML models run on Apple's systems only"
-        difference = compare(path, self.expected, self.images)
+        backend = DetectMultiBackend(path, device=self.images.device)
+        difference = compare(backend, self.expected, self.images)
         difference.check(f"the {kind.title} export", self.request.half)
         if self.request.dynamic:
             images = self._images_of_another_shape()
-            other = compare(path, self._predict(images), images)
+            other = compare(backend, self._predict(images), images)
             other.check(f"the {kind.title} export at another image size", self.request.half)
         return str(difference)
 

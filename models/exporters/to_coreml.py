@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import sys
 
 from models.exporters import ExportJob
 from models.exporters.tracing import traced
@@ -18,10 +21,12 @@ def export(job: ExportJob) -> None:
     coremltools = require("coremltools", "--include coreml")
     precision = coremltools.precision.FLOAT16 if job.metadata.half else coremltools.precision.FLOAT32
     picture = coremltools.ImageType(name=INPUT, shape=tuple(job.image.shape), scale=1 / 255)
-    model = coremltools.convert(
-        traced(job), inputs=[picture], outputs=[coremltools.TensorType(name=OUTPUT)], convert_to="mlprogram",
-        compute_precision=precision, minimum_deployment_target=coremltools.target.iOS15,
-    )  # fmt: skip
+    progress = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
+    with progress:
+        model = coremltools.convert(
+            traced(job), inputs=[picture], outputs=[coremltools.TensorType(name=OUTPUT)], convert_to="mlprogram",
+            compute_precision=precision, minimum_deployment_target=coremltools.target.iOS15,
+        )  # fmt: skip
     model.short_description = job.metadata.made_by
     model.user_defined_metadata[KEY] = job.metadata.to_json()
     model.save(str(job.path))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.backends.multi import DetectMultiBackend
+from models.backends import DetectMultiBackend
 from models.exporters.graph_nms import NmsSettings
 from utils.augmentations import letterbox
 from utils.boxes import xywh2xyxy
@@ -61,24 +61,23 @@ def example_image(file: Path | None, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.clip(0.5 + 0.2 * waves, 0, 1)).float()[None]
 
 
-def compare(path: Path, expected: Tensor, images: Tensor, dnn: bool = False) -> Difference:
+@torch.no_grad()
+def compare(backend: DetectMultiBackend, expected: Tensor, images: Tensor) -> Difference:
     """Run an export on images and compare with what the checkpoint gave for them.
 
     Args:
-        path: the exported file or folder.
+        backend: the export, loaded as val.py and detect.py do.
         expected: (B, N, 5 + nc) of the checkpoint in FP32.
         images: (B, 3, H, W) in 0..1.
-        dnn: with OpenCV.
 
     Raises:
-        InputError: the export cannot be loaded or run.
+        InputError: the export cannot run these images.
     """
-    backend = DetectMultiBackend(path, device=images.device, dnn=dnn)
-    with torch.no_grad():
-        found = backend(images.contiguous(memory_format=torch.channels_last))[0].cpu().float()  # as validation has them
+    expected = expected.cpu()
+    found = backend(images.contiguous(memory_format=torch.channels_last))[0].cpu().float()  # as validation has them
     if backend.nms:
-        return _difference_of_detections(found, expected.cpu(), NmsSettings(**backend.nms))
-    return _difference_of_predictions(found, expected.cpu())
+        return _difference_of_detections(found, expected, NmsSettings(**backend.nms))
+    return _difference_of_predictions(found, expected)
 
 
 def _difference_of_predictions(found: Tensor, expected: Tensor) -> Difference:
