@@ -205,9 +205,11 @@ def run(
     folder = Path(save_dir) if save_dir else increment_path(Path(options.project) / options.name, options.exist_ok)
     if plots or options.save_txt or options.save_json:
         make_folder(folder / "labels" if options.save_txt else folder)
-    loader = dataloader or make_loader(
-        options, checked, options.imgsz, stride, square=bool(getattr(model, "fixed_size", None))
-    )
+    square = getattr(model, "fixed_size", None) is not None
+    if square and not dataloader:
+        LOGGER.info(f"{weights} takes one image size: images are padded to squares, where files of any size and "
+                    "checkpoints get rectangles; mAP may differ in the third decimal")  # fmt: skip
+    loader = dataloader or make_loader(options, checked, options.imgsz, stride, square)
     if owns_model:
         model.warmup((options.batch_size, 3, options.imgsz, options.imgsz))
     if options.single_cls:

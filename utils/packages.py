@@ -29,7 +29,7 @@ def require(module: str, purpose: str, package: str = "") -> Any:
         with contextlib.redirect_stdout(io.StringIO()):  # some greet
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name and not module.startswith(error.name):  # it is there, but something that it needs is not
+        if error.name and not f"{module}.".startswith(f"{error.name}."):  # what it needs itself is missing
             package = f"{package} {error.name}"
         raise InputError(f"{purpose} needs the package {package}: pip install {package} ({EXTRAS})") from error
     except (ImportError, OSError) as error:

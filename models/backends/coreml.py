@@ -14,6 +14,8 @@ from models.metadata import KEY, parse_metadata
 from utils.errors import InputError
 from utils.packages import require
 
+INPUT = "image"  # name of v6.2
+
 
 class CoreMLRuntime(Runtime):
     """CoreML, which chooses between CPU, GPU and neural engine itself; one picture at a time."""
@@ -31,5 +33,5 @@ class CoreMLRuntime(Runtime):
         from PIL import Image
 
         pixels = (images[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-        (output,) = self.model.predict({"image": Image.fromarray(pixels)}).values()
+        (output,) = self.model.predict({INPUT: Image.fromarray(pixels)}).values()
         return torch.from_numpy(output)

@@ -10,7 +10,7 @@ from torch import Tensor
 from models.backends.runtime import Runtime
 from models.metadata import parse_metadata
 
-METADATA_FILE = "config.txt"
+METADATA_FILE = "config.txt"  # name of v6.2
 
 
 class TorchScriptRuntime(Runtime):

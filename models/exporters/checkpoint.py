@@ -100,12 +100,13 @@ class CheckpointExport:
         if kind.argument == "coreml" and sys.platform != "darwin":
             return "not compared with PyTorch: CoreML models run on Apple's systems only"
         backend = DetectMultiBackend(path, device=self.images.device)
+        half = self.request.half or backend.device.type == "cuda"  # where convolutions are computed in TF32
         difference = compare(backend, self.expected, self.images)
-        difference.check(f"the {kind.title} export", self.request.half)
+        difference.check(f"the {kind.title} export", half)
         if self.request.dynamic:
             images = self._images_of_another_shape()
             other = compare(backend, self._predict(images), images)
-            other.check(f"the {kind.title} export at another image size", self.request.half)
+            other.check(f"the {kind.title} export at another image size", half)
         return str(difference)
 
     def _images_of_another_shape(self) -> Tensor:

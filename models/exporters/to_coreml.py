@@ -7,12 +7,13 @@ import io
 import logging
 import sys
 
+from models.backends.coreml import INPUT
 from models.exporters import ExportJob
 from models.exporters.tracing import traced
 from models.metadata import KEY
 from utils.packages import require
 
-INPUT, OUTPUT = "image", "output"  # the first is the name of v6.2
+OUTPUT = "output"
 
 
 def export(job: ExportJob) -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from models.backends.tensorrt import LENGTH_BYTES
 from models.exporters import ExportJob
 from models.exporters.to_onnx import INPUT, onnx_model
 from utils.errors import InputError
 from utils.packages import require
 
-LENGTH_BYTES = 4
 DEFAULT_WORKSPACE_GIB = 4
 
 

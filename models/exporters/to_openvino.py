@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from models.exporters import ExportJob
 from models.exporters.to_onnx import saved_onnx
-from models.metadata import FILE_NAME
+from models.metadata import FILE_NAME, KEY
 from utils.packages import require
 
 
@@ -16,7 +16,7 @@ def export(job: ExportJob) -> None:
     openvino = require("openvino", "--include openvino")
     with TemporaryDirectory() as folder:
         model = openvino.convert_model(saved_onnx(job, Path(folder)))
-    model.set_rt_info(job.metadata.to_json(), ["model_info", "yolov5_prune"])
+    model.set_rt_info(job.metadata.to_json(), ["model_info", KEY])
     job.path.mkdir()
     stem = job.path.name.removesuffix("_openvino_model")
     openvino.save_model(model, str(job.path / f"{stem}.xml"), compress_to_fp16=job.metadata.half)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from models.backends.torchscript import METADATA_FILE
 from models.exporters import ExportJob
 from models.exporters.tracing import traced
-
-METADATA_FILE = "config.txt"  # name of v6.2
 
 
 def export(job: ExportJob) -> None:

@@ -20,7 +20,7 @@ from utils.nms import non_max_suppression
 CONFIDENT = 0.01  # boxes with a lower score are not compared: nobody sees them, and large ones amplify rounding
 LEAST_BOXES = 50  # but of at least so many, the best
 PIXELS, SCORE = 0.5, 0.005  # largest differences that FP32 may have
-HALF_PIXELS, HALF_SCORE = 8.0, 0.1  # and FP16, or bfloat16 where the processor has that instead
+HALF_PIXELS, HALF_SCORE = 8.0, 0.1  # and FP16, or what a processor has instead: bfloat16, TF32
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Difference:
         figures = f"{self.pixels:.2g} pixels, {self.score:.2g} of a score"
         return f"largest difference from PyTorch: {figures} ({self.boxes} boxes)"
 
-    def check(self, what: str, half: bool, pixels: float = 0.0, score: float = 0.0) -> None:
-        """Raise InputError if this is more than rounding explains, or more than the limits given."""
-        limits = (pixels or (HALF_PIXELS if half else PIXELS), score or (HALF_SCORE if half else SCORE))
+    def check(self, what: str, half: bool) -> None:
+        """Raise InputError if this is more than rounding explains, to FP32 or to half of its digits."""
+        limits = (HALF_PIXELS, HALF_SCORE) if half else (PIXELS, SCORE)
         if not (self.pixels <= limits[0] and self.score <= limits[1]):  # also if not a number
             raise InputError(
                 f"{what} differs from the checkpoint by {self.pixels:.3g} pixels and {self.score:.3g} of a score, more "
