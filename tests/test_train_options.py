@@ -15,6 +15,7 @@ import torch
 
 import train
 from models.loading import load_checkpoint
+from utils import compilation
 from utils.callbacks import Callbacks
 from utils.config import TrainOptions, build, parse, read_hyperparameters
 from utils.distributed import World
@@ -102,7 +103,7 @@ def test_help_lists_the_published_options_and_no_others():
         "--exist-ok", "--quad", "--cos-lr", "--label-smoothing", "--patience", "--freeze", "--save-period", "--seed",
         "--local_rank",
     }  # fmt: skip
-    assert flags == published | {"--help", "--amp", "--local-rank", "--allow-download-scripts"}
+    assert flags == published | {"--help", "--amp", "--compile", "--local-rank", "--allow-download-scripts"}
 
 
 # -- where a run starts --------------------------------------------------------------------------------------------
@@ -234,6 +235,29 @@ def test_amp(bench):
     assert autocast_dtype("bfloat16", gpu) == torch.bfloat16 and autocast_dtype("off", gpu) is None
     with pytest.raises(InputError, match="bfloat16"):
         autocast_dtype("float16", cpu)
+
+
+def test_compile(bench, monkeypatch):
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")  # traces and cuts graphs, but needs no C++ compiler
+    losses = {}
+    for chosen in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        trainer = bench.prepared(compile=chosen)
+        losses[chosen] = train_one_epoch(trainer.state)
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1) == chosen  # one is that of the check
+        trainer.folder.save(trainer.state, trainer.stopper, trainer.options, trainer.unscaled_hyp, True, [])
+        assert load_checkpoint(trainer.folder.last)["model"](torch.zeros(1, 3, 64, 64))
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler found\nand more")
+
+    monkeypatch.setattr(compilation, "BACKEND", broken)
+    with pytest.raises(InputError, match=r"--compile: torch cannot compile for cpu here \(.*no compiler found.*\)"):
+        bench.prepared(compile=True)
+    with pytest.raises(InputError, match="--compile makes kernels for one image size"):
+        bench.options(compile=True, rect=True)
 
 
 def test_sync_bn(bench):
