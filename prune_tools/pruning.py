@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prune_tools.tracing import Trace
     from prune_tools.yolo_pruned import Cut
 
+CHECKED_IMAGES = 4  # on which surgery is checked: what is wrong is wrong on each of them
 DEFAULT_CFG = str(ROOT / "models/yolov5n_mask.yaml")
 
 
@@ -221,9 +222,10 @@ class Pruning:
         return pruned
 
     def cut(self, images: torch.Tensor) -> tuple[DetectionModel, DetectionModel]:
-        """The narrowed and the masked full-width network, checked against each other on ``images``."""
+        """The narrowed and the masked full-width network, checked against each other on the first of ``images``."""
         from prune_tools.yolo_pruned import check_surgery, mask_model
 
+        images = images[:CHECKED_IMAGES]
         masked, pruned = mask_model(self.full, self.groups, self.plan), self.narrow()
         absolute, relative = check_surgery(pruned, masked, images)
         self._note(
