@@ -99,7 +99,7 @@ def save_csv(rows: Sequence[Any], path: Path) -> None:
 
 
 def save_picture(rows: list[Any], path: Path) -> None:
-    """Of Rows whose models were all measured, bars: accuracy of each model on the left; parameters, GFLOPs and time relative to the first on the right."""
+    """Bars for Rows that were measured: accuracy on the left, parameters, GFLOPs and time relative to the first."""
     from utils.charts import new_figure, save_figure
 
     figure = new_figure(11, 4)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prune_tools.calibration import Batch
     from prune_tools.groups import ChannelGroup
     from prune_tools.plan import Plan
+    from prune_tools.reconstruction import Recording
     from prune_tools.tracing import Trace
     from prune_tools.yolo_pruned import Cut
 
@@ -234,10 +235,16 @@ class Pruning:
         )
         return pruned, masked
 
-    def repair(self, pruned: DetectionModel, options: PruningOptions, batches: Sequence[Batch]) -> None:
+    def repair(
+        self,
+        pruned: DetectionModel,
+        options: PruningOptions,
+        batches: Sequence[Batch],
+        recording: Recording | None = None,
+    ) -> None:
         """Give accuracy back without training, in place: fold constants, re-fit the layers, estimate batch norm.
 
-        ``batches`` are those of ``repair_batches``.
+        ``batches`` are those of ``repair_batches``; ``recording`` is as in ``reconstruct``.
         """
         from prune_tools.calibration import BATCH_SIZE, recalibrate
         from prune_tools.folding import fold_constants
@@ -247,7 +254,8 @@ class Pruning:
             self._note(fold_constants(self.full, pruned, self.trace, self.groups, self.plan).summary())
         if options.reconstruct:
             chosen = batches[: math.ceil(options.reconstruct / BATCH_SIZE)]
-            self._note(reconstruct(self.full, pruned, self.trace, self.cuts, chosen).summary())
+            result = reconstruct(self.full, pruned, self.trace, self.cuts, chosen, recording=recording)
+            self._note(result.summary())
         if options.recalibrate:
             recalibrate(pruned, batches[: math.ceil(options.recalibrate / BATCH_SIZE)])
 
