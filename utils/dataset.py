@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from utils.augmentations import augment_hsv, letterbox, mixup, random_perspective
+from utils.augmentations import draw_colours, draw_warp, letterbox, mixup, recolour, warp_labels, warp_limits
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.errors import InputError
 from utils.image_cache import cache_images_in_memory, cache_images_on_disk, is_fresh
 from utils.images import read_image
 from utils.label_cache import load_labels
 from utils.labels import img2label_paths
-from utils.mosaic import load_mosaic, warp_limits
+from utils.mosaic import draw_mosaic
+from utils.tiles import Scene, Tile
 
 Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]]
 Item = tuple[torch.Tensor, torch.Tensor, str, Shapes | None]
@@ -133,47 +134,44 @@ class LoadImagesAndLabels(Dataset):
             np.random.seed(seed)
         index = self.indices[index]
         shapes: Shapes | None = None
+        blended: tuple[Scene, np.ndarray] | None = None
         if self.mosaic and not self._mosaic_closed and random.random() < self.hyp.get("mosaic", 0.0):
-            image, labels = load_mosaic(self, index)
+            scene, labels = draw_mosaic(self, index)
             if random.random() < self.hyp.get("mixup", 0.0):
-                image, labels = mixup(image, labels, *load_mosaic(self, random.randint(0, self.n - 1)))
+                blended = draw_mosaic(self, random.randint(0, self.n - 1))
         else:
-            image, labels, shapes = self._load_single(index)
-
+            scene, labels, shapes = self._single(index)
+        upside_down, mirrored = (
+            self.augment and random.random() < self.hyp.get(name, 0.0) for name in ("flipud", "fliplr")
+        )
+        image = scene.draw(upside_down, mirrored)
+        if blended is not None:
+            image, labels = mixup(image, labels, blended[0].draw(upside_down, mirrored), blended[1])
+        if self.augment:
+            colours = draw_colours(*(self.hyp.get(name, 0.0) for name in ("hsv_h", "hsv_s", "hsv_v")))
+            image = image if colours is None else recolour(image, colours)
         height, width = image.shape[:2]
+        targets = torch.zeros((len(labels), 6))
         if len(labels):
             labels[:, 1:5] = xyxy2xywhn(labels[:, 1:5], w=width, h=height, clip=True, eps=EDGE_PIXELS)
-        if self.augment:
-            image = self._augment_pixels(image, labels)
-        targets = torch.zeros((len(labels), 6))
-        targets[:, 1:] = torch.from_numpy(labels)
+            labels[:, 1] = 1 - labels[:, 1] if mirrored else labels[:, 1]
+            labels[:, 2] = 1 - labels[:, 2] if upside_down else labels[:, 2]
+            targets[:, 1:] = torch.from_numpy(labels)
         return _rgb_tensor(image), targets, self.im_files[index], shapes
 
-    def _load_single(self, index: int) -> tuple[np.ndarray, np.ndarray, Shapes]:
-        """One image in its rectangle or square, not mixed: BGR, rows (n, 5) with corners in pixels, and its shapes."""
+    def _single(self, index: int) -> tuple[Scene, np.ndarray, Shapes]:
+        """One image in its rectangle or square, not mixed; rows (n, 5) with corners in pixels; and its shapes."""
         image, (full_height, full_width), (height, width) = self.load_image(index)
         target = self.batch_shapes[self.batch[index]] if self.rect else self.img_size
         image, (scale_x, scale_y), padding = letterbox(image, target, auto=False, scaleup=self.augment)
         shapes = (full_height, full_width), ((height / full_height, width / full_width), padding)
         labels = self.labels[index].copy()
         labels[:, 1:] = xywhn2xyxy(labels[:, 1:], scale_x * width, scale_y * height, *padding)
+        size, matrix = image.shape[:2], np.eye(3)
         if self.augment:
-            image, labels = random_perspective(image, labels, **warp_limits(self.hyp))
-            if image is self.ims[index]:
-                image = image.copy()  # colours are changed in place, but not those of the cache
-        return image, labels, shapes
-
-    def _augment_pixels(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Change colours and mirror; ``labels`` (n, 5) as fractions are changed in place."""
-        gains = [self.hyp.get(name, 0.0) for name in ("hsv_h", "hsv_s", "hsv_v")]
-        augment_hsv(image, *gains)
-        if random.random() < self.hyp.get("flipud", 0.0):
-            image = cv2.flip(image, 0)
-            labels[:, 2] = 1 - labels[:, 2]
-        if random.random() < self.hyp.get("fliplr", 0.0):
-            image = cv2.flip(image, 1)
-            labels[:, 1] = 1 - labels[:, 1]
-        return image
+            matrix, zoom = draw_warp(size, size, **warp_limits(self.hyp))
+            labels = warp_labels(labels, (), matrix, zoom, size)
+        return Scene([Tile(image)], matrix, size), labels, shapes
 
     def draw_by_weight(self, class_weights: np.ndarray, chance: random.Random) -> None:
         """Draw new ``indices``, with repetition, by the weights (nc,) of the classes of each image's labels."""
@@ -261,6 +259,5 @@ def rectangle_shapes(shapes: np.ndarray, batch: np.ndarray, img_size: int, strid
 def _rgb_tensor(image: np.ndarray) -> torch.Tensor:
     """BGR (H, W, 3) -> RGB (3, H, W), contiguous."""
     planes = np.empty((3, *image.shape[:2]), np.uint8)
-    for channel in range(3):
-        cv2.extractChannel(image, 2 - channel, dst=planes[channel])
+    cv2.split(image, [planes[2], planes[1], planes[0]])
     return torch.from_numpy(planes)
