@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from utils.segments import resample_segments, segment2box
-from utils.tiles import GREY, Tile, warp_tiles
+from utils.tiles import GREY
 
 BOX_AREA_KEPT = 0.10  # least part of a box's area that a warp must leave
 POLYGON_AREA_KEPT = 0.01  # same, where the box comes from a polygon
@@ -94,7 +94,8 @@ def random_perspective(
     size = im.shape[0] + 2 * border[0], im.shape[1] + 2 * border[1]
     matrix, zoom = draw_warp(im.shape, size, degrees, translate, scale, shear, perspective)
     if border[0] or border[1] or (matrix != np.eye(3)).any():
-        im = warp_tiles([Tile(im)], matrix, size)
+        warp, transform = (cv2.warpPerspective, matrix) if perspective else (cv2.warpAffine, matrix[:2])
+        im = warp(im, transform, size[::-1], borderValue=GREY)
     return im, warp_labels(np.asarray(targets), segments, matrix, zoom, size)
 
 

@@ -171,7 +171,7 @@ class LoadImagesAndLabels(Dataset):
         if self.augment:
             matrix, zoom = draw_warp(size, size, **warp_limits(self.hyp))
             labels = warp_labels(labels, (), matrix, zoom, size)
-        return Scene([Tile(image)], matrix, size), labels, shapes
+        return Scene([Tile(image)], size, matrix, size), labels, shapes
 
     def draw_by_weight(self, class_weights: np.ndarray, chance: random.Random) -> None:
         """Draw new ``indices``, with repetition, by the weights (nc,) of the classes of each image's labels."""
@@ -257,7 +257,7 @@ def rectangle_shapes(shapes: np.ndarray, batch: np.ndarray, img_size: int, strid
 
 
 def _rgb_tensor(image: np.ndarray) -> torch.Tensor:
-    """BGR (H, W, 3) -> RGB (3, H, W), contiguous."""
+    """BGR (H, W, 3 or 4) -> RGB (3, H, W), contiguous."""
     planes = np.empty((3, *image.shape[:2]), np.uint8)
-    cv2.split(image, [planes[2], planes[1], planes[0]])
+    cv2.mixChannels([image], [planes[2], planes[1], planes[0]], [0, 0, 1, 1, 2, 2])
     return torch.from_numpy(planes)

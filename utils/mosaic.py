@@ -45,11 +45,10 @@ def draw_mosaic(dataset: MosaicSource, index: int) -> tuple[Scene, np.ndarray]:
     chosen = [index, *random.choices(dataset.indices, k=3)]
     random.shuffle(chosen)
 
-    canvas = (0, 0, 2 * side, 2 * side)
     tiles, places, segments = [], [], []
     for corner, number in enumerate(chosen):
         tile = place_tile(dataset.load_image(number)[0], corner, centre_x, centre_y)
-        tiles.append(tile.cut(canvas))
+        tiles.append(tile)
         height, width = tile.image.shape[:2]
         places.append((width, height, tile.x, tile.y))
         segments += [
@@ -61,14 +60,13 @@ def draw_mosaic(dataset: MosaicSource, index: int) -> tuple[Scene, np.ndarray]:
     boxes = xywh2xyxy(labels[:, 1:]) * each[:, [0, 1, 0, 1]] + each[:, [2, 3, 2, 3]]
     labels[:, 1:] = boxes.clip(0, 2 * side)
 
-    seams: tuple[int, int] | None = (centre_x, centre_y)
     if hyp.get("copy_paste", 0.0) and any(polygon is not None for polygon in segments):
-        laid_out = compose(tiles, canvas).image
-        laid_out, labels, segments = copy_paste(laid_out, labels, segments, hyp["copy_paste"])
-        tiles, seams = [Tile(laid_out)], None
+        canvas = compose(tiles, (0, 0, 2 * side, 2 * side))
+        canvas, labels, segments = copy_paste(canvas, labels, segments, hyp["copy_paste"])
+        tiles = [Tile(canvas)]
     size = 2 * (side + dataset.mosaic_border[0]), 2 * (side + dataset.mosaic_border[1])
     matrix, zoom = draw_warp((2 * side, 2 * side), size, **warp_limits(hyp))
-    return Scene(tiles, matrix, size, seams), warp_labels(labels, segments, matrix, zoom, size)
+    return Scene(tiles, (2 * side, 2 * side), matrix, size), warp_labels(labels, segments, matrix, zoom, size)
 
 
 def place_tile(image: np.ndarray, corner: int, centre_x: int, centre_y: int) -> Tile:
