@@ -257,7 +257,7 @@ def rectangle_shapes(shapes: np.ndarray, batch: np.ndarray, img_size: int, strid
 
 
 def _rgb_tensor(image: np.ndarray) -> torch.Tensor:
-    """BGR (H, W, 3 or 4) -> RGB (3, H, W), contiguous."""
-    planes = np.empty((3, *image.shape[:2]), np.uint8)
-    cv2.mixChannels([image], [planes[2], planes[1], planes[0]], [0, 0, 1, 1, 2, 2])
-    return torch.from_numpy(planes)
+    """BGR (H, W, 3), or (H, W, 4) whose fourth channel means nothing -> RGB (3, H, W), contiguous."""
+    planes = np.empty((image.shape[2], *image.shape[:2]), np.uint8)
+    cv2.split(image, [planes[2], planes[1], planes[0], *planes[3:]])
+    return torch.from_numpy(planes[:3])
