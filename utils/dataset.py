@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from utils.augmentations import draw_colours, draw_warp, letterbox, mixup, recolour, warp_labels, warp_limits
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.errors import InputError
-from utils.image_cache import cache_images_in_memory, cache_images_on_disk, is_fresh
+from utils.image_cache import CACHES, ImageStore, cache_in_memory, cache_on_disk
 from utils.images import read_image
-from utils.label_cache import load_labels
+from utils.label_cache import files_hash, load_labels
 from utils.labels import img2label_paths
 from utils.mosaic import draw_mosaic
 from utils.tiles import Scene, Tile
@@ -44,7 +44,8 @@ class LoadImagesAndLabels(Dataset):
         hyp: hyperparameters by name; what is absent counts as 0.
         rect: batches of images with like aspect, in rectangles instead of squares; no mosaics.
         image_weights: items are taken from ``indices``, refilled by the training for each epoch; excludes ``rect``.
-        cache_images: True or 'ram' keeps the resized images in memory; 'disk' keeps them decoded beside their files.
+        cache_images: True or 'ram' keeps the resized images in memory, 'disk' in a file beside the label cache; 'auto'
+            keeps them in memory where they fit comfortably; False or 'none' reads them anew each time.
         single_cls: treat all classes as one.
         stride: rectangle sides are multiples of it, pixels. pad: added to rectangles, in strides.
         prefix: text before each message.
@@ -73,8 +74,8 @@ class LoadImagesAndLabels(Dataset):
         pad: float = 0.0,
         prefix: str = "",
     ) -> None:
-        if cache_images not in (None, False, True, "ram", "disk"):
-            raise InputError(f"image cache {cache_images!r} is not supported, expected 'ram' or 'disk'")
+        if cache_images not in (None, False, True, *CACHES):
+            raise InputError(f"image cache {cache_images!r} is not supported, expected one of {', '.join(CACHES)}")
         self.path, self.img_size, self.stride = path, img_size, stride
         self.augment, self.image_weights = augment, image_weights
         self.hyp: Mapping[str, float] = hyp or {}
@@ -83,7 +84,7 @@ class LoadImagesAndLabels(Dataset):
         self._mosaic_closed = torch.zeros((), dtype=torch.bool).share_memory_()  # loader processes see it, too
         self.mosaic_border = (-img_size // 2, -img_size // 2)
 
-        table, _ = load_labels(path, prefix)
+        table, cache_file = load_labels(path, prefix)
         self.im_files, self.labels, self.segments = table.images, table.labels, table.segments
         self.label_files = img2label_paths(self.im_files)
         self.shapes = np.array(table.sizes)
@@ -101,12 +102,7 @@ class LoadImagesAndLabels(Dataset):
         if self.rect:
             self._sort_by_aspect()
             self.batch_shapes = rectangle_shapes(self.shapes, self.batch, img_size, stride, pad)
-        self.ims: list[np.ndarray | None] = [None] * self.n
-        self.npy_files: list[Path] = []
-        if cache_images == "disk":
-            self.npy_files = cache_images_on_disk(self.im_files, self.shapes, prefix)
-        elif cache_images:
-            self.ims = cache_images_in_memory(self._read_resized, self.shapes, img_size, prefix)
+        self.images = self._cache_images("ram" if cache_images is True else cache_images or "none", cache_file, prefix)
 
     def _sort_by_aspect(self) -> None:
         aspects = self.shapes[:, 1] / self.shapes[:, 0]
@@ -178,50 +174,41 @@ class LoadImagesAndLabels(Dataset):
         counts = [np.bincount(rows[:, 0].astype(int), minlength=len(class_weights)) for rows in self.labels]
         self.indices = chance.choices(range(self.n), weights=(np.stack(counts) @ class_weights).tolist(), k=self.n)
 
+    def _cache_images(self, kind: str, label_cache: Path, prefix: str) -> ImageStore | None:
+        """Keep the resized images in memory or on disk, see the class; None where they are not kept."""
+        if kind == "none":
+            return None
+        sizes = np.array([resized_shape(*size, self.img_size) for size in self.shapes.tolist()])
+        if kind != "disk":
+            return cache_in_memory(self._read_resized, sizes, prefix, wanted=kind == "ram")
+        use = "training" if self.augment else "validation"  # they resize in different ways
+        place = label_cache.with_name(f"{label_cache.stem}.{self.img_size}.{use}.images")
+        options = f"{self.img_size} {use} {cv2.__version__}"
+        return cache_on_disk(self._read_resized, sizes, place, files_hash(self.im_files, options), prefix)
+
     def load_image(self, index: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
         """Read image ``index``, its longer side resized to ``img_size``.
 
         Returns:
             BGR (h, w, 3), not to be written to; (h0, w0) of the file; (h, w).
         """
-        image = self.ims[index]
-        if image is None:
-            image, full_size = self._read_resized(index)
-        else:
-            full_size = (int(self.shapes[index, 1]), int(self.shapes[index, 0]))
-        return image, full_size, (image.shape[0], image.shape[1])
+        image = self._read_resized(index) if self.images is None else self.images[index]
+        full_width, full_height = self.shapes[index].tolist()
+        return image, (full_height, full_width), (image.shape[0], image.shape[1])
 
-    def _read_resized(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        file = self.im_files[index]
-        reduction = self._reduction(index)
-        image = self._read_decoded(index)
-        if image is None:
-            image = read_image(file, reduction)
-        if reduction > 1:
-            full_width, full_height = map(int, self.shapes[index])
-        else:
-            full_height, full_width = image.shape[:2]
+    def _read_resized(self, index: int) -> np.ndarray:
+        image = read_image(self.im_files[index], self._reduction(index))
+        full_width, full_height = self.shapes[index].tolist()
         size = resized_shape(full_width, full_height, self.img_size)
         if size != (image.shape[1], image.shape[0]):
             enlarges = self.img_size > max(full_height, full_width)
             method = cv2.INTER_LINEAR if self.augment or enlarges else cv2.INTER_AREA
             image = cv2.resize(image, size, interpolation=method)
-        return image, (full_height, full_width)
-
-    def _read_decoded(self, index: int) -> np.ndarray | None:
-        """The image from the disk cache; None without one, or where the image is newer or the file damaged."""
-        if not self.npy_files or not is_fresh(self.npy_files[index], self.im_files[index]):
-            return None
-        try:
-            image = np.load(self.npy_files[index], allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return None
-        width, height = map(int, self.shapes[index])
-        return image if image.shape == (height, width, 3) and image.dtype == np.uint8 else None
+        return image
 
     def _reduction(self, index: int) -> int:
         """Training decodes a large JPEG at a fraction of its size that is still enough; validation stays exact."""
-        if not self.augment or self.npy_files or not self.im_files[index].lower().endswith((".jpg", ".jpeg")):
+        if not self.augment or not self.im_files[index].lower().endswith((".jpg", ".jpeg")):
             return 1
         longer_side = int(self.shapes[index].max())
         return next((factor for factor in REDUCTIONS if longer_side >= factor * self.img_size), 1)

@@ -83,9 +83,9 @@ def cache_path(path: str | Path | Sequence[str | Path], label_files: Sequence[st
     return Path(f"{Path(label_files[0]).absolute().parent}.cache")  # the folder's name may have a dot
 
 
-def files_hash(files: Iterable[str]) -> str:
-    """MD5 of the names, sizes and modification times of files; files that do not exist count with their names."""
-    digest = hashlib.md5(usedforsecurity=False)
+def files_hash(files: Iterable[str], more: str = "") -> str:
+    """MD5 of the names, sizes and modification times of files, and of ``more``; absent files count with their names."""
+    digest = hashlib.md5(more.encode(), usedforsecurity=False)
     for file in files:
         try:
             status = os.stat(file)
