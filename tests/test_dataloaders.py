@@ -247,14 +247,14 @@ def test_collate_numbers_the_images():
 def test_every_image_once_and_last_batch_partial(small):
     loader, dataset = create_dataloader(small, 64, 5, 32, workers=0, rect=True, pad=0.5)
     paths = [path for batch in loader for path in batch[2]]
-    assert paths == dataset.im_files and len(loader) == 3
+    assert paths == list(dataset.im_files) and len(loader) == 3
     loader, _ = create_dataloader(small, 64, 50, 32, workers=0)
     assert loader.batch_size == 12
 
 
 def test_rectangles_are_not_shuffled(small):
     loader, dataset = create_dataloader(small, 64, 4, 32, workers=0, rect=True, shuffle=True)
-    assert [path for batch in loader for path in batch[2]] == dataset.im_files
+    assert [path for batch in loader for path in batch[2]] == list(dataset.im_files)
 
 
 def epochs(small, seed: int, workers: int, count: int = 2, state=None) -> tuple[list, torch.Tensor]:

@@ -51,8 +51,8 @@ class LoadImagesAndLabels(Dataset):
         prefix: text before each message.
 
     Attributes:
-        im_files, label_files: paths. labels: list of (n, 5) float32. segments: for each image an empty list, or for
-        each label its polygon (P, 2) as fractions, or None. shapes: (N, 2) width and height. batch: batch of each
+        im_files, label_files: paths. labels: of each image (n, 5) float32. segments: for each image an empty list, or
+        for each label its polygon (P, 2) as fractions, or None. shapes: (N, 2) width and height. batch: batch of each
         image. batch_shapes: (batches, 2) height and width (only with ``rect``).
 
     Raises:
@@ -87,7 +87,7 @@ class LoadImagesAndLabels(Dataset):
         table, cache_file = load_labels(path, prefix)
         self.im_files, self.labels, self.segments = table.images, table.labels, table.segments
         self.label_files = img2label_paths(self.im_files)
-        self.shapes = np.array(table.sizes)
+        self.shapes = table.sizes.astype(np.int64)
         self.n = len(self.im_files)
         self.indices: Sequence[int] = range(self.n)
         self.batch = np.arange(self.n) // batch_size
@@ -97,8 +97,7 @@ class LoadImagesAndLabels(Dataset):
                 f"expected, for example, {self.label_files[0]}"
             )
         if single_cls:
-            for rows in self.labels:
-                rows[:, 0] = 0
+            self.labels.rows[:, 0] = 0
         if self.rect:
             self._sort_by_aspect()
             self.batch_shapes = rectangle_shapes(self.shapes, self.batch, img_size, stride, pad)
@@ -109,9 +108,9 @@ class LoadImagesAndLabels(Dataset):
         # numpy sorts equal doubles in an order that depends on the processor; its long doubles always as v6.2 did
         order = aspects.astype(np.longdouble).argsort()
         self.shapes = self.shapes[order]
-        for name in ("im_files", "label_files", "labels", "segments"):
-            values = getattr(self, name)
-            setattr(self, name, [values[index] for index in order])
+        self.label_files = [self.label_files[index] for index in order]
+        for name in ("im_files", "labels", "segments"):
+            setattr(self, name, getattr(self, name).reordered(order))
 
     def __len__(self) -> int:
         return self.n

@@ -24,8 +24,8 @@ class MosaicSource(Protocol):
     img_size: int
     mosaic_border: tuple[int, int]
     indices: Sequence[int]
-    labels: list[np.ndarray]
-    segments: list[Segments]
+    labels: Sequence[np.ndarray]
+    segments: Sequence[Segments]
     hyp: Mapping[str, float]
 
     def load_image(self, index: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]: ...
