@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,6 +104,7 @@ def seed_worker(_: int) -> None:
     np.random.seed(seed)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    gc.freeze()  # collections would write to everything that came with the fork, and so copy it
 
 
 def count_workers(wanted: int, batch_size: int) -> int:
