@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from utils.dataloaders import (
     collate_fn4,
     count_workers,
     create_dataloader,
+    seed_worker,
 )
 from utils.dataset import rectangle_shapes, resized_shape
 from utils.errors import InputError, MissingFileError
@@ -358,6 +360,32 @@ def test_new_indices_reach_the_workers(small, two_processors):
     for chosen in ([0] * 12, [5] * 12):
         dataset.indices = chosen
         assert {path for batch in loader for path in batch[2]} == {dataset.im_files[chosen[0]]}
+
+
+class FrozenObjects(torch.utils.data.Dataset):
+    """Says how many objects the garbage collector of this process leaves alone."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _: int) -> int:
+        return gc.get_freeze_count()
+
+
+def test_workers_do_not_touch_what_they_inherited():
+    loader = torch.utils.data.DataLoader(FrozenObjects(), num_workers=1, worker_init_fn=seed_worker)
+    assert int(next(iter(loader))) > 10_000 and gc.get_freeze_count() == 0
+
+
+def test_spawned_workers_read_the_images_of_their_parent(small):
+    dataset = LoadImagesAndLabels(small, 48, cache_images="ram")
+    expected = [item[0] for item in dataset]
+    for file in small.iterdir():
+        file.write_bytes(b"")  # whoever reads it fails
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=12, num_workers=1, collate_fn=collate_fn, multiprocessing_context="spawn"
+    )
+    assert torch.equal(next(iter(loader))[0], torch.stack(expected))
 
 
 def test_worker_count(monkeypatch):

@@ -71,11 +71,9 @@ class Polygons(Sequence[list[np.ndarray | None]]):
         return len(self._labels)
 
     def __getitem__(self, number: Any) -> Any:
-        if not len(self.points.rows):
-            return []
         start = self._labels.starts[number]
         end = start + self._labels.counts[number]
-        if not self.points.counts[start:end].any():
+        if not len(self.points.rows) or not self.points.counts[start:end].any():
             return []
         return [self.points[label] if self.points.counts[label] else None for label in range(start, end)]
 
