@@ -182,7 +182,6 @@ class Trainer:
             f"Logging results to {colorstr('bold', str(self.folder.path))}\n"
             f"Starting training for {options.epochs} epochs..."
         )
-        state.writer = self.loggers.writer if self.loggers is not None else None
         self.callbacks.run("on_training_ready", state)
         self.callbacks.run("on_train_start")
         state.epoch, stop = self.start_epoch - 1, self.stopper.stopped
@@ -220,6 +219,7 @@ class Trainer:
         from utils.metrics import fitness
 
         state, options, epoch = self.state, self.options, self.state.epoch
+        state.writer = self.loggers.writer if self.loggers is not None else None  # loads TensorBoard
         self.callbacks.run("on_train_epoch_end", epoch=epoch)
         state.ema.update_attr(state.model, include=CHECKPOINT_ATTRIBUTES)
         final = epoch + 1 == options.epochs or self.stopper.possible_stop

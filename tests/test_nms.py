@@ -238,6 +238,7 @@ def test_torchvision_that_is_absent_is_replaced_and_said_once(monkeypatch, fresh
         return real_import(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", without_torchvision)
+    monkeypatch.setattr(nms, "find_spec", lambda name: None)
     monkeypatch.setattr(log.LOGGER, "propagate", True)
     with caplog.at_level("INFO", "yolov5"):
         non_max_suppression(worked_example())

@@ -326,26 +326,27 @@ def test_noplots(bench):
     assert not silent & {".jpg", ".png"} and drawn >= {".jpg", ".png"}
 
 
-def test_cache(bench, tmp_path):
+def test_cache(bench, tmp_path, monkeypatch):
     from tests.conftest import draw_tiny_dataset
 
     data = str(draw_tiny_dataset(tmp_path / "own"))
-    kept = {
-        cache: (
-            trainer.dataset.ims[0] is not None,
-            trainer.val_loader.dataset.ims[0] is not None,
-            len(trainer.dataset.npy_files),
-        )
-        for cache in (None, "ram", "val", "disk")
-        for trainer in [bench.prepared(data=data, cache=cache)]
-    }
-    assert kept == {
-        None: (False, False, 0),
-        "ram": (True, True, 0),
-        "val": (False, True, 0),
-        "disk": (False, False, 12),
-    }
-    assert len(list((tmp_path / "own").rglob("*.npy"))) == 16
+
+    def kept(**options) -> tuple[bool, bool]:
+        trainer = bench.prepared(data=data, **options)
+        return trainer.dataset.images is not None, trainer.val_loader.dataset.images is not None
+
+    choices = ("ram", "val", "none", "auto", None)
+    assert [kept(cache=cache) for cache in choices] == [
+        (True, True), (False, True), (False, False), (True, True), (False, False)
+    ]  # fmt: skip
+    assert kept() == (True, True)  # not asked for
+    assert not list((tmp_path / "own").rglob("*.images"))
+    assert kept(cache="disk") == (True, True)
+    assert len(list((tmp_path / "own").rglob("*.images"))) == 2
+    monkeypatch.setattr("utils.image_cache.available_memory", lambda: 100)
+    assert kept() == (False, False)
+    with pytest.raises(InputError, match="do not fit in memory"):
+        kept(cache="ram")
 
 
 def test_workers(bench, monkeypatch):

@@ -164,9 +164,14 @@ class TrainOptions:
     noplots: bool = option(False, "draw no pictures and no TensorBoard graph")
     evolve: Any = option(None, "evolve the hyperparameters over this many generations", nargs="?", const=300, type=int)
     cache: Any = option(
-        None, "keep images in memory (ram; val: those of validation only) or decoded on disk (disk)", nargs="?",
-        const="ram", choices=["ram", "disk", "val"], type=str,
-    )  # fmt: skip
+        "auto",
+        "keep the resized images in memory (ram; val: those of validation only), in a file beside the labels (disk), "
+        "in memory where they fit comfortably (auto), or not at all (none)",
+        nargs="?",
+        const="ram",
+        choices=["auto", "ram", "disk", "val", "none"],
+        type=str,
+    )
     image_weights: bool = option(False, "draw images of classes that are detected badly more often")
     device: str = option(
         "",

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -150,14 +154,13 @@ def _suppress(candidates: torch.Tensor, iou_thres: float, agnostic: bool, max_de
 def _compiled_nms(device_type: str) -> CompiledNMS | None:
     """Return torchvision's operator if it works on this kind of device, else None, saying so once.
 
-    torchvision is imported here and not above: it takes seconds, and a build that does not fit torch's fails only
-    when the operator is called.
+    torchvision is looked for here and not above: it takes time, and a build that does not fit torch's fails only when
+    the operator is called.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from torchvision.ops import nms
-
+            nms = _torchvision_nms()
             box = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device_type)
             if nms(box, box[:, 2], 0.5).tolist() == [0]:
                 return nms
@@ -169,6 +172,19 @@ def _compiled_nms(device_type: str) -> CompiledNMS | None:
         reason = str(error).strip().partition("\n")[0][:120]
     log_once(f"NMS runs in plain torch: torchvision's operator does not work on {device_type} here ({reason})")
     return None
+
+
+def _torchvision_nms() -> CompiledNMS:
+    """torchvision's operator, from its library alone where that can be loaded: importing the package takes seconds."""
+    package = find_spec("torchvision") if "torchvision" not in sys.modules else None
+    if package is not None and package.origin is not None:
+        with suppress(OSError, RuntimeError, AttributeError):  # the import below says what is wrong
+            for library in Path(package.origin).parent.glob("_C*"):
+                torch.ops.load_library(str(library))
+            return torch.ops.torchvision.nms
+    from torchvision.ops import nms
+
+    return nms
 
 
 def suppress_overlaps(
