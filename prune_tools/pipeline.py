@@ -60,7 +60,8 @@ class PipelineOptions:
     sr: float | None = option(None, "rate of --penalty l1 or prox; default: found out by itself", type=float)
     reconstruct: int = option(192, "training images on which the pruned layers are re-fitted; 0 = off")
     cache: str = option(
-        "auto", "keep images in memory (ram; auto: where they fit comfortably), on disk (disk) or not (none)",
+        "auto",
+        "keep images in memory (ram; auto: where they fit comfortably), on disk (disk) or not (none)",
         choices=["auto", "ram", "disk", "none"],
     )
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
