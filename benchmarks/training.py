@@ -30,6 +30,8 @@ from utils.errors import InputError
 from utils.files import ROOT
 from utils.log import LOGGER
 
+PENALIZED = ("yolov5n", "yolov5x")  # the narrowest and the widest network
+
 
 @dataclass
 class TrainingOptions:
@@ -176,7 +178,7 @@ def _penalty(options: TrainingOptions) -> list[Figure]:
     from prune_tools.polarize import ByShare, Polarizer
 
     figures = []
-    for name in ("yolov5n", "yolov5x"):
+    for name in PENALIZED:
         model = DetectionModel(str(ROOT / f"models/{name}.yaml")).train()
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = torch.rand(2, 3, options.imgsz, options.imgsz).contiguous(memory_format=torch.channels_last)
