@@ -231,7 +231,7 @@ def _run(options: TrainingOptions, folder: Path, processes: int) -> dict[str, fl
     command = [
         sys.executable, *(launcher if processes > 1 else []), str(ROOT / "benchmarks/pipeline.py"), "--output", output,
         "--data", options.data, "--cfg", options.cfg, "--imgsz", options.imgsz, "--batch-size", options.batch_size,
-        "--workers", 0, "--epochs", 3, "--device", "cpu",
+        "--workers", 0, "--epochs", 2, "--device", "cpu",
     ]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False,
                           env={**_environment(), "OMP_NUM_THREADS": "1"})  # fmt: skip

@@ -174,17 +174,16 @@ class KeptBatches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple]:
-        """The batches; validation scales the labels in place, so these are copies."""
+        """The batches."""
         if self.kept:
-            for images, labels, *rest in self.kept:
-                yield images, labels.clone(), *rest
+            yield from self.kept
             return
         kept, size = [], 0
-        for images, labels, *rest in self.loader:
-            size += images.nbytes
+        for batch in self.loader:
+            size += batch[0].nbytes
             if size <= KEPT_BYTES:
-                kept.append((images, labels.clone(), *rest))
-            yield images, labels, *rest
+                kept.append(batch)
+            yield batch
         self.kept = kept if size <= KEPT_BYTES else None
 
 

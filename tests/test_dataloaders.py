@@ -275,7 +275,7 @@ def epochs(small, seed: int, workers: int, count: int = 2, state=None) -> tuple[
 
 @pytest.fixture
 def two_processors(monkeypatch):
-    monkeypatch.setattr("utils.dataloaders.os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -389,7 +389,7 @@ def test_spawned_workers_read_the_images_of_their_parent(small):
 
 
 def test_worker_count(monkeypatch):
-    monkeypatch.setattr("utils.dataloaders.os.sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)), raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert [count_workers(8, 16), count_workers(4, 16), count_workers(8, 1), count_workers(8, 3)] == [6, 4, 0, 3]
 

@@ -350,7 +350,7 @@ def test_cache(bench, tmp_path, monkeypatch):
 
 
 def test_workers(bench, monkeypatch):
-    monkeypatch.setattr("utils.dataloaders.os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
     assert [bench.prepared(workers=count).train_loader.num_workers for count in (0, 1, 9)] == [0, 1, 2]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
+from utils.background import usable_cores
 from utils.config import TrainOptions
 from utils.dataset import Item, LoadImagesAndLabels, Shapes, SplitPath
 from utils.distributed import World, current_world, first_rank_first, ranks
@@ -109,7 +109,7 @@ def seed_worker(_: int) -> None:
 
 def count_workers(wanted: int, batch_size: int) -> int:
     """Worker processes to start: not more than wanted, than images in a batch, or than processors per GPU or rank."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = usable_cores()
     sharers = max(torch.cuda.device_count(), current_world().local_size, 1)
     return min(processors // sharers, batch_size if batch_size > 1 else 0, wanted)
 
