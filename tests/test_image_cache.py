@@ -67,7 +67,7 @@ def test_cached_images_cannot_be_written_to(small):
 
 
 def test_unknown_cache_is_refused(small):
-    with pytest.raises(InputError, match="'tape'.*auto, ram, disk, none"):
+    with pytest.raises(InputError, match=r"'tape'.*auto, ram, disk, none"):
         LoadImagesAndLabels(small, cache_images="tape")
 
 

@@ -177,7 +177,7 @@ class LoadImagesAndLabels(Dataset):
         """Keep the resized images in memory or on disk, see the class; None where they are not kept."""
         if kind == "none":
             return None
-        sizes = np.array([resized_shape(*size, self.img_size) for size in self.shapes.tolist()])
+        sizes = np.array([resized_shape(width, height, self.img_size) for width, height in self.shapes.tolist()])
         if kind != "disk":
             return cache_in_memory(self._read_resized, sizes, prefix, wanted=kind == "ram")
         use = "training" if self.augment else "validation"  # they resize in different ways

@@ -24,9 +24,13 @@ class MosaicSource(Protocol):
     img_size: int
     mosaic_border: tuple[int, int]
     indices: Sequence[int]
-    labels: Sequence[np.ndarray]
-    segments: Sequence[Segments]
     hyp: Mapping[str, float]
+
+    @property
+    def labels(self) -> Sequence[np.ndarray]: ...
+
+    @property
+    def segments(self) -> Sequence[Segments]: ...
 
     def load_image(self, index: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]: ...
 
