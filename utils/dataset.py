@@ -139,9 +139,9 @@ class LoadImagesAndLabels(Dataset):
         upside_down, mirrored = (
             self.augment and random.random() < self.hyp.get(name, 0.0) for name in ("flipud", "fliplr")
         )
-        image = scene.draw(upside_down, mirrored)
+        image = scene.render(upside_down, mirrored)
         if blended is not None:
-            image, labels = mixup(image, labels, blended[0].draw(upside_down, mirrored), blended[1])
+            image, labels = mixup(image, labels, blended[0].render(upside_down, mirrored), blended[1])
         if self.augment:
             colours = draw_colours(*(self.hyp.get(name, 0.0) for name in ("hsv_h", "hsv_s", "hsv_v")))
             image = image if colours is None else recolour(image, colours)

@@ -38,7 +38,7 @@ class MosaicSource(Protocol):
 def draw_mosaic(dataset: MosaicSource, index: int) -> tuple[Scene, np.ndarray]:
     """Place image ``index`` and three random ones around a random point of a canvas, and choose a warp of it.
 
-    All random numbers are drawn here; the pixels come later, from ``Scene.draw``.
+    All random numbers are drawn here; the pixels come later, from ``Scene.render``.
 
     Returns:
         The scene, of side s = ``img_size`` (one less if that is odd), on a canvas of side 2 s; and rows (N, 5): class,
