@@ -57,7 +57,7 @@ def cache_in_memory(read: Read, sizes: np.ndarray, prefix: str = "", wanted: boo
     """Read all images into memory that loader processes share.
 
     Args:
-        read: gives the resized image of a number, of the size that ``sizes`` has for it. sizes: (N, 2) width and height of each.
+        read: gives the resized image of a number. sizes: (N, 2) its width and height, which must be right.
         wanted: the user asked for it; otherwise it is only done where the images fit comfortably.
 
     Returns:
