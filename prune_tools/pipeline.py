@@ -63,7 +63,7 @@ class PipelineOptions:
         "auto",
         "keep images in memory (ram; auto: where they fit comfortably), on disk (disk) or not (none)",
         choices=["auto", "ram", "disk", "none"],
-    )
+    )  # fmt: skip
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     workers: int = option(8, "most data loading processes")
     seed: int = option(0, "seed of all random numbers")

@@ -145,7 +145,7 @@ def test_colours_looked_up_plane_by_plane_are_those_of_one_table():
     tables = draw_colours(0.5, 0.9, 0.9)
     hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), np.ascontiguousarray(tables.T)[None])
     np.testing.assert_array_equal(recolour(image, tables), cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR))
-    four = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)  # as scenes are drawn
+    four = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)  # as scenes are rendered
     np.testing.assert_array_equal(recolour(four, tables), recolour(image, tables))
     assert draw_colours(0, 0, 0) is None
 
@@ -205,7 +205,7 @@ def test_mosaic_labels_lie_on_their_objects(segments):
     seen = 0
     for _ in range(20):
         scene, labels = draw_mosaic(dataset, 0)
-        image = scene.draw()
+        image = scene.render()
         assert image.shape[:2] == (64, 64)
         for row in labels:
             x1, y1, x2, y2 = row[1:].round().astype(int)

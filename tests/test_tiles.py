@@ -67,15 +67,15 @@ def test_items_equal_those_made_in_two_steps(splits, kind, changes, side):
 def test_flips_are_exact_where_nothing_else_is_done():
     image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
     scene = Scene([Tile(image)], (20, 30), np.eye(3), (20, 30))
-    assert scene.draw() is image
+    assert scene.render() is image
     for upside_down, mirrored, code in ((True, False, 0), (False, True, 1), (True, True, -1)):
-        np.testing.assert_array_equal(scene.draw(upside_down, mirrored)[..., :3], cv2.flip(image, code))
+        np.testing.assert_array_equal(scene.render(upside_down, mirrored)[..., :3], cv2.flip(image, code))
 
 
 def test_a_warp_that_shows_nothing_is_grey():
     image = np.zeros((20, 30, 3), np.uint8)
     away = np.array([[1, 0, 500], [0, 1, 0], [0, 0, 1.0]])
-    picture = Scene([Tile(image)], (20, 30), away, (20, 30)).draw()
+    picture = Scene([Tile(image)], (20, 30), away, (20, 30)).render()
     assert picture.shape[:2] == (20, 30) and (picture == 114).all()
 
 
@@ -86,5 +86,5 @@ def test_the_canvas_is_laid_out_where_it_is_seen_only(monkeypatch):
     image = np.zeros((100, 100, 3), np.uint8)
     tiles = [Tile(image, x, y) for x in (0, 100) for y in (0, 100)]
     twice = np.array([[2, 0, -100], [0, 2, -100], [0, 0, 1.0]])
-    Scene(tiles, (200, 200), twice, (100, 100)).draw(mirrored=True)
+    Scene(tiles, (200, 200), twice, (100, 100)).render(mirrored=True)
     assert laid_out and max(max(shape) for shape in laid_out) <= 56

@@ -139,9 +139,9 @@ class LoadImagesAndLabels(Dataset):
         upside_down, mirrored = (
             self.augment and random.random() < self.hyp.get(name, 0.0) for name in ("flipud", "fliplr")
         )
-        image = scene.draw(upside_down, mirrored)
+        image = scene.render(upside_down, mirrored)
         if blended is not None:
-            image, labels = mixup(image, labels, blended[0].draw(upside_down, mirrored), blended[1])
+            image, labels = mixup(image, labels, blended[0].render(upside_down, mirrored), blended[1])
         if self.augment:
             colours = draw_colours(*(self.hyp.get(name, 0.0) for name in ("hsv_h", "hsv_s", "hsv_v")))
             image = image if colours is None else recolour(image, colours)
@@ -177,7 +177,7 @@ class LoadImagesAndLabels(Dataset):
         """Keep the resized images in memory or on disk, see the class; None where they are not kept."""
         if kind == "none":
             return None
-        sizes = np.array([resized_shape(*size, self.img_size) for size in self.shapes.tolist()])
+        sizes = np.array([resized_shape(width, height, self.img_size) for width, height in self.shapes.tolist()])
         if kind != "disk":
             return cache_in_memory(self._read_resized, sizes, prefix, wanted=kind == "ram")
         use = "training" if self.augment else "validation"  # they resize in different ways

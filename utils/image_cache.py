@@ -32,8 +32,7 @@ class ImageStore:
 
     def __init__(self, memory: SharedBytes, sizes: np.ndarray) -> None:
         """Look at ``memory`` as images of ``sizes`` (N, 2), width and height."""
-        self._memory, self._sizes = memory, sizes
-        self._ends = np.cumsum(3 * sizes.prod(1, dtype=np.int64))
+        self._memory, self._sizes, self._ends = memory, sizes, ends_of(sizes)
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -46,9 +45,9 @@ class ImageStore:
         return view
 
 
-def bytes_of(sizes: np.ndarray) -> int:
-    """Memory that images of these sizes (N, 2) take."""
-    return int(3 * sizes.prod(1, dtype=np.int64).sum())
+def ends_of(sizes: np.ndarray) -> np.ndarray:
+    """Where each image of these sizes (N, 2) ends, in bytes from the start of the first."""
+    return np.cumsum(3 * sizes.prod(1, dtype=np.int64))
 
 
 # -- in memory -----------------------------------------------------------------------------------------------------
@@ -58,7 +57,7 @@ def cache_in_memory(read: Read, sizes: np.ndarray, prefix: str = "", wanted: boo
     """Read all images into memory that loader processes share.
 
     Args:
-        read: gives the resized image of a number. sizes: (N, 2) width and height of each.
+        read: gives the resized image of a number. sizes: (N, 2) its width and height, which must be right.
         wanted: the user asked for it; otherwise it is only done where the images fit comfortably.
 
     Returns:
@@ -69,7 +68,8 @@ def cache_in_memory(read: Read, sizes: np.ndarray, prefix: str = "", wanted: boo
     """
     world = current_world()
     copies = world.local_size if world.local_rank <= 0 else world.local_size - 1  # the first rank has its own by then
-    needed, available = bytes_of(sizes), available_memory()
+    ends, available = ends_of(sizes), available_memory()
+    needed = int(ends[-1])
     share = SHARE if wanted else COMFORTABLE_SHARE
     fits = needed * copies <= share * available if available is not None else wanted
     free = "an unknown amount" if available is None else f"{available / GIGABYTE:.1f} GB"
@@ -83,17 +83,15 @@ def cache_in_memory(read: Read, sizes: np.ndarray, prefix: str = "", wanted: boo
         LOGGER.info(f"{reason}. They are read anew each time; --cache disk keeps them decoded")
         return None
     memory = shared_memory(needed)
-    store = ImageStore(memory, sizes)
 
     def fill(number: int) -> None:
-        pixels = _checked(read(number), number, sizes)
-        end = int(store._ends[number])
-        memory.array[end - pixels.size : end] = pixels.ravel()
+        pixels = read(number)
+        memory.array[ends[number] - pixels.size : ends[number]] = pixels.ravel()
 
     _in_threads(fill, len(sizes), prefix)
     remark = "" if wanted else "; --cache none leaves that out"
     LOGGER.info(f"{prefix}Keeping {len(sizes)} images in memory ({needed / GIGABYTE:.2f} GB, {free} was free){remark}")
-    return store
+    return ImageStore(memory, sizes)
 
 
 # -- on disk -------------------------------------------------------------------------------------------------------
@@ -109,7 +107,7 @@ def cache_on_disk(read: Read, sizes: np.ndarray, place: Path, digest: str, prefi
     Raises:
         InputError: too little space is free, or the file cannot be written.
     """
-    needed, head = bytes_of(sizes), FILE_MARK + digest.encode() + b"\n"
+    needed, head = int(ends_of(sizes)[-1]), FILE_MARK + digest.encode() + b"\n"
     if place.is_file():
         try:
             store = ImageStore(MappedFile(place, head, needed), sizes)
@@ -133,25 +131,18 @@ def cache_on_disk(read: Read, sizes: np.ndarray, place: Path, digest: str, prefi
 
 
 def _write(read: Read, sizes: np.ndarray, draft: Path, head: bytes, prefix: str) -> None:
-    ends = len(head) + np.cumsum(3 * sizes.prod(1, dtype=np.int64))
+    ends = len(head) + ends_of(sizes)
     turn = threading.Lock()
     with open(draft, "wb") as stream:
         stream.write(head)
 
         def store(number: int) -> None:
-            pixels = _checked(read(number), number, sizes)
+            pixels = read(number)
             with turn:  # ordinary writes: a full disk is an error, where with mapped memory it would end the process
                 stream.seek(int(ends[number]) - pixels.size)
                 stream.write(np.ascontiguousarray(pixels).data)
 
         _in_threads(store, len(sizes), prefix)
-
-
-def _checked(image: np.ndarray, number: int, sizes: np.ndarray) -> np.ndarray:
-    width, height = sizes[number]
-    if image.shape != (height, width, 3):
-        raise InputError(f"image {number} changed its size since the labels were read: start again")
-    return image
 
 
 def _in_threads(work: Callable[[int], None], count: int, prefix: str) -> None:

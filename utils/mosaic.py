@@ -24,9 +24,13 @@ class MosaicSource(Protocol):
     img_size: int
     mosaic_border: tuple[int, int]
     indices: Sequence[int]
-    labels: Sequence[np.ndarray]
-    segments: Sequence[Segments]
     hyp: Mapping[str, float]
+
+    @property
+    def labels(self) -> Sequence[np.ndarray]: ...
+
+    @property
+    def segments(self) -> Sequence[Segments]: ...
 
     def load_image(self, index: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]: ...
 
@@ -34,7 +38,7 @@ class MosaicSource(Protocol):
 def draw_mosaic(dataset: MosaicSource, index: int) -> tuple[Scene, np.ndarray]:
     """Place image ``index`` and three random ones around a random point of a canvas, and choose a warp of it.
 
-    All random numbers are drawn here; the pixels come later, from ``Scene.draw``.
+    All random numbers are drawn here; the pixels come later, from ``Scene.render``.
 
     Returns:
         The scene, of side s = ``img_size`` (one less if that is odd), on a canvas of side 2 s; and rows (N, 5): class,

@@ -28,7 +28,7 @@ class Tile(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """A picture that is not drawn yet: tiles on a canvas of a size, seen through a warp.
+    """A picture that is not rendered yet: tiles on a canvas of a size, seen through a warp.
 
     Attributes:
         tiles: they do not overlap; what lies beyond the canvas is cut off. canvas: (height, width).
@@ -40,7 +40,7 @@ class Scene(NamedTuple):
     matrix: np.ndarray
     size: tuple[int, int]
 
-    def draw(self, upside_down: bool = False, mirrored: bool = False) -> np.ndarray:
+    def render(self, upside_down: bool = False, mirrored: bool = False) -> np.ndarray:
         """The picture (height, width, 3 or 4): BGR, and a fourth channel that means nothing; not to be written to.
 
         Flips are part of the warp. Only that part of the canvas is laid out which is seen in the picture.
