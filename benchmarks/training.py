@@ -152,9 +152,11 @@ def _loops(options: TrainingOptions) -> list[Figure]:
     data = check_dataset(options.data)
     ours, plain = (Loop(options, data["train"], data["names"], way) for way in (False, True))
     ours.batch = plain.batch  # so that the losses can be compared
+    ours.step()
+    plain.step()
+    apart = abs(ours.loss - plain.loss) / plain.loss  # later the rounding of the first steps has grown
     count, unit = options.batches * options.batch_size, "images/s"
     step = in_turns({"ours": ours.steps, "plain": plain.steps}, options.repetitions, time.process_time)
-    apart = abs(ours.loss - plain.loss) / plain.loss
     seconds = in_turns({"ours": ours.train, "plain": plain.train}, options.repetitions, time.process_time)
     what = f"{Path(options.cfg).stem}, {options.imgsz} px, batch {options.batch_size}, CPU time of one thread"
     same = (
