@@ -4,6 +4,7 @@
 #   make demo                     draw a data set; train, sparsify, prune and fine-tune a detector on it; print the table
 #   make test                     the tests
 #   make check                    lint, types, import rule, tests
+#   make bench                    all measurements of docs/BENCHMARKS.md, in about ten minutes
 #   make test PYTHON=python3.12   another Python for a new .venv
 #   make test VENV=/some/env      an environment of your own, taken as it is: nothing is installed into it
 #   make test ARGS="-k nms -x"    further arguments for the command
@@ -23,10 +24,10 @@ endif
 # Commands get the interpreter by an absolute path, because some of them start further processes elsewhere.
 RUN := "$(abspath $(VENV))/bin/python"
 
-.PHONY: help demo test check lint types imports format clean
+.PHONY: help demo test check bench lint types imports format clean
 
 help:
-	@sed -n '4,9s/^# *//p' Makefile
+	@sed -n '4,10s/^# *//p' Makefile
 
 demo: $(RUNTIME)
 	$(RUN) data/scripts/draw_mask_demo.py
@@ -36,6 +37,9 @@ test: $(TOOLS)
 	$(RUN) -m pytest -q $(ARGS)
 
 check: lint types imports test
+
+bench: $(RUNTIME)
+	$(RUN) -m benchmarks
 
 lint: $(TOOLS)
 	$(RUN) -m ruff check .

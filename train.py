@@ -76,10 +76,13 @@ class Trainer:
         from models.transfer import build_model, freeze_layers
         from utils.autobatch import resolve_batch_size
         from utils.checks import check_dataset, check_file, check_img_size
+        from utils.compilation import check_compiler, compile_model
         from utils.device import seed_everything
         from utils.distributed import parallel
 
         options = self.options
+        if options.compile:
+            check_compiler(self.device)
         self.callbacks.run("on_pretrain_routine_start")
         self.data = check_dataset(options.data, allow_scripts=options.allow_download_scripts)
         weights = options.resume or options.weights
@@ -104,6 +107,8 @@ class Trainer:
         elif self.world.is_main:
             self._study_labels(model)
         self.state.forward = parallel(model, self.device, options.sync_bn)
+        if options.compile:
+            compile_model(model)
         if self.world.is_main:
             self.callbacks.run("on_pretrain_routine_end")
 
@@ -177,7 +182,6 @@ class Trainer:
             f"Logging results to {colorstr('bold', str(self.folder.path))}\n"
             f"Starting training for {options.epochs} epochs..."
         )
-        state.writer = self.loggers.writer if self.loggers is not None else None
         self.callbacks.run("on_training_ready", state)
         self.callbacks.run("on_train_start")
         state.epoch, stop = self.start_epoch - 1, self.stopper.stopped
@@ -215,6 +219,7 @@ class Trainer:
         from utils.metrics import fitness
 
         state, options, epoch = self.state, self.options, self.state.epoch
+        state.writer = self.loggers.writer if self.loggers is not None else None  # loads TensorBoard
         self.callbacks.run("on_train_epoch_end", epoch=epoch)
         state.ema.update_attr(state.model, include=CHECKPOINT_ATTRIBUTES)
         final = epoch + 1 == options.epochs or self.stopper.possible_stop

@@ -111,9 +111,11 @@ def process_batch(detections: torch.Tensor, labels: torch.Tensor, iouv: torch.Te
     Returns:
         bool (N, T).
     """
+    import torch
+
     from utils.metrics import match_predictions
 
-    return match_predictions(detections, labels, iouv)
+    return torch.from_numpy(match_predictions(detections, labels, iouv)).to(detections.device)
 
 
 def make_loader(options: ValOptions, data: dict[str, Any], image_size: int, stride: int, square: bool = False) -> Any:
@@ -130,6 +132,8 @@ def make_loader(options: ValOptions, data: dict[str, Any], image_size: int, stri
 
 def open_model(options: ValOptions, data: dict[str, Any]) -> tuple[Any, dict[int, str]]:
     """The model of ``options.weights`` and its class names. Raises InputError when the data set has other classes."""
+    import torch
+
     from models.backends import DetectMultiBackend
     from utils.device import select_device
 
@@ -142,6 +146,7 @@ def open_model(options: ValOptions, data: dict[str, Any]) -> tuple[Any, dict[int
             f"{weights} knows {len(model.names)} classes but {options.data} has {data['nc']}: "
             "validate with the data set that the model was trained on"
         )
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, model.names
 
 
@@ -226,6 +231,7 @@ def evaluate(
     import torch
     from tqdm import tqdm
 
+    from utils.background import BackgroundDrawing
     from utils.engine import tqdm_is_quiet
     from utils.evaluator import Evaluation
 
@@ -234,22 +240,24 @@ def evaluate(
     caller = model.eval()
     if options.half and next(model.parameters(), torch.zeros(0).half()).dtype != torch.half:
         model = copy.deepcopy(model).half()  # the caller's weights are not rounded
-    evaluation = Evaluation(model, options, data, names, folder, plots, callbacks, compute_loss)
     header = "%20s" + "%11s" * 6
     if not training or not tqdm_is_quiet():
         LOGGER.info(header, *HEADER)
-    callbacks.run("on_val_start")
-    with torch.no_grad():
+    with torch.no_grad(), BackgroundDrawing() as draw:
+        drawing = draw if plots else None
+        evaluation = Evaluation(model, options, data, names, folder, drawing, callbacks, compute_loss)
+        callbacks.run("on_val_start")
         for number, batch in enumerate(tqdm(loader, disable=None, leave=False, bar_format="{l_bar}{bar:10}{r_bar}")):
             callbacks.run("on_val_batch_start")
             evaluation.batch(number, batch)
             callbacks.run("on_val_batch_end")
-    metrics = evaluation.scores.compute(plots, folder)
-    metrics.log(names, per_class=len(names) > 1 and (options.verbose or (len(names) < 50 and not training)))
+        metrics = evaluation.scores.compute(plots, folder, draw)
+        metrics.log(names, per_class=len(names) > 1 and (options.verbose or (len(names) < 50 and not training)))
+        if plots:
+            evaluation.confusion.plot(save_dir=folder, names=list(names.values()), draw=draw)
+            draw.finish()
+            callbacks.run("on_val_end")
     milliseconds = tuple(1e3 * seconds / max(metrics.images, 1) for seconds in evaluation.seconds)
-    if plots:
-        evaluation.confusion.plot(save_dir=folder, names=list(names.values()))
-        callbacks.run("on_val_end")
     caller.train(was_training)
     precision, recall, map50, map50_95 = metrics.mean()
     if not training:

@@ -8,6 +8,8 @@ The first epoch warms up and is not counted. Figures of a busy machine vary: com
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import statistics
 import sys
@@ -37,6 +39,7 @@ class BenchmarkOptions:
     workers: int = option(8, "most data loading processes")
     cache: str | None = option(None, "keep resized images in memory ('ram')", nargs="?", const="ram", choices=["ram"])
     device: str = option("", "cpu, cuda device number such as 0, or mps")
+    output: str = option("", "JSON file for the result")
 
 
 class Stopwatch:
@@ -77,12 +80,13 @@ def main(options: BenchmarkOptions) -> dict[str, float]:
 
     data = check_dataset(options.data)
     images, val_images = (len(find_images(data[split])) for split in ("train", "val"))
+    chosen = {name: value for name, value in vars(options).items() if name != "output"}
     watch, callbacks = Stopwatch(), Callbacks()
     callbacks.register_action("on_train_epoch_start", callback=watch.start)
     callbacks.register_action("on_train_epoch_end", callback=watch.end_training)
     callbacks.register_action("on_fit_epoch_end", callback=watch.end_epoch)
     with tempfile.TemporaryDirectory() as folder:
-        train.main(build(TrainOptions, weights="", project=folder, noplots=True, **vars(options)), callbacks)
+        train.main(build(TrainOptions, weights="", project=folder, noplots=True, **chosen), callbacks)
     training, validation = statistics.median(watch.training[1:]), statistics.median(watch.validation[1:])
     result = {
         "train_images_per_second": images / training,
@@ -90,6 +94,8 @@ def main(options: BenchmarkOptions) -> dict[str, float]:
         "seconds_per_epoch": training,
         "peak_memory_gb": peak_memory(),
     }
+    if options.output and int(os.environ.get("RANK", 0)) == 0:
+        Path(options.output).write_text(json.dumps(result), encoding="utf-8")
     LOGGER.info("\n" + "\n".join(f"{name:26s} {value:9.2f}" for name, value in result.items()))
     return result
 

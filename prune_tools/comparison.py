@@ -17,21 +17,23 @@ GFLOPS_IMAGE_SIZE = 640  # pixels; as YOLOv5 prints its models
 
 @dataclass
 class Row:
-    """One model of the table."""
+    """One model of the table. Accuracy and time are None where they were not measured."""
 
     step: str
-    precision: float
-    recall: float
-    map50: float
-    map: float
+    precision: float | None
+    recall: float | None
+    map50: float | None
+    map: float | None
     parameters: int
     gflops: float  # at GFLOPS_IMAGE_SIZE
-    milliseconds: float  # median for one image, batch 1
+    milliseconds: float | None  # median for one image, batch 1
     weights: str
 
 
-def row_of(step: str, model: nn.Module, metrics: Sequence[float], milliseconds: float, weights: str) -> Row:
-    """The row of a model that has been validated (P, R, mAP50, mAP50-95, ...) and timed."""
+def row_of(
+    step: str, model: nn.Module, metrics: Sequence[float | None], milliseconds: float | None, weights: str
+) -> Row:
+    """The row of a model that has been validated (P, R, mAP50, mAP50-95, ...) and timed, or neither."""
     from utils.model_info import count_parameters, gflops
 
     precision, recall, map50, map_ = metrics[:4]
@@ -67,9 +69,14 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
         ("step", "P", "R", "mAP50", "mAP50-95", "params", f"GFLOPs at {GFLOPS_IMAGE_SIZE}", "ms / image")
     ]
     for row in rows:
-        accuracy = (f"{value:.3f}" for value in (row.precision, row.recall, row.map50, row.map))
-        lines.append((row.step, *accuracy, f"{row.parameters:,}", f"{row.gflops:.2f}", f"{row.milliseconds:.1f}"))
+        accuracy = (shown(value, ".3f") for value in (row.precision, row.recall, row.map50, row.map))
+        lines.append((row.step, *accuracy, f"{row.parameters:,}", f"{row.gflops:.2f}", shown(row.milliseconds, ".1f")))
     return lines
+
+
+def shown(value: float | None, form: str) -> str:
+    """A figure as text, ``-`` where it was not measured."""
+    return "-" if value is None else format(value, form)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -91,8 +98,8 @@ def save_csv(rows: Sequence[Any], path: Path) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def save_picture(rows: list[Row], path: Path) -> None:
-    """Bars: accuracy of each model on the left; parameters, GFLOPs and time relative to the first on the right."""
+def save_picture(rows: list[Any], path: Path) -> None:
+    """Bars for Rows that were measured: accuracy on the left, parameters, GFLOPs and time relative to the first."""
     from utils.charts import new_figure, save_figure
 
     figure = new_figure(11, 4)

@@ -44,7 +44,8 @@ class Walk:
 
     def _prepared(self, value: Tensor) -> Tensor:
         if value.dtype == torch.uint8:  # images
-            return value.to(self.weight.device).to(self.weight.dtype) / 255
+            images = value.to(self.weight.device).to(self.weight.dtype) / 255
+            return images.contiguous(memory_format=torch.channels_last)  # which all outputs then are
         return value
 
     def advance(self, number: int) -> None:

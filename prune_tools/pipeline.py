@@ -60,8 +60,10 @@ class PipelineOptions:
     sr: float | None = option(None, "rate of --penalty l1 or prox; default: found out by itself", type=float)
     reconstruct: int = option(192, "training images on which the pruned layers are re-fitted; 0 = off")
     cache: str = option(
-        "ram", "keep images in memory (ram), decoded on disk (disk) or not (none)", choices=["ram", "disk", "none"]
-    )
+        "auto",
+        "keep images in memory (ram; auto: where they fit comfortably), on disk (disk) or not (none)",
+        choices=["auto", "ram", "disk", "none"],
+    )  # fmt: skip
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     workers: int = option(8, "most data loading processes")
     seed: int = option(0, "seed of all random numbers")
@@ -211,7 +213,7 @@ class Pipeline:
             "data": options.data, "imgsz": options.imgsz, "batch_size": options.batch_size,
             "device": options.device, "workers": options.workers, "seed": options.seed, "project": str(self.folder),
             "name": self.places[step].name, "exist_ok": True,
-            "cache": None if options.cache == "none" else options.cache,
+            "cache": options.cache,
             "resume": str(unfinished) if resumable(unfinished) else False,
         }  # fmt: skip
         if options.hyp:

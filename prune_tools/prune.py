@@ -49,6 +49,7 @@ TIMING_SECONDS = 0.5  # for each network
 class PruneOptions(PlanOptions, PruningOptions):
     """Options of prune.py."""
 
+    noval: bool = option(False, "neither validate nor time: the report shows what was removed, but no accuracy")
     sweep: str = option("", "run folder of sweep.py whose curve goes into report.html")
     sensitivity: str = option("", "run folder of sensitivity.py whose figures go into report.html")
 
@@ -103,11 +104,13 @@ def measure(
     loader: Any,
     folder: Path,
 ) -> list[Row]:
-    """Validate and time networks (by step, with the name of their file); the rows of the table."""
+    """Validate and time networks (by step, with the name of their file) if wanted; the rows of the table."""
     import val
     from prune_tools.comparison import row_of
     from prune_tools.latency import prepare, time_calls
 
+    if options.noval:
+        return [row_of(step, network, [None] * 4, None, file) for step, (network, file) in networks.items()]
     with warnings_only():
         calls = {step: prepare(network, options.imgsz) for step, (network, _) in networks.items()}
     times = time_calls(calls, TIMING_SECONDS)
@@ -148,6 +151,8 @@ def report_of(
         notes=[plan.summary(), *pruning.notes],
         surveys=surveys,
     )
+    if options.noval:
+        return report
     checkpoints = {row.step: row.weights for row in rows}
     report.show_detections(checkpoints, find_images(data["val"]), options.imgsz, options.device)
     return report

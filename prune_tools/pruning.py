@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from prune_tools.calibration import Batch
     from prune_tools.groups import ChannelGroup
     from prune_tools.plan import Plan
+    from prune_tools.reconstruction import Recording
     from prune_tools.tracing import Trace
     from prune_tools.yolo_pruned import Cut
 
+CHECKED_IMAGES = 4  # on which surgery is checked: what is wrong is wrong on each of them
 DEFAULT_CFG = str(ROOT / "models/yolov5n_mask.yaml")
 
 
@@ -221,9 +223,10 @@ class Pruning:
         return pruned
 
     def cut(self, images: torch.Tensor) -> tuple[DetectionModel, DetectionModel]:
-        """The narrowed and the masked full-width network, checked against each other on ``images``."""
+        """The narrowed and the masked full-width network, checked against each other on the first of ``images``."""
         from prune_tools.yolo_pruned import check_surgery, mask_model
 
+        images = images[:CHECKED_IMAGES]
         masked, pruned = mask_model(self.full, self.groups, self.plan), self.narrow()
         absolute, relative = check_surgery(pruned, masked, images)
         self._note(
@@ -232,10 +235,16 @@ class Pruning:
         )
         return pruned, masked
 
-    def repair(self, pruned: DetectionModel, options: PruningOptions, batches: Sequence[Batch]) -> None:
+    def repair(
+        self,
+        pruned: DetectionModel,
+        options: PruningOptions,
+        batches: Sequence[Batch],
+        recording: Recording | None = None,
+    ) -> None:
         """Give accuracy back without training, in place: fold constants, re-fit the layers, estimate batch norm.
 
-        ``batches`` are those of ``repair_batches``.
+        ``batches`` are those of ``repair_batches``; ``recording`` is as in ``reconstruct``.
         """
         from prune_tools.calibration import BATCH_SIZE, recalibrate
         from prune_tools.folding import fold_constants
@@ -245,7 +254,8 @@ class Pruning:
             self._note(fold_constants(self.full, pruned, self.trace, self.groups, self.plan).summary())
         if options.reconstruct:
             chosen = batches[: math.ceil(options.reconstruct / BATCH_SIZE)]
-            self._note(reconstruct(self.full, pruned, self.trace, self.cuts, chosen).summary())
+            result = reconstruct(self.full, pruned, self.trace, self.cuts, chosen, recording=recording)
+            self._note(result.summary())
         if options.recalibrate:
             recalibrate(pruned, batches[: math.ceil(options.recalibrate / BATCH_SIZE)])
 

@@ -31,9 +31,11 @@ from prune_tools.calibration import Batch
 from prune_tools.layer_walk import Walk, affordable_images
 from prune_tools.tracing import Trace
 from prune_tools.yolo_pruned import Cut
+from utils.image_cache import available_memory
 from utils.log import LOGGER
 
 PLACES = 96  # output positions per image and convolution
+RECORDING_SHARE = 0.25  # of the free memory that a recording may fill
 RIDGE = 0.01  # pull towards the old weights, as a share of the mean square of a regressor
 
 
@@ -67,11 +69,22 @@ class _InputSeen(Exception):
 class Sample:
     """Places in one batch and the output of the unpruned network there.
 
-    ``places``: (B, P) indices into the flattened map; ``values``: (B * P, C), C being the channels that stay.
+    ``places``: (B, P) indices into the flattened map; ``values``: (B * P, C).
     """
 
     places: Tensor
     values: Tensor
+
+
+Recording = dict[str, list[Sample]]  # what the unpruned network gives: by path of the convolution, for each batch
+
+
+def empty_recording(full: DetectionModel, images: int, places: int = PLACES) -> Recording | None:
+    """Where several calls of ``reconstruct`` may keep what ``full`` gives; None where memory is too short for that."""
+    convolutions = [module for module in full.modules() if isinstance(module, nn.Conv2d)]
+    size = sum(module.out_channels for module in convolutions) * images * places * convolutions[0].weight.itemsize
+    free = available_memory()
+    return {} if free is not None and size < RECORDING_SHARE * free else None
 
 
 class Regression:
@@ -159,7 +172,7 @@ class Refit:
 
     def __init__(
         self, full: DetectionModel, pruned: DetectionModel, trace: Trace, cuts: Mapping[str, Cut],
-        batches: Sequence[Batch], ridge: float, places: int, seed: int,
+        batches: Sequence[Batch], ridge: float, places: int, seed: int, recording: Recording | None,
     ) -> None:  # fmt: skip
         self.full, self.narrow = dict(full.named_modules()), dict(pruned.named_modules())
         images = [batch.images for batch in batches]
@@ -174,34 +187,43 @@ class Refit:
                 self.order[int(step.name.split(".")[1])].append(step.name)
         self.changed = False  # whether the inputs of what comes next differ from the full network's
         self.result = Reconstruction(sum(map(len, images)))
+        self.recording: Recording = {} if recording is None else recording
+        self.keeps = recording is not None
+        paths = [path for layer in self.order.values() for path in layer]
+        self.known = all(len(self.recording.get(path, ())) == len(images) for path in paths)
 
     def layer(self, number: int) -> None:
         """Solve the convolutions of one layer and send both networks through it."""
-        samples: dict[str, list[Sample]] = defaultdict(list)
-        hooks = [self.full[path].register_forward_hook(self._recorder(path, samples)) for path in self.order[number]]
+        samples = self.recording if self.known else self._record(number)
+        for path in self.order[number]:
+            cut = self.cuts.get(path)
+            self.changed |= cut is not None and cut.inputs is not None
+            if self.changed:
+                self._solve(number, path, samples[path])
+        self.narrow_walk.advance(number)
+
+    def _record(self, number: int) -> Recording:
+        """Send the full network through one layer; what its convolutions give is kept where that is wanted."""
+        samples: Recording = {path: [] for path in self.order[number]}
+        hooks = [self.full[path].register_forward_hook(self._recorder(path, samples)) for path in samples]
         try:
             self.full_walk.advance(number)
         finally:
             for hook in hooks:
                 hook.remove()
-        for path in self.order[number]:
-            cut = self.cuts.get(path)
-            self.changed |= cut is not None and cut.inputs is not None
-            if self.changed:
-                self._solve(number, path, samples.pop(path))
-        self.narrow_walk.advance(number)
+        if self.keeps:
+            self.recording.update(samples)
+        return samples
 
-    def _recorder(self, path: str, samples: dict[str, list[Sample]]) -> Callable[..., None]:
+    def _recorder(self, path: str, samples: Recording) -> Callable[..., None]:
         """A forward hook that notes the output of the full network's convolution ``path`` at places of its focus."""
-        cut = self.cuts.get(path)
-        kept = None if cut is None else cut.outputs
 
         def record(_: nn.Module, __: Any, output: Tensor) -> None:
             height, width = output.shape[2:]
             focus = nn.functional.adaptive_avg_pool2d(self.focus[len(samples[path])], (height, width)).flatten(1)
             count = min(self.places, focus.shape[1])
             places = focus.multinomial(count, replacement=True, generator=self.generator).to(output.device)
-            maps = output.flatten(2) if kept is None else output.flatten(2)[:, kept.to(output.device)]
+            maps = output.flatten(2)
             values = maps.gather(2, places[:, None].expand(-1, maps.shape[1], -1))  # (B, C, P)
             samples[path].append(Sample(places, values.transpose(1, 2).flatten(0, 1)))
 
@@ -209,9 +231,11 @@ class Refit:
 
     def _solve(self, number: int, path: str, samples: Sequence[Sample]) -> None:
         module: Any = self.narrow[path]
+        cut = self.cuts.get(path)
+        kept = slice(None) if cut is None or cut.outputs is None else cut.outputs
         regression = Regression(module)
         for inputs, sample in zip(self._inputs(number, module), samples, strict=True):
-            regression.add(inputs, sample)
+            regression.add(inputs, Sample(sample.places, sample.values[:, kept]))
         norm: Any = self.narrow[self.norms[path]] if path in self.norms else None
         constant = norm is not None or module.bias is not None
         weights, constants, self.result.unexplained[path] = regression.solve(self.ridge, constant)
@@ -248,7 +272,7 @@ class Refit:
 @torch.no_grad()
 def reconstruct(
     full: DetectionModel, pruned: DetectionModel, trace: Trace, cuts: Mapping[str, Cut], batches: Sequence[Batch], *,
-    ridge: float = RIDGE, places: int = PLACES, seed: int = 0,
+    ridge: float = RIDGE, places: int = PLACES, seed: int = 0, recording: Recording | None = None,
 ) -> Reconstruction:  # fmt: skip
     """Re-fit every convolution of ``pruned`` whose inputs differ from those in ``full``, in place.
 
@@ -261,6 +285,8 @@ def reconstruct(
         ridge: pull towards the weights that are there, as a share of the mean square of a regressor.
         places: output positions sampled per image and convolution.
         seed: of the places.
+        recording: filled by the first call with what ``full`` gives; further calls with the same ``full``, batches,
+            places and seed then need not run it again.
 
     Returns:
         How much of each output could not be explained, before and after.
@@ -271,7 +297,7 @@ def reconstruct(
     if most is not None and most < sum(len(batch.images) for batch in batches):
         batches = batches[: max(most // len(batches[0].images), 1)]
         LOGGER.warning(f"Memory is short: re-fitting on {sum(len(batch.images) for batch in batches)} images only")
-    refit = Refit(full, pruned, trace, cuts, batches, ridge, places, seed)
+    refit = Refit(full, pruned, trace, cuts, batches, ridge, places, seed, recording)
     for number in tqdm(range(len(full.model)), "Re-fitting layers", disable=None, leave=False):
         refit.layer(number)
     return refit.result

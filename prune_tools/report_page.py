@@ -128,14 +128,18 @@ def _lines(lines: Sequence[str]) -> str:
 
 
 def _cards(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
-    """The figures that matter, the last model compared with the first."""
+    """The figures that matter and were measured, the last model compared with the first."""
     cards = []
     for name, title in (("parameters", "parameters"), ("gflops", "GFLOPs"), ("milliseconds", "time per image")):
         before, after = first[name], last[name]
+        if after is None:
+            continue
         change = f"{after / before - 1:+.0%}" if before else "-"
         scale, unit = {"parameters": (1e-6, " M"), "gflops": (1, ""), "milliseconds": (1, " ms")}[name]
         cards.append((change, title, f"{scale * before:.3g} → {scale * after:.3g}{unit}"))
     for name, title in (("map50", "mAP50"), ("map", "mAP50-95")):
+        if last[name] is None:
+            continue
         change = 100 * (last[name] - first[name])
         cards.append((f"{last[name]:.3f}", title, f"{first['step']} {first[name]:.3f}, {change:+.1f} points"))
     items = (

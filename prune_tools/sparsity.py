@@ -123,7 +123,10 @@ class SparsityPenalty:
             self._penalize_offsets(self.settings.sr_beta * self.batches)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Shrink the gammas that the optimizer has just moved; not called for steps that AMP skips."""
+        """Shrink the gammas that the optimizer has just moved; a step that AMP skips does not count."""
+        overflow = getattr(optimizer, "found_inf", None)  # fused optimizers skip by themselves
+        if overflow is not None and float(overflow):
+            return
         if self.polarizer is not None:
             self.polarizer.step(self.batches)
         elif self._rate_now():

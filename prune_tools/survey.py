@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -173,17 +174,16 @@ class KeptBatches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple]:
-        """The batches; validation scales the labels in place, so these are copies."""
+        """The batches."""
         if self.kept:
-            for images, labels, *rest in self.kept:
-                yield images, labels.clone(), *rest
+            yield from self.kept
             return
         kept, size = [], 0
-        for images, labels, *rest in self.loader:
-            size += images.nbytes
+        for batch in self.loader:
+            size += batch[0].nbytes
             if size <= KEPT_BYTES:
-                kept.append((images, labels.clone(), *rest))
-            yield images, labels, *rest
+                kept.append(batch)
+            yield batch
         self.kept = kept if size <= KEPT_BYTES else None
 
 
@@ -222,6 +222,7 @@ class Survey:
             self.data = {**self.data, "val": str(listed)}
         self._batches: KeptBatches | None = None
         self._repair: list[Any] = []
+        self._recording: Any = None
         self._whole: Any = None
 
     def _choose_images(self) -> tuple[list[str], bool]:
@@ -251,13 +252,18 @@ class Survey:
         }
 
     def _open_images(self) -> KeptBatches:
+        from prune_tools.reconstruction import empty_recording
+
         if self._batches is None:
             self._batches = KeptBatches(open_loader(self.options, self.data, self.model))
             self._repair = repair_batches(self.options, self.data, self.model)
+            self._recording = empty_recording(self.model, self.options.reconstruct)
         return self._batches
 
     def measure(self, plan: Any, ratio: float, layer: str = "", timed: bool = True) -> Point:
         """Prune by ``plan``, repair, validate, and time (in turns with the whole network); the point is recorded."""
+        import torch
+
         import val
         from prune_tools.costs import QUANTITIES
 
@@ -266,9 +272,11 @@ class Survey:
             pruning = Pruning(self.model, self.trace, self.groups, plan)
             network = pruning.narrow()
             if any(len(plan.removed(group)) for group in self.groups):
-                pruning.repair(network, self.options, self._repair)
+                pruning.repair(network, self.options, self._repair, self._recording)
+            fused = deepcopy(network).fuse()
+            fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             metrics, _, _ = val.run(
-                self.data, model=network, dataloader=batches, save_dir=self.folder, plots=False,
+                self.data, model=fused, dataloader=batches, save_dir=self.folder, plots=False,
                 **val_options(self.options),
             )  # fmt: skip
             times = self._time(network) if timed else (None, None)

@@ -9,8 +9,18 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.augmentations import augment_hsv, box_candidates, letterbox, mixup, random_perspective
-from utils.mosaic import copy_paste, load_mosaic, place_tile, warp_limits
+from utils.augmentations import (
+    augment_hsv,
+    box_candidates,
+    draw_colours,
+    letterbox,
+    mixup,
+    random_perspective,
+    recolour,
+    warp_limits,
+)
+from utils.mosaic import copy_paste, draw_mosaic, place_tile
+from utils.tiles import compose
 
 STILL = {"degrees": 0, "translate": 0, "scale": 0, "shear": 0, "perspective": 0}
 
@@ -130,6 +140,16 @@ def test_hsv_golden_vector_and_no_gain():
     assert (image == (0, 122, 216)).all() and np.random.get_state()[2] == state
 
 
+def test_colours_looked_up_plane_by_plane_are_those_of_one_table():
+    image = np.random.randint(0, 256, (61, 47, 3), np.uint8)
+    tables = draw_colours(0.5, 0.9, 0.9)
+    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), np.ascontiguousarray(tables.T)[None])
+    np.testing.assert_array_equal(recolour(image, tables), cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR))
+    four = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)  # as scenes are rendered
+    np.testing.assert_array_equal(recolour(four, tables), recolour(image, tables))
+    assert draw_colours(0, 0, 0) is None
+
+
 def test_mixup_blends_and_joins():
     first, second = (np.random.randint(0, 255, (16, 16, 3), np.uint8) for _ in range(2))
     np.random.seed(3)
@@ -146,18 +166,21 @@ def test_mixup_blends_and_joins():
 
 def test_place_tile_example():
     """side 640, centre (500, 700), an image of 640 x 480 to the top left."""
-    canvas = np.zeros((1280, 1280, 3), np.uint8)
     image = np.random.randint(1, 255, (480, 640, 3), np.uint8)
-    assert place_tile(canvas, image, 0, 500, 700) == (-140, 220)
+    tile = place_tile(image, 0, 500, 700)
+    assert (tile.x, tile.y) == (-140, 220)
+    canvas = compose([tile], (0, 0, 1280, 1280))[..., :3]
     np.testing.assert_array_equal(canvas[220:700, 0:500], image[:, 140:])
-    assert np.count_nonzero(canvas) == 480 * 500 * 3
+    canvas[220:700, 0:500] = 114
+    assert (canvas == 114).all()
 
 
 def test_four_tiles_meet_at_the_centre():
-    canvas = np.zeros((80, 80, 3), np.uint8)
-    corners = [place_tile(canvas, np.full((30, 40, 3), tile + 1, np.uint8), tile, 45, 50) for tile in range(4)]
-    assert corners == [(5, 20), (45, 20), (5, 50), (45, 50)]
+    tiles = [place_tile(np.full((30, 40, 3), corner + 1, np.uint8), corner, 45, 50) for corner in range(4)]
+    assert [(tile.x, tile.y) for tile in tiles] == [(5, 20), (45, 20), (5, 50), (45, 50)]
+    canvas = compose(tiles, (0, 0, 80, 80))
     assert [canvas[y, x, 0] for y, x in ((49, 44), (49, 45), (50, 44), (50, 45))] == [1, 2, 3, 4]
+    np.testing.assert_array_equal(compose(tiles, (10, 40, 60, 70)), canvas[40:70, 10:60])
 
 
 def mosaic_source(segments: list) -> SimpleNamespace:
@@ -181,8 +204,9 @@ def test_mosaic_labels_lie_on_their_objects(segments):
     dataset = mosaic_source(segments)
     seen = 0
     for _ in range(20):
-        image, labels = load_mosaic(dataset, 0)
-        assert image.shape == (64, 64, 3)
+        scene, labels = draw_mosaic(dataset, 0)
+        image = scene.render()
+        assert image.shape[:2] == (64, 64)
         for row in labels:
             x1, y1, x2, y2 = row[1:].round().astype(int)
             inside = image[y1:y2, x1:x2, 0]
@@ -200,7 +224,7 @@ def test_mosaic_draws_in_the_documented_order():
     image = dataset.load_image(0)
     dataset.load_image = lambda index: used.append(index) or image
     random.seed(5)
-    load_mosaic(dataset, 2)
+    draw_mosaic(dataset, 2)
     after = random.random()
     random.seed(5)
     [random.uniform(32, 96) for _ in range(2)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import gc
 import random
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from utils import image_cache
 from utils.boxes import scale_coords, xywhn2xyxy
 from utils.dataloaders import (
     LoadImagesAndLabels,
@@ -21,9 +20,9 @@ from utils.dataloaders import (
     collate_fn4,
     count_workers,
     create_dataloader,
+    seed_worker,
 )
 from utils.dataset import rectangle_shapes, resized_shape
-from utils.distributed import World
 from utils.errors import InputError, MissingFileError
 from utils.images import ORIENTATION_TAG, read_image
 
@@ -234,104 +233,6 @@ def test_paths_that_cannot_be_used(tmp_path):
         create_dataloader(images, 64, 0, 32)
 
 
-# -- images in memory ----------------------------------------------------------------------------------------------
-
-
-def test_cached_images_are_the_same_and_stay_unchanged(small):
-    hyp = {"hsv_v": 0.9, "fliplr": 0.5}  # neither mosaic nor warp: the image itself would be changed
-    plain, cached = (
-        LoadImagesAndLabels(small, 48, augment=True, hyp=hyp, cache_images=cache) for cache in (False, "ram")
-    )
-    before = [image.copy() for image in cached.ims]
-    for index in range(12):
-        pair = []
-        for dataset in (plain, cached):
-            random.seed(index)
-            np.random.seed(index)
-            pair.append(dataset[index])
-        assert torch.equal(pair[0][0], pair[1][0]) and pair[0][3] == pair[1][3]
-    assert all(np.array_equal(image, kept) for image, kept in zip(cached.ims, before, strict=True))
-
-
-def test_square_cached_images_stay_unchanged(tmp_path):
-    images = write_split(tmp_path, {"a": (48, 48)})
-    dataset = LoadImagesAndLabels(images, 48, augment=True, hyp={"hsv_v": 0.9}, cache_images=True)
-    before = dataset.ims[0].copy()
-    dataset[0]
-    np.testing.assert_array_equal(dataset.ims[0], before)
-
-
-def test_images_that_do_not_fit_in_memory_are_refused(small, monkeypatch):
-    monkeypatch.setattr("utils.image_cache.available_memory", lambda: 60_000)  # 12 images need 48 * 36 * 3 bytes each
-    with pytest.raises(InputError, match=r"do not fit in memory.*--cache disk"):
-        LoadImagesAndLabels(small, 48, cache_images="ram")
-    monkeypatch.setattr("utils.image_cache.available_memory", lambda: 100_000)
-    assert LoadImagesAndLabels(small, 48, cache_images="ram").ims[0] is not None
-    monkeypatch.setattr("utils.image_cache.current_world", lambda: World(0, 0, 2, 2))  # every process has its own
-    with pytest.raises(InputError, match="do not fit in memory"):
-        LoadImagesAndLabels(small, 48, cache_images="ram")
-
-
-def test_memory_of_a_container_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_cache, "CONTROL_GROUP", tmp_path)
-    free = image_cache.available_memory()
-    assert free is None or free > 1e6
-    for name, text in (
-        ("memory.max", "5000"),
-        ("memory.current", "4000"),
-        ("memory.stat", "anon 9\ninactive_file 500"),
-    ):
-        (tmp_path / name).write_text(f"{text}\n")
-    assert image_cache._left_in_control_group() == 1500
-    assert free is None or image_cache.available_memory() == 1500
-    (tmp_path / "memory.max").write_text("max\n")
-    assert image_cache._left_in_control_group() is None
-
-
-# -- decoded images on disk ----------------------------------------------------------------------------------------
-
-
-def test_disk_cache_gives_the_same_items(small):
-    expected = [item[0] for item in LoadImagesAndLabels(small, 32)]
-    cached = LoadImagesAndLabels(small, 32, cache_images="disk")
-    assert sorted(file.name for file in small.glob("*.npy")) == [f"{n:02}.npy" for n in range(12)]
-    for index in range(12):
-        Path(cached.im_files[index]).write_bytes(b"no longer needed")  # older than ...
-        os.utime(cached.npy_files[index])  # ... its decoded image
-        assert torch.equal(cached[index][0], expected[index])
-
-
-def test_disk_cache_is_made_again_when_an_image_changes(small):
-    first = LoadImagesAndLabels(small, 48, cache_images="disk")
-    file, place = Path(first.im_files[0]), first.npy_files[0]
-    others = {path: path.stat().st_mtime_ns for path in first.npy_files[1:]}
-    cv2.imwrite(str(file), np.full((36, 48, 3), 200, np.uint8))
-    later = place.stat().st_mtime_ns + 10**9
-    os.utime(file, ns=(later, later))
-    assert abs(int(first[0][0][:, 24, 24].sum()) - 600) < 20  # never the old picture
-    LoadImagesAndLabels(small, 48, cache_images="disk")
-    assert np.load(place).mean() == pytest.approx(200, abs=2)
-    assert {path: path.stat().st_mtime_ns for path in others} == others
-
-
-def test_damaged_disk_cache_is_not_used(small):
-    dataset = LoadImagesAndLabels(small, 48, cache_images="disk")
-    expected = dataset[0][0]
-    dataset.npy_files[0].write_bytes(b"not an array")
-    assert torch.equal(dataset[0][0], expected)
-    np.save(dataset.npy_files[0], np.zeros((5, 5, 3), np.uint8))  # of another image
-    assert torch.equal(dataset[0][0], expected)
-
-
-def test_images_that_do_not_fit_on_the_disk_are_refused(small, monkeypatch):
-    from types import SimpleNamespace
-
-    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(InputError, match="do not fit on the disk"):
-        LoadImagesAndLabels(small, 48, cache_images="disk")
-    assert not list(small.glob("*.npy"))
-
-
 # -- loaders -------------------------------------------------------------------------------------------------------
 
 
@@ -348,14 +249,14 @@ def test_collate_numbers_the_images():
 def test_every_image_once_and_last_batch_partial(small):
     loader, dataset = create_dataloader(small, 64, 5, 32, workers=0, rect=True, pad=0.5)
     paths = [path for batch in loader for path in batch[2]]
-    assert paths == dataset.im_files and len(loader) == 3
+    assert paths == list(dataset.im_files) and len(loader) == 3
     loader, _ = create_dataloader(small, 64, 50, 32, workers=0)
     assert loader.batch_size == 12
 
 
 def test_rectangles_are_not_shuffled(small):
     loader, dataset = create_dataloader(small, 64, 4, 32, workers=0, rect=True, shuffle=True)
-    assert [path for batch in loader for path in batch[2]] == dataset.im_files
+    assert [path for batch in loader for path in batch[2]] == list(dataset.im_files)
 
 
 def epochs(small, seed: int, workers: int, count: int = 2, state=None) -> tuple[list, torch.Tensor]:
@@ -374,7 +275,7 @@ def epochs(small, seed: int, workers: int, count: int = 2, state=None) -> tuple[
 
 @pytest.fixture
 def two_processors(monkeypatch):
-    monkeypatch.setattr("utils.dataloaders.os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -461,8 +362,34 @@ def test_new_indices_reach_the_workers(small, two_processors):
         assert {path for batch in loader for path in batch[2]} == {dataset.im_files[chosen[0]]}
 
 
+class FrozenObjects(torch.utils.data.Dataset):
+    """Says how many objects the garbage collector of this process leaves alone."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _: int) -> int:
+        return gc.get_freeze_count()
+
+
+def test_workers_do_not_touch_what_they_inherited():
+    loader = torch.utils.data.DataLoader(FrozenObjects(), num_workers=1, worker_init_fn=seed_worker)
+    assert int(next(iter(loader))) > 10_000 and gc.get_freeze_count() == 0
+
+
+def test_spawned_workers_read_the_images_of_their_parent(small):
+    dataset = LoadImagesAndLabels(small, 48, cache_images="ram")
+    expected = [item[0] for item in dataset]
+    for file in small.iterdir():
+        file.write_bytes(b"")  # whoever reads it fails
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=12, num_workers=1, collate_fn=collate_fn, multiprocessing_context="spawn"
+    )
+    assert torch.equal(next(iter(loader))[0], torch.stack(expected))
+
+
 def test_worker_count(monkeypatch):
-    monkeypatch.setattr("utils.dataloaders.os.sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)), raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert [count_workers(8, 16), count_workers(4, 16), count_workers(8, 1), count_workers(8, 3)] == [6, 4, 0, 3]
 

@@ -331,6 +331,87 @@ def test_an_image_on_the_network_is_downloaded(run, pictures, monkeypatch):
     assert list(rows(folder)) == ["002"] and (folder / "002.jpg").is_file()
 
 
+@pytest.fixture
+def mixed(pictures, video, tmp_path) -> Path:
+    """A folder of nine pictures of three shapes in turns, and a video of a fourth."""
+    folder = tmp_path / "mixed_shapes"
+    folder.mkdir()
+    for number in range(9):
+        picture = read_image(pictures / f"00{number % 4}.jpg")
+        height, width = ((128, 128), (96, 128), (128, 96))[number % 3]
+        cv2.imwrite(str(folder / f"{number}.png"), cv2.resize(picture, (width, height)))
+    shutil.copy(video, folder)
+    return folder
+
+
+def test_batches_find_what_single_images_give(run, mixed, monkeypatch, heard):
+    sizes, original = [], detect.Detector.batch
+
+    def noted(self, rgb: np.ndarray, *arguments: object):
+        sizes.append(len(rgb))
+        return original(self, rgb, *arguments)
+
+    monkeypatch.setattr(detect.Detector, "batch", noted)
+    folders, lines = [], []
+    for size in (1, 3):
+        folders.append(run(source=str(mixed), batch_size=size, save_txt=True, save_conf=True, nosave=False))
+        told = [record.getMessage() for record in heard.records]
+        lines.append([line.split("Done")[0] for line in told if "Done" in line])
+        assert "images per second in all; latency of a" in told[-2]
+        heard.clear()
+    assert sizes == [1] * 16 + [3, 3, 3, 3, 3, 1]  # with 3 at most 12 pictures are looked through for equal shapes
+    assert lines[0] == lines[1] and len(lines[0]) == 16
+    one, three = (rows(folder) for folder in folders)
+    assert one.keys() == three.keys() and len(one) == 16
+    for stem, expected in one.items():
+        np.testing.assert_allclose(three[stem], expected, atol=2e-5)
+    assert {file.name for file in folders[0].iterdir()} == {file.name for file in folders[1].iterdir()}
+    assert frames_of(folders[1] / "clip.mp4")[0] == 7
+
+
+def test_batches_name_and_skip_what_cannot_be_read(run, mixed, heard):
+    (mixed / "4.png").write_bytes(b"no image")
+    assert len(rows(run(source=str(mixed), batch_size=4, save_txt=True))) == 15
+    assert "4.png" in heard.text and "1 file(s) could not be read" in heard.text
+
+
+@pytest.mark.parametrize("place", ["utils.result_files.Writer.write", "utils.inputs.LoadImages._network_image"])
+def test_an_error_of_a_thread_ends_the_run(run, mixed, monkeypatch, place):
+    def broken(*_: object) -> None:
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(place, broken)
+    before = threading.active_count()
+    with pytest.raises(InputError, match="the disk is full"):
+        run(source=str(mixed), batch_size=2, save_txt=True)
+    assert threading.active_count() == before
+
+
+def test_ctrl_c_between_batches_keeps_what_was_found(run, mixed, tmp_path, monkeypatch):
+    original, calls = detect.DetectionRun._detect, []
+
+    def interrupted(self, *arguments: object):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(detect.DetectionRun, "_detect", interrupted)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        run(source=str(mixed), batch_size=2, save_txt=True)
+    assert len(rows(tmp_path / "runs/exp")) == 8 and threading.active_count() == before
+
+
+def test_batches_are_for_files_without_windows(run, video, tmp_path):
+    (tmp_path / "one.streams").write_text(str(video))
+    with pytest.raises(InputError, match="--batch-size is for files"):
+        run(source=str(tmp_path / "one.streams"), batch_size=2)
+    for option in ("view_img", "visualize"):
+        with pytest.raises(InputError, match="leave out --batch-size"):
+            run(batch_size=2, **{option: True})
+
+
 def test_a_list_of_streams_is_read_side_by_side(run, video, tmp_path, heard):
     shutil.copy(video, tmp_path / "other.avi")
     (tmp_path / "list.streams").write_text(f"{video}\n{tmp_path / 'other.avi'}\n")

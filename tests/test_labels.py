@@ -219,7 +219,7 @@ def same(first, second) -> bool:
     def flat(table):
         segments = [[None if p is None else p.tolist() for p in segments] for segments in table.segments]
         rows = [labels.tolist() for labels in table.labels]
-        return table.images, [tuple(size) for size in table.sizes], rows, segments, table.counts, table.messages
+        return list(table.images), table.sizes.tolist(), rows, segments, table.counts, table.messages
 
     return flat(first) == flat(second)
 

@@ -56,22 +56,23 @@ def test_overlap_has_finite_gradients_for_distant_and_empty_boxes() -> None:
 
 
 def test_matching_of_the_worked_example() -> None:
-    expected = torch.zeros(4, 10, dtype=torch.bool)
+    expected = np.zeros((4, 10), dtype=bool)
     expected[0, :7] = True  # .50 to .80: the most certain, though others overlap more
     expected[1, 7:] = True
     expected[2, :9] = True
-    assert torch.equal(match_predictions(DETECTIONS, LABELS, THRESHOLDS), expected)
+    assert (match_predictions(DETECTIONS, LABELS, THRESHOLDS) == expected).all()
+    assert (match_predictions(DETECTIONS.numpy(), LABELS.numpy(), THRESHOLDS.numpy()) == expected).all()
 
 
 def test_matching_without_detections_or_labels() -> None:
     assert match_predictions(torch.zeros(0, 6), LABELS, THRESHOLDS).shape == (0, 10)
     nothing = match_predictions(DETECTIONS, torch.zeros(0, 5), THRESHOLDS)
-    assert nothing.shape == (4, 10) and nothing.dtype == torch.bool and not nothing.any()
+    assert nothing.shape == (4, 10) and nothing.dtype == bool and not nothing.any()
 
 
 def loop_matching(detections: torch.Tensor, labels: torch.Tensor, threshold: float) -> list[bool]:
     """The rule in words: each detection claims its best label, the first claim of a label counts."""
-    overlap, taken, result = box_iou(labels[:, 1:], detections[:, :4]), set(), []
+    overlap, taken, result = box_iou(labels[:, 1:], detections[:, :4]), set(), []  # in torch
     for index, detection in enumerate(detections):
         own = [(overlap[j, index].item(), j) for j in range(len(labels)) if labels[j, 0] == detection[5]]
         best = max(own, default=(-1.0, -1))
@@ -176,7 +177,7 @@ def test_every_figure_of_the_recording(shared_folder: Path) -> None:
     for variant in VARIANTS:
         flags = {} if variant == "IoU" else {variant: True}
         np.testing.assert_allclose(bbox_iou(first, second, **flags), z[f"iou/{variant}"], atol=1e-6)
-    assert (match_predictions(detections, labels, THRESHOLDS).numpy() == z["match/correct"]).all()
+    assert (match_predictions(detections, labels, THRESHOLDS) == z["match/correct"]).all()
     matrix = ConfusionMatrix(nc=3)
     matrix.process_batch(detections, labels)
     assert (matrix.matrix == z["match/confusion"]).all()

@@ -238,6 +238,7 @@ def test_torchvision_that_is_absent_is_replaced_and_said_once(monkeypatch, fresh
         return real_import(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", without_torchvision)
+    monkeypatch.setattr(nms, "find_spec", lambda name: None)
     monkeypatch.setattr(log.LOGGER, "propagate", True)
     with caplog.at_level("INFO", "yolov5"):
         non_max_suppression(worked_example())
@@ -259,3 +260,69 @@ def test_torchvision_that_is_absent_is_replaced_and_said_once(monkeypatch, fresh
 def test_bad_input(options, message):
     with pytest.raises(InputError, match=message):
         non_max_suppression(**{"prediction": worked_example(), **options})
+
+
+def one_by_one(prediction: torch.Tensor, labels=(), classes=None, **options) -> list[torch.Tensor]:
+    """The simple way: each image filtered, sorted and suppressed by itself, its candidates collected box by box."""
+    results = []
+    for index, boxes in enumerate(prediction):
+        rows = [row for row in boxes if row[4] > options["conf_thres"]]
+        for category, *box in labels[index].tolist() if labels else ():
+            rows.append(torch.tensor([*box, 1, *(float(other == category) for other in range(boxes.shape[1] - 5))]))
+        candidates = []
+        for row in rows:
+            scores = row[4] * row[5:]
+            categories = range(len(scores)) if options["multi_label"] else [int(scores.argmax())]
+            corners = torch.cat((row[:2] - row[2:4] / 2, row[:2] + row[2:4] / 2))
+            for category in categories:
+                if scores[category] > options["conf_thres"] and (classes is None or category in classes):
+                    candidates.append(torch.cat((corners, scores[category, None], torch.tensor([float(category)]))))
+        found = torch.stack(candidates) if candidates else torch.zeros(0, 6)
+        found = found[found[:, 4].argsort(descending=True, stable=True)][: nms.MAX_CANDIDATES]
+        shift = 0 if options["agnostic"] else found[:, 5:] * nms.CLASS_OFFSET_PIXELS
+        kept = greedy_by_loop((found[:, :4] + shift).numpy(), found[:, 4].numpy(), options["iou_thres"])
+        results.append(found[kept][: options["max_det"]])
+    return results
+
+
+def crowded_predictions(seed: int) -> torch.Tensor:
+    """Five images of 60 boxes in few places with few distinct scores, three classes; the third image is empty."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randint(2, 9, (5, 60, 2), generator=generator) * 8.0
+    sizes = torch.randint(2, 5, (5, 60, 2), generator=generator) * 8.0
+    scores = torch.randint(0, 11, (5, 60, 4), generator=generator) / 10
+    prediction = torch.cat((places, sizes, scores), 2)
+    prediction[2, :, 4] = 0
+    return prediction
+
+
+@pytest.mark.parametrize("implementation", ["plain", "chosen"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"multi_label": True, "conf_thres": 0.001},
+        {"agnostic": True},
+        {"classes": [0, 2], "multi_label": True},
+        {"max_det": 5},
+        {"known": True},
+        {"known": True, "multi_label": True, "agnostic": True, "classes": [1]},
+        {"limit": 20, "multi_label": True},
+    ],
+    ids=str,
+)
+def test_a_batch_gives_what_its_images_give_one_by_one(changes, implementation, monkeypatch):
+    if implementation == "plain":
+        monkeypatch.setattr(nms, "_compiled_nms", lambda device_type: None)
+    monkeypatch.setattr(nms, "BLOCK_BOXES", 16)
+    options = {"conf_thres": 0.2, "iou_thres": 0.5, "agnostic": False, "multi_label": False, "max_det": 300} | changes
+    if limit := options.pop("limit", 0):
+        monkeypatch.setattr(nms, "MAX_CANDIDATES", limit)
+    if options.pop("known", False):
+        box = torch.tensor([[1.0, 30, 30, 16, 16], [0.0, 40, 40, 24, 24]])
+        options["labels"] = [box, box[:0], box[1:], box[:0], box.flip(0)]
+    prediction = crowded_predictions(seed=len(str(changes)))
+    expected = one_by_one(prediction, **options)
+    assert sum(map(len, expected)) >= 20
+    for got, wanted in zip(non_max_suppression(prediction, **options), expected, strict=True):
+        assert torch.equal(got, wanted)

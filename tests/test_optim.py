@@ -14,7 +14,15 @@ from models.experimental import Sum
 from models.parser import read_config
 from models.yolo import DetectionModel
 from utils.errors import InputError
-from utils.optim import EarlyStopping, ModelEMA, linear_schedule, one_cycle, parameter_groups, smart_optimizer
+from utils.optim import (
+    EarlyStopping,
+    ModelEMA,
+    linear_schedule,
+    load_optimizer,
+    one_cycle,
+    parameter_groups,
+    smart_optimizer,
+)
 
 
 def small_network() -> nn.Sequential:
@@ -49,6 +57,41 @@ def test_every_parameter_is_in_one_group():
     assert all(
         first is second for first, second in zip(biases[-2:], (network[1].in_proj_bias, network[3].w), strict=True)
     )
+
+
+def trained(name: str, fused: bool, steps: int = 5, restart: bool = False) -> list[torch.Tensor]:
+    """Weights after a few steps; with ``restart`` the state goes through an optimizer of the other kind in between."""
+
+    def maker() -> torch.optim.Optimizer:
+        optimizer = smart_optimizer(network, name, 0.05, 0.9, 0.01)
+        assert optimizer.param_groups[0]["fused"]
+        for group in () if fused else optimizer.param_groups:
+            group["fused"] = False
+        return optimizer
+
+    network = small_network().double()
+    optimizer = maker()
+    for step in range(steps):
+        torch.manual_seed(step)
+        network(torch.rand(2, 3, 8, 8, dtype=torch.double)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if restart:
+            saved = copy.deepcopy(optimizer.state_dict())
+            for group in saved["param_groups"]:
+                group["fused"] = not fused
+            optimizer = maker()
+            load_optimizer(optimizer, saved)
+            assert optimizer.param_groups[0]["fused"] == fused
+    return [parameter.detach() for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_fused_optimizers_step_like_the_others(name):
+    plain = trained(name, fused=False)
+    for other in (trained(name, fused=True), trained(name, fused=True, restart=True), trained(name, False, 5, True)):
+        for got, expected in zip(other, plain, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -85,6 +86,22 @@ def test_pruning_a_pruned_file_and_fold_switch(checkpoint, tiny_dataset, tmp_pat
     folded = prune.run(**options(checkpoint, tiny_dataset, tmp_path, reconstruct=0))
     moved = load_model(folded / "pruned_model.pt")[0].state_dict()["model.1.bn.running_mean"]
     assert kept.all() and not torch.equal(moved, first.state_dict()["model.1.bn.running_mean"])
+
+
+def test_noval_prunes_the_same_without_measuring(checkpoint, tiny_dataset, tmp_path, monkeypatch):
+    common = options(checkpoint, tiny_dataset, tmp_path, reconstruct=0)
+    measured = prune.run(**common)
+    monkeypatch.setattr("val.run", lambda *_, **__: pytest.fail("it validates"))
+    monkeypatch.setattr("prune_tools.latency.time_calls", lambda *_: pytest.fail("it measures times"))
+    folder = prune.run(**common, noval=True)
+    models = [load_model(run / "pruned_model.pt")[0].state_dict() for run in (measured, folder)]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+    before, pruned = json.loads((folder / "report.json").read_text())["steps"]
+    assert pruned["map"] is None and pruned["milliseconds"] is None and pruned["parameters"] < before["parameters"]
+    table = [line.split("|")[2:6] for line in (folder / "report.txt").read_text().splitlines() if "| pruned" in line]
+    assert [cell.strip() for cell in table[0]] == ["-"] * 4
+    page = (folder / "report.html").read_text()
+    assert "mAP50</span>" not in page and "None" not in page
 
 
 def test_repairs_are_switched_one_by_one(checkpoint, tiny_dataset, tmp_path, caplog):

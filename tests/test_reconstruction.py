@@ -13,7 +13,7 @@ from prune_tools.calibration import Batch
 from prune_tools.groups import find_groups, select_groups
 from prune_tools.layer_walk import MEMORY_SHARE, affordable_images
 from prune_tools.plan import Plan
-from prune_tools.reconstruction import Reconstruction, patches, reconstruct
+from prune_tools.reconstruction import Reconstruction, empty_recording, patches, reconstruct
 from prune_tools.tracing import trace_model
 from prune_tools.yolo_pruned import outputs_of, prune_model
 from tests.pruning_networks import OWN_CONFIG, thin, with_random_norms
@@ -120,6 +120,27 @@ def test_nothing_is_solved_where_nothing_was_removed():
     assert result.unexplained == {}
     assert "Nothing to re-fit" in result.summary()
     assert "fell from 50.0% to 25.0%" in Reconstruction(4, {"a": (0.6, 0.3), "b": (0.4, 0.2)}).summary()
+
+
+def test_a_recording_of_the_full_network_changes_nothing(monkeypatch):
+    full, batches = thin("yolov5n"), [noise(4, 64, seed) for seed in range(2)]
+    recording = empty_recording(full, images=8)
+    for share in (0.2, 0.5, 0.5):
+        expected, trace, groups, plan = prune(full, share=share)
+        cuts = prune_model(expected, groups, plan)
+        network = deepcopy(expected)
+        reconstruct(full, expected, trace, cuts, batches)
+        with monkeypatch.context() as patch:
+            if share == 0.5:  # known by now
+                patch.setattr("prune_tools.reconstruction.Refit._record", lambda *_: pytest.fail("it runs again"))
+            reconstruct(full, network, trace, cuts, batches, recording=recording)
+        assert all(torch.equal(value, network.state_dict()[name]) for name, value in expected.state_dict().items())
+    network = deepcopy(full)
+    prune_model(network, groups, plan)
+    reconstruct(full, network, trace, cuts, batches[:1], recording=recording)  # other batches: recorded anew
+    assert {len(samples) for samples in recording.values()} == {1}
+    monkeypatch.setattr("prune_tools.reconstruction.available_memory", lambda: 1000)
+    assert empty_recording(full, images=8) is None
 
 
 def test_short_memory_means_fewer_images(monkeypatch):

@@ -137,6 +137,27 @@ def test_accumulated_batches_count_each(gammas, network, penalty):
     assert float(before.mean()) - float(moved[0].mean()) > 0.05  # 4 * 0.1 * 0.2 = 0.08 for those that are larger
 
 
+@pytest.mark.parametrize("overflow", [False, True])
+def test_a_step_that_mixed_precision_skips_moves_no_gamma(gammas, network, overflow):
+    """Fused optimizers are called even then, and skip by themselves."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, fused=True)
+    state = stub_state(network)
+    optimizer.param_groups = [{**group, "fused": True} for group in state.optimizer.param_groups]
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    state = stub_state(network, optimizer=optimizer)
+    plug_in = SparsityPenalty(PenaltySettings("prox", sr=0.2))
+    plug_in.on_training_ready(state)
+    before = gammas.magnitudes()
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    next(iter(gammas.norms.values())).weight.grad[0] = torch.inf if overflow else 0.0
+    scaler.scale(torch.zeros(()))
+    scaler.unscale_(optimizer)
+    plug_in.on_before_optimizer_step(state)
+    scaler.step(optimizer)
+    assert torch.equal(gammas.magnitudes(), before) == overflow
+
+
 def test_the_published_rate_decays_to_a_tenth():
     assert decayed(0.02, 0, 20) == 0.02
     assert decayed(0.02, 10, 20) == pytest.approx(0.011)

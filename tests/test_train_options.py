@@ -15,6 +15,7 @@ import torch
 
 import train
 from models.loading import load_checkpoint
+from utils import compilation
 from utils.callbacks import Callbacks
 from utils.config import TrainOptions, build, parse, read_hyperparameters
 from utils.distributed import World
@@ -102,7 +103,7 @@ def test_help_lists_the_published_options_and_no_others():
         "--exist-ok", "--quad", "--cos-lr", "--label-smoothing", "--patience", "--freeze", "--save-period", "--seed",
         "--local_rank",
     }  # fmt: skip
-    assert flags == published | {"--help", "--amp", "--local-rank", "--allow-download-scripts"}
+    assert flags == published | {"--help", "--amp", "--compile", "--local-rank", "--allow-download-scripts"}
 
 
 # -- where a run starts --------------------------------------------------------------------------------------------
@@ -236,6 +237,29 @@ def test_amp(bench):
         autocast_dtype("float16", cpu)
 
 
+def test_compile(bench, monkeypatch):
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")  # traces and cuts graphs, but needs no C++ compiler
+    losses = {}
+    for chosen in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        trainer = bench.prepared(compile=chosen)
+        losses[chosen] = train_one_epoch(trainer.state)
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1) == chosen  # one is that of the check
+        trainer.folder.save(trainer.state, trainer.stopper, trainer.options, trainer.unscaled_hyp, True, [])
+        assert load_checkpoint(trainer.folder.last)["model"](torch.zeros(1, 3, 64, 64))
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler found\nand more")
+
+    monkeypatch.setattr(compilation, "BACKEND", broken)
+    with pytest.raises(InputError, match=r"--compile: torch cannot compile for cpu here \(.*no compiler found.*\)"):
+        bench.prepared(compile=True)
+    with pytest.raises(InputError, match="--compile makes kernels for one image size"):
+        bench.options(compile=True, rect=True)
+
+
 def test_sync_bn(bench):
     with pytest.raises(InputError, match="torchrun"):  # tests/test_distributed.py tries what it does
         bench.run(sync_bn=True)
@@ -302,30 +326,31 @@ def test_noplots(bench):
     assert not silent & {".jpg", ".png"} and drawn >= {".jpg", ".png"}
 
 
-def test_cache(bench, tmp_path):
+def test_cache(bench, tmp_path, monkeypatch):
     from tests.conftest import draw_tiny_dataset
 
     data = str(draw_tiny_dataset(tmp_path / "own"))
-    kept = {
-        cache: (
-            trainer.dataset.ims[0] is not None,
-            trainer.val_loader.dataset.ims[0] is not None,
-            len(trainer.dataset.npy_files),
-        )
-        for cache in (None, "ram", "val", "disk")
-        for trainer in [bench.prepared(data=data, cache=cache)]
-    }
-    assert kept == {
-        None: (False, False, 0),
-        "ram": (True, True, 0),
-        "val": (False, True, 0),
-        "disk": (False, False, 12),
-    }
-    assert len(list((tmp_path / "own").rglob("*.npy"))) == 16
+
+    def kept(**options) -> tuple[bool, bool]:
+        trainer = bench.prepared(data=data, **options)
+        return trainer.dataset.images is not None, trainer.val_loader.dataset.images is not None
+
+    choices = ("ram", "val", "none", "auto", None)
+    assert [kept(cache=cache) for cache in choices] == [
+        (True, True), (False, True), (False, False), (True, True), (False, False)
+    ]  # fmt: skip
+    assert kept() == (True, True)  # not asked for
+    assert not list((tmp_path / "own").rglob("*.images"))
+    assert kept(cache="disk") == (True, True)
+    assert len(list((tmp_path / "own").rglob("*.images"))) == 2
+    monkeypatch.setattr("utils.image_cache.available_memory", lambda: 100)
+    assert kept() == (False, False)
+    with pytest.raises(InputError, match="do not fit in memory"):
+        kept(cache="ram")
 
 
 def test_workers(bench, monkeypatch):
-    monkeypatch.setattr("utils.dataloaders.os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
     assert [bench.prepared(workers=count).train_loader.num_workers for count in (0, 1, 9)] == [0, 1, 2]
 
 

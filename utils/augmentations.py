@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import cv2
 import numpy as np
 
 from utils.segments import resample_segments, segment2box
+from utils.tiles import GREY
 
-GREY = (114, 114, 114)  # the colour of every padding
 BOX_AREA_KEPT = 0.10  # least part of a box's area that a warp must leave
 POLYGON_AREA_KEPT = 0.01  # same, where the box comes from a polygon
 MIXUP_CONCENTRATION = 32.0  # of the beta distribution: both images weigh nearly the same
@@ -90,24 +91,36 @@ def random_perspective(
     Returns:
         The warped image (``im`` itself if nothing changes), and those rows, moved and clipped, that stay large enough.
     """
-    height, width = im.shape[0] + 2 * border[0], im.shape[1] + 2 * border[1]
-    matrix, zoom = _draw_warp(im.shape, (height, width), degrees, translate, scale, shear, perspective)
+    size = im.shape[0] + 2 * border[0], im.shape[1] + 2 * border[1]
+    matrix, zoom = draw_warp(im.shape, size, degrees, translate, scale, shear, perspective)
     if border[0] or border[1] or (matrix != np.eye(3)).any():
-        if perspective:
-            im = cv2.warpPerspective(im, matrix, (width, height), borderValue=GREY)
-        else:
-            im = cv2.warpAffine(im, matrix[:2], (width, height), borderValue=GREY)
-    rows = np.asarray(targets)
-    if not len(rows):
-        return im, rows
-    boxes, area_kept = _warp_boxes(rows[:, 1:5], segments, matrix, width, height)
-    keep = box_candidates(rows[:, 1:5].T * zoom, boxes.T, area_thr=area_kept)
-    rows = rows[keep]
-    rows[:, 1:5] = boxes[keep]
-    return im, rows
+        warp, transform = (cv2.warpPerspective, matrix) if perspective else (cv2.warpAffine, matrix[:2])
+        im = warp(im, transform, size[::-1], borderValue=GREY)
+    return im, warp_labels(np.asarray(targets), segments, matrix, zoom, size)
 
 
-def _draw_warp(
+class WarpLimits(TypedDict):
+    """The hyperparameters of ``random_perspective``."""
+
+    degrees: float
+    translate: float
+    scale: float
+    shear: float
+    perspective: float
+
+
+def warp_limits(hyp: Mapping[str, float]) -> WarpLimits:
+    """Pick the arguments of ``random_perspective`` from the hyperparameters; what is absent is 0."""
+    return {
+        "degrees": hyp.get("degrees", 0.0),
+        "translate": hyp.get("translate", 0.0),
+        "scale": hyp.get("scale", 0.0),
+        "shear": hyp.get("shear", 0.0),
+        "perspective": hyp.get("perspective", 0.0),
+    }
+
+
+def draw_warp(
     shape: Sequence[int],
     output: tuple[int, int],
     degrees: float,
@@ -135,6 +148,19 @@ def _draw_warp(
     shift[0, 2] = draw(translate, middle=0.5) * output[1]
     shift[1, 2] = draw(translate, middle=0.5) * output[0]
     return shift @ slant @ rotation @ tilt @ centre, zoom
+
+
+def warp_labels(
+    rows: np.ndarray, segments: Sequence[np.ndarray | None], matrix: np.ndarray, zoom: float, size: tuple[int, int]
+) -> np.ndarray:
+    """Those rows (N, 5), moved by a warp and clipped to its output, that stay large enough; see random_perspective."""
+    if not len(rows):
+        return rows
+    boxes, area_kept = _warp_boxes(rows[:, 1:5], segments, matrix, size[1], size[0])
+    keep = box_candidates(rows[:, 1:5].T * zoom, boxes.T, area_thr=area_kept)
+    rows = rows[keep]
+    rows[:, 1:5] = boxes[keep]
+    return rows
 
 
 def _warp_boxes(
@@ -189,14 +215,29 @@ def box_candidates(
 
 def augment_hsv(im: np.ndarray, hgain: float = 0.5, sgain: float = 0.5, vgain: float = 0.5) -> None:
     """Scale hue, saturation and value of a BGR image in place, each by up to 1 +- its gain (drawn from numpy)."""
+    tables = draw_colours(hgain, sgain, vgain)
+    if tables is not None:
+        recolour(im, tables, im)
+
+
+def draw_colours(hgain: float, sgain: float, vgain: float) -> np.ndarray | None:
+    """New hue, saturation and value for each of 256 old ones (3, 256) uint8, see augment_hsv; None without gains."""
     if not (hgain or sgain or vgain):
-        return
+        return None
     factors = 1 + np.random.uniform(-1, 1, 3) * (hgain, sgain, vgain)
-    table = np.arange(256)[:, None] * factors
-    table[:, 0] %= 180  # OpenCV keeps the hue in half degrees
-    table = table.clip(0, 255).astype(np.uint8)
-    hsv = cv2.cvtColor(im, cv2.COLOR_BGR2HSV)
-    cv2.cvtColor(cv2.LUT(hsv, table[None]), cv2.COLOR_HSV2BGR, dst=im)
+    tables = factors[:, None] * np.arange(256)
+    tables[0] %= 180  # OpenCV keeps the hue in half degrees
+    return tables.clip(0, 255).astype(np.uint8)
+
+
+def recolour(im: np.ndarray, tables: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
+    """The BGR image with hue, saturation and value looked up in the tables (3, 256); drawn ``into`` one of its shape.
+
+    Plane by plane: OpenCV looks up single channels several times as fast as three at once.
+    """
+    planes = cv2.split(cv2.cvtColor(im, cv2.COLOR_BGR2HSV))
+    changed = [cv2.LUT(plane, table) for plane, table in zip(planes, tables, strict=True)]
+    return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2BGR, dst=into)
 
 
 def mixup(im: np.ndarray, labels: np.ndarray, im2: np.ndarray, labels2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

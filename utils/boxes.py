@@ -8,19 +8,26 @@ box is in the first four columns, further columns are carried along.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
-Boxes = TypeVar("Boxes", torch.Tensor, np.ndarray)
+if TYPE_CHECKING:
+    import torch
+
+Boxes = TypeVar("Boxes", "torch.Tensor", np.ndarray)
+
+
+def as_array(values: torch.Tensor | np.ndarray) -> np.ndarray:
+    """The values in NumPy, without a copy where that is possible."""
+    return values if isinstance(values, np.ndarray) else values.detach().cpu().numpy()
 
 
 def _floating_copy(boxes: Boxes) -> Boxes:
     """Return a copy that can hold fractions: integers become the default floating type."""
-    if isinstance(boxes, torch.Tensor):
-        return boxes.clone() if boxes.is_floating_point() else boxes.to(torch.get_default_dtype())
-    return np.array(boxes, dtype=None if np.issubdtype(boxes.dtype, np.floating) else np.float64)
+    if isinstance(boxes, np.ndarray):
+        return np.array(boxes, dtype=None if np.issubdtype(boxes.dtype, np.floating) else np.float64)
+    return boxes.clone() if boxes.is_floating_point() else boxes.float()
 
 
 def xyxy2xywh(x: Boxes) -> Boxes:
@@ -92,20 +99,25 @@ def clip_coords(boxes: Boxes, shape: Sequence[float]) -> Boxes:
     """Move corners (..., 4+) into an image of ``shape`` (height, width, ...): in place, and returned."""
     for start, limit in ((0, shape[1]), (1, shape[0])):
         values = boxes[..., start:4:2]  # a view: the corners of one axis
-        if isinstance(values, torch.Tensor):
-            values.clamp_(0, limit)
-        else:
+        if isinstance(values, np.ndarray):
             np.clip(values, 0, limit, out=values)
+        else:
+            values.clamp_(0, limit)
     return boxes
 
 
-def box_iou(box1: torch.Tensor, box2: torch.Tensor, eps: float = 1e-7) -> torch.Tensor:
+def box_iou(box1: Boxes, box2: Boxes, eps: float = 1e-7) -> Boxes:
     """Intersection over union of every box of ``box1`` (N, 4) with every box of ``box2`` (M, 4), corners -> (N, M).
 
     ``eps`` is added to the union, so that two empty boxes give 0.
     """
-    low = torch.maximum(box1[:, None, :2], box2[None, :, :2])
-    high = torch.minimum(box1[:, None, 2:4], box2[None, :, 2:4])
-    shared = (high - low).clamp_(min=0).prod(2)
-    area1, area2 = ((box[:, 2:4] - box[:, :2]).prod(1) for box in (box1, box2))
+    if isinstance(box1, np.ndarray):
+        library: Any = np
+    else:
+        import torch as library
+    low = library.maximum(box1[:, None, :2], box2[None, :, :2])
+    high = library.minimum(box1[:, None, 2:4], box2[None, :, 2:4])
+    width_height = (high - low).clip(0)
+    shared = width_height[..., 0] * width_height[..., 1]
+    area1, area2 = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (box1, box2))
     return shared / (area1[:, None] + area2[None] - shared + eps)

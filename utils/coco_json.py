@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from utils.files import atomic_path
 from utils.log import LOGGER
@@ -40,7 +40,7 @@ class CocoPredictions:
         self.rows: list[dict[str, Any]] = []
         self.image_ids: list[int | str] = []
 
-    def add(self, path: Path, detections: torch.Tensor) -> None:
+    def add(self, path: Path, detections: np.ndarray) -> None:
         """Add the detections (N, 6) of one image: x1, y1, x2, y2 in its native pixels, confidence, class."""
         self.image_ids.append(image_id(path))
         for x1, y1, x2, y2, confidence, class_index in detections.tolist():

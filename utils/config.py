@@ -164,9 +164,14 @@ class TrainOptions:
     noplots: bool = option(False, "draw no pictures and no TensorBoard graph")
     evolve: Any = option(None, "evolve the hyperparameters over this many generations", nargs="?", const=300, type=int)
     cache: Any = option(
-        None, "keep images in memory (ram; val: those of validation only) or decoded on disk (disk)", nargs="?",
-        const="ram", choices=["ram", "disk", "val"], type=str,
-    )  # fmt: skip
+        "auto",
+        "keep the resized images in memory (ram; val: those of validation only), in a file beside the labels (disk), "
+        "in memory where they fit comfortably (auto), or not at all (none)",
+        nargs="?",
+        const="ram",
+        choices=["auto", "ram", "disk", "val", "none"],
+        type=str,
+    )
     image_weights: bool = option(False, "draw images of classes that are detected badly more often")
     device: str = option(
         "",
@@ -181,6 +186,7 @@ class TrainOptions:
         "mixed precision: on (float16 on GPUs, bfloat16 on CPUs), off, a type, or auto: on with CUDA",
         choices=["auto", "on", "off", "float16", "bfloat16"],
     )
+    compile: bool = option(False, "have torch.compile make kernels for the model, which takes minutes at first")
     workers: int = option(8, "most data loading processes, of each training process")
     project: str = option(str(ROOT / "runs/train"), "folder of the runs; runs/evolve by default with --evolve")
     name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken; cfg = that of the --cfg file")
@@ -209,6 +215,8 @@ class TrainOptions:
             raise InputError(
                 "--image-weights draws images at random, --rect sorts them by shape: leave one of them out"
             )
+        if self.compile and (self.multi_scale or self.rect):
+            raise InputError("--compile makes kernels for one image size: leave out --multi-scale and --rect")
         if self.quad and self.batch_size in range(4):
             raise InputError(f"--quad makes one image of four: --batch-size must be at least 4, got {self.batch_size}")
         if min(self.freeze, default=-1) < 0:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from utils.boxes import box_iou
+from utils.background import Draw, at_once
+from utils.boxes import as_array, box_iou
+from utils.charts import plot_confusion_matrix
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
+
+    Rows = torch.Tensor | NDArray
 
 
 class ConfusionMatrix:
@@ -27,19 +32,20 @@ class ConfusionMatrix:
         self.nc, self.conf, self.iou_thres = nc, conf, iou_thres
         self.matrix: NDArray = np.zeros([nc + 1] * 2)
 
-    def process_batch(self, detections: torch.Tensor | None, labels: torch.Tensor) -> None:
-        """Add one image.
+    def process_batch(self, detections: Rows | None, labels: Rows) -> None:
+        """Add one image, of tensors or arrays.
 
         ``detections`` (N, 6): x1, y1, x2, y2, confidence, class, or None for none; those up to the confidence limit are
         ignored. ``labels`` (M, 5): class, x1, y1, x2, y2 in the same pixels (without detections, (M,) classes do).
         Each detection goes to the label that it overlaps most, of whatever class; of several the closest gets it.
         """
-        kept = torch.zeros(0, 6) if detections is None else detections[detections[:, 4] > self.conf]
-        true = (labels[:, 0] if labels.ndim > 1 else labels).long().cpu().numpy()
-        predicted = kept[:, 5].long().cpu().numpy()
+        found, rows = np.zeros((0, 6)) if detections is None else as_array(detections), as_array(labels)
+        kept = found[found[:, 4] > self.conf]
+        true = (rows[:, 0] if rows.ndim > 1 else rows).astype(int)
+        predicted = kept[:, 5].astype(int)
         partner = np.full(len(true), -1)  # the detection that each label goes to
         if len(kept) and len(true):
-            overlap = box_iou(kept[:, :4], labels[:, 1:5]).cpu().numpy()  # (N, M)
+            overlap = box_iou(kept[:, :4], rows[:, 1:5])  # (N, M)
             favourite = overlap.argmax(1)
             best = overlap.max(1)
             claimants = np.flatnonzero(best > self.iou_thres)
@@ -58,11 +64,14 @@ class ConfusionMatrix:
         return true_positives[:-1], (self.matrix.sum(1) - true_positives)[:-1]
 
     def plot(
-        self, normalize: bool = True, save_dir: str | Path = "", names: Mapping[int, str] | Sequence[str] = ()
+        self,
+        normalize: bool = True,
+        save_dir: str | Path = "",
+        names: Mapping[int, str] | Sequence[str] = (),
+        draw: Draw = at_once,
     ) -> None:
-        """Save ``confusion_matrix.png`` in ``save_dir``; with ``normalize`` every column is divided by its sum."""
-        from utils.charts import plot_confusion_matrix
-
+        """Have ``draw`` save confusion_matrix.png in ``save_dir``; ``normalize`` divides every column by its sum."""
         matrix = self.matrix / (self.matrix.sum(0, keepdims=True) + 1e-9) if normalize else self.matrix
         known = list(names.values()) if isinstance(names, Mapping) else list(names)
-        plot_confusion_matrix(matrix, [str(name) for name in known], Path(save_dir) / "confusion_matrix.png")
+        file = Path(save_dir) / "confusion_matrix.png"
+        draw(file, partial(plot_confusion_matrix, matrix, [str(name) for name in known], file))

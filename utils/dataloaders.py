@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import gc
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
+from utils.background import usable_cores
 from utils.config import TrainOptions
 from utils.dataset import Item, LoadImagesAndLabels, Shapes, SplitPath
 from utils.distributed import World, current_world, first_rank_first, ranks
@@ -103,11 +104,12 @@ def seed_worker(_: int) -> None:
     np.random.seed(seed)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    gc.freeze()  # collections would write to everything that came with the fork, and so copy it
 
 
 def count_workers(wanted: int, batch_size: int) -> int:
     """Worker processes to start: not more than wanted, than images in a batch, or than processors per GPU or rank."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = usable_cores()
     sharers = max(torch.cuda.device_count(), current_world().local_size, 1)
     return min(processors // sharers, batch_size if batch_size > 1 else 0, wanted)
 
@@ -184,7 +186,7 @@ def training_loader(
     """The loader of the training split, for this process. Raises InputError for labels of unknown classes."""
     loader, dataset = create_dataloader(
         data["train"], image_size, options.batch_size // world.size, stride, single_cls=options.single_cls, hyp=hyp,
-        augment=True, cache=None if options.cache == "val" else options.cache, rect=options.rect, rank=world.rank,
+        augment=True, cache="none" if options.cache == "val" else options.cache, rect=options.rect, rank=world.rank,
         workers=options.workers, image_weights=options.image_weights, quad=options.quad, prefix=colorstr("train: "),
         shuffle=not options.rect, seed=options.seed,
     )  # fmt: skip
@@ -197,7 +199,7 @@ def validation_loader(
     names: Sequence[str], world: World,
 ) -> DataLoader:  # fmt: skip
     """The loader of the validation split: rectangles, batches twice as large as those of a training process."""
-    cache = None if options.noval else "ram" if options.cache == "val" else options.cache
+    cache = "none" if options.noval else "ram" if options.cache == "val" else options.cache
     loader, dataset = create_dataloader(
         data["val"], image_size, options.batch_size // world.size * 2, stride, single_cls=options.single_cls, hyp=hyp,
         cache=cache, pad=0.5, rect=True, workers=options.workers * 2, prefix=colorstr("val: "), seed=options.seed,

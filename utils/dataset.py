@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from utils.augmentations import augment_hsv, letterbox, mixup, random_perspective
+from utils.augmentations import draw_colours, draw_warp, letterbox, mixup, recolour, warp_labels, warp_limits
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.errors import InputError
-from utils.image_cache import cache_images_in_memory, cache_images_on_disk, is_fresh
+from utils.image_cache import CACHES, ImageStore, cache_in_memory, cache_on_disk
 from utils.images import read_image
-from utils.label_cache import load_labels
+from utils.label_cache import files_hash, load_labels
 from utils.labels import img2label_paths
-from utils.mosaic import load_mosaic, warp_limits
+from utils.mosaic import draw_mosaic
+from utils.tiles import Scene, Tile
 
 Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]]
 Item = tuple[torch.Tensor, torch.Tensor, str, Shapes | None]
@@ -43,14 +44,15 @@ class LoadImagesAndLabels(Dataset):
         hyp: hyperparameters by name; what is absent counts as 0.
         rect: batches of images with like aspect, in rectangles instead of squares; no mosaics.
         image_weights: items are taken from ``indices``, refilled by the training for each epoch; excludes ``rect``.
-        cache_images: True or 'ram' keeps the resized images in memory; 'disk' keeps them decoded beside their files.
+        cache_images: True or 'ram' keeps the resized images in memory, 'disk' in a file beside the label cache; 'auto'
+            keeps them in memory where they fit comfortably; False or 'none' reads them anew each time.
         single_cls: treat all classes as one.
         stride: rectangle sides are multiples of it, pixels. pad: added to rectangles, in strides.
         prefix: text before each message.
 
     Attributes:
-        im_files, label_files: paths. labels: list of (n, 5) float32. segments: for each image an empty list, or for
-        each label its polygon (P, 2) as fractions, or None. shapes: (N, 2) width and height. batch: batch of each
+        im_files, label_files: paths. labels: of each image (n, 5) float32. segments: for each image an empty list, or
+        for each label its polygon (P, 2) as fractions, or None. shapes: (N, 2) width and height. batch: batch of each
         image. batch_shapes: (batches, 2) height and width (only with ``rect``).
 
     Raises:
@@ -72,8 +74,8 @@ class LoadImagesAndLabels(Dataset):
         pad: float = 0.0,
         prefix: str = "",
     ) -> None:
-        if cache_images not in (None, False, True, "ram", "disk"):
-            raise InputError(f"image cache {cache_images!r} is not supported, expected 'ram' or 'disk'")
+        if cache_images not in (None, False, True, *CACHES):
+            raise InputError(f"image cache {cache_images!r} is not supported, expected one of {', '.join(CACHES)}")
         self.path, self.img_size, self.stride = path, img_size, stride
         self.augment, self.image_weights = augment, image_weights
         self.hyp: Mapping[str, float] = hyp or {}
@@ -82,10 +84,10 @@ class LoadImagesAndLabels(Dataset):
         self._mosaic_closed = torch.zeros((), dtype=torch.bool).share_memory_()  # loader processes see it, too
         self.mosaic_border = (-img_size // 2, -img_size // 2)
 
-        table, _ = load_labels(path, prefix)
+        table, cache_file = load_labels(path, prefix)
         self.im_files, self.labels, self.segments = table.images, table.labels, table.segments
         self.label_files = img2label_paths(self.im_files)
-        self.shapes = np.array(table.sizes)
+        self.shapes = table.sizes.astype(np.int64)
         self.n = len(self.im_files)
         self.indices: Sequence[int] = range(self.n)
         self.batch = np.arange(self.n) // batch_size
@@ -95,26 +97,20 @@ class LoadImagesAndLabels(Dataset):
                 f"expected, for example, {self.label_files[0]}"
             )
         if single_cls:
-            for rows in self.labels:
-                rows[:, 0] = 0
+            self.labels.rows[:, 0] = 0
         if self.rect:
             self._sort_by_aspect()
             self.batch_shapes = rectangle_shapes(self.shapes, self.batch, img_size, stride, pad)
-        self.ims: list[np.ndarray | None] = [None] * self.n
-        self.npy_files: list[Path] = []
-        if cache_images == "disk":
-            self.npy_files = cache_images_on_disk(self.im_files, self.shapes, prefix)
-        elif cache_images:
-            self.ims = cache_images_in_memory(self._read_resized, self.shapes, img_size, prefix)
+        self.images = self._cache_images("ram" if cache_images is True else cache_images or "none", cache_file, prefix)
 
     def _sort_by_aspect(self) -> None:
         aspects = self.shapes[:, 1] / self.shapes[:, 0]
         # numpy sorts equal doubles in an order that depends on the processor; its long doubles always as v6.2 did
         order = aspects.astype(np.longdouble).argsort()
         self.shapes = self.shapes[order]
-        for name in ("im_files", "label_files", "labels", "segments"):
-            values = getattr(self, name)
-            setattr(self, name, [values[index] for index in order])
+        self.label_files = [self.label_files[index] for index in order]
+        for name in ("im_files", "labels", "segments"):
+            setattr(self, name, getattr(self, name).reordered(order))
 
     def __len__(self) -> int:
         return self.n
@@ -133,52 +129,61 @@ class LoadImagesAndLabels(Dataset):
             np.random.seed(seed)
         index = self.indices[index]
         shapes: Shapes | None = None
+        blended: tuple[Scene, np.ndarray] | None = None
         if self.mosaic and not self._mosaic_closed and random.random() < self.hyp.get("mosaic", 0.0):
-            image, labels = load_mosaic(self, index)
+            scene, labels = draw_mosaic(self, index)
             if random.random() < self.hyp.get("mixup", 0.0):
-                image, labels = mixup(image, labels, *load_mosaic(self, random.randint(0, self.n - 1)))
+                blended = draw_mosaic(self, random.randint(0, self.n - 1))
         else:
-            image, labels, shapes = self._load_single(index)
-
+            scene, labels, shapes = self._single(index)
+        upside_down, mirrored = (
+            self.augment and random.random() < self.hyp.get(name, 0.0) for name in ("flipud", "fliplr")
+        )
+        image = scene.render(upside_down, mirrored)
+        if blended is not None:
+            image, labels = mixup(image, labels, blended[0].render(upside_down, mirrored), blended[1])
+        if self.augment:
+            colours = draw_colours(*(self.hyp.get(name, 0.0) for name in ("hsv_h", "hsv_s", "hsv_v")))
+            image = image if colours is None else recolour(image, colours)
         height, width = image.shape[:2]
+        targets = torch.zeros((len(labels), 6))
         if len(labels):
             labels[:, 1:5] = xyxy2xywhn(labels[:, 1:5], w=width, h=height, clip=True, eps=EDGE_PIXELS)
-        if self.augment:
-            image = self._augment_pixels(image, labels)
-        targets = torch.zeros((len(labels), 6))
-        targets[:, 1:] = torch.from_numpy(labels)
+            labels[:, 1] = 1 - labels[:, 1] if mirrored else labels[:, 1]
+            labels[:, 2] = 1 - labels[:, 2] if upside_down else labels[:, 2]
+            targets[:, 1:] = torch.from_numpy(labels)
         return _rgb_tensor(image), targets, self.im_files[index], shapes
 
-    def _load_single(self, index: int) -> tuple[np.ndarray, np.ndarray, Shapes]:
-        """One image in its rectangle or square, not mixed: BGR, rows (n, 5) with corners in pixels, and its shapes."""
+    def _single(self, index: int) -> tuple[Scene, np.ndarray, Shapes]:
+        """One image in its rectangle or square, not mixed; rows (n, 5) with corners in pixels; and its shapes."""
         image, (full_height, full_width), (height, width) = self.load_image(index)
         target = self.batch_shapes[self.batch[index]] if self.rect else self.img_size
         image, (scale_x, scale_y), padding = letterbox(image, target, auto=False, scaleup=self.augment)
         shapes = (full_height, full_width), ((height / full_height, width / full_width), padding)
         labels = self.labels[index].copy()
         labels[:, 1:] = xywhn2xyxy(labels[:, 1:], scale_x * width, scale_y * height, *padding)
+        size, matrix = image.shape[:2], np.eye(3)
         if self.augment:
-            image, labels = random_perspective(image, labels, **warp_limits(self.hyp))
-            if image is self.ims[index]:
-                image = image.copy()  # colours are changed in place, but not those of the cache
-        return image, labels, shapes
-
-    def _augment_pixels(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Change colours and mirror; ``labels`` (n, 5) as fractions are changed in place."""
-        gains = [self.hyp.get(name, 0.0) for name in ("hsv_h", "hsv_s", "hsv_v")]
-        augment_hsv(image, *gains)
-        if random.random() < self.hyp.get("flipud", 0.0):
-            image = cv2.flip(image, 0)
-            labels[:, 2] = 1 - labels[:, 2]
-        if random.random() < self.hyp.get("fliplr", 0.0):
-            image = cv2.flip(image, 1)
-            labels[:, 1] = 1 - labels[:, 1]
-        return image
+            matrix, zoom = draw_warp(size, size, **warp_limits(self.hyp))
+            labels = warp_labels(labels, (), matrix, zoom, size)
+        return Scene([Tile(image)], size, matrix, size), labels, shapes
 
     def draw_by_weight(self, class_weights: np.ndarray, chance: random.Random) -> None:
         """Draw new ``indices``, with repetition, by the weights (nc,) of the classes of each image's labels."""
         counts = [np.bincount(rows[:, 0].astype(int), minlength=len(class_weights)) for rows in self.labels]
         self.indices = chance.choices(range(self.n), weights=(np.stack(counts) @ class_weights).tolist(), k=self.n)
+
+    def _cache_images(self, kind: str, label_cache: Path, prefix: str) -> ImageStore | None:
+        """Keep the resized images in memory or on disk, see the class; None where they are not kept."""
+        if kind == "none":
+            return None
+        sizes = np.array([resized_shape(width, height, self.img_size) for width, height in self.shapes.tolist()])
+        if kind != "disk":
+            return cache_in_memory(self._read_resized, sizes, prefix, wanted=kind == "ram")
+        use = "training" if self.augment else "validation"  # they resize in different ways
+        place = label_cache.with_name(f"{label_cache.stem}.{self.img_size}.{use}.images")
+        options = f"{self.img_size} {use} {cv2.__version__}"
+        return cache_on_disk(self._read_resized, sizes, place, files_hash(self.im_files, options), prefix)
 
     def load_image(self, index: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
         """Read image ``index``, its longer side resized to ``img_size``.
@@ -186,44 +191,23 @@ class LoadImagesAndLabels(Dataset):
         Returns:
             BGR (h, w, 3), not to be written to; (h0, w0) of the file; (h, w).
         """
-        image = self.ims[index]
-        if image is None:
-            image, full_size = self._read_resized(index)
-        else:
-            full_size = (int(self.shapes[index, 1]), int(self.shapes[index, 0]))
-        return image, full_size, (image.shape[0], image.shape[1])
+        image = self._read_resized(index) if self.images is None else self.images[index]
+        full_width, full_height = self.shapes[index].tolist()
+        return image, (full_height, full_width), (image.shape[0], image.shape[1])
 
-    def _read_resized(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        file = self.im_files[index]
-        reduction = self._reduction(index)
-        image = self._read_decoded(index)
-        if image is None:
-            image = read_image(file, reduction)
-        if reduction > 1:
-            full_width, full_height = map(int, self.shapes[index])
-        else:
-            full_height, full_width = image.shape[:2]
+    def _read_resized(self, index: int) -> np.ndarray:
+        image = read_image(self.im_files[index], self._reduction(index))
+        full_width, full_height = self.shapes[index].tolist()
         size = resized_shape(full_width, full_height, self.img_size)
         if size != (image.shape[1], image.shape[0]):
             enlarges = self.img_size > max(full_height, full_width)
             method = cv2.INTER_LINEAR if self.augment or enlarges else cv2.INTER_AREA
             image = cv2.resize(image, size, interpolation=method)
-        return image, (full_height, full_width)
-
-    def _read_decoded(self, index: int) -> np.ndarray | None:
-        """The image from the disk cache; None without one, or where the image is newer or the file damaged."""
-        if not self.npy_files or not is_fresh(self.npy_files[index], self.im_files[index]):
-            return None
-        try:
-            image = np.load(self.npy_files[index], allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return None
-        width, height = map(int, self.shapes[index])
-        return image if image.shape == (height, width, 3) and image.dtype == np.uint8 else None
+        return image
 
     def _reduction(self, index: int) -> int:
         """Training decodes a large JPEG at a fraction of its size that is still enough; validation stays exact."""
-        if not self.augment or self.npy_files or not self.im_files[index].lower().endswith((".jpg", ".jpeg")):
+        if not self.augment or not self.im_files[index].lower().endswith((".jpg", ".jpeg")):
             return 1
         longer_side = int(self.shapes[index].max())
         return next((factor for factor in REDUCTIONS if longer_side >= factor * self.img_size), 1)
@@ -259,8 +243,7 @@ def rectangle_shapes(shapes: np.ndarray, batch: np.ndarray, img_size: int, strid
 
 
 def _rgb_tensor(image: np.ndarray) -> torch.Tensor:
-    """BGR (H, W, 3) -> RGB (3, H, W), contiguous."""
-    planes = np.empty((3, *image.shape[:2]), np.uint8)
-    for channel in range(3):
-        cv2.extractChannel(image, 2 - channel, dst=planes[channel])
-    return torch.from_numpy(planes)
+    """BGR (H, W, 3), or (H, W, 4) whose fourth channel means nothing -> RGB (3, H, W), contiguous."""
+    planes = np.empty((image.shape[2], *image.shape[:2]), np.uint8)
+    cv2.split(image, [planes[2], planes[1], planes[0], *planes[3:]])
+    return torch.from_numpy(planes[:3])

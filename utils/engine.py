@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import random
 import sys
+import time
 from contextlib import nullcontext
 from typing import Any
 
@@ -29,9 +30,11 @@ from tqdm import tqdm
 from utils.distributed import average, from_first, local_gradients
 from utils.errors import InputError
 from utils.log import LOGGER
+from utils.optim import FUSED_DEVICES
 from utils.state import TrainingState
 
 MAX_GRADIENT_NORM = 10.0
+BAR_SECONDS = 0.3  # between two looks at the losses, for which the GPU has to finish what it was given
 PROGRESS_COLUMNS = ("Epoch", "gpu_mem", "box", "obj", "cls", "labels", "img_size")
 
 
@@ -73,7 +76,8 @@ def prepare_images(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 def optimizer_step(state: TrainingState, batch_index: int) -> None:
     """Apply the accumulated gradients: unscale, clip, let plug-ins act on them, step, follow with the EMA."""
     state.scaler.unscale_(state.optimizer)
-    nn.utils.clip_grad_norm_(state.model.parameters(), max_norm=MAX_GRADIENT_NORM)
+    joined = True if state.device.type in FUSED_DEVICES else None  # all gradients at once, else where torch thinks fit
+    nn.utils.clip_grad_norm_(state.model.parameters(), max_norm=MAX_GRADIENT_NORM, foreach=joined)
     state.callbacks.run("on_before_optimizer_step", state)
     state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -106,7 +110,7 @@ def train_one_epoch(state: TrainingState) -> np.ndarray | None:
     targets, images = torch.zeros(0, 6), torch.zeros(0, 3, 0, 0)
     if state.epoch == 0 or not tqdm_is_quiet():
         LOGGER.info("\n" + "%10s" * len(PROGRESS_COLUMNS), *PROGRESS_COLUMNS)
-    bar = progress_bar(state.loader) if state.is_main else state.loader
+    bar, shown = progress_bar(state.loader) if state.is_main else state.loader, -math.inf
     for number, (images, targets, paths, _) in enumerate(bar):
         state.callbacks.run("on_train_batch_start")
         batch_index = number + len(state.loader) * state.epoch
@@ -119,7 +123,7 @@ def train_one_epoch(state: TrainingState) -> np.ndarray | None:
         steps = batch_index - state.last_step >= state.accumulate or number + 1 == len(state.loader)
         with nullcontext() if steps else local_gradients(state.forward):
             with torch.autocast(state.device.type, state.autocast_dtype, enabled=state.mixed_precision):
-                loss, items = state.compute_loss(state.forward(images), targets.to(state.device))
+                loss, items = state.compute_loss(state.forward(images), targets.to(state.device, non_blocking=True))
             state.scaler.scale(loss * state.loss_factor).backward()
         state.pending_batches += 1
         if steps:
@@ -127,8 +131,9 @@ def train_one_epoch(state: TrainingState) -> np.ndarray | None:
 
         mean_losses = (mean_losses * number + items) / (number + 1)
         if state.is_main:
-            if not bar.disable:
+            if not bar.disable and (time.monotonic() > shown + BAR_SECONDS or number + 1 == len(state.loader)):
                 bar.set_description(progress_row(state, mean_losses, len(targets), images.shape[-1]))
+                shown = time.monotonic()
             state.callbacks.run("on_train_batch_end", batch_index, state.model, images, targets, paths, state.plots)
         if state.callbacks.stop_training and state.ranks == 1:
             return None

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.boxes import scale_coords, xywh2xyxy, xyxy2xywh
+from utils.background import Draw, at_once
+from utils.boxes import as_array, scale_coords, xywh2xyxy, xyxy2xywh
 from utils.files import atomic_path
 from utils.log import LOGGER
 from utils.metrics import ap_per_class, match_predictions
@@ -55,21 +56,21 @@ class Scores:
     """Predictions matched with labels, image by image, and the metrics made of them."""
 
     names: dict[int, str]
-    iou_thresholds: torch.Tensor  # 0.50, 0.55, ..., 0.95
+    iou_thresholds: np.ndarray  # 0.50, 0.55, ..., 0.95
     images: int = 0
-    rows: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
+    rows: list[tuple[np.ndarray, ...]] = field(default_factory=list)
 
-    def add(self, detections: torch.Tensor, labels: torch.Tensor) -> None:
+    def add(self, detections: np.ndarray, labels: np.ndarray) -> None:
         """Count one image: detections (N, 6) and labels (M, 5) in native pixels."""
         self.images += 1
         if len(detections) or len(labels):
             correct = match_predictions(detections, labels, self.iou_thresholds)
-            self.rows.append((correct.cpu(), detections[:, 4].cpu(), detections[:, 5].cpu(), labels[:, 0].cpu()))
+            self.rows.append((correct, detections[:, 4], detections[:, 5], labels[:, 0]))
 
-    def compute(self, plot: bool, folder: Path) -> Metrics:
-        """P, R and AP of every class; zeros where nothing was found."""
+    def compute(self, plot: bool, folder: Path, draw: Draw = at_once) -> Metrics:
+        """P, R and AP of every class; zeros where nothing was found. With ``plot`` ``draw`` gets the curves."""
         class_count = len(self.names)
-        columns = [torch.cat(column).numpy() for column in zip(*self.rows, strict=True)] if self.rows else []
+        columns = [np.concatenate(column) for column in zip(*self.rows, strict=True)] if self.rows else []
         labels = np.bincount(columns[3].astype(int), minlength=class_count) if columns else np.zeros(class_count, int)
         if not columns or not columns[0].any():
             empty = np.zeros(0)
@@ -78,28 +79,31 @@ class Scores:
             )
         correct, confidence, predicted, target = columns
         _, _, precision, recall, _, ap, classes = ap_per_class(
-            correct, confidence, predicted, target, plot=plot, save_dir=folder, names=self.names
+            correct, confidence, predicted, target, plot=plot, save_dir=folder, names=self.names, draw=draw
         )
         return Metrics(self.images, labels, precision, recall, ap, classes)
 
 
 def native_boxes(
-    detections: torch.Tensor, labels: torch.Tensor, shapes: tuple, network_size: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+    detections: np.ndarray, labels: np.ndarray, shapes: tuple, network_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Bring detections (N, 6) and labels (M, 5: class, xywh, network pixels) to corners in native pixels."""
-    detections = detections.clone()
+    detections = detections.copy()
     scale_coords(network_size, detections[:, :4], shapes[0], shapes[1])
     boxes = xywh2xyxy(labels[:, 1:5])
     scale_coords(network_size, boxes, shapes[0], shapes[1])
-    return detections, torch.cat((labels[:, :1], boxes), 1)
+    return detections, np.concatenate((labels[:, :1], boxes), 1)
 
 
-def save_labels(detections: torch.Tensor, native_size: tuple[int, int], file: Path, with_confidence: bool) -> None:
+def save_labels(
+    detections: torch.Tensor | np.ndarray, native_size: tuple[int, int], file: Path, with_confidence: bool
+) -> None:
     """Write detections (N, 6, native pixels) as lines ``class x y w h [confidence]``, normalised."""
     height, width = native_size
-    boxes = xyxy2xywh(detections[:, :4]) / torch.tensor([width, height, width, height], device=detections.device)
+    rows = as_array(detections)
+    boxes = xyxy2xywh(rows[:, :4]) / np.array([width, height, width, height], dtype=rows.dtype)
     lines = []
-    for box, (confidence, class_index) in zip(boxes.tolist(), detections[:, 4:6].tolist(), strict=True):
+    for box, (confidence, class_index) in zip(boxes.tolist(), rows[:, 4:6].tolist(), strict=True):
         values = [class_index, *box] + ([confidence] if with_confidence else [])
         lines.append(" ".join(f"{value:g}" for value in values) + "\n")
     with atomic_path(file) as draft:

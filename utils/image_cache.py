@@ -1,10 +1,11 @@
-"""Images kept ready: resized in memory, or decoded on disk."""
+"""Images kept ready, resized: in memory, or in one file on disk that is mapped into memory."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,87 +14,146 @@ import numpy as np
 from utils.distributed import current_world
 from utils.errors import InputError
 from utils.files import atomic_path
-from utils.images import read_image
 from utils.log import LOGGER
+from utils.shared_memory import MappedFile, SharedBytes, shared_memory
 
-SHARE = 0.8  # part of the free memory or disk space that images may take
+CACHES = ("auto", "ram", "disk", "none")
+SHARE = 0.8  # part of the free memory or disk space that images may take when that is asked for
+COMFORTABLE_SHARE = 0.5  # part of the free memory that they take without being asked
 GIGABYTE = 1e9
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
+FILE_MARK = b"yolov5 resized images, format 1\n"
+
+Read = Callable[[int], np.ndarray]  # image number -> (h, w, 3) uint8
 
 
-def cache_images_in_memory(
-    read: Callable[[int], tuple[np.ndarray, tuple[int, int]]], shapes: np.ndarray, longer_side: int, prefix: str = ""
-) -> list[np.ndarray | None]:
-    """Read all images resized.
+class ImageStore:
+    """Images of known sizes, one behind the other in memory that all processes share; ``store[i]`` is (h, w, 3)."""
+
+    def __init__(self, memory: SharedBytes, sizes: np.ndarray) -> None:
+        """Look at ``memory`` as images of ``sizes`` (N, 2), width and height."""
+        self._memory, self._sizes, self._ends = memory, sizes, ends_of(sizes)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        width, height = self._sizes[number]
+        end = self._ends[number]
+        view = self._memory.array[end - 3 * width * height : end].reshape(height, width, 3)
+        view.flags.writeable = False
+        return view
+
+
+def ends_of(sizes: np.ndarray) -> np.ndarray:
+    """Where each image of these sizes (N, 2) ends, in bytes from the start of the first."""
+    return np.cumsum(3 * sizes.prod(1, dtype=np.int64))
+
+
+# -- in memory -----------------------------------------------------------------------------------------------------
+
+
+def cache_in_memory(read: Read, sizes: np.ndarray, prefix: str = "", wanted: bool = True) -> ImageStore | None:
+    """Read all images into memory that loader processes share.
 
     Args:
-        read: image number -> resized image (h, w, 3), and something else. shapes: (N, 2) sizes of the files in pixels.
-        longer_side: to which images are resized.
+        read: gives the resized image of a number. sizes: (N, 2) its width and height, which must be right.
+        wanted: the user asked for it; otherwise it is only done where the images fit comfortably.
+
+    Returns:
+        The images, or None if they are not ``wanted`` and do not fit.
 
     Raises:
-        InputError: they do not fit in the memory that is free, each process of data-parallel training needing its own.
+        InputError: they are wanted and do not fit, each process of data-parallel training needing its own.
     """
     world = current_world()
     copies = world.local_size if world.local_rank <= 0 else world.local_size - 1  # the first rank has its own by then
-    needed = float((3 * shapes.prod(1) * (longer_side / shapes.max(1)) ** 2).sum())
-    available = available_memory()
-    if available is not None and needed * copies > SHARE * available:
-        raise InputError(
-            f"{prefix}the images do not fit in memory: they need {needed * copies / GIGABYTE:.1f} GB, of the "
-            f"{available / GIGABYTE:.1f} GB that are free {SHARE:.0%} may be used: choose --cache disk, or no cache"
+    ends, available = ends_of(sizes), available_memory()
+    needed = int(ends[-1])
+    share = SHARE if wanted else COMFORTABLE_SHARE
+    fits = needed * copies <= share * available if available is not None else wanted
+    free = "an unknown amount" if available is None else f"{available / GIGABYTE:.1f} GB"
+    if not fits:
+        reason = (
+            f"{prefix}the images do not fit in memory: they need {needed * copies / GIGABYTE:.1f} GB, "
+            f"of {free} that is free {share:.0%} may be used"
         )
-    images: list[np.ndarray | None] = [image for image, _ in _in_threads(read, range(len(shapes)), prefix)]
-    LOGGER.info(f"{prefix}Caching images ({needed / GIGABYTE:.2f} GB in memory)")
-    return images
+        if wanted:
+            raise InputError(f"{reason}: choose --cache disk, or --cache none")
+        LOGGER.info(f"{reason}. They are read anew each time; --cache disk keeps them decoded")
+        return None
+    memory = shared_memory(needed)
+
+    def fill(number: int) -> None:
+        pixels = read(number)
+        memory.array[ends[number] - pixels.size : ends[number]] = pixels.ravel()
+
+    _in_threads(fill, len(sizes), prefix)
+    remark = "" if wanted else "; --cache none leaves that out"
+    LOGGER.info(f"{prefix}Keeping {len(sizes)} images in memory ({needed / GIGABYTE:.2f} GB, {free} was free){remark}")
+    return ImageStore(memory, sizes)
 
 
-def cache_images_on_disk(files: Sequence[str], shapes: np.ndarray, prefix: str = "") -> list[Path]:
-    """Decode all images into ``.npy`` files beside them, those that are there and newer than the image excepted.
+# -- on disk -------------------------------------------------------------------------------------------------------
+
+
+def cache_on_disk(read: Read, sizes: np.ndarray, place: Path, digest: str, prefix: str = "") -> ImageStore:
+    """Keep all images in one file, which is mapped into memory; a file that is there and up to date is used as it is.
 
     Args:
-        files: the images. shapes: (N, 2) their sizes in pixels, as in the label cache.
-
-    Returns:
-        The file of each image, with its pixels in full size, (h, w, 3) BGR.
+        read, sizes: as for ``cache_in_memory``. place: the file. digest: of all that decides its content; a file with
+            another one is made anew.
 
     Raises:
-        InputError: too little space is free, or the folder cannot be written to.
+        InputError: too little space is free, or the file cannot be written.
     """
-    places = [Path(file).with_suffix(".npy") for file in files]
-    wanted = [number for number, file in enumerate(files) if not is_fresh(places[number], file)]
-    needed = float(3 * shapes[wanted].prod(1).sum())
-    if wanted:
-        free = shutil.disk_usage(places[wanted[0]].parent).free
+    needed, head = int(ends_of(sizes)[-1]), FILE_MARK + digest.encode() + b"\n"
+    if place.is_file():
+        try:
+            store = ImageStore(MappedFile(place, head, needed), sizes)
+            LOGGER.info(f"{prefix}Using the decoded images of {place} ({needed / GIGABYTE:.2f} GB)")
+            return store
+        except InputError:
+            LOGGER.info(f"{prefix}{place} does not fit the images and options any more, or is damaged: making it anew")
+    try:
+        free = shutil.disk_usage(place.parent).free
         if needed > SHARE * free:
             raise InputError(
                 f"{prefix}the images do not fit on the disk: decoded they need {needed / GIGABYTE:.1f} GB, of the "
                 f"{free / GIGABYTE:.1f} GB that are free {SHARE:.0%} may be used: leave out --cache disk"
             )
-
-    def decode(number: int) -> None:
-        try:
-            with atomic_path(places[number]) as draft:
-                np.save(draft, read_image(files[number]))
-        except OSError as error:
-            raise InputError(f"cannot write {places[number]} ({error.strerror}): leave out --cache disk") from error
-
-    for _ in _in_threads(decode, wanted, prefix):
-        pass
-    LOGGER.info(f"{prefix}Caching images ({needed / GIGABYTE:.2f} GB written to disk, {len(wanted)} of {len(files)})")
-    return places
+        with atomic_path(place) as draft:
+            _write(read, sizes, draft, head, prefix)
+    except OSError as error:
+        raise InputError(f"cannot write {place} ({error.strerror}): leave out --cache disk") from error
+    LOGGER.info(f"{prefix}Keeping {len(sizes)} images decoded in {place} ({needed / GIGABYTE:.2f} GB)")
+    return ImageStore(MappedFile(place, head, needed), sizes)
 
 
-def is_fresh(place: Path, file: str) -> bool:
-    """Whether the decoded image ``place`` exists and is not older than the image ``file``."""
-    return place.is_file() and place.stat().st_mtime_ns >= os.stat(file).st_mtime_ns
+def _write(read: Read, sizes: np.ndarray, draft: Path, head: bytes, prefix: str) -> None:
+    ends = len(head) + ends_of(sizes)
+    turn = threading.Lock()
+    with open(draft, "wb") as stream:
+        stream.write(head)
+
+        def store(number: int) -> None:
+            pixels = read(number)
+            with turn:  # ordinary writes: a full disk is an error, where with mapped memory it would end the process
+                stream.seek(int(ends[number]) - pixels.size)
+                stream.write(np.ascontiguousarray(pixels).data)
+
+        _in_threads(store, len(sizes), prefix)
 
 
-def _in_threads(work: Callable, numbers: Sequence[int], prefix: str) -> Iterable:
+def _in_threads(work: Callable[[int], None], count: int, prefix: str) -> None:
     from tqdm import tqdm
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        description = f"{prefix}Caching images"
-        yield from tqdm(pool.map(work, numbers), total=len(numbers), desc=description, disable=None, leave=False)
+        for _ in tqdm(pool.map(work, range(count)), f"{prefix}Caching images", count, disable=None, leave=False):
+            pass
+
+
+# -- free memory ---------------------------------------------------------------------------------------------------
 
 
 def available_memory() -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 from utils.log import LOGGER
 from utils.sources import LoadImages
 from utils.streams import LoadStreams, is_stream, remote_file_name
+
+WINDOW_BYTES = 1 << 28  # of pictures that wait for others of their shape
 
 
 @dataclass
@@ -25,6 +27,9 @@ class Picture:
     frame: int | None = None  # number of the frame; None for an image
     rate: float = 30.0  # frames per second
     live: bool = False  # a frame of a stream: those of others come in between
+
+
+Window = list[tuple[np.ndarray, Picture]]
 
 
 def open_sources(source: str, download_folder: Path, **how: Any) -> LoadImages | LoadStreams:
@@ -58,3 +63,28 @@ def picture_batches(loader: LoadImages | LoadStreams) -> Iterator[tuple[np.ndarr
             picture.frame = loader.frame
             picture.rate = (capture.get(cv2.CAP_PROP_FPS) or picture.rate) / loader.vid_stride
         yield rgb[None], [picture]
+
+
+def windows(
+    batches: Iterable[tuple[np.ndarray, list[Picture]]], most: int
+) -> Iterator[list[tuple[np.ndarray, Picture]]]:
+    """Consecutive letterboxed images (3, H, W) with their pictures, up to ``most`` or WINDOW_BYTES at a time."""
+    window: Window = []
+    size = 0
+    for rgb, pictures in batches:
+        window += zip(rgb, pictures, strict=True)
+        size += sum(picture.native.nbytes for picture in pictures)
+        if len(window) >= most or size >= WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window
+
+
+def alike(window: Window, most: int) -> Iterator[list[int]]:
+    """Places in ``window`` of up to ``most`` images of one shape, until all are named."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, (rgb, _) in enumerate(window):
+        places.setdefault(rgb.shape, []).append(place)
+    for same in places.values():
+        yield from (same[start : start + most] for start in range(0, len(same), most))

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.files import atomic_path
-from utils.labels import BOX_FIELDS, ImageRecord, Segments, find_images, img2label_paths, verify_image_label
+from utils.labels import BOX_FIELDS, ImageRecord, find_images, img2label_paths, verify_image_label
 from utils.log import LOGGER
+from utils.ragged import Polygons, Ragged, Texts
 
 FORMAT_VERSION = 1
 POOL_FROM_IMAGES = 2048  # below, starting processes takes longer than the scan
@@ -32,23 +33,12 @@ COUNTERS = ("found", "missing", "empty", "corrupt")
 class LabelTable:
     """The usable images of a split and their labels, in the order of ``images``."""
 
-    images: list[str] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)  # width, height
-    labels: list[np.ndarray] = field(default_factory=list)  # each (n, 5) float32
-    segments: list[Segments] = field(default_factory=list)  # each empty, or n polygons or None
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
-    messages: list[str] = field(default_factory=list)
-
-    def add(self, image: str, record: ImageRecord) -> None:
-        for counter in COUNTERS:
-            self.counts[counter] += getattr(record, counter)
-        if record.message:
-            self.messages.append(record.message)
-        if record.usable:
-            self.images.append(image)
-            self.sizes.append(record.size)
-            self.labels.append(record.labels)
-            self.segments.append(record.segments)
+    images: Texts
+    sizes: np.ndarray  # (N, 2) width, height
+    labels: Ragged  # of each image (n, 5) float32
+    segments: Polygons  # of each image
+    counts: dict[str, int]  # of each of COUNTERS
+    messages: list[str]
 
 
 def load_labels(path: str | Path | Sequence[str | Path], prefix: str = "") -> tuple[LabelTable, Path]:
@@ -83,9 +73,9 @@ def cache_path(path: str | Path | Sequence[str | Path], label_files: Sequence[st
     return Path(f"{Path(label_files[0]).absolute().parent}.cache")  # the folder's name may have a dot
 
 
-def files_hash(files: Iterable[str]) -> str:
-    """MD5 of the names, sizes and modification times of files; files that do not exist count with their names."""
-    digest = hashlib.md5(usedforsecurity=False)
+def files_hash(files: Iterable[str], more: str = "") -> str:
+    """MD5 of the names, sizes and modification times of files, and of ``more``; absent files count with their names."""
+    digest = hashlib.md5(more.encode(), usedforsecurity=False)
     for file in files:
         try:
             status = os.stat(file)
@@ -103,17 +93,29 @@ def scan(images: Sequence[str], label_files: Sequence[str], description: str = "
     """Check every image with its label file; a progress bar is shown on terminals."""
     from tqdm import tqdm
 
-    table = LabelTable()
+    counts, messages = dict.fromkeys(COUNTERS, 0), []
+    usable: list[tuple[str, ImageRecord]] = []
     with closing(_records(images, label_files)) as records:
         progress = tqdm(records, desc=description, total=len(images), disable=None, leave=False)
         for image, record in zip(images, progress, strict=True):
-            table.add(image, record)
-    return table
+            for counter in COUNTERS:
+                counts[counter] += getattr(record, counter)
+            if record.message:
+                messages.append(record.message)
+            if record.usable:
+                usable.append((image, record))
+    polygons = [polygon for _, record in usable for polygon in record.segments or [None] * len(record.labels)]
+    none = np.zeros((0, 2), np.float32)
+    points = Ragged.of([none if polygon is None else polygon for polygon in polygons], none)
+    labels = Ragged.of([record.labels for _, record in usable], np.zeros((0, BOX_FIELDS), np.float32))
+    sizes = np.array([record.size for _, record in usable], np.int32).reshape(-1, 2)
+    names = Texts(image for image, _ in usable)
+    return LabelTable(names, sizes, labels, Polygons(points, labels), counts, messages)
 
 
 def _records(images: Sequence[str], label_files: Sequence[str]) -> Generator[ImageRecord, None, None]:
     pairs = zip(images, label_files, strict=True)
-    processes = min(8, (os.cpu_count() or 1) - 1)
+    processes = min(8, os.cpu_count() or 1)
     if len(images) < POOL_FROM_IMAGES or processes < 2:
         yield from (_verify(pair) for pair in pairs)
         return
@@ -132,22 +134,21 @@ def _verify(pair: tuple[str, str]) -> ImageRecord:
 
 def write_cache(cache: Path, digest: str, table: LabelTable) -> None:
     """Write the table; a place where that is not possible gets a warning, and the next start scans again."""
-    polygons = [polygon for segments in table.segments for polygon in segments if polygon is not None]
-    points = [_points_of(rows, segments) for rows, segments in zip(table.labels, table.segments, strict=True)]
+    points = table.segments.points
     header = {
         "version": FORMAT_VERSION,
         "hash": digest,
-        "images": table.images,
+        "images": list(table.images),
         "counts": table.counts,
         "messages": table.messages,
     }
     arrays: dict[str, Any] = {
         "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
-        "sizes": np.array(table.sizes, np.int32).reshape(-1, 2),
-        "rows": np.array([len(rows) for rows in table.labels], np.int32),  # of each image
-        "labels": np.concatenate([*table.labels, np.zeros((0, BOX_FIELDS), np.float32)]),
-        "points": np.concatenate([*points, np.zeros(0, np.int32)]),  # of each label; 0 for a box
-        "polygons": np.concatenate([*polygons, np.zeros((0, 2), np.float32)]),
+        "sizes": table.sizes,
+        "rows": table.labels.counts,  # of each image
+        "labels": table.labels.rows,
+        "points": points.counts,  # of each label; 0 for a box
+        "polygons": points.rows,
     }
     try:
         with atomic_path(cache) as draft, open(draft, "wb") as stream:
@@ -156,11 +157,6 @@ def write_cache(cache: Path, digest: str, table: LabelTable) -> None:
         LOGGER.warning(
             f"WARNING: cannot write the label cache {cache} ({error.strerror or error}): continuing without it"
         )
-
-
-def _points_of(rows: np.ndarray, segments: Segments) -> np.ndarray:
-    polygons = segments or [None] * len(rows)
-    return np.array([0 if polygon is None else len(polygon) for polygon in polygons], np.int32)
 
 
 def read_cache(cache: Path, digest: str) -> LabelTable | None:
@@ -190,19 +186,12 @@ def _table_from(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> LabelT
     )
     if not sound:
         raise ValueError("the parts of the cache do not fit together")
-    ends = np.cumsum(rows)
-    segments: list[Segments] = [[] for _ in rows]
-    if len(arrays["polygons"]):
-        polygons = np.split(arrays["polygons"], np.cumsum(points)[:-1])
-        each = [polygon if len(polygon) else None for polygon in polygons]
-        for image, (end, count) in enumerate(zip(ends, rows, strict=True)):
-            mine = each[end - count : end]
-            segments[image] = mine if any(polygon is not None for polygon in mine) else []
+    of_images = Ragged(labels, rows)
     return LabelTable(
-        images=[str(image) for image in header["images"]],
-        sizes=[(int(width), int(height)) for width, height in arrays["sizes"]],
-        labels=np.split(labels, ends[:-1]),
-        segments=segments,
+        images=Texts(header["images"]),
+        sizes=arrays["sizes"],
+        labels=of_images,
+        segments=Polygons(Ragged(arrays["polygons"], points), of_images),
         counts={counter: int(header["counts"][counter]) for counter in COUNTERS},
         messages=[str(message) for message in header["messages"]],
     )

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from utils.boxes import box_iou
+from utils.background import Draw, at_once
+from utils.boxes import as_array, box_iou
+from utils.charts import plot_mc_curve, plot_pr_curve, smooth
 from utils.confusion import ConfusionMatrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+Rows = torch.Tensor | np.ndarray
 
 __all__ = [
     "ConfusionMatrix",
@@ -80,34 +85,26 @@ def _area(size: torch.Tensor) -> torch.Tensor:
     return size[..., :1] * size[..., 1:]
 
 
-def match_predictions(detections: torch.Tensor, labels: torch.Tensor, iou_thresholds: torch.Tensor) -> torch.Tensor:
-    """Say which detections are correct at which IoU threshold: bool (N, T).
+def match_predictions(detections: Rows, labels: Rows, iou_thresholds: Rows) -> NDArray:
+    """Say which detections are correct at which IoU threshold: bool (N, T). Tensors and arrays will do.
 
     ``detections`` (N, 6) are x1, y1, x2, y2, confidence, class by falling confidence; ``labels`` (M, 5) are class, x1,
     y1, x2, y2 in the same pixels. Each detection claims the label of its class that it overlaps most; where several
     claim one label, the first of them gets it and the others get nothing, not even their second choice.
     """
-    thresholds = iou_thresholds.to(detections.device)
-    number, device = len(detections), detections.device
-    if not number or not len(labels):
-        return torch.zeros(number, len(thresholds), dtype=torch.bool, device=device)
+    detections, labels, iou_thresholds = as_array(detections), as_array(labels), as_array(iou_thresholds)
+    correct = np.zeros((len(detections), len(iou_thresholds)), dtype=bool)
+    if not len(detections) or not len(labels):
+        return correct
     overlap = box_iou(detections[:, :4], labels[:, 1:5])  # (N, M)
-    other_class = detections[:, 5:6] != labels[:, 0]
-    best_overlap, claimed = overlap.masked_fill(other_class, -1.0).max(1)
-    claims = best_overlap[:, None] >= thresholds  # (N, T)
-
-    order = torch.arange(number, device=device)[:, None]
-    claimed = claimed[:, None].expand_as(claims)
-    first = torch.full((len(labels), len(thresholds)), number, device=device)
-    first.scatter_reduce_(0, claimed, order.where(claims, number), "amin")
-    return claims & (first.gather(0, claimed) == order)
-
-
-def smooth(y: NDArray, f: float = 0.05) -> NDArray:
-    """Box filter over a share 2 * ``f`` of the points of ``y``, whose ends are repeated: same length."""
-    taps = round(len(y) * f * 2) // 2 + 1
-    padded = np.pad(np.asarray(y, dtype=float), taps // 2, mode="edge")
-    return np.convolve(padded, np.full(taps, 1 / taps), mode="valid")[: len(y)]
+    overlap[detections[:, 5:6] != labels[:, 0]] = -1
+    favourite = overlap.argmax(1)
+    claimant, threshold = np.nonzero(overlap.max(1)[:, None] >= iou_thresholds)
+    winner = np.full((len(labels), len(iou_thresholds)), -1)
+    winner[favourite[claimant[::-1]], threshold[::-1]] = claimant[::-1]  # the first is written last
+    label, threshold = np.nonzero(winner >= 0)
+    correct[winner[label, threshold], threshold] = True
+    return correct
 
 
 def compute_ap(
@@ -133,6 +130,7 @@ def ap_per_class(
     save_dir: str | Path = ".",
     names: Mapping[int, str] | Sequence[str] = (),
     eps: float = 1e-16,
+    draw: Draw = at_once,
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray, NDArray, NDArray]:
     """Precision, recall and average precision of every class that has labels.
 
@@ -140,7 +138,7 @@ def ap_per_class(
     ``pred_cls`` (n,) are their confidence and class; ``target_cls`` (m,) the class of every label. Returns
     (tp, fp, p, r, f1, ap, classes): (C,) each, ``ap`` (C, T). The first five hold at the one confidence where the
     classes' mean F1, smoothed, is largest. Nothing predicted or nothing right gives zeros, no labels empty arrays.
-    With ``plot`` the four curves are saved in ``save_dir`` (PR_curve.png, F1_curve.png, P_curve.png, R_curve.png).
+    With ``plot`` ``draw`` gets the four curves, in ``save_dir`` (PR_curve.png, F1_curve.png, P_curve.png, R_curve.png).
     """
     order = np.argsort(-conf)
     tp, conf, pred_cls = tp[order], conf[order], pred_cls[order]
@@ -168,7 +166,12 @@ def ap_per_class(
 
     f1_curve = 2 * p_curve * r_curve / (p_curve + r_curve + eps)
     if plot:
-        _plot_curves(pr_curves, ap, f1_curve, p_curve, r_curve, _names_of(classes, names), Path(save_dir))
+        folder, known = Path(save_dir), _names_of(classes, names)
+        file = folder / "PR_curve.png"
+        draw(file, partial(plot_pr_curve, _CONFIDENCE_GRID, pr_curves, ap, file, known))
+        for letter, label, curves in (("F1", "F1", f1_curve), ("P", "Precision", p_curve), ("R", "Recall", r_curve)):
+            file = folder / f"{letter}_curve.png"
+            draw(file, partial(plot_mc_curve, _CONFIDENCE_GRID, curves, file, known, ylabel=label))
     best = smooth(f1_curve.mean(0), 0.1).argmax() if class_count else 0
     p, r, f1 = p_curve[:, best], r_curve[:, best], f1_curve[:, best]
     true_positives = (r * label_counts).round()
@@ -180,16 +183,6 @@ def _names_of(classes: NDArray, names: Mapping[int, str] | Sequence[str]) -> lis
     """Names of the class indices, in their order; an index without a name stands for itself."""
     known = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
     return [str(known.get(int(index), int(index))) for index in classes]
-
-
-def _plot_curves(
-    pr_curves: NDArray, ap: NDArray, f1: NDArray, p: NDArray, r: NDArray, names: list[str], folder: Path
-) -> None:
-    from utils.charts import plot_mc_curve, plot_pr_curve
-
-    plot_pr_curve(_CONFIDENCE_GRID, pr_curves, ap, folder / "PR_curve.png", names)
-    for letter, label, curves in (("F1", "F1", f1), ("P", "Precision", p), ("R", "Recall", r)):
-        plot_mc_curve(_CONFIDENCE_GRID, curves, folder / f"{letter}_curve.png", names, ylabel=label)
 
 
 def fitness(x: NDArray) -> NDArray:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 import cv2
 import numpy as np
 
-from utils.augmentations import GREY, random_perspective
-from utils.boxes import xywhn2xyxy
+from utils.augmentations import draw_warp, warp_labels, warp_limits
+from utils.boxes import xywh2xyxy
 from utils.labels import Segments
 from utils.segments import xyn2xy
+from utils.tiles import Scene, Tile, compose
 
 HIDDEN_PART_ALLOWED = 0.30  # a pasted object may cover less than this part of any other
 
@@ -23,76 +24,62 @@ class MosaicSource(Protocol):
     img_size: int
     mosaic_border: tuple[int, int]
     indices: Sequence[int]
-    labels: list[np.ndarray]
-    segments: list[Segments]
     hyp: Mapping[str, float]
+
+    @property
+    def labels(self) -> Sequence[np.ndarray]: ...
+
+    @property
+    def segments(self) -> Sequence[Segments]: ...
 
     def load_image(self, index: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]: ...
 
 
-def load_mosaic(dataset: MosaicSource, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Place image ``index`` and three random ones around a random point, and cut a square out of that.
+def draw_mosaic(dataset: MosaicSource, index: int) -> tuple[Scene, np.ndarray]:
+    """Place image ``index`` and three random ones around a random point of a canvas, and choose a warp of it.
+
+    All random numbers are drawn here; the pixels come later, from ``Scene.render``.
 
     Returns:
-        Image (s, s, 3) uint8 BGR with s = ``img_size`` (one less if that is odd); rows (N, 5): class, x1, y1, x2, y2
-        in its pixels.
+        The scene, of side s = ``img_size`` (one less if that is odd), on a canvas of side 2 s; and rows (N, 5): class,
+        x1, y1, x2, y2 in its pixels.
     """
-    side = dataset.img_size
+    side, hyp = dataset.img_size, dataset.hyp
     centre_y, centre_x = (int(random.uniform(-border, 2 * side + border)) for border in dataset.mosaic_border)
     chosen = [index, *random.choices(dataset.indices, k=3)]
     random.shuffle(chosen)
 
-    canvas = np.full((2 * side, 2 * side, 3), GREY[0], np.uint8)
-    tile_labels, segments = [], []
-    for tile, image_index in enumerate(chosen):
-        image, _, (height, width) = dataset.load_image(image_index)
-        left, top = place_tile(canvas, image, tile, centre_x, centre_y)
-        rows = dataset.labels[image_index].copy()
-        rows[:, 1:] = xywhn2xyxy(rows[:, 1:], width, height, left, top).clip(0, 2 * side)
-        tile_labels.append(rows)
+    tiles, places, segments = [], [], []
+    for corner, number in enumerate(chosen):
+        tile = place_tile(dataset.load_image(number)[0], corner, centre_x, centre_y)
+        tiles.append(tile)
+        height, width = tile.image.shape[:2]
+        places.append((width, height, tile.x, tile.y))
         segments += [
-            None if polygon is None else xyn2xy(polygon, width, height, left, top).clip(0, 2 * side)
-            for polygon in dataset.segments[image_index] or [None] * len(rows)
+            None if polygon is None else xyn2xy(polygon, *places[-1]).clip(0, 2 * side)
+            for polygon in dataset.segments[number] or [None] * len(dataset.labels[number])
         ]
-    hyp = dataset.hyp
-    canvas, labels, segments = copy_paste(canvas, np.concatenate(tile_labels), segments, hyp.get("copy_paste", 0.0))
-    return random_perspective(canvas, labels, segments, border=dataset.mosaic_border, **warp_limits(hyp))
+    labels = np.concatenate([dataset.labels[number] for number in chosen])
+    each = np.repeat(np.array(places, labels.dtype), [len(dataset.labels[number]) for number in chosen], axis=0)
+    boxes = xywh2xyxy(labels[:, 1:]) * each[:, [0, 1, 0, 1]] + each[:, [2, 3, 2, 3]]
+    labels[:, 1:] = boxes.clip(0, 2 * side)
+
+    if hyp.get("copy_paste", 0.0) and any(polygon is not None for polygon in segments):
+        canvas = compose(tiles, (0, 0, 2 * side, 2 * side))
+        canvas, labels, segments = copy_paste(canvas, labels, segments, hyp["copy_paste"])
+        tiles = [Tile(canvas)]
+    size = 2 * (side + dataset.mosaic_border[0]), 2 * (side + dataset.mosaic_border[1])
+    matrix, zoom = draw_warp((2 * side, 2 * side), size, **warp_limits(hyp))
+    return Scene(tiles, (2 * side, 2 * side), matrix, size), warp_labels(labels, segments, matrix, zoom, size)
 
 
-class WarpLimits(TypedDict):
-    """The hyperparameters of ``random_perspective``."""
+def place_tile(image: np.ndarray, corner: int, centre_x: int, centre_y: int) -> Tile:
+    """An image so that one of its corners touches the centre point; it may stick out of the canvas.
 
-    degrees: float
-    translate: float
-    scale: float
-    shear: float
-    perspective: float
-
-
-def warp_limits(hyp: Mapping[str, float]) -> WarpLimits:
-    """Pick the arguments of ``random_perspective`` from the hyperparameters; what is absent is 0."""
-    return {
-        "degrees": hyp.get("degrees", 0.0),
-        "translate": hyp.get("translate", 0.0),
-        "scale": hyp.get("scale", 0.0),
-        "shear": hyp.get("shear", 0.0),
-        "perspective": hyp.get("perspective", 0.0),
-    }
-
-
-def place_tile(canvas: np.ndarray, image: np.ndarray, tile: int, centre_x: int, centre_y: int) -> tuple[int, int]:
-    """Copy an image onto a canvas so that one of its corners touches the centre point; what sticks out is cut off.
-
-    ``tile`` is 0 to 3: the image lies to the top left, top right, bottom left or bottom right of the centre.
-    Returns the canvas coordinates (x, y) of the image's top left corner, which may be negative.
+    ``corner`` is 0 to 3: the image lies to the top left, top right, bottom left or bottom right of the centre.
     """
     height, width = image.shape[:2]
-    left = centre_x if tile % 2 else centre_x - width
-    top = centre_y if tile >= 2 else centre_y - height
-    x1, y1 = max(left, 0), max(top, 0)
-    x2, y2 = min(left + width, canvas.shape[1]), min(top + height, canvas.shape[0])
-    canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
-    return left, top
+    return Tile(image, centre_x if corner % 2 else centre_x - width, centre_y if corner >= 2 else centre_y - height)
 
 
 def copy_paste(

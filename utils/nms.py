@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +25,7 @@ from utils.log import log_once
 
 CLASS_OFFSET_PIXELS = 7680  # boxes of different classes are moved this far apart, so that they never overlap
 MAX_CANDIDATES = 30_000  # the best-scored boxes of an image that enter the suppression
-BLOCK_BOXES = 512  # boxes compared with one another at a time by the torch implementation
+BLOCK_BOXES = 256  # boxes compared with one another at a time by the torch implementation
 KEPT_BLOCK_BOXES = 4096  # kept boxes compared with a block at a time: bounds the memory
 
 CompiledNMS = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -61,18 +65,13 @@ def non_max_suppression(
         prediction = prediction[0]
     _check_arguments(prediction, conf_thres, iou_thres, max_det)
     wanted = None if classes is None else torch.tensor(list(classes), dtype=torch.long, device=prediction.device)
-    detections = []
-    for index, rows in enumerate(prediction):
-        rows = rows[rows[:, 4] > conf_thres]
-        if rows.dtype in (torch.float16, torch.bfloat16):
-            rows = rows.float()  # half precision cannot hold the shifted boxes
-        if len(labels) and len(labels[index]):
-            rows = torch.cat((rows, _label_rows(labels[index], rows)))
-        candidates = _candidates(rows, conf_thres, multi_label)
-        if wanted is not None:
-            candidates = candidates[torch.isin(candidates[:, 5].long(), wanted)]
-        detections.append(_suppress(candidates, iou_thres, agnostic, max_det))
-    return detections
+    candidates, image = _candidates(*_rows(prediction, conf_thres, labels), conf_thres, multi_label)
+    if classes is not None:
+        wanted = torch.tensor(list(classes), dtype=torch.long, device=prediction.device)
+        chosen = torch.isin(candidates[:, 5].long(), wanted)
+        candidates, image = candidates[chosen], image[chosen]
+    counts = torch.bincount(image, minlength=len(prediction)).tolist()
+    return [_suppress(part, iou_thres, agnostic, max_det) for part in candidates.split(counts)]
 
 
 def _check_arguments(prediction: torch.Tensor, conf_thres: float, iou_thres: float, max_det: int) -> None:
@@ -96,18 +95,43 @@ def _label_rows(label: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return rows
 
 
-def _candidates(rows: torch.Tensor, conf_thres: float, multi_label: bool) -> torch.Tensor:
-    """Prediction rows (n, 5 + nc) -> (m, 6) of x1, y1, x2, y2, confidence, class over the threshold, unordered."""
+def _rows(
+    prediction: torch.Tensor, conf_thres: float, labels: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows (n, 5 + nc) of all images with enough objectness, then each image's labels; the image of each (n,)."""
+    over = prediction[..., 4] > conf_thres
+    rows, image = prediction[over], over.nonzero()[:, 0]
+    if rows.dtype in (torch.float16, torch.bfloat16):
+        rows = rows.float()  # half precision cannot hold the shifted boxes
+    if len(labels):
+        known = torch.cat([_label_rows(label, rows) for label in labels])
+        counts = torch.tensor([len(label) for label in labels], device=image.device)
+        rows, image = (
+            torch.cat((rows, known)),
+            torch.cat((image, torch.arange(len(labels), device=image.device).repeat_interleave(counts))),
+        )
+        order = image.argsort(stable=True)
+        rows, image = rows[order], image[order]
+    return rows, image
+
+
+def _candidates(
+    rows: torch.Tensor, image: torch.Tensor, conf_thres: float, multi_label: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prediction rows (n, 5 + nc) -> (m, 6) of x1, y1, x2, y2, confidence, class over the threshold; their images (m,).
+
+    Images stay together; within one nothing is sorted.
+    """
     corners = xywh2xyxy(rows[:, :4])
     scores = rows[:, 4:5] * rows[:, 5:]
     if multi_label and scores.shape[1] > 1:
-        box_index, category = (scores > conf_thres).nonzero(as_tuple=True)
-        corners, confidence = corners[box_index], scores[box_index, category]
+        row, category = (scores > conf_thres).nonzero(as_tuple=True)
+        confidence = scores[row, category]
     else:
         confidence, category = scores.max(1)
-        over = confidence > conf_thres
-        corners, confidence, category = corners[over], confidence[over], category[over]
-    return torch.cat((corners, confidence[:, None], category[:, None].to(corners)), 1)
+        row = (confidence > conf_thres).nonzero()[:, 0]
+        confidence, category = confidence[row], category[row]
+    return torch.cat((corners[row], confidence[:, None], category[:, None].to(corners)), 1), image[row]
 
 
 def _suppress(candidates: torch.Tensor, iou_thres: float, agnostic: bool, max_det: int) -> torch.Tensor:
@@ -130,14 +154,13 @@ def _suppress(candidates: torch.Tensor, iou_thres: float, agnostic: bool, max_de
 def _compiled_nms(device_type: str) -> CompiledNMS | None:
     """Return torchvision's operator if it works on this kind of device, else None, saying so once.
 
-    torchvision is imported here and not above: it takes seconds, and a build that does not fit torch's fails only
-    when the operator is called.
+    torchvision is looked for here and not above: it takes time, and a build that does not fit torch's fails only when
+    the operator is called.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from torchvision.ops import nms
-
+            nms = _torchvision_nms()
             box = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device_type)
             if nms(box, box[:, 2], 0.5).tolist() == [0]:
                 return nms
@@ -149,6 +172,19 @@ def _compiled_nms(device_type: str) -> CompiledNMS | None:
         reason = str(error).strip().partition("\n")[0][:120]
     log_once(f"NMS runs in plain torch: torchvision's operator does not work on {device_type} here ({reason})")
     return None
+
+
+def _torchvision_nms() -> CompiledNMS:
+    """torchvision's operator, from its library alone where that can be loaded: importing the package takes seconds."""
+    package = find_spec("torchvision") if "torchvision" not in sys.modules else None
+    if package is not None and package.origin is not None:
+        with suppress(OSError, RuntimeError, AttributeError):  # the import below says what is wrong
+            for library in Path(package.origin).parent.glob("_C*"):
+                torch.ops.load_library(str(library))
+            return torch.ops.torchvision.nms
+    from torchvision.ops import nms
+
+    return nms
 
 
 def suppress_overlaps(

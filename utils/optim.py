@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from utils.checkpoint import de_parallel
 from utils.errors import InputError
 from utils.log import LOGGER
 
+FUSED_DEVICES = ("cpu", "cuda")
 BIASES, DECAYED, NORMS = range(3)  # positions of the parameter groups; checkpoints of YOLOv5 have the same
 
 
@@ -62,13 +64,16 @@ def smart_optimizer(
         momentum: momentum; the first beta of Adam and AdamW (the second is 0.999).
         decay: weight decay of group 1; the others have none.
 
+    The fused kernels of torch update all parameters in one pass, where there are any for the optimizer and the device.
+
     Raises:
         InputError: another ``name``.
     """
+    fused = all(parameter.device.type in FUSED_DEVICES for parameter in model.parameters()) or None
     makers: dict[str, Callable[[list[dict]], torch.optim.Optimizer]] = {
-        "SGD": functools.partial(torch.optim.SGD, lr=lr, momentum=momentum, nesterov=True),
-        "Adam": functools.partial(torch.optim.Adam, lr=lr, betas=(momentum, 0.999)),
-        "AdamW": functools.partial(torch.optim.AdamW, lr=lr, betas=(momentum, 0.999)),
+        "SGD": functools.partial(torch.optim.SGD, lr=lr, momentum=momentum, nesterov=True, fused=fused),
+        "Adam": functools.partial(torch.optim.Adam, lr=lr, betas=(momentum, 0.999), fused=fused),
+        "AdamW": functools.partial(torch.optim.AdamW, lr=lr, betas=(momentum, 0.999), fused=fused),
         "RMSProp": functools.partial(torch.optim.RMSprop, lr=lr, momentum=momentum),
     }
     if name not in makers:
@@ -81,6 +86,15 @@ def smart_optimizer(
         f"{len(groups[NORMS])} norm weights, {len(groups[BIASES])} biases"
     )
     return optimizer
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load a state dict, whichever kernels its run used: those of ``optimizer`` stay."""
+    kernels = [
+        {name: group[name] for name in ("fused", "foreach") if name in group} for group in optimizer.param_groups
+    ]
+    groups = [{**group, **kernel} for group, kernel in zip(saved["param_groups"], kernels, strict=True)]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
 
 
 def linear_schedule(lrf: float, epochs: int) -> Callable[[float], float]:

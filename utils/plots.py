@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 
 from utils.annotator import Annotator, colors, write_picture
 from utils.boxes import xywh2xyxy, xyxy2xywh
@@ -18,6 +17,7 @@ from utils.files import atomic_path, make_folder
 from utils.log import LOGGER
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
@@ -42,16 +42,16 @@ CANVAS = 2000  # side of its picture of boxes, pixels
 Names = Mapping[int, str] | Sequence[str] | None
 
 
-def output_to_target(output: Sequence[torch.Tensor], max_det: int = 300) -> NDArray:
+def output_to_target(output: Sequence[torch.Tensor | NDArray], max_det: int = 300) -> NDArray:
     """Detections of a batch, (n_i, 6) x1, y1, x2, y2, confidence, class each -> rows (n, 7) for ``plot_images``.
 
     Columns: image index, class, centre x, centre y, width, height, confidence; the best ``max_det`` of each image.
     """
     rows = [np.zeros((0, 7), dtype=np.float32)]
     for index, found in enumerate(output):
-        kept = found[:max_det].detach().float().cpu()
-        image = torch.full((len(kept), 1), float(index))
-        rows.append(torch.cat((image, kept[:, 5:6], xyxy2xywh(kept[:, :4]), kept[:, 4:5]), 1).numpy())
+        kept = _to_array(found[:max_det])
+        image = np.full((len(kept), 1), index, dtype=np.float32)
+        rows.append(np.concatenate((image, kept[:, 5:6], xyxy2xywh(kept[:, :4]), kept[:, 4:5]), 1))
     return np.concatenate(rows)
 
 
@@ -111,7 +111,7 @@ def _draw_targets(annotator: Annotator, rows: NDArray, names: dict[int, str]) ->
 
 
 def _to_array(values: torch.Tensor | NDArray) -> NDArray:
-    return values.detach().float().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, np.float32)
+    return values.astype(np.float32) if isinstance(values, np.ndarray) else values.detach().float().cpu().numpy()
 
 
 def _numbered(names: Names) -> dict[int, str]:

@@ -14,6 +14,7 @@ from utils.config import TrainOptions, build
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, atomic_path, newest_file, read_yaml
 from utils.log import LOGGER
+from utils.optim import load_optimizer
 
 FOLLOWS_CHECKPOINT = ("resume", "hyp", "project", "name", "exist_ok")  # given by where the checkpoint lies
 OF_THE_LAUNCHER = ("local_rank",)  # says nothing about the run
@@ -98,7 +99,7 @@ def restore(
         )
     LOGGER.info(f"Resuming after epoch {epoch} of {path}")
     state.model.load_state_dict(checkpoint["model"].float().state_dict())
-    state.optimizer.load_state_dict(checkpoint["optimizer"])
+    load_optimizer(state.optimizer, checkpoint["optimizer"])
     if checkpoint.get("ema") is not None:
         state.ema.ema.load_state_dict(checkpoint["ema"].float().state_dict())
         state.ema.updates = checkpoint["updates"]

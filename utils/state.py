@@ -112,8 +112,12 @@ def build_state(
     schedule = one_cycle(1, hyp["lrf"], epochs) if options.cos_lr else linear_schedule(hyp["lrf"], epochs)
     precision = autocast_dtype(options.amp, device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = ModelEMA(model)
+    for module in model.modules():
+        if isinstance(module, nn.SiLU | nn.Hardswish):
+            module.inplace = False  # the gradient needs the input: in place, torch would first copy it
     return TrainingState(
-        model=model, ema=ModelEMA(model), optimizer=optimizer, compute_loss=ComputeLoss(model), loader=loader, hyp=hyp,
+        model=model, ema=average, optimizer=optimizer, compute_loss=ComputeLoss(model), loader=loader, hyp=hyp,
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16), learning_rate_factor=schedule,
         forward=model, autocast_dtype=precision, epochs=epochs, batch_size=options.batch_size,
         multi_scale=options.multi_scale, quad=options.quad, seed=options.seed, **known,

@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""Images per second that the data set makes for training, beside the plain two-step way, in CPU time of one thread.
+
+    python benchmarks/data.py --data data/mask.yaml --imgsz 320
+
+Without --data, pictures of the demo data set are drawn into a temporary folder. Pictures, random numbers and labels are
+the same for all alternatives (tests/test_tiles.py compares them), which take turns.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
+from utils.cli import run_command
+from utils.config import option, parse, read_hyperparameters
+from utils.files import ROOT
+from utils.log import LOGGER
+
+LARGE_PHOTOGRAPH = (3000, 4000)  # height and width in pixels: a telephone's camera
+
+
+@dataclass
+class DataOptions:
+    """Options of the benchmark."""
+
+    data: str = option("", "data set YAML; default: demo pictures, drawn for this")
+    imgsz: int = option(320, "image size in pixels")
+    images: int = option(96, "items of one round")
+    repetitions: int = option(7, "rounds")
+
+
+def measure(data: str = "", imgsz: int = 320, images: int = 96, repetitions: int = 7) -> list[Figure]:
+    """The figures of loading. ``data``: a data set YAML, or '' for demo pictures; ``images``: items of one round."""
+    import cv2
+    import torch
+
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            split = _training_split(data) if data else _demo_pictures(Path(folder), images)
+            return [*_items(split, imgsz, images, repetitions), _large_photographs(Path(folder), imgsz, repetitions)]
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+
+
+def _training_split(data: str) -> Any:
+    from utils.checks import check_dataset
+
+    return check_dataset(data)["train"]
+
+
+def _demo_pictures(folder: Path, count: int) -> Path:
+    from data.scripts.draw_mask_demo import Settings, draw
+
+    return draw(folder / "demo", Settings(images=max(count * 5 // 4, 2))) / "images" / "train"
+
+
+def _items(split: Any, imgsz: int, count: int, repetitions: int) -> list[Figure]:
+    from benchmarks.two_step import TwoStepImages
+    from utils.dataset import LoadImagesAndLabels
+
+    hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
+
+    def round_of(kind: type[LoadImagesAndLabels], cache: str) -> Callable[[], object]:
+        dataset = kind(split, imgsz, augment=True, hyp=hyp, cache_images=cache)
+        return lambda: [dataset[number % len(dataset), number] for number in range(count)]
+
+    kinds = {"ours": LoadImagesAndLabels, "plain": TwoStepImages}
+    seconds = in_turns(
+        {f"{name} {cache}": round_of(kind, cache) for name, kind in kinds.items() for cache in ("ram", "none")},
+        repetitions,
+        time.process_time,
+    )
+
+    def figure(subject: str, ours: str, plain: str, goal: float | None, note: str) -> Figure:
+        return compare_seconds(subject, seconds[ours], seconds[plain], goal, note, count, "images/s")
+
+    size = f"{imgsz} px"
+    return [
+        figure(f"mosaic, {size}, images in memory", "ours ram", "plain ram", 1.35, "two-step mosaic, images in memory"),
+        figure(f"mosaic, {size}, images read anew", "ours none", "plain none", None, "two-step mosaic, read anew"),
+        figure(f"training data, {size}, as by default", "ours ram", "plain none", 2.8, "two-step mosaic, read anew"),
+    ]
+
+
+def _large_photographs(folder: Path, imgsz: int, repetitions: int) -> Figure:
+    """Reading photographs for training: decoded at a fraction of their size, against decoded whole and resized."""
+    import cv2
+    import numpy as np
+
+    from utils.dataset import LoadImagesAndLabels
+    from utils.images import read_image
+
+    for kind in ("images", "labels"):
+        (folder / "large" / kind).mkdir(parents=True)
+    photograph = folder / "large/images/0.jpg"
+    coarse = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    cv2.imwrite(str(photograph), cv2.resize(coarse, LARGE_PHOTOGRAPH[::-1], interpolation=cv2.INTER_CUBIC))
+    (folder / "large/labels/0.txt").write_text("0 .5 .5 .5 .5\n")
+    dataset = LoadImagesAndLabels(photograph.parent, imgsz, augment=True)
+    height, width = dataset.load_image(0)[0].shape[:2]
+    alternatives: dict[str, Callable[[], object]] = {
+        "ours": lambda: dataset.load_image(0),
+        "plain": lambda: cv2.resize(read_image(photograph), (width, height)),
+    }
+    seconds = in_turns(alternatives, repetitions, time.process_time)
+    subject = f"reading a photograph of {LARGE_PHOTOGRAPH[1]}x{LARGE_PHOTOGRAPH[0]} for {imgsz} px"
+    return compare_seconds(subject, seconds["ours"], seconds["plain"], None, "decoded whole, then resized")
+
+
+def main(options: DataOptions) -> list[Figure]:
+    """Measure and print the table."""
+    figures = measure(options.data, options.imgsz, options.images, options.repetitions)
+    LOGGER.info("\n" + as_table(figures))
+    return figures
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(parse(DataOptions, "Images per second that the data set makes for training.")))

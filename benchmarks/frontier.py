@@ -1,0 +1,366 @@
+#!/usr/bin/env python3
+"""Accuracy against size: this project's pruning beside other methods, from the same trained model.
+
+    python benchmarks/frontier.py --data data/mask_demo.yaml --base base.pt --sparse sparse.pt --imgsz 320
+
+Each method brings the network to the same numbers of operations and is fine-tuned by the same schedule. ``--base`` is
+the trained model (train.py), ``--sparse`` one with an L1 penalty (train_sparity.py --sr). The methods:
+
+* original: the channels outside shortcuts by their gammas, nothing repaired: what the original tools do
+* torch-pruning: batch-norm scale importance, global, coupled channels (pip install torch-pruning)
+* ours: coupled channels too, constants folded, layers re-fitted
+* ours+teacher: the same cut, fine-tuned with the base model as teacher
+* polarize+teacher: sparse training of its own for each target, from the base, then as ours+teacher: what pipeline.py
+  does
+
+A cell that is measured is kept in ``frontier.json``; the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from prune_tools.comparison import aligned, shown
+from utils.cli import run_command, show_arguments
+from utils.config import build, option, parse
+from utils.errors import InputError
+from utils.files import ROOT, atomic_path, make_folder
+from utils.log import LOGGER, colorstr
+
+METHODS = ("original", "torch-pruning", "ours", "ours+teacher", "polarize+teacher")
+RUNTIMES = ("torch", "onnxruntime", "openvino")
+ROUNDING = 8  # channels, of all methods but the original, which has none
+BISECTIONS = 12  # of a share of channels, until the operations fit
+SIZE = 640  # pixels, for which operations are counted
+
+
+@dataclass
+class FrontierOptions:
+    """Options of the benchmark."""
+
+    base: str = option("", "trained checkpoint")
+    sparse: str = option("", "checkpoint of sparse training from the base with an L1 penalty")
+    data: str = option(str(ROOT / "data/mask_demo.yaml"), "data set YAML")
+    flops: list[float] = option([0.75, 0.5, 0.3], "shares of the base's operations that remain", nargs="+")
+    methods: list[str] = option(list(METHODS), "methods to compare", nargs="+", choices=METHODS)
+    sparse_epochs: int = option(20, "epochs of sparse training by polarize")
+    epochs: int = option(20, "epochs of fine-tuning")
+    imgsz: int = option(320, "image size in pixels")
+    batch_size: int = option(16, "images per batch")
+    workers: int = option(2, "most data loading processes")
+    device: str = option("", "cpu, cuda device number such as 0, or mps")
+    seed: int = option(0, "seed of all random numbers")
+    folder: str = option(str(ROOT / "runs/frontier"), "where everything goes")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured before the first training."""
+        if not self.base or not self.sparse:
+            raise InputError("give --base (a trained checkpoint) and --sparse (from it, by train_sparity.py --sr)")
+        if not all(0 < share < 1 for share in self.flops):
+            raise InputError(f"--flops are shares of the base's operations in (0, 1), got {self.flops}")
+
+
+@dataclass
+class Cell:
+    """One method at one target. What could not be reached has no figures but a ``problem``."""
+
+    method: str
+    flops: float  # share of the base's operations that was wanted
+    parameters: int = 0
+    gflops: float = 0.0
+    pruned_map50: float | None = None
+    pruned_map: float | None = None
+    map50: float | None = None  # after fine-tuning
+    map: float | None = None
+    milliseconds: dict[str, float] | None = None  # by runtime
+    base_milliseconds: dict[str, float] | None = None  # in turns with these
+    problem: str = ""
+
+
+# -- the methods: a share of the operations -> a pruned checkpoint -------------------------------------------------
+
+
+class Frontier:
+    """Makes, fine-tunes and measures all cells, and keeps what is done."""
+
+    def __init__(self, options: FrontierOptions) -> None:
+        """Open the folder; cells of an earlier run with the same models are taken over."""
+        self.options = options
+        self.folder = make_folder(options.folder).resolve()
+        self.record = self.folder / "frontier.json"
+        self.cells: dict[tuple[str, float], Cell] = {}
+        self.identity = {
+            name: getattr(options, name) for name in ("base", "sparse", "data", "sparse_epochs", "epochs", "imgsz")
+        }
+        if self.record.is_file():
+            stored = json.loads(self.record.read_text(encoding="utf-8"))
+            if stored["of"] != self.identity:
+                raise InputError(f"{self.record} is of {stored['of']}: choose another --folder, or delete it")
+            cells = [Cell(**values) for values in stored["cells"]]
+            self.cells = {(cell.method, cell.flops): cell for cell in cells}
+
+    def run(self) -> list[Cell]:
+        """All cells that were asked for, measured now or before."""
+        wanted = [(method, share) for share in self.options.flops for method in self.options.methods]
+        for method, share in wanted:
+            if (method, share) not in self.cells:
+                LOGGER.info(colorstr(f"\n{method} at {share:.0%} of the operations"))
+                self.cells[method, share] = self._cell(method, share)
+                self._save()
+        return [self.cells[key] for key in wanted]
+
+    def _save(self) -> None:
+        with atomic_path(self.record) as draft:
+            cells = [asdict(cell) for cell in self.cells.values()]
+            draft.write_text(json.dumps({"of": self.identity, "cells": cells}, indent=1) + "\n", encoding="utf-8")
+
+    def _cell(self, method: str, share: float) -> Cell:
+        from prune_tools import finetune
+        from utils.model_info import count_parameters, gflops
+
+        name = f"{method}-{share:g}"
+        cutters: dict[str, Callable[[float, str], Path]] = {
+            "original": self._original,
+            "torch-pruning": self._torch_pruning,
+            "ours": self._ours,
+            "ours+teacher": self._ours,
+            "polarize+teacher": self._polarize,
+        }
+        try:
+            pruned = cutters[method](share, name)
+        except InputError as error:
+            LOGGER.warning(f"{method} does not reach {share:.0%}: {error}")
+            return Cell(method, share, problem=str(error))
+        cell = Cell(method, share)
+        network = self._load(pruned)
+        cell.parameters, cell.gflops = count_parameters(network), gflops(network, SIZE) or 0.0
+        cell.pruned_map50, cell.pruned_map = self.accuracy(pruned)
+        teacher = self.options.base if method.endswith("+teacher") else ""
+        keywords = self._training(f"{name}-finetuned", self.options.epochs)
+        finetune.main(build(finetune.FinetuneOptions, weights=str(pruned), teacher=teacher, **keywords))
+        best = self.folder / f"{name}-finetuned/weights/best.pt"
+        cell.map50, cell.map = self.accuracy(best)
+        cell.milliseconds, cell.base_milliseconds = self._times(best)
+        return cell
+
+    def _training(self, name: str, epochs: int) -> dict[str, Any]:
+        options = self.options
+        return {
+            "data": options.data, "imgsz": options.imgsz, "batch_size": options.batch_size, "epochs": epochs,
+            "workers": options.workers, "device": options.device, "seed": options.seed, "project": str(self.folder),
+            "name": name, "exist_ok": True, "noplots": True,
+        }  # fmt: skip
+
+    def _prune(self, weights: str, name: str, **chosen: Any) -> Path:
+        from prune_tools import prune
+
+        options = self.options
+        built = build(
+            prune.PruneOptions, weights=[weights], data=options.data, imgsz=options.imgsz, device=options.device,
+            batch_size=options.batch_size * 2, project=str(self.folder), name=name, exist_ok=True, noval=True, **chosen,
+        )  # fmt: skip
+        return prune.main(built) / "pruned_model.pt"
+
+    def _ours(self, share: float, _: str) -> Path:
+        name = f"ours-{share:g}"
+        made = self.folder / name / "pruned_model.pt"  # both schedules of fine-tuning start from one cut
+        if made.is_file():
+            return made
+        return self._prune(self.options.sparse, name, target_flops=f"{share}", round_to=ROUNDING)
+
+    def _polarize(self, share: float, name: str) -> Path:
+        from prune_tools import train_sparity
+
+        goal = {"target_flops": f"{share}", "round_to": ROUNDING}
+        keywords = self._training(f"{name}-sparse", self.options.sparse_epochs)
+        train_sparity.main(
+            build(train_sparity.SparseOptions, weights=self.options.base, penalty="polarize", **goal, **keywords)
+        )
+        return self._prune(str(self.folder / f"{name}-sparse/weights/best.pt"), name, **goal)
+
+    def _original(self, share: float, name: str) -> Path:
+        """The least percentage that leaves no more than ``share`` of the operations; raises InputError if none does."""
+        from prune_tools.costs import CostModel
+        from prune_tools.groups import find_groups, select_groups
+        from prune_tools.importance import gamma_scores
+        from prune_tools.plan import plan_by_percent
+        from prune_tools.tracing import trace_model
+
+        model = self._load(self.options.sparse)
+        trace = trace_model(model)
+        groups = select_groups(find_groups(model, trace), "seed")
+        costs, scores = CostModel(model, trace, groups), gamma_scores(model, groups)
+
+        def left(percent: float) -> float:
+            return costs.of_plan(plan_by_percent(groups, scores, percent))["flops"] / whole
+
+        whole = costs.of_plan(plan_by_percent(groups, scores, 0.0))["flops"]
+        percent = least_that_fits(left, share, most=0.99)
+        return self._prune(self.options.sparse, name, percent=percent, fold=False, reconstruct=0)
+
+    def _torch_pruning(self, share: float, name: str) -> Path:
+        """Pruned by Torch-Pruning, at the least global ratio that leaves no more than ``share`` of the operations."""
+        from prune_tools.yolo_pruned import record_widths, save_model
+        from utils.model_info import gflops
+
+        model = self._load(self.options.sparse)
+        whole = gflops(model, SIZE) or 0.0
+        made: dict[float, Any] = {}
+
+        def left(ratio: float) -> float:
+            made[ratio] = prune_by_torch_pruning(model, ratio, self.options.imgsz)
+            return (gflops(made[ratio], SIZE) or 0.0) / whole
+
+        pruned = made[least_that_fits(left, share, most=0.95)]
+        record_widths(pruned, narrowed(pruned, model))
+        path = make_folder(self.folder / name) / "pruned_model.pt"
+        save_model(pruned, path, {})
+        return path
+
+    # -- measuring -------------------------------------------------------------------------------------------------
+
+    def _load(self, path: str | Path) -> Any:
+        from prune_tools.yolo_pruned import load_model
+
+        return load_model(path)[0]
+
+    def accuracy(self, weights: str | Path) -> tuple[float, float]:
+        """mAP50 and mAP50-95 of a checkpoint."""
+        import val
+
+        options = self.options
+        results, _, _ = val.run(
+            options.data, str(weights), imgsz=options.imgsz, batch_size=options.batch_size * 2, plots=False,
+            workers=options.workers, device=options.device, save_dir=self.folder,
+        )  # fmt: skip
+        return results[2], results[3]
+
+    def _times(self, weights: Path) -> tuple[dict[str, float], dict[str, float]]:
+        """Milliseconds for one image by runtime, and those of the base in turns with it; missing runtimes left out."""
+        from prune_tools.latency import prepare, time_calls
+
+        networks = {"pruned": self._load(weights), "base": self._load(self.options.base)}
+        times: dict[str, dict[str, float]] = {name: {} for name in networks}
+        for runtime in RUNTIMES:
+            try:
+                calls = {name: prepare(network, self.options.imgsz, runtime) for name, network in networks.items()}
+            except InputError as error:
+                LOGGER.warning(f"{error}: not timed")
+                continue
+            for name, milliseconds in time_calls(calls).items():
+                times[name][runtime] = milliseconds
+        return times["pruned"], times["base"]
+
+
+def least_that_fits(left: Callable[[float], float], share: float, most: float) -> float:
+    """The least removal, in (0, ``most``), after which ``left`` of it is at most ``share``.
+
+    Raises:
+        InputError: not even ``most`` suffices; says what it leaves.
+    """
+    least = left(most)
+    if least > share:
+        raise InputError(f"removing {most:.0%} of the channels it may touch leaves {least:.0%} of the operations")
+    below, above = 0.0, most
+    for _ in range(BISECTIONS):
+        middle = (below + above) / 2
+        below, above = (below, middle) if left(middle) <= share else (middle, above)
+    return above
+
+
+def prune_by_torch_pruning(model: Any, ratio: float, image_size: int) -> Any:
+    """A copy of ``model`` that Torch-Pruning has pruned to ``ratio`` of its channels by their batch-norm scales."""
+    import torch
+
+    try:
+        import torch_pruning
+    except ImportError as error:
+        raise InputError("the method torch-pruning needs its package: pip install torch-pruning") from error
+    copy = deepcopy(model).requires_grad_(True)
+    pruner = torch_pruning.pruner.BNScalePruner(
+        copy, torch.zeros(1, 3, image_size, image_size), importance=torch_pruning.importance.BNScaleImportance(),
+        global_pruning=True, pruning_ratio=ratio, ignored_layers=[*copy.model[-1].m], round_to=ROUNDING,
+    )  # fmt: skip
+    pruner.step()
+    return copy
+
+
+def narrowed(pruned: Any, model: Any) -> list[str]:
+    """Paths of the modules of ``pruned`` whose widths are not those in ``model``."""
+    from models.widths import measure_widths
+
+    return [*measure_widths(pruned, model)]
+
+
+# -- table and picture ---------------------------------------------------------------------------------------------
+
+
+def as_table(cells: list[Cell], base: tuple[float, float]) -> str:
+    """All cells as Markdown; times relative to the base's, which took turns with them."""
+    head = ("operations", "method", "params", "GFLOPs", "pruned", "fine-tuned", *(f"time, {name}" for name in RUNTIMES))
+    lines = [head]
+    for cell in cells:
+        wanted = f"{cell.flops - 1:+.0%}"
+        if cell.problem:
+            lines.append((wanted, cell.method, "-", "-", "not reached", *["-"] * (len(head) - 5)))
+            continue
+        ours, whole = cell.milliseconds or {}, cell.base_milliseconds or {}
+        times = [f"{ours[name] / whole[name]:.2f}" if name in ours else "-" for name in RUNTIMES]
+        pruned = f"{shown(cell.pruned_map50, '.3f')} / {shown(cell.pruned_map, '.3f')}"
+        tuned = f"{shown(cell.map50, '.3f')} / {shown(cell.map, '.3f')}"
+        lines.append((wanted, cell.method, f"{cell.parameters:,}", f"{cell.gflops:.2f}", pruned, tuned, *times))
+    return f"{aligned(lines)}\n\nmAP50 / mAP50-95 of the base: {base[0]:.3f} / {base[1]:.3f}"
+
+
+def draw(cells: list[Cell], base: tuple[float, float], base_gflops: float, path: Path) -> None:
+    """mAP50-95 over GFLOPs, a line for each method: right after pruning dashed, after fine-tuning solid."""
+    from utils.charts import new_figure, save_figure
+
+    figure = new_figure(7, 4.5)
+    axes = figure.subplots()
+    for method in dict.fromkeys(cell.method for cell in cells):
+        reached = sorted((cell for cell in cells if cell.method == method and not cell.problem), key=lambda c: c.gflops)
+        if not reached:
+            continue
+        places = [cell.gflops for cell in reached]
+        (line,) = axes.plot(places, [cell.map or 0.0 for cell in reached], marker="o", label=method)
+        before = [cell.pruned_map or 0.0 for cell in reached]
+        axes.plot(places, before, marker=".", linestyle=":", color=line.get_color())
+    axes.plot([base_gflops], [base[1]], marker="*", markersize=12, color="black", linestyle="", label="base")
+    axes.set_xlabel(f"GFLOPs at {SIZE} pixels")
+    axes.set_ylabel("mAP50-95")
+    axes.set_title("fine-tuned (solid) and right after pruning (dotted)", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    save_figure(figure, path, dpi=150)
+
+
+def main(options: FrontierOptions) -> Path:
+    """Measure everything, write frontier.json, frontier.md and frontier.png; returns the folder."""
+    from utils.model_info import gflops
+
+    show_arguments("frontier", options)
+    frontier = Frontier(options)
+    cells = frontier.run()
+    base = frontier.accuracy(options.base)
+    text = as_table(cells, base)
+    with atomic_path(frontier.folder / "frontier.md") as draft:
+        draft.write_text(text + "\n", encoding="utf-8")
+    operations = gflops(frontier._load(options.base), SIZE) or 0.0
+    draw(cells, base, operations, frontier.folder / "frontier.png")
+    LOGGER.info(f"\n{text}\n\nResults saved to {colorstr('bold', str(frontier.folder))}: frontier.md, .json and .png")
+    return frontier.folder
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(parse(FrontierOptions, "Accuracy against size of several methods of pruning.")))

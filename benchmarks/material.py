@@ -1,0 +1,60 @@
+"""What several benchmarks measure on: a small data set, and a checkpoint of a network with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.files import ROOT, read_yaml, write_yaml
+
+IMAGES = 136  # drawn ones
+
+
+def demo_data(folder: Path, images: int = IMAGES) -> str:
+    """Draw ``images`` demo pictures below ``folder``: all are validated on, four of five trained on. The data YAML."""
+    from data.scripts.draw_mask_demo import Settings, draw
+
+    drawn = draw(folder / "demo", Settings(images=images))
+    description = {"path": str(drawn), "train": "images/train", "val": ["images/train", "images/val"]}
+    write_yaml(folder / "demo.yaml", description | {"names": read_yaml(ROOT / "data/mask_demo.yaml")["names"]})
+    return str(folder / "demo.yaml")
+
+
+def random_checkpoint(folder: Path, name: str) -> Path:
+    """A checkpoint of ``models/<name>.yaml`` for the classes of the demo data, its batch-norm gammas from 0 to 1."""
+    import torch
+    from torch import nn
+
+    from models.yolo import DetectionModel
+    from utils.checkpoint import save_checkpoint
+
+    torch.manual_seed(0)
+    names = read_yaml(ROOT / "data/mask_demo.yaml")["names"]
+    model = DetectionModel(str(ROOT / f"models/{name}.yaml"), nc=len(names))
+    model.names = list(names.values())
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight)
+    file = folder / f"{name}.pt"
+    save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None, "opt": {"sr": 0.001}}, file)
+    return file
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch and OpenCV, so that CPU time is what the work takes, and few lines in the log."""
+    import cv2
+    import torch
+
+    from prune_tools.pruning import warnings_only
+
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    try:
+        with warnings_only():
+            yield
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])

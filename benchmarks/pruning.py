@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Seconds of prune.py and of a sweep, beside the most that they may take.
+
+    python benchmarks/pruning.py --data data/mask.yaml --weights runs/train/exp4/weights/best.pt --imgsz 320
+
+Networks with random weights and drawn pictures serve where nothing is named; a sweep takes as long with them.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.figures import Figure, as_table
+from benchmarks.material import demo_data, random_checkpoint
+from utils.cli import run_command
+from utils.config import option, parse
+from utils.log import LOGGER
+
+LIMITS = {"yolov5n": 5.0, "yolov5x": 20.0}  # seconds of prune.py --noval --reconstruct 0, after imports
+SWEEP_LIMIT = 180.0  # seconds of a sweep of 20 ratios on IMAGES images
+SWEEP_IMAGES = 134
+
+
+@dataclass
+class PruningBenchmarkOptions:
+    """Options of the benchmark."""
+
+    data: str = option("", "data set YAML; default: demo pictures, drawn for this")
+    weights: str = option("", "checkpoint to sweep; default: YOLOv5n with random weights")
+    imgsz: int = option(320, "image size in pixels")
+    ratios: int = option(20, "points of the sweep; 0 leaves it out")
+
+
+def _timed(work: Callable[[], object]) -> float:
+    from prune_tools.pruning import warnings_only
+
+    with warnings_only():
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+
+def measure(options: PruningBenchmarkOptions | None = None) -> list[Figure]:
+    """The figures of pruning."""
+    from prune_tools import prune, sweep
+
+    options, figures = options or PruningBenchmarkOptions(), []
+    with tempfile.TemporaryDirectory() as folder:
+        data = options.data or demo_data(Path(folder))
+        common = {"data": data, "imgsz": options.imgsz, "device": "cpu", "project": folder}
+        for name, limit in LIMITS.items():
+            weights = str(random_checkpoint(Path(folder), name))
+            seconds = _timed(lambda weights=weights: prune.run(weights=weights, reconstruct=0, noval=True, **common))  # type: ignore[misc]
+            subject = f"prune.py --noval --reconstruct 0, {name}"
+            figures.append(Figure(subject, "s", seconds, limit, limit / seconds, 0.0, 1.0, "the most allowed"))
+        if options.ratios:
+            weights = options.weights or str(Path(folder) / "yolov5n.pt")
+            seconds = _timed(
+                lambda: sweep.run(weights=weights, ratios=[options.ratios], images=SWEEP_IMAGES, name="sweep", **common)
+            )
+            subject = f"sweep.py, {options.ratios} ratios, {SWEEP_IMAGES} images"
+            figures.append(
+                Figure(subject, "s", seconds, SWEEP_LIMIT, SWEEP_LIMIT / seconds, 0.0, 1.0, "the most allowed")
+            )
+    return figures
+
+
+def main(options: PruningBenchmarkOptions) -> list[Figure]:
+    """Measure and print the table."""
+    figures = measure(options)
+    LOGGER.info("\n" + as_table(figures))
+    return figures
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(parse(PruningBenchmarkOptions, "Seconds of pruning and of a sweep.")))

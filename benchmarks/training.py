@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+"""Images per second of training beside the plain loop, the cost of the penalty, several processes, and peak memory.
+
+    python benchmarks/training.py --data data/mask.yaml --cfg models/yolov5n.yaml --imgsz 320 --batch-size 16
+
+The plain loop: contiguous memory, two-step mosaic, images read anew, SGD and moving average parameter by parameter.
+Without --data, pictures of the demo data set are drawn into a temporary folder.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
+from benchmarks.material import demo_data, one_thread
+from utils.cli import run_command
+from utils.config import TrainOptions, build, option, parse, read_hyperparameters, scale_gains
+from utils.errors import InputError
+from utils.files import ROOT
+from utils.log import LOGGER
+
+PENALIZED = ("yolov5n", "yolov5x")  # the narrowest and the widest network
+
+
+@dataclass
+class TrainingOptions:
+    """Options of the benchmark."""
+
+    data: str = option("", "data set YAML; default: demo pictures, drawn for this")
+    cfg: str = option(str(ROOT / "models/yolov5n.yaml"), "model YAML")
+    imgsz: int = option(320, "image size in pixels")
+    batch_size: int = option(16, "images per batch")
+    batches: int = option(2, "batches of one round")
+    repetitions: int = option(5, "rounds")
+
+
+class Loop:
+    """A training loop on batches that it makes itself, in this process, fast or plain."""
+
+    def __init__(self, options: TrainingOptions, split: Any, names: dict[int, str], plain: bool) -> None:
+        """Build model, optimizer and data set; the same numbers whichever way."""
+        import torch
+
+        from benchmarks.two_step import TwoStepImages
+        from models.yolo import DetectionModel
+        from utils.dataset import LoadImagesAndLabels
+        from utils.state import build_state
+
+        torch.manual_seed(0)
+        self.options, self.plain = options, plain
+        hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
+        kind, cache = (TwoStepImages, "none") if plain else (LoadImagesAndLabels, "ram")
+        self.dataset: Any = kind(split, options.imgsz, augment=True, hyp=hyp, cache_images=cache)
+        model: Any = DetectionModel(options.cfg, nc=len(names))
+        scale_gains(hyp, model.model[-1].nl, len(names), options.imgsz, 0.0)
+        model.hyp, model.names, model.nc = hyp, list(names.values()), len(names)
+        chosen = build(TrainOptions, batch_size=options.batch_size, epochs=1, amp="off")
+        known = {"callbacks": _callbacks(), "device": torch.device("cpu"), "image_size": options.imgsz, "grid_size": 32}
+        self.state = build_state(model, chosen, hyp, [None] * options.batches, **known)
+        self.state.warmup_batches = 0
+        if plain:
+            model.to(memory_format=torch.contiguous_format)
+            for module in self.state.model.modules():
+                if isinstance(module, torch.nn.SiLU):
+                    module.inplace = True
+            for group in self.state.optimizer.param_groups:
+                group["fused"], group["foreach"] = False, False
+        self.batch = self.load()
+        self.loss: float = 0.0
+
+    def load(self) -> tuple[Any, Any]:
+        """One batch of the data set, always the same."""
+        from utils.dataloaders import collate_fn
+
+        size = self.options.batch_size
+        items = [self.dataset[number % len(self.dataset), number] for number in range(size)]
+        images, targets, *_ = collate_fn(items)
+        return images, targets
+
+    def step(self) -> None:
+        """Forward, backward, optimizer and moving average on the batch at hand."""
+        from utils.engine import optimizer_step, prepare_images
+
+        state, (images, targets) = self.state, self.batch
+        state.model.train()
+        images = images.float() / 255 if self.plain else prepare_images(images, state.device)
+        loss, items = state.compute_loss(state.model(images), targets)
+        loss.backward()
+        self.loss = float(items.sum())
+        if not self.plain:
+            optimizer_step(state, 0)
+            return
+        self._plain_optimizer_step()
+
+    def _plain_optimizer_step(self) -> None:
+        import torch
+
+        state = self.state
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), 10.0, foreach=False)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        average = state.ema
+        average.updates += 1
+        decay, current = average.decay(average.updates), state.model.state_dict()
+        for name, value in average.ema.state_dict().items():
+            if value.is_floating_point():
+                value *= decay
+                value += (1 - decay) * current[name].detach()
+
+    def train(self) -> None:
+        """Load batches and step on them."""
+        for _ in range(self.options.batches):
+            self.batch = self.load()
+            self.step()
+
+    def steps(self) -> None:
+        """Step on the batch at hand."""
+        for _ in range(self.options.batches):
+            self.step()
+
+
+def _callbacks() -> Any:
+    from utils.callbacks import Callbacks
+
+    return Callbacks()
+
+
+def measure(options: TrainingOptions | None = None) -> list[Figure]:
+    """The figures of training."""
+    options = options or TrainingOptions()
+    with tempfile.TemporaryDirectory() as folder:
+        options.data = options.data or demo_data(Path(folder))
+        with one_thread():
+            figures = [*_loops(options), *_penalty(options)]
+        return [*figures, *_processes(options, Path(folder))]
+
+
+def _loops(options: TrainingOptions) -> list[Figure]:
+    from utils.checks import check_dataset
+
+    data = check_dataset(options.data)
+    ours, plain = (Loop(options, data["train"], data["names"], way) for way in (False, True))
+    ours.batch = plain.batch  # so that the losses can be compared
+    ours.step()
+    plain.step()
+    apart = abs(ours.loss - plain.loss) / plain.loss  # later the rounding of the first steps has grown
+    count, unit = options.batches * options.batch_size, "images/s"
+    step = in_turns({"ours": ours.steps, "plain": plain.steps}, options.repetitions, time.process_time)
+    seconds = in_turns({"ours": ours.train, "plain": plain.train}, options.repetitions, time.process_time)
+    what = f"{Path(options.cfg).stem}, {options.imgsz} px, batch {options.batch_size}, CPU time of one thread"
+    same = f"contiguous, unfused; the first losses differ by {apart:.1e}"
+    whole = "contiguous, unfused, two-step mosaic, images read anew"
+    return [
+        compare_seconds(f"training, {what}", seconds["ours"], seconds["plain"], 1.35, whole, count, unit),
+        compare_seconds(f"its step alone, {what}", step["ours"], step["plain"], None, same, count, unit),
+    ]
+
+
+def _penalty(options: TrainingOptions) -> list[Figure]:
+    """What the penalties of sparse training add to a step, as shares of it, beside a loop over the layers."""
+    import statistics
+
+    import torch
+
+    from models.yolo import DetectionModel
+    from prune_tools.gammas import ChannelGammas
+    from prune_tools.polarize import ByShare, Polarizer
+
+    figures = []
+    for name in PENALIZED:
+        model = DetectionModel(str(ROOT / f"models/{name}.yaml")).train()
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = torch.rand(2, 3, options.imgsz, options.imgsz).contiguous(memory_format=torch.channels_last)
+
+        def step(model: Any = model, images: Any = images) -> None:
+            sum(output.square().mean() for output in model(images)).backward()
+
+        passes = statistics.median(in_turns({"step": step}, 2, time.process_time)["step"])
+        step_seconds = passes * options.batch_size / 2  # a step of two images, at the batch's cost for each
+        gammas = ChannelGammas(model)
+        polarizer = Polarizer(gammas, ByShare(gammas.layer, 0.4), 100, 36)
+
+        def by_layer(gammas: ChannelGammas = gammas) -> None:
+            for norm in gammas.norms.values():
+                norm.weight.grad.add_(1e-9 * torch.sign(norm.weight.data))  # type: ignore[union-attr]
+
+        def polarize(polarizer: Polarizer = polarizer) -> None:
+            polarizer.observe()
+            polarizer.step(1)
+
+        calls: dict[str, Callable[[], object]] = {
+            "l1": lambda gammas=gammas: gammas.add_subgradient(1e-9),  # type: ignore[misc]
+            "polarize": polarize, "plain": by_layer,
+        }  # fmt: skip
+        seconds = in_turns(calls, 20, time.process_time)
+        shares = {kind: 100 * statistics.median(values) / step_seconds for kind, values in seconds.items()}
+        for kind in ("l1", "polarize"):
+            note = f"1 % of a step of batch {options.batch_size}, the most allowed"
+            subject = f"penalty {kind}, {name}, {options.imgsz} px"
+            figures.append(Figure(subject, "% of a step", shares[kind], 1.0, 1 / shares[kind], 0.0, 1.0, note))
+    return figures
+
+
+def _processes(options: TrainingOptions, folder: Path) -> list[Figure]:
+    """Whole runs of train.py, with one and with two processes: images per second of wall time, and peak memory."""
+    results = [_run(options, folder, processes) for processes in (1, 2)]
+    one, two = (result["train_images_per_second"] for result in results)
+    memory = results[0]["peak_memory_gb"]
+    note = "one process; both with one thread each"
+    return [
+        Figure("training in two processes (gloo), wall time", "images/s", two, one, two / one, 0.0, None, note),
+        Figure("peak memory of training, loader processes included", "GB", memory, memory, 1.0, 0.0, None, "the same"),
+    ]
+
+
+def _run(options: TrainingOptions, folder: Path, processes: int) -> dict[str, float]:
+    """The result of benchmarks/pipeline.py in processes of its own."""
+    output = folder / f"processes{processes}.json"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [
+        sys.executable, *(launcher if processes > 1 else []), str(ROOT / "benchmarks/pipeline.py"), "--output", output,
+        "--data", options.data, "--cfg", options.cfg, "--imgsz", options.imgsz, "--batch-size", options.batch_size,
+        "--workers", 0, "--epochs", 2, "--device", "cpu",
+    ]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False,
+                          env={**_environment(), "OMP_NUM_THREADS": "1"})  # fmt: skip
+    if done.returncode:
+        raise InputError(f"benchmarks/pipeline.py failed: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(output.read_text(encoding="utf-8"))
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)
+
+
+def main(options: TrainingOptions) -> list[Figure]:
+    """Measure and print the table."""
+    figures = measure(options)
+    LOGGER.info("\n" + as_table(figures))
+    return figures
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(parse(TrainingOptions, "Images per second of training beside the plain loop.")))

@@ -1,0 +1,100 @@
+"""Training images made the plain way, step by step: what the fast way must look like, and is measured against.
+
+Each mosaic is laid out on a canvas of twice the side, and the canvas is warped; the colours are changed in the result,
+then it is mirrored. All random numbers are drawn in the same order as by ``LoadImagesAndLabels``.
+"""
+
+from __future__ import annotations
+
+import random
+
+import cv2
+import numpy as np
+import torch
+
+from utils.augmentations import GREY, letterbox, mixup, random_perspective, warp_limits
+from utils.boxes import xywhn2xyxy, xyxy2xywhn
+from utils.dataset import EDGE_PIXELS, Item, LoadImagesAndLabels, Shapes
+from utils.mosaic import copy_paste
+from utils.segments import xyn2xy
+
+
+class TwoStepImages(LoadImagesAndLabels):
+    """The same items, made the plain way; only for training (``augment``), and for square images."""
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Item:
+        """As the parent's."""
+        if isinstance(index, tuple):
+            index, seed = index
+            random.seed(seed)
+            np.random.seed(seed)
+        index = self.indices[index]
+        shapes: Shapes | None = None
+        if random.random() < self.hyp.get("mosaic", 0.0):
+            image, labels = self._mosaic(index)
+            if random.random() < self.hyp.get("mixup", 0.0):
+                image, labels = mixup(image, labels, *self._mosaic(random.randint(0, self.n - 1)))
+        else:
+            image, full, (height, width) = self.load_image(index)
+            image, (scale_x, scale_y), padding = letterbox(image, self.img_size, auto=False)
+            shapes = full, ((height / full[0], width / full[1]), padding)
+            labels = self.labels[index].copy()
+            labels[:, 1:] = xywhn2xyxy(labels[:, 1:], scale_x * width, scale_y * height, *padding)
+            image, labels = random_perspective(image.copy(), labels, **warp_limits(self.hyp))
+
+        height, width = image.shape[:2]
+        if len(labels):
+            labels[:, 1:5] = xyxy2xywhn(labels[:, 1:5], w=width, h=height, clip=True, eps=EDGE_PIXELS)
+        change_colours(image, [self.hyp.get(name, 0.0) for name in ("hsv_h", "hsv_s", "hsv_v")])
+        if random.random() < self.hyp.get("flipud", 0.0):
+            image = cv2.flip(image, 0)
+            labels[:, 2] = 1 - labels[:, 2]
+        if random.random() < self.hyp.get("fliplr", 0.0):
+            image = cv2.flip(image, 1)
+            labels[:, 1] = 1 - labels[:, 1]
+        targets = torch.zeros((len(labels), 6))
+        targets[:, 1:] = torch.from_numpy(labels)
+        pixels = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
+        return torch.from_numpy(pixels), targets, self.im_files[index], shapes
+
+    def _mosaic(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        side = self.img_size
+        centre_y, centre_x = (int(random.uniform(-border, 2 * side + border)) for border in self.mosaic_border)
+        chosen = [index, *random.choices(self.indices, k=3)]
+        random.shuffle(chosen)
+        canvas = np.full((2 * side, 2 * side, 3), GREY[0], np.uint8)
+        tile_labels, segments = [], []
+        for tile, number in enumerate(chosen):
+            image, _, (height, width) = self.load_image(number)
+            left, top = place_tile(canvas, image, tile, centre_x, centre_y)
+            rows = self.labels[number].copy()
+            rows[:, 1:] = xywhn2xyxy(rows[:, 1:], width, height, left, top).clip(0, 2 * side)
+            tile_labels.append(rows)
+            segments += [
+                None if polygon is None else xyn2xy(polygon, width, height, left, top).clip(0, 2 * side)
+                for polygon in self.segments[number] or [None] * len(rows)
+            ]
+        amount = self.hyp.get("copy_paste", 0.0)
+        canvas, labels, segments = copy_paste(canvas, np.concatenate(tile_labels), segments, amount)
+        return random_perspective(canvas, labels, segments, border=self.mosaic_border, **warp_limits(self.hyp))
+
+
+def place_tile(canvas: np.ndarray, image: np.ndarray, tile: int, centre_x: int, centre_y: int) -> tuple[int, int]:
+    """Copy image ``tile`` (0 to 3) onto a canvas so that it touches the centre; returns its top left corner (x, y)."""
+    height, width = image.shape[:2]
+    left = centre_x if tile % 2 else centre_x - width
+    top = centre_y if tile >= 2 else centre_y - height
+    x1, y1 = max(left, 0), max(top, 0)
+    x2, y2 = min(left + width, canvas.shape[1]), min(top + height, canvas.shape[0])
+    canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
+    return left, top
+
+
+def change_colours(image: np.ndarray, gains: list[float]) -> None:
+    """Scale hue, saturation and value of a BGR image in place by random factors."""
+    if not any(gains):
+        return
+    table = np.arange(256)[:, None] * (1 + np.random.uniform(-1, 1, 3) * gains)
+    table[:, 0] %= 180
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    cv2.cvtColor(cv2.LUT(hsv, table.clip(0, 255).astype(np.uint8)[None]), cv2.COLOR_HSV2BGR, dst=image)

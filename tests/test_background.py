@@ -1,0 +1,99 @@
+"""Pictures drawn by other processes: the same files, failures named, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils.background import BackgroundDrawing
+from utils.charts import plot_confusion_matrix, plot_mc_curve
+from utils.files import ROOT
+from utils.log import LOGGER
+from utils.plots import plot_images
+
+
+@pytest.fixture
+def heard(monkeypatch, caplog):
+    """What was logged."""
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    return caplog
+
+
+def pictures(folder: Path) -> dict[Path, partial]:
+    """Three pictures to draw, by file."""
+    grid, curves = np.linspace(0, 1, 50), np.linspace(1, 0, 50)[None]
+    images, targets = np.full((2, 3, 32, 32), 90, dtype=np.uint8), np.array([[0, 1, 0.5, 0.5, 0.4, 0.4]])
+    files = [folder / name for name in ("curve.png", "matrix.png", "images.jpg")]
+    draw = [
+        partial(plot_mc_curve, grid, curves, files[0], ["disc"]),
+        partial(plot_confusion_matrix, np.eye(2), ["disc"], files[1]),
+        partial(plot_images, images, targets, ["a.jpg", "b.jpg"], files[2]),
+    ]
+    return dict(zip(files, draw, strict=True))
+
+
+def draw_all(folder: Path, processes: int) -> dict[str, bytes]:
+    with BackgroundDrawing(processes) as draw:
+        for file, picture in pictures(folder).items():
+            draw(file, picture)
+        draw.finish()
+        assert len(draw._started) == min(processes, 3)
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_another_process_draws_the_same_files(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    drawn = draw_all(here, 0)
+    assert len(drawn) == 3 and drawn == draw_all(there, 2)
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_what_fails_is_named_and_the_others_are_drawn(processes, tmp_path, heard):
+    draws = pictures(tmp_path)
+    lost = tmp_path / "nowhere/curve.png"
+    with BackgroundDrawing(processes) as draw:
+        draw(lost, partial(plot_mc_curve, np.zeros(3), np.zeros((1, 3)), lost))
+        draw(*list(draws.items())[1])
+        draw.finish()
+    (warning,) = [record.getMessage() for record in heard.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"{lost} could not be drawn: FileNotFoundError")
+    assert (tmp_path / "matrix.png").is_file()
+
+
+def test_a_process_that_dies_is_named(tmp_path, heard):
+    with BackgroundDrawing(1) as draw:
+        draw(tmp_path / "never.png", partial(os._exit, 3))
+        draw(tmp_path / "neither.png", partial(print))
+        draw.finish()
+    told = [record.getMessage() for record in heard.records if record.levelname == "WARNING"]
+    assert [Path(line.split()[0]).name for line in told] == ["never.png", "neither.png"]
+    assert all("has ended (exit code 3)" in line for line in told)
+
+
+def test_what_a_library_prints_is_no_answer(tmp_path, heard):
+    with BackgroundDrawing(1) as draw:
+        draw(tmp_path / "nothing.png", partial(print, "drawing ..."))
+        draw.finish()
+    assert not [record for record in heard.records if record.levelname == "WARNING"]
+
+
+def test_an_error_in_between_ends_the_processes(tmp_path):
+    file, picture = next(iter(pictures(tmp_path).items()))
+    with pytest.raises(KeyboardInterrupt), BackgroundDrawing(1) as draw:
+        draw(file, picture)
+        draw(file, picture)
+        raise KeyboardInterrupt
+    assert all(process.poll() is not None for process in draw._started)
+
+
+def test_the_other_process_loads_no_torch():
+    code = "import sys, utils.background, utils.plots; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,82 @@
+"""The benchmarks run, on next to nothing, and their plain ways give the same results."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from colour_detector import save_colour_detector
+
+from benchmarks import __main__ as bench
+from benchmarks import detection, pruning, training, validation
+from benchmarks.figures import Figure
+from utils.metrics import match_predictions
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_plain_matching_is_the_same(seed):
+    generator = np.random.default_rng(seed)
+    low = generator.random((40, 2)) * 30
+    boxes = np.concatenate((low, low + 5 + generator.random((40, 2)) * 20), 1).astype(np.float32)
+    boxes[12:] = boxes[generator.integers(0, 12, 28)] + generator.normal(0, 1, (28, 4))  # near the labels
+    classes = generator.integers(0, 2, (40, 1)).astype(np.float32)
+    labels = np.concatenate((classes[:12], boxes[:12]), 1)
+    confidence = np.linspace(0.9, 0.1, 28, dtype=np.float32)[:, None]
+    detections = np.concatenate((boxes[12:], confidence, classes[12:]), 1)
+    thresholds = torch.linspace(0.5, 0.95, 10).numpy()
+    got = match_predictions(detections, labels, thresholds)
+    plain = validation.plain_matching(detections, labels, thresholds)
+    assert got.any() and (got == plain).all()
+
+
+def test_validation_is_measured(tiny_dataset, tmp_path):
+    weights = save_colour_detector(tmp_path / "colour.pt")
+    options = validation.ValidationOptions(str(tiny_dataset), str(weights), imgsz=128, repetitions=1)
+    figures = validation.measure(options)  # raises where the two ways disagree
+    assert [figure.goal for figure in figures] == [1.45, 2.0, None]
+    assert all(figure.ours > 0 for figure in figures)
+
+
+def test_training_is_measured(tiny_dataset, tiny_cfg, monkeypatch):
+    ran = []
+    result = {"train_images_per_second": 5.0, "peak_memory_gb": 1.0}
+    monkeypatch.setattr(training, "_run", lambda options, folder, processes: ran.append(processes) or result)
+    monkeypatch.setattr(training, "PENALIZED", ("yolov5n",))
+    options = training.TrainingOptions(str(tiny_dataset), str(tiny_cfg), 64, batch_size=2, batches=1, repetitions=1)
+    figures = training.measure(options)
+    assert len(figures) == 6 and ran == [1, 2] and all(figure.ours > 0 for figure in figures)
+    assert float(figures[1].note.split("differ by ")[1].split()[0]) < 1e-4  # the losses of the two ways
+
+
+def test_detection_is_measured(tiny_dataset, tmp_path):
+    weights = save_colour_detector(tmp_path / "colour.pt")
+    source = str(tiny_dataset.parent / "images/val")
+    (figure,) = detection.measure(detection.DetectionOptions(source, str(weights), 64, 2, 1))
+    assert figure.ours > 0 and figure.plain > 0
+
+
+def test_pruning_is_measured(monkeypatch):
+    monkeypatch.setattr(pruning, "LIMITS", {"yolov5n": 5.0})
+    monkeypatch.setattr(pruning, "demo_data", lambda folder: "demo.yaml")
+    called = []
+    monkeypatch.setattr("prune_tools.prune.run", lambda **options: called.append(options))
+    monkeypatch.setattr("prune_tools.sweep.run", lambda **options: called.append(options))
+    figures = pruning.measure()
+    assert called[0]["noval"] and called[1]["ratios"] == [20] and called[1]["images"] == 134
+    assert [figure.plain for figure in figures] == [5.0, 180.0]
+
+
+def test_the_page_shows_every_section(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    figure = Figure("something", "s", 2.0, 4.0, 2.0, 0.1, 3.0, "the plain way")
+    warnings = []
+    monkeypatch.setattr(bench.LOGGER, "warning", warnings.append)
+    monkeypatch.setattr(
+        bench, "SECTIONS", {name: (command, lambda: [figure]) for name, (command, _) in bench.SECTIONS.items()}
+    )
+    bench.main()
+    page = (tmp_path / "docs/BENCHMARKS.md").read_text()
+    assert page.count("| something | 2 s | 4 s | 2.00 ± 0.10 | 3 | the plain way |") == len(bench.SECTIONS)
+    assert "- torch: " in page and "python benchmarks/training.py" in page
+    assert warnings == ["below what is wanted: something: 2.00 instead of 3"] * len(bench.SECTIONS)
