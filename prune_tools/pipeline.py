@@ -9,7 +9,7 @@ Run the same command again after an interruption: finished steps are kept, a bro
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from utils.errors import InputError
 from utils.files import ROOT, increment_path, make_folder, read_yaml, write_yaml
 from utils.log import LOGGER, colorstr
 
-STEPS = ("base", "sparse", "pruned", "finetuned")
+STEPS = ("base", "sparse", "pruned", "finetuned")  # of one round; earlier rounds have steps of their own
 RECORD = "pipeline.yaml"
 DEFAULT_FLOPS = "0.5"
 DEFAULT_ROUNDING = 8  # channels; what kernels like
@@ -32,7 +32,7 @@ DEFAULT_ROUNDING = 8  # channels; what kernels like
 
 @dataclass
 class PipelineOptions:
-    """Options of the four steps together."""
+    """Options of the steps together."""
 
     data: str = option(str(ROOT / "data/mask.yaml"), "data set YAML")
     weights: str = option("", "start from this checkpoint; '' starts from scratch with --cfg")
@@ -43,6 +43,7 @@ class PipelineOptions:
     base_epochs: int = option(100, "epochs of the base model")
     sparse_epochs: int = option(50, "epochs of sparse training")
     finetune_epochs: int = option(50, "epochs of fine-tuning")
+    rounds: int = option(1, "prune in so many equal steps, each with its part of the sparse and the fine-tuning epochs")
     target_flops: str = option("", "operations that remain, at 640 pixels: 2.1G, or a ratio; default: 0.5")
     target_params: str = option("", "instead: parameters that remain, such as 0.9M, or a ratio")
     percent: float | None = option(None, "instead: share of the prunable channels to remove", type=float)
@@ -85,11 +86,33 @@ class PipelineOptions:
                 raise InputError(f"--round-to {self.round_to} is for --target-flops and --target-params: leave it out")
         if self.round_to is None:
             self.round_to = DEFAULT_ROUNDING if self.percent is None else 1
+        if not 1 <= self.rounds <= min(self.sparse_epochs, self.finetune_epochs):
+            raise InputError(
+                f"--rounds must be at least 1 and at most --sparse-epochs ({self.sparse_epochs}) and --finetune-epochs "
+                f"({self.finetune_epochs}), got {self.rounds}"
+            )
         common = {"imgsz": self.imgsz, "batch_size": self.batch_size}
         for epochs in (self.base_epochs, self.finetune_epochs):
             build(TrainOptions, epochs=epochs, **common)
         build(PruneOptions, **self.of_pruning(), **common)
         build(SparseOptions, epochs=self.sparse_epochs, **self.of_penalty(), **common)
+
+    def of_round(self, number: int, base: Path) -> PipelineOptions:
+        """The options of round ``number``, from 1: its share of the epochs, and the goal that it has to reach.
+
+        Costs shrink by the same factor in each round; those of the checkpoint ``base`` are where they start.
+        """
+        if self.rounds == 1:
+            return self
+        epochs = {
+            name: getattr(self, name) * number // self.rounds - getattr(self, name) * (number - 1) // self.rounds
+            for name in ("sparse_epochs", "finetune_epochs")
+        }
+        if self.percent is not None:
+            goal: dict[str, Any] = {"percent": 1 - (1 - self.percent) ** (1 / self.rounds)}
+        else:
+            goal = _budget_of_round(self, number / self.rounds, base)
+        return replace(self, rounds=1, **epochs, **goal)
 
     def of_penalty(self) -> dict[str, Any]:
         """Options of sparse training: the channels that pruning will remove are those to bring to zero."""
@@ -116,6 +139,29 @@ class PipelineOptions:
         return {name: getattr(self, name) for name in OWN["pruned"]}
 
 
+def _budget_of_round(options: PipelineOptions, progress: float, base: Path) -> dict[str, str]:
+    """The target, absolute, when the share ``progress`` of the rounds is over."""
+    from models.loading import load_checkpoint
+    from prune_tools.targets import target_of
+    from utils.model_info import count_parameters, gflops
+
+    model = load_checkpoint(base)["model"].float()
+    target = target_of(options, ("params", "flops"))
+    assert target is not None
+    present = float(count_parameters(model)) if target.quantity == "params" else 1e9 * (gflops(model, 640) or 0.0)
+    budget = present ** (1 - progress) * target.budget(present) ** progress
+    return {f"target_{target.quantity}": f"{budget / 1e6:.6f}M"}
+
+
+def steps_of(rounds: int) -> list[tuple[str, str, int]]:
+    """Name, kind (one of STEPS) and round of every step; those of the last round are named by their kind alone."""
+    steps = [(STEPS[0], STEPS[0], 1)]
+    for number in range(1, rounds + 1):
+        prefix = "" if number == rounds else f"round{number}-"
+        steps += [(prefix + kind, kind, number) for kind in STEPS[1:]]
+    return steps
+
+
 SHARED = ("data", "hyp", "imgsz", "batch_size", "seed")  # options that every step depends on
 GOAL = ("target_flops", "target_params", "percent", "scope", "round_to")
 OWN = {
@@ -127,10 +173,11 @@ OWN = {
 
 
 class Pipeline:
-    """The four steps in their folders, with a record of what each was made with and whether it is finished.
+    """The steps in their folders, with a record of what each was made with and whether it is finished.
 
-    A step is kept as long as its options and the step before it are the same; otherwise it and those after it are made
-    anew in folders of their own (pruned2, ...), and nothing is overwritten.
+    There are four, and three more for each further round. A step is kept as long as its options and the step before it
+    are the same; otherwise it and those after it are made anew in folders of their own (pruned2, ...), and nothing is
+    overwritten.
     """
 
     def __init__(self, options: PipelineOptions) -> None:
@@ -145,26 +192,29 @@ class Pipeline:
     def run(self) -> dict[str, Path]:
         """Run what is not finished; returns the checkpoint of each step."""
         checkpoints: dict[str, Path] = {}
-        before = ""
-        for number, step in enumerate(STEPS, start=1):
-            entry = self._open(step, before)
-            before = entry["folder"]
+        before, steps = "", steps_of(self.options.rounds)
+        for place, (step, kind, number) in enumerate(steps, start=1):
+            entry = self._open(step, kind, before)
             self.places[step] = self.folder / entry["folder"]
             done = self.folder / entry["checkpoint"] if entry["checkpoint"] else None
             if done is not None and done.is_file():
-                LOGGER.info(f"Step {number}/{len(STEPS)}, {step}: already finished, {done}")
+                LOGGER.info(f"Step {place}/{len(steps)}, {step}: already finished, {done}")
             else:
-                LOGGER.info(colorstr(f"\nStep {number}/{len(STEPS)}: {step}"))
-                done = getattr(self, f"_{step}")(checkpoints)
+                LOGGER.info(colorstr(f"\nStep {place}/{len(steps)}: {step}"))
+                options = self.options.of_round(number, checkpoints["base"]) if checkpoints else self.options
+                start = [*checkpoints.values()][-1] if checkpoints else Path()
+                done = getattr(self, f"_{kind}")(step, options, start)
                 entry["checkpoint"] = str(done.relative_to(self.folder))
                 write_yaml(self.folder / RECORD, self.record)
-            checkpoints[step] = done
+            before, checkpoints[step] = entry["folder"], done
         return checkpoints
 
-    def _open(self, step: str, before: str) -> dict[str, Any]:
+    def _open(self, step: str, kind: str, before: str) -> dict[str, Any]:
         """The record of a step as it is wanted now, with a folder of its own."""
         values = to_dict(self.options)
-        wanted = {name: values[name] for name in (*SHARED, *OWN[step])} | {"after": before}
+        wanted = {name: values[name] for name in (*SHARED, *OWN[kind])} | {"after": before}
+        if self.options.rounds > 1 and kind != "base":
+            wanted["rounds"] = self.options.rounds
         entry = self.record.get(step)
         if entry is None or entry["options"] != wanted:
             entry = {"options": wanted, "folder": increment_path(self.folder / step).name, "checkpoint": ""}
@@ -172,41 +222,35 @@ class Pipeline:
             write_yaml(self.folder / RECORD, self.record)
         return entry
 
-    def _base(self, _: dict[str, Path]) -> Path:
+    def _base(self, step: str, options: PipelineOptions, _: Path) -> Path:
         import train
 
-        keywords = {"weights": self.options.weights, "cfg": self.options.cfg, "epochs": self.options.base_epochs}
-        self._train(train.main, TrainOptions, "base", **keywords)
-        return self.places["base"] / "weights/best.pt"
+        keywords = {"weights": options.weights, "cfg": options.cfg, "epochs": options.base_epochs}
+        return self._train(train.main, TrainOptions, step, **keywords)
 
-    def _sparse(self, checkpoints: dict[str, Path]) -> Path:
-        keywords = {"weights": str(checkpoints["base"]), "epochs": self.options.sparse_epochs}
-        self._train(train_sparity.main, SparseOptions, "sparse", **keywords, **self.options.of_penalty())
-        return self.places["sparse"] / "weights/best.pt"  # of the epochs that have reached their sparsity
+    def _sparse(self, step: str, options: PipelineOptions, start: Path) -> Path:
+        keywords = {"weights": str(start), "epochs": options.sparse_epochs, **options.of_penalty()}
+        return self._train(train_sparity.main, SparseOptions, step, **keywords)
 
-    def _pruned(self, checkpoints: dict[str, Path]) -> Path:
+    def _pruned(self, step: str, options: PipelineOptions, start: Path) -> Path:
         from prune_tools import prune
 
-        options = self.options
         chosen = build(
-            prune.PruneOptions, weights=[str(checkpoints["sparse"])], cfg="", data=options.data,
+            prune.PruneOptions, weights=[str(start)], cfg="", data=options.data,
             batch_size=options.batch_size, imgsz=options.imgsz, device=options.device, project=str(self.folder),
-            name=self.places["pruned"].name, exist_ok=True, **options.of_pruning(),
+            name=self.places[step].name, exist_ok=True, **options.of_pruning(),
         )  # fmt: skip
-        result = prune.main(chosen)
-        return Path(result) / "pruned_model.pt"
+        return Path(prune.main(chosen)) / "pruned_model.pt"
 
-    def _finetuned(self, checkpoints: dict[str, Path]) -> Path:
+    def _finetuned(self, step: str, options: PipelineOptions, start: Path) -> Path:
         from prune_tools import finetune
 
-        keywords = {
-            "weights": str(checkpoints["pruned"]), "epochs": self.options.finetune_epochs,
-            "teacher": str(checkpoints["base"]),
-        }  # fmt: skip
-        self._train(finetune.main, finetune.FinetuneOptions, "finetuned", **keywords)
-        return self.places["finetuned"] / "weights/best.pt"
+        teacher = self.folder / self.record["base"]["checkpoint"]
+        keywords = {"weights": str(start), "epochs": options.finetune_epochs, "teacher": str(teacher)}
+        return self._train(finetune.main, finetune.FinetuneOptions, step, **keywords)
 
-    def _train(self, command: Any, options_class: type, step: str, **keywords: Any) -> None:
+    def _train(self, command: Any, options_class: type, step: str, **keywords: Any) -> Path:
+        """One training in the folder of ``step``, resumed if it was broken off; returns its best checkpoint."""
         options = self.options
         unfinished = self.places[step] / "weights/last.pt"
         common = {
@@ -220,6 +264,7 @@ class Pipeline:
             common["hyp"] = options.hyp
         if command(build(options_class, **common, **keywords)) is None:
             raise InputError(f"the step {step} was stopped before its end: run the same command to continue it")
+        return self.places[step] / "weights/best.pt"
 
 
 def resumable(checkpoint: Path) -> bool:
@@ -230,7 +275,7 @@ def resumable(checkpoint: Path) -> bool:
 
 
 def main(options: PipelineOptions) -> Path:
-    """Run the four steps, write table.txt, .csv and .png, pictures and the report; returns the run folder."""
+    """Run the steps, write table.txt, .csv and .png, pictures and the report; returns the run folder."""
     from prune_tools.comparison import as_text, compare, save_csv, save_picture
     from prune_tools.pictures import draw_gammas, draw_run
     from prune_tools.pipeline_report import report_of
@@ -244,7 +289,7 @@ def main(options: PipelineOptions) -> Path:
     pipeline = Pipeline(options)
     checkpoints = pipeline.run()
     folder = pipeline.folder
-    LOGGER.info(colorstr("\nComparing the four models"))
+    LOGGER.info(colorstr("\nComparing the models"))
     rows = compare(
         checkpoints, options.data, options.imgsz, folder / "comparison", batch_size=options.batch_size * 2,
         device=options.device, workers=options.workers,

@@ -1,4 +1,4 @@
-"""The report of a pipeline: its four models, the commands of its steps, the gammas before and after sparse training."""
+"""The report of a pipeline: its models, the commands of its steps, the gammas before and after sparse training."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ def report_of(
 ) -> Report:  # fmt: skip
     """The report of a finished run, without detections; ``folders`` and ``checkpoints`` are by step."""
     models = {step: load_checkpoint(checkpoints[step])["model"].float() for step in ("base", "sparse", "pruned")}
-    groups = select_groups(find_groups(models["base"]), options.of_penalty()["scope"])
-    gammas = {step: torch.cat(list(gamma_scores(models[step], groups).values())) for step in ("base", "sparse")}
+    gammas = {}
+    for step in ("base", "sparse"):  # in a later round the sparse model is narrower
+        groups = select_groups(find_groups(models[step]), options.of_penalty()["scope"])
+        gammas[step] = torch.cat(list(gamma_scores(models[step], groups).values()))
     threshold = None  # for a budget there is none: the channels go by what they cost, too
     if options.percent is not None:
-        threshold = float(gammas["sparse"].sort().values[int(len(gammas["sparse"]) * options.percent)])
+        percent = options.of_round(options.rounds, checkpoints["base"]).percent or 0.0
+        threshold = float(gammas["sparse"].sort().values[int(len(gammas["sparse"]) * percent)])
     pruning = _pruning(folders["pruned"])
     return Report(
         title=f"{Path(options.weights or options.cfg).stem}, pruned with {options.goal()}",

@@ -15,10 +15,12 @@ from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import pipeline
 from prune_tools.comparison import Row, as_text
+from prune_tools.targets import parse_target
 from utils.checkpoint import save_checkpoint
 from utils.config import build
 from utils.errors import InputError
 from utils.files import ROOT, read_yaml
+from utils.model_info import gflops
 
 
 def varied_weights(folder: Path) -> Path:
@@ -116,7 +118,7 @@ def test_a_moved_run_is_still_finished(finished, tiny_dataset, tmp_path, monkeyp
     [
         {"percent": 1.5}, {"base_epochs": 0}, {"sr": -1.0, "penalty": "l1"}, {"sr": 0.1}, {"batch_size": 0},
         {"percent": 0.4, "target_flops": "0.5"}, {"target_flops": "lots"}, {"round_to": 0},
-        {"percent": 0.4, "round_to": 16},
+        {"percent": 0.4, "round_to": 16}, {"rounds": 0}, {"rounds": 2},
     ],
 )  # fmt: skip
 def test_bad_values_stop_before_the_first_step(tiny_dataset, tmp_path, bad):
@@ -174,3 +176,29 @@ def test_the_goal_of_sparse_training_is_that_of_pruning(tiny_dataset, tmp_path):
     assert (share.of_penalty()["target_share"], share.of_pruning()["percent"]) == (0.3, 0.3)
     assert (share.of_penalty()["scope"], share.of_pruning()["round_to"]) == ("seed", 1)
     assert options(tiny_dataset, tmp_path, penalty="l1", sr=0.02, percent=0.3).of_penalty()["sr"] == 0.02
+
+
+def test_rounds_shrink_by_the_same_factor_and_share_the_epochs(tiny_dataset, tmp_path):
+    base = varied_weights(tmp_path / "runs")
+    operations = 1e6 * gflops(load_checkpoint(base)["model"], 640) * 1e3
+    chosen = options(tiny_dataset, tmp_path / "runs", rounds=3, sparse_epochs=7, finetune_epochs=3, target_flops="0.5")
+    rounds = [chosen.of_round(number, base) for number in (1, 2, 3)]
+    budgets = [parse_target("flops", each.target_flops).value / operations for each in rounds]
+    assert budgets == pytest.approx([0.5 ** (1 / 3), 0.5 ** (2 / 3), 0.5], rel=1e-6)
+    assert [each.sparse_epochs for each in rounds] == [2, 2, 3]
+    assert [each.finetune_epochs for each in rounds] == [1, 1, 1]
+    share = options(tiny_dataset, tmp_path / "runs", rounds=2, percent=0.4, sparse_epochs=2).of_round(1, base)
+    assert (1 - share.percent) ** 2 == pytest.approx(0.6)
+
+
+def test_two_rounds_prune_twice_and_learn_from_the_base(tiny_dataset, tmp_path):
+    folder = pipeline.main(options(tiny_dataset, tmp_path / "runs", rounds=2, sparse_epochs=2, target_flops="0.5"))
+    rows = list(csv.DictReader((folder / "table.csv").open()))
+    names = [f"round1-{step}" for step in pipeline.STEPS[1:]]
+    assert [row["step"] for row in rows] == ["base", *names, *pipeline.STEPS[1:]]
+    operations = {row["step"]: float(row["gflops"]) / float(rows[0]["gflops"]) for row in rows}
+    assert operations["round1-pruned"] == pytest.approx(0.5**0.5, abs=0.05)
+    assert operations["finetuned"] == pytest.approx(0.5, abs=0.05)
+    assert read_yaml(folder / "sparse/opt.yaml")["weights"] == str(folder / "round1-finetuned/weights/best.pt")
+    for step in ("round1-finetuned", "finetuned"):
+        assert read_yaml(folder / step / "opt.yaml")["teacher"] == str(folder / "base/weights/best.pt")
