@@ -4,6 +4,7 @@
 python export.py --weights best.pt --imgsz 320                                # best.torchscript and best.onnx
 python export.py --weights best.pt --include onnx openvino --dynamic          # any batch and image size
 python export.py --weights best.pt --include onnx --nms --conf-thres 0.4      # the graph gives detections
+python export.py --weights best.pt --include openvino --int8 --data mask.yaml # calibrated on its training images
 The result lies beside the checkpoint, and val.py, detect.py and torch.hub take it as they take the checkpoint.
 """
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.formats import DEFAULT_OPSET, FORMATS, ONE_IMAGE, OPSETS, Format, export_formats, find_formats
+from models.formats import DEFAULT_OPSET, FORMATS, INT8_OPSET, ONE_IMAGE, OPSETS, Format, export_formats, find_formats
 from utils.cli import run_command, show_arguments
 from utils.config import build, check_thresholds, option, parse
 from utils.errors import InputError, MissingFileError
@@ -35,6 +36,7 @@ REFUSED = {  # flags of v6.2 that no format of today has
     "keras": "Keras models are not offered: leave it out, or use --include tflite",
     "optimize": "PyTorch for phones has ended, and torch's builds lack its optimizer: use ncnn, tflite or coreml",
 }
+CALIBRATION_IMAGES = 128
 PROPERTIES = ("half", "dynamic", "int8", "nms")  # of the file: every format that is asked for must have them
 NMS_FLAGS = ("agnostic_nms", "topk_per_class", "topk_all", "iou_thres", "conf_thres")
 
@@ -43,7 +45,9 @@ NMS_FLAGS = ("agnostic_nms", "topk_per_class", "topk_all", "iou_thres", "conf_th
 class ExportOptions:
     """Options of export.py."""
 
-    data: str = option(DEFAULT_DATA, "data set YAML: one of its images is what the exports are compared on")
+    data: str = option(
+        DEFAULT_DATA, "data set YAML: the exports are compared on one of its images, --int8 is calibrated on others"
+    )
     weights: list[str] = option([str(ROOT / "yolov5s.pt")], "checkpoint; several are exported one by one", nargs="+")
     imgsz: list[int] = option(
         [640], "image size in pixels: side of the square, or height and width", "--img", "--img-size", nargs="+"
@@ -54,7 +58,10 @@ class ExportOptions:
     inplace: bool = option(False, "refused: no export writes in place")
     keras: bool = option(False, "refused: Keras models are not offered")
     optimize: bool = option(False, "refused: PyTorch for phones has ended")
-    int8: bool = option(False, "INT8 quantization")
+    int8: bool = option(False, "quantize to INT8 with training images of --data; written as <name>_int8")
+    calibration_images: int | None = option(
+        None, f"with --int8: images to calibrate on (default: {CALIBRATION_IMAGES})", type=int
+    )
     dynamic: bool = option(False, "take any batch and image size")
     simplify: bool = option(False, "simplify the ONNX graph, by onnxslim")
     opset: int | None = option(None, f"opset of the ONNX graph (default: {DEFAULT_OPSET})", type=int)
@@ -81,7 +88,7 @@ class ExportOptions:
             raise InputError(f"--imgsz takes one or two positive numbers (height width), got {self.imgsz}")
         self.imgsz = self.imgsz * 2 if len(self.imgsz) == 1 else self.imgsz
         check_thresholds(*((0.0 if value is None else value) for value in (self.conf_thres, self.iou_thres)))
-        for name in ("batch_size", "topk_per_class", "topk_all"):
+        for name in ("batch_size", "topk_per_class", "topk_all", "calibration_images"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if self.workspace is not None and self.workspace <= 0:
@@ -105,6 +112,12 @@ class ExportOptions:
         given = [name for name in NMS_FLAGS if getattr(self, name) not in (None, False)]
         if given and not self.nms:
             raise InputError(f"--{given[0].replace('_', '-')} only acts on NMS inside the graph: add --nms")
+        if self.calibration_images is not None and not self.int8:
+            raise InputError("--calibration-images only acts on the ranges of INT8 numbers: add --int8")
+        if self.int8 and self.half:
+            raise InputError("--int8 and --half contradict each other: give one of them")
+        if self.int8 and self.opset is not None and self.opset < INT8_OPSET:
+            raise InputError(f"--opset {self.opset} has no INT8 weights by channel: choose one from {INT8_OPSET} on")
         if self.opset is not None and not OPSETS[0] <= self.opset <= OPSETS[1]:
             raise InputError(f"--opset {self.opset} cannot be written: choose one of {OPSETS[0]} to {OPSETS[1]}")
         single = [entry.argument for entry in formats if entry.argument in ONE_IMAGE]
@@ -128,19 +141,26 @@ class ExportOptions:
 
         graph = GraphSettings(self.opset, self.simplify, self.workspace, self.verbose)
         size = self.imgsz[0], self.imgsz[1]
-        return ExportRequest(size, self.batch_size, self.dynamic, self.half, self.nms_settings(), graph)
+        files: list[str] = []
+        if self.int8:
+            from models.exporters.calibration import choose_files
+
+            files = choose_files(self.data, self.calibration_images or CALIBRATION_IMAGES)
+        return ExportRequest(size, self.batch_size, self.dynamic, self.half, self.nms_settings(), graph, files)
 
 
-def check_packages(formats: Sequence[Format], simplify: bool = False) -> None:
+def check_packages(formats: Sequence[Format], simplify: bool = False, int8: bool = False) -> None:
     """Raise InputError if a library is missing, before any work; it names everything to install at once."""
-    wanted = {module: package for entry in formats for module, package in entry.packages}
+    needed = [pair for entry in formats for pair in entry.packages + (entry.int8_packages if int8 else ())]
+    wanted = dict(needed)
     if simplify:
         wanted["onnxslim"] = "onnxslim"
     missing = [package for module, package in wanted.items() if not is_installed(module)]
     if missing:
         words = " ".join(entry.argument for entry in formats)
+        words += " --simplify" * simplify + " --int8" * int8
         raise InputError(
-            f"--include {words}{' --simplify' if simplify else ''} needs packages that are not installed: "
+            f"--include {words} needs packages that are not installed: "
             f"pip install {' '.join(missing)} (see requirements-export.txt)"
         )
 
@@ -187,7 +207,7 @@ def run(**keywords: Any) -> list[Path]:
 def main(options: ExportOptions) -> list[Path]:
     """Check everything, then export; returns what was written."""
     formats = find_formats(options.include)
-    check_packages(formats, options.simplify)
+    check_packages(formats, options.simplify, options.int8)
     from models.exporters.checkpoint import CheckpointExport
     from utils.device import device_line, select_device
 

@@ -23,7 +23,7 @@ class Format:
         can: the properties of the file (``half``, ``dynamic``, ``nms``, ``int8``) that it can be exported with.
         flags: further flags of export.py that concern it. half_images: a file with ``half`` takes FP16 images; others
             only store FP16 and take FP32.
-        packages: import name -> package to install, for the export.
+        packages: import name -> package to install, for the export. int8_packages: those that ``int8`` needs besides.
     """
 
     title: str
@@ -34,6 +34,7 @@ class Format:
     can: frozenset[str] = frozenset()
     flags: frozenset[str] = frozenset()
     packages: tuple[tuple[str, str], ...] = ()
+    int8_packages: tuple[tuple[str, str], ...] = ()
     half_images: bool = False
 
     @property
@@ -41,9 +42,9 @@ class Format:
         """Whether an export is a folder of several files."""
         return not self.suffix.startswith(".") or self.suffix == ".mlpackage"
 
-    def path(self, weights: str | Path) -> Path:
-        """Where the export of a checkpoint goes: beside it, with this format's suffix."""
-        return Path(weights).with_name(Path(weights).stem + self.suffix)
+    def path(self, weights: str | Path, int8: bool = False) -> Path:
+        """Where the export of a checkpoint goes: beside it, with this format's suffix; INT8 has a name of its own."""
+        return Path(weights).with_name(Path(weights).stem + (INT8_MARK if int8 else "") + self.suffix)
 
 
 _ONNX = (("onnx", "onnx"), ("onnxruntime", "onnxruntime"))
@@ -54,10 +55,10 @@ FORMATS = (
     PYTORCH,
     Format("TorchScript", "torchscript", ".torchscript", True, True, frozenset({"half", "dynamic"}),
            half_images=True),
-    Format("ONNX", "onnx", ".onnx", True, True, frozenset({"half", "dynamic", "nms"}), _GRAPH_FLAGS, _ONNX,
+    Format("ONNX", "onnx", ".onnx", True, True, frozenset({"half", "dynamic", "nms", "int8"}), _GRAPH_FLAGS, _ONNX,
            half_images=True),
-    Format("OpenVINO", "openvino", "_openvino_model", True, False, frozenset({"half", "dynamic", "nms"}), _GRAPH_FLAGS,
-           (("onnx", "onnx"), ("openvino", "openvino"))),
+    Format("OpenVINO", "openvino", "_openvino_model", True, False, frozenset({"half", "dynamic", "nms", "int8"}),
+           _GRAPH_FLAGS, (("onnx", "onnx"), ("openvino", "openvino")), (("nncf", "nncf"),)),
     Format("TensorRT", "engine", ".engine", False, True, frozenset({"half", "dynamic"}),
            _GRAPH_FLAGS | {"workspace", "verbose"}, (("onnx", "onnx"), ("tensorrt", "tensorrt")), half_images=True),
     Format("CoreML", "coreml", ".mlpackage", True, False, frozenset({"half"}), packages=(("coremltools",) * 2,)),
@@ -68,6 +69,8 @@ FORMATS = (
 ONE_IMAGE = ("coreml", "ncnn")  # formats of one image per call
 OPSETS = 11, 20  # of ONNX: Resize as it is used came with 11, and torch's tracing exporter ends at 20
 DEFAULT_OPSET = 17
+INT8_OPSET = 13  # ranges for each channel came with it
+INT8_MARK = "_int8"  # behind the stem of the checkpoint
 
 # Formats of v6.2 and v7.0 whose converters nobody keeps for today's PyTorch: {argument: what to use instead}
 NOT_OFFERED = {

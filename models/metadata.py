@@ -24,7 +24,8 @@ class Metadata:
         names: class names in order. stride: image sides must be multiples of it, in pixels.
         imgsz: (height, width) of the images in pixels; with ``dynamic`` only the size that it was made with.
         batch: images per call; with ``dynamic`` any number. dynamic: the file takes any batch and size.
-        half: its numbers are FP16. nms: the thresholds of the NMS inside, or None: then the output is (B, N, 5 + nc).
+        half: its numbers are FP16. int8: its convolutions are INT8.
+        nms: the thresholds of the NMS inside, or None: then the output is (B, N, 5 + nc).
         task: always 'detect'. weights: the checkpoint's file name. made_by: program and library versions.
     """
 
@@ -34,6 +35,7 @@ class Metadata:
     batch: int = 1
     dynamic: bool = False
     half: bool = False
+    int8: bool = False
     nms: dict[str, Any] | None = None
     task: str = "detect"
     weights: str = ""

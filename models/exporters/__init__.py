@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from models.metadata import Metadata
+
+if TYPE_CHECKING:
+    from models.exporters.calibration import CalibrationImages
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class ExportJob:
         path: the file or folder to write, with the format's suffix; nothing is there yet.
         metadata: goes into the file; says what it is to be like (dynamic, half, nms).
         settings: of the graph.
+        calibration: images whose ranges INT8 numbers get; None: the file is not to be INT8.
     """
 
     model: nn.Module
@@ -44,6 +49,7 @@ class ExportJob:
     path: Path
     metadata: Metadata
     settings: GraphSettings = field(default_factory=GraphSettings)
+    calibration: CalibrationImages | None = None
 
 
 def exporter(argument: str) -> Callable[[ExportJob], None]:

@@ -28,7 +28,12 @@ DYNAMIC_AXES = {INPUT: {0: "batch", 2: "height", 3: "width"}, OUTPUT: {0: "batch
 def export(job: ExportJob) -> None:
     """Write ``job.path``."""
     onnx = require("onnx", "--include onnx")
-    onnx.save(onnx_model(job), str(job.path))
+    model = onnx_model(job)
+    if job.calibration is not None:
+        from models.exporters.quantization import quantize_onnx
+
+        model = quantize_onnx(model, job.calibration)
+    onnx.save(model, str(job.path))
 
 
 def onnx_model(job: ExportJob) -> Any:

@@ -16,6 +16,10 @@ def export(job: ExportJob) -> None:
     openvino = require("openvino", "--include openvino")
     with TemporaryDirectory() as folder:
         model = openvino.convert_model(saved_onnx(job, Path(folder)))
+    if job.calibration is not None:
+        from models.exporters.quantization import quantize_openvino
+
+        model = quantize_openvino(model, job.calibration)
     model.set_rt_info(job.metadata.to_json(), ["model_info", KEY])
     job.path.mkdir()
     stem = job.path.name.removesuffix("_openvino_model")

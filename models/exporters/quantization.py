@@ -1,0 +1,115 @@
+"""INT8 by post-training quantization: weights per channel and symmetric, activations by their range on images.
+
+The head stays in float: its last convolutions give coordinates and scores, and what decodes them has ranges of hundreds
+of pixels, for which 256 steps are too few; both together take little time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from models.exporters.calibration import CalibrationImages
+from utils.packages import require
+
+
+def after_convolutions(readers: Mapping[str, Sequence[str]], convolutions: set[str]) -> list[str]:
+    """The nodes of a graph that no convolution follows: the last convolutions, and all behind them.
+
+    Args:
+        readers: each node's name -> names of the nodes that read its output, sources before their readers.
+        convolutions: names of the convolutions.
+    """
+    followed: dict[str, bool] = {}
+    for name in reversed(list(readers)):
+        followed[name] = any(followed[reader] or reader in convolutions for reader in readers[name])
+    return [name for name in readers if not followed[name]]
+
+
+def quantize_onnx(model: Any, images: CalibrationImages) -> Any:
+    """An onnx.ModelProto in FP32 -> one with QuantizeLinear and DequantizeLinear (QDQ), for ONNX Runtime."""
+    onnx = require("onnx", "--int8")
+    ort_quantization = require("onnxruntime.quantization", "--int8 --include onnx")
+    pre_process = require("onnxruntime.quantization.shape_inference", "--int8 --include onnx").quant_pre_process
+    with TemporaryDirectory() as name, _only_errors("root"):
+        plain, prepared, quantized = (str(Path(name) / f"{stage}.onnx") for stage in ("plain", "prepared", "quantized"))
+        onnx.save(model, plain)
+        pre_process(plain, prepared, skip_symbolic_shape=True)
+        ort_quantization.quantize_static(
+            prepared, quantized, _Reader(images, model.graph.input[0].name),
+            quant_format=ort_quantization.QuantFormat.QDQ, per_channel=True,
+            activation_type=ort_quantization.QuantType.QUInt8, weight_type=ort_quantization.QuantType.QInt8,
+            nodes_to_exclude=_head_of_onnx(onnx.load(prepared).graph), extra_options={"WeightSymmetric": True},
+        )  # fmt: skip
+        return onnx.load(quantized)
+
+
+class _Reader:
+    """Calibration images as ONNX Runtime asks for them."""
+
+    def __init__(self, images: CalibrationImages, name: str) -> None:
+        self.name, self.rest = name, iter(images)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next batch by the input's name, None after the last."""
+        batch = next(self.rest, None)
+        return None if batch is None else {self.name: batch.numpy()}
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return iter(self.get_next, None)
+
+
+def _head_of_onnx(graph: Any) -> list[str]:
+    """Names of the nodes that stay in float."""
+    reading: dict[str, list[str]] = {}
+    for node in graph.node:
+        for source in node.input:
+            reading.setdefault(source, []).append(node.name)
+    readers = {node.name: [name for out in node.output for name in reading.get(out, ())] for node in graph.node}
+    return after_convolutions(readers, {node.name for node in graph.node if node.op_type == "Conv"})
+
+
+def quantize_openvino(model: Any, images: CalibrationImages) -> Any:
+    """An openvino.Model in FP32 -> one with FakeQuantize, by NNCF, which corrects the biases."""
+    with _only_errors("nncf"):
+        nncf = require("nncf", "--int8 --include openvino")
+        logging.getLogger("nncf").setLevel(logging.ERROR)  # its import sets the level
+        return nncf.quantize(
+            model, nncf.Dataset(images, lambda batch: batch.numpy()), subset_size=len(images),
+            preset=nncf.QuantizationPreset.MIXED,  # what comes out of SiLU is lopsided
+            ignored_scope=nncf.IgnoredScope(names=_head_of_openvino(model)),
+        )  # fmt: skip
+
+
+def _head_of_openvino(model: Any) -> list[str]:
+    """Names of the operations that stay in float."""
+    operations = model.get_ordered_ops()
+    readers = {
+        operation.get_friendly_name(): [
+            target.get_node().get_friendly_name()
+            for output in operation.outputs()
+            for target in output.get_target_inputs()
+        ]
+        for operation in operations
+    }
+    kinds = {operation.get_friendly_name(): operation.get_type_name() for operation in operations}
+    last = after_convolutions(readers, {name for name, kind in kinds.items() if kind.endswith("Convolution")})
+    return [name for name in last if kinds[name] not in ("Constant", "Parameter", "Result")]
+
+
+@contextmanager
+def _only_errors(logger: str) -> Iterator[None]:
+    """Keep the notes of a library out of our log."""
+    chosen = logging.getLogger(logger)
+    level = chosen.level
+    chosen.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        chosen.setLevel(level)

@@ -1,0 +1,168 @@
+"""INT8 exports: what is quantized, on which images, what they find, and what is refused."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import detect
+import export
+import val
+from models.backends import DetectMultiBackend
+from models.exporters import calibration, quantization
+from models.exporters.agreement import Agreement, agreement
+from models.exporters.graph_nms import NmsSettings
+from tests.colour_detector import save_colour_detector
+from utils.errors import InputError
+from utils.files import read_yaml, write_yaml
+
+SIZE = 128
+PACKAGES = {"onnx": ["onnx", "onnxruntime"], "openvino": ["onnx", "openvino", "nncf"]}
+
+
+def needs(argument: str) -> None:
+    """Skip the test where a library that INT8 in this format needs is missing."""
+    for package in PACKAGES[argument]:
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory) -> Path:
+    """The checkpoint of the detector that finds discs and squares by their colours."""
+    return save_colour_detector(tmp_path_factory.mktemp("int8") / "stock.pt")
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory, tiny_dataset, stock):
+    """A function format -> its INT8 export, made once."""
+    made: dict[str, Path] = {}
+
+    def make(argument: str) -> Path:
+        needs(argument)
+        if argument not in made:
+            weights = tmp_path_factory.mktemp(argument) / "stock.pt"
+            weights.symlink_to(stock)
+            (made[argument],) = export.run(
+                weights=str(weights), include=[argument], imgsz=SIZE, data=str(tiny_dataset), int8=True,
+                calibration_images=6,
+            )  # fmt: skip
+        return made[argument]
+
+    return make
+
+
+@pytest.mark.parametrize("argument", PACKAGES)
+def test_val_and_detect_run_int8(quantized, stock, tiny_dataset, tmp_path, argument):
+    path = quantized(argument)
+    assert path.name == {"onnx": "stock_int8.onnx", "openvino": "stock_int8_openvino_model"}[argument]
+    backend = DetectMultiBackend(path)
+    assert backend.runtime.metadata.int8 and backend.fixed_size == (SIZE, SIZE)
+    how = {"device": "cpu", "workers": 0, "plots": False, "save_dir": tmp_path}
+    found, _, _ = val.run(str(tiny_dataset), str(path), **how)
+    expected, _, _ = val.run(str(tiny_dataset), str(stock), imgsz=SIZE, **how)
+    assert expected[2] > 0.5 and found[2] > 0.6 * expected[2]  # it has two channels, and sharp ones
+    source = str(tiny_dataset.parent / "images/val")
+    folder = detect.run(weights=str(path), source=source, project=str(tmp_path), save_txt=True, nosave=True)
+    assert any((folder / "labels").iterdir())
+
+
+def test_onnx_quantizes_all_but_the_head(quantized):
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(quantized("onnx")).graph
+    arrays = {array.name: onnx.numpy_helper.to_array(array) for array in graph.initializer}
+    source = {output: node for node in graph.node for output in node.output}
+    kinds = [source[node.input[1]].op_type if node.input[1] in source else "float"
+             for node in graph.node if node.op_type == "Conv"]  # fmt: skip
+    assert kinds == ["DequantizeLinear"] * 2 + ["float"] * 2  # two layers, and the head's two convolutions
+    first = next(node for node in graph.node if node.op_type == "Conv")
+    weight, scale, zero = (arrays[name] for name in source[first.input[1]].input)
+    assert weight.dtype == np.int8 and scale.shape == (8,) and not zero.any()  # by channel, symmetric
+
+
+def test_openvino_quantizes_all_but_the_head(quantized):
+    path = quantized("openvino")
+    model = pytest.importorskip("openvino").Core().read_model(path / "stock_int8.xml")
+    types = {node.get_friendly_name(): node.get_type_name() for node in model.get_ops()}
+    assert "FakeQuantize" in types.values()
+    assert not [name for name, kind in types.items() if kind == "FakeQuantize" and "model.2/m" in name]
+
+
+def test_what_no_convolution_follows():
+    chain = {"a": ["b", "side"], "b": ["c"], "c": ["d", "e"], "d": ["out"], "e": ["out"], "out": [], "side": ["out"]}
+    assert quantization.after_convolutions(chain, {"a", "c", "d"}) == ["d", "e", "out", "side"]
+
+
+def test_a_file_that_finds_something_else_is_an_error(stock, tiny_dataset):
+    backend = DetectMultiBackend(stock)
+    files = calibration.choose_files(str(tiny_dataset), 4)
+    images = calibration.CalibrationImages(files, (SIZE, SIZE), batch=3)
+    assert [len(batch) for batch in images] == [3, 3] and len(images) == 2
+
+    def predict(batch: torch.Tensor) -> torch.Tensor:
+        return backend(batch)[0]
+
+    def moved(batch: torch.Tensor) -> torch.Tensor:
+        return predict(batch) + torch.tensor([40.0, 40, 0, 0, 0, 0, 0])
+
+    def nothing(batch: torch.Tensor) -> torch.Tensor:
+        return predict(batch) * torch.nan
+
+    settings = NmsSettings(conf_thres=0.1)
+    same = agreement(backend, predict, images, settings)
+    assert same.share == 1 and same.boxes >= 10
+    same.check("it")
+    for other in (moved, nothing):
+        with pytest.raises(InputError, match=r"it and the checkpoint have .*% of their boxes in common, less than 60%"):
+            agreement(backend, other, images, settings).check("it")
+    assert "not judged" in str(Agreement(0, 0, 4))
+
+
+def test_the_same_readable_images_each_time(tiny_dataset, tmp_path, caplog):
+    first = calibration.choose_files(str(tiny_dataset), 3)
+    assert first == calibration.choose_files(str(tiny_dataset), 3) and len(set(first)) == 3
+    assert all("images/train" in Path(file).as_posix() for file in first)
+    (tmp_path / "train").mkdir()
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"train/{index}.png"), np.full((8, 8, 3), index, np.uint8))
+    (tmp_path / "train/1.png").write_bytes(b"damaged")
+    write_yaml(tmp_path / "data.yaml", {"path": str(tmp_path), "train": "train", "val": "train", "names": ["a"]})
+    assert len(calibration.choose_files(str(tmp_path / "data.yaml"), 9)) == 2
+    assert "skipped for calibration" in caplog.text and "1.png" in caplog.text
+
+
+def test_int8_needs_images(stock, tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "is_installed", lambda name: True)
+    write_yaml(tmp_path / "no.yaml", {**read_yaml(tiny_dataset), "path": str(tmp_path / "absent")})
+    for file in (tmp_path / "no.yaml", tmp_path / "nowhere.yaml"):
+        with pytest.raises(InputError, match=r"--int8 needs training images to calibrate on: give .* by --data"):
+            export.run(weights=str(stock), include=["onnx"], int8=True, data=str(file))
+    assert [path.name for path in stock.parent.iterdir()] == ["stock.pt"]
+
+
+def test_int8_for_openvino_names_its_library(monkeypatch):
+    monkeypatch.setattr(export, "is_installed", lambda name: name != "nncf")
+    with pytest.raises(InputError, match=r"--include openvino --int8 needs packages .*: pip install nncf "):
+        export.run(weights="nowhere.pt", include=["openvino"], int8=True)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--include ncnn --int8", "--int8 is not possible with --include ncnn: possible with onnx openvino"),
+        ("--include onnx --int8 --half", "--int8 and --half contradict each other"),
+        ("--include onnx --int8 --opset 12", "--opset 12 has no INT8 weights by channel: choose one from 13 on"),
+        ("--include onnx --calibration-images 8", "--calibration-images only acts on .*: add --int8"),
+        ("--include onnx --int8 --calibration-images 0", "--calibration-images must be at least 1"),
+    ],
+)
+def test_flags_that_cannot_be_honoured(words, message):
+    from utils.config import parse
+
+    with pytest.raises(InputError, match=message):
+        parse(export.ExportOptions, "", words.split())
