@@ -216,7 +216,7 @@ def main(options: ExportOptions) -> list[Path]:
     LOGGER.info(device_line(device))
     if device.type != "cuda" and any(entry.argument == "engine" for entry in formats):
         raise InputError("--include engine builds on the GPU that it is for: choose one with --device 0")
-    picture, request, files = comparison_image(options), options.request(), []
+    request, picture, files = options.request(), comparison_image(options), []
     for weights in options.weights:
         checkpoint = CheckpointExport(weights, request, device, picture)
         files += [checkpoint.export(entry) for entry in formats]

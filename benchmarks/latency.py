@@ -177,7 +177,8 @@ def measure(options: LatencyOptions) -> list[Cell]:
     cells: list[Cell] = []
     try:
         with TemporaryDirectory() as name, warnings_only():
-            exports, scores = Exports(Path(name), options.data), {}
+            exports = Exports(Path(name), options.data)
+            scores: dict[tuple, Any] = {}
             for size, batch, threads in product(options.imgsz, options.batch_size, options.threads):
                 torch.set_num_threads(threads)
                 group = [Cell(weights, runtime, size, batch, threads) for weights, runtime in _lines(options)]

@@ -94,8 +94,8 @@ def test_openvino_quantizes_all_but_the_head(quantized):
 
 
 def test_what_no_convolution_follows():
-    chain = {"a": ["b", "side"], "b": ["c"], "c": ["d", "e"], "d": ["out"], "e": ["out"], "out": [], "side": ["out"]}
-    assert quantization.after_convolutions(chain, {"a", "c", "d"}) == ["d", "e", "out", "side"]
+    chain = {"a": ["b", "side"], "b": ["c"], "c": ["d", "e"], "d": ["out"], "e": ["out"], "side": ["out"], "out": []}
+    assert quantization.after_convolutions(chain, {"a", "c", "d"}) == ["d", "e", "side", "out"]
 
 
 def test_a_file_that_finds_something_else_is_an_error(stock, tiny_dataset):

@@ -1,0 +1,131 @@
+"""The examples of serving find what detect.py finds, without importing this repository."""
+
+from __future__ import annotations
+
+import ast
+import html
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import detect
+import export
+from tests.colour_detector import save_colour_detector
+from utils.files import ROOT
+
+EXAMPLE = ROOT / "examples/onnxruntime_detect.py"
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory, tiny_dataset) -> Path:
+    """The ONNX file of the detector that finds discs and squares by their colours."""
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    weights = save_colour_detector(tmp_path_factory.mktemp("example") / "stock.pt")
+    return export.run(weights=str(weights), include=["onnx"], imgsz=128, data=str(tiny_dataset))[0]
+
+
+def _example() -> Any:
+    """The example as a module."""
+    spec = importlib.util.spec_from_file_location("onnxruntime_detect", EXAMPLE)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_example_stands_alone():
+    imported = {
+        alias.name
+        for node in ast.walk(ast.parse(EXAMPLE.read_text()))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    assert imported == {"json", "sys", "cv2", "numpy", "onnxruntime"}
+    assert not [node for node in ast.walk(ast.parse(EXAMPLE.read_text())) if isinstance(node, ast.ImportFrom)]
+
+
+def test_plain_onnxruntime_finds_what_detect_finds(graph, tiny_dataset, tmp_path):
+    import onnxruntime
+
+    example = _example()
+    source = tiny_dataset.parent / "images/val"
+    folder = detect.run(
+        weights=str(graph), source=str(source), project=str(tmp_path), save_txt=True, save_conf=True, nosave=True,
+        conf_thres=0.1,
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    boxes = 0
+    for file in sorted(source.glob("*.jpg")):
+        image = cv2.imread(str(file))
+        found = example.detect(session, image, confidence=0.1)
+        labels = folder / "labels" / f"{file.stem}.txt"
+        expected = np.loadtxt(labels, ndmin=2) if labels.is_file() else np.zeros((0, 6))
+        size = np.tile(image.shape[1::-1], 2)
+        centre, sides = (found[:, :2] + found[:, 2:4]) / 2, found[:, 2:4] - found[:, :2]
+        rows = np.column_stack((found[:, 5], np.hstack((centre, sides)) / size, found[:, 4]))
+        assert rows.shape == expected.shape
+        np.testing.assert_allclose(sorted(rows.tolist()), sorted(expected.tolist()), atol=0.01)
+        boxes += len(rows)
+    assert boxes > 5
+    empty = example.detect(session, np.zeros((50, 70, 3), np.uint8), confidence=0.9)
+    assert empty.shape == (0, 6)
+
+
+def test_the_example_as_a_command(graph, tiny_dataset, tmp_path):
+    picture = next((tiny_dataset.parent / "images/train").glob("*.jpg"))
+    command = [sys.executable, str(EXAMPLE), str(graph), str(picture)]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert cv2.imread(str(tmp_path / "detected.jpg")).shape == cv2.imread(str(picture)).shape
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_the_page_finds_what_plain_onnxruntime_finds(graph, tiny_dataset, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    library = Path(os.environ.get("ORT_WEB", ROOT / "node_modules/onnxruntime-web/dist"))
+    if not browser:
+        pytest.skip("no Chromium")
+    if not (library / "ort.wasm.bundle.min.mjs").is_file():
+        pytest.skip("no onnxruntime-web: npm install onnxruntime-web, or its dist folder as ORT_WEB")
+    import onnxruntime
+
+    picture = next(file for file in sorted((tiny_dataset.parent / "images/train").glob("*.jpg")))
+    shutil.copy(ROOT / "examples/web/index.html", tmp_path)
+    shutil.copy(graph, tmp_path / "model.onnx")
+    cv2.imwrite(str(tmp_path / "image.png"), cv2.imread(str(picture)))  # decoded alike everywhere
+    (tmp_path / "ort").symlink_to(library.resolve())
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}/index.html?ort=ort/&model=model.onnx&image=image.png"
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+        command += ["--virtual-time-budget=60000", "--dump-dom", address]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    finally:
+        server.shutdown()
+    match = re.search(r'data-boxes="([^"]*)"', run.stdout)
+    assert match, run.stdout[-500:]
+    boxes = json.loads(html.unescape(match[1]))
+    rows = np.array([[box[key] for key in ("x1", "y1", "x2", "y2", "score", "kind")] for box in boxes])
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    expected = _example().detect(session, cv2.imread(str(picture)))
+    assert len(expected) > 0 and rows.shape == expected.shape
+    np.testing.assert_allclose(rows, expected, atol=2)
