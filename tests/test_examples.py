@@ -128,4 +128,4 @@ def test_the_page_finds_what_plain_onnxruntime_finds(graph, tiny_dataset, tmp_pa
     session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     expected = _example().detect(session, cv2.imread(str(picture)))
     assert len(expected) > 0 and rows.shape == expected.shape
-    np.testing.assert_allclose(rows, expected, atol=2)
+    np.testing.assert_allclose(rows, expected, atol=0.5)
