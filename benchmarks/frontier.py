@@ -43,6 +43,7 @@ METHODS = ("original", "torch-pruning", "ours", "ours+teacher", "polarize+teache
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 ROUNDING = 8  # channels, of all methods but the original, which has none
 BISECTIONS = 12  # of a share of channels, until the operations fit
+RATIOS = [step / 50 for step in range(1, 50)]  # of Torch-Pruning
 SIZE = 640  # pixels, for which operations are counted
 
 
@@ -218,13 +219,15 @@ class Frontier:
 
         model = self._load(self.options.sparse)
         whole = gflops(model, SIZE) or 0.0
-        made: dict[float, Any] = {}
-
-        def left(ratio: float) -> float:
-            made[ratio] = prune_by_torch_pruning(model, ratio, self.options.imgsz)
-            return (gflops(made[ratio], SIZE) or 0.0) / whole
-
-        pruned = made[least_that_fits(left, share, most=0.95)]
+        least = 1.0
+        for ratio in RATIOS:  # one after the other: layers that a high ratio would remove as a whole stay whole
+            pruned = prune_by_torch_pruning(model, ratio, self.options.imgsz)
+            left = (gflops(pruned, SIZE) or 0.0) / whole
+            if left <= share:
+                break
+            least = min(least, left)
+        else:
+            raise InputError(f"no ratio leaves less than {least:.0%} of the operations")
         record_widths(pruned, narrowed(pruned, model))
         path = make_folder(self.folder / name) / "pruned_model.pt"
         save_model(pruned, path, {})
