@@ -20,7 +20,8 @@ from prune_tools.plan import Limits, Plan, keep_largest
 from utils.errors import InputError
 
 TOLERANCE = 0.02  # share of a target by which it may be missed before the log says so
-MOST_MEASUREMENTS = 9  # of a search by time
+MOST_MEASUREMENTS = 12  # of a search by time
+DOUBT_AFTER = 3  # networks in a row that are too fast: then the one that was too slow is measured again
 COST_EXPONENT = 1.0  # see RemovalPath
 
 UNITS: dict[str, dict[str, float]] = {
@@ -217,21 +218,25 @@ class TargetPlanner:
                 progress.set_postfix_str(f"{operations / 1e9:.3g} GFLOPs: {fast:.3g} ms, whole: {whole:.3g} ms")
                 return plan, fast, whole
 
-            low, high = float(path.costs[-1]), float(path.costs[0])
+            low, too_slow, successes = float(path.costs[-1]), [float(path.costs[0])], 0  # what has been judged so
             best, milliseconds, present = timed(low)
             budget = target.budget(present)
             self._check_reachable(target, budget, milliseconds)
             for _ in range(MOST_MEASUREMENTS - 1):
                 if milliseconds >= budget * (1 - TOLERANCE):
                     break
-                middle = (low + high) / 2
+                doubtful = successes >= DOUBT_AFTER and len(too_slow) > 1  # another process may have slowed it down
+                middle = too_slow[-1] if doubtful else (low + too_slow[-1]) / 2
                 plan, fast, whole = timed(middle)
                 # A busy machine slows both networks: compare with the whole one, measured in turns
                 limit = target.value * whole if target.relative else budget
+                successes = successes + 1 if fast <= limit and not doubtful else 0
                 if fast <= limit:
                     low, best, milliseconds, budget, present = middle, plan, fast, limit, whole
-                else:
-                    high = middle
+                    if doubtful:
+                        too_slow.pop()
+                elif not doubtful:
+                    too_slow.append(middle)
         return best, milliseconds, budget, present
 
     def _summary(self, target: Target, plan: Plan, reached: float, budget: float, present: float) -> str:
