@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_an_exported_file_runs_in_its_own_runtime(weights, tiny_dataset, tmp_pat
     import export
 
     copy = tmp_path / "copy.pt"
-    copy.write_bytes(open(weights, "rb").read())
+    copy.write_bytes(Path(weights).read_bytes())
     (path,) = export.run(weights=str(copy), include=["torchscript"], imgsz=64, data=str(tiny_dataset))
     options = latency.LatencyOptions([str(path)], imgsz=[64, 96], threads=[1], repetitions=1, memory=True)
     right, wrong = latency.measure(options)
