@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils.allocator import keep_freed_memory, set_thresholds
 from utils.files import ROOT, read_yaml, write_yaml
 
 IMAGES = 136  # drawn ones
@@ -58,3 +59,13 @@ def one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
+
+
+@contextmanager
+def plain_memory() -> Iterator[None]:
+    """Give freed memory back to the system meanwhile, as glibc does by itself once it has seen large blocks."""
+    set_thresholds(2**25, 2**26)  # bytes: where its own adjustment ends
+    try:
+        yield
+    finally:
+        keep_freed_memory()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 import torch
@@ -29,10 +31,20 @@ def test_plain_matching_is_the_same(seed):
     assert got.any() and (got == plain).all()
 
 
-def test_validation_is_measured(tiny_dataset, tmp_path):
+def test_validation_is_measured(tiny_dataset, tmp_path, monkeypatch):
     weights = save_colour_detector(tmp_path / "colour.pt")
-    options = validation.ValidationOptions(str(tiny_dataset), str(weights), imgsz=128, repetitions=1)
+    options = validation.ValidationOptions(
+        str(tiny_dataset), str(weights), imgsz=128, repetitions=1, command_repetitions=1
+    )
+    started = []
+
+    def run(command, **keywords):
+        started.append(command[4:])
+        return subprocess.CompletedProcess(command, 0, "2000\n", "")
+
+    monkeypatch.setattr(validation.subprocess, "run", run)
     figures = validation.measure(options)  # raises where the two ways disagree
+    assert [command[0] for command in started] == ["val.py", "-c"] * 2 and "plain_way" in started[1][1]
     assert [figure.goal for figure in figures] == [1.45, 2.0, None]
     assert all(figure.ours > 0 for figure in figures)
 

@@ -26,7 +26,7 @@ def keep_freed_memory() -> bool:
 
 
 def set_thresholds(block: int, trim: int) -> bool:
-    """Blocks over ``block`` bytes get a mapping of their own, given back when freed; so are over ``trim`` free bytes."""
+    """Give freed memory back at once in blocks over ``block`` bytes, otherwise when over ``trim`` bytes lie free."""
     with suppress(AttributeError, OSError, TypeError):  # another C library
         change = ctypes.CDLL(None).mallopt
         return bool(change(MAP_THRESHOLD, block) and change(TRIM_THRESHOLD, trim))
