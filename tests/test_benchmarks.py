@@ -10,8 +10,9 @@ import torch
 from colour_detector import save_colour_detector
 
 from benchmarks import __main__ as bench
-from benchmarks import detection, pruning, training, validation
+from benchmarks import detection, pruning, start, training, validation
 from benchmarks.figures import Figure
+from utils.errors import InputError
 from utils.metrics import match_predictions
 
 
@@ -78,17 +79,40 @@ def test_pruning_is_measured(monkeypatch):
     assert [figure.plain for figure in figures] == [5.0, 180.0]
 
 
-def test_the_page_shows_every_section(monkeypatch, tmp_path):
+def page_of(monkeypatch, tmp_path, ours):
+    """Let every section measure one figure, and the page be written to ``tmp_path``."""
     monkeypatch.setattr(bench, "ROOT", tmp_path)
-    (tmp_path / "docs").mkdir()
-    figure = Figure("something", "s", 2.0, 4.0, 2.0, 0.1, 3.0, "the plain way")
-    warnings = []
+    (tmp_path / "docs").mkdir(exist_ok=True)
+    figure = Figure("something", "s", ours, 4.0, 2.0, 0.1, 3.0, "the plain way")
+    sections = {name: (command, lambda: [figure]) for name, (command, _) in bench.SECTIONS.items()}
+    monkeypatch.setattr(bench, "SECTIONS", sections)
+    return tmp_path / "docs/BENCHMARKS.md"
+
+
+def test_the_page_shows_every_section(monkeypatch, tmp_path):
+    page, warnings = page_of(monkeypatch, tmp_path, 2.0), []
     monkeypatch.setattr(bench.LOGGER, "warning", warnings.append)
-    monkeypatch.setattr(
-        bench, "SECTIONS", {name: (command, lambda: [figure]) for name, (command, _) in bench.SECTIONS.items()}
-    )
     bench.main()
-    page = (tmp_path / "docs/BENCHMARKS.md").read_text()
-    assert page.count("| something | 2 s | 4 s | 2.00 ± 0.10 | 3 | the plain way |") == len(bench.SECTIONS)
-    assert "- torch: " in page and "python benchmarks/training.py" in page
+    text = page.read_text()
+    assert text.count("| something | 2 s | 4 s | 2.00 ± 0.10 | 3 | the plain way |") == len(bench.SECTIONS)
+    assert "- torch: " in text and "python benchmarks/training.py" in text
     assert warnings == ["below what is wanted: something: 2.00 instead of 3"] * len(bench.SECTIONS)
+
+
+def test_one_section_measured_again_leaves_the_others(monkeypatch, tmp_path):
+    page = page_of(monkeypatch, tmp_path, 2.0)
+    bench.main()
+    page_of(monkeypatch, tmp_path, 1.0)
+    bench.main(["Detection"])
+    titles = [line for line in page.read_text().splitlines() if line.startswith("## ")]
+    assert titles == [f"## {title}" for title in bench.SECTIONS]
+    assert page.read_text().count("| something | 1 s |") == 1
+    with pytest.raises(InputError, match="Pruning"):
+        bench.main(["Prune"])
+
+
+def test_start_is_measured(monkeypatch):
+    monkeypatch.setattr(start, "COMMANDS", ("val.py",))
+    monkeypatch.setattr(start, "BASELINE", "while __import__('time').process_time() < 1: pass")
+    (figure,) = start.measure(1)
+    assert 0 < figure.ours < figure.plain and figure.plain >= 1
