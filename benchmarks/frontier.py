@@ -3,7 +3,8 @@
 
     python benchmarks/frontier.py --data data/mask_demo.yaml --base base.pt --sparse sparse.pt --imgsz 320
 
-Each method brings the network to the same numbers of operations and is fine-tuned by the same schedule. ``--base`` is
+Each method brings the network to the same numbers of operations and is fine-tuned by the same rule (recipe gentle,
+or short where pruning has cost more than a twentieth of the mAP50). ``--base`` is
 the trained model (train.py), ``--sparse`` one with an L1 penalty (train_sparity.py --sr). The methods:
 
 * original: the channels outside shortcuts by their gammas, nothing repaired: what the original tools do
@@ -23,6 +24,7 @@ import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from prune_tools.comparison import aligned, shown
+from prune_tools.prune import HURT
 from utils.cli import run_command, show_arguments
 from utils.config import build, option, parse
 from utils.errors import InputError
@@ -40,6 +43,7 @@ METHODS = ("original", "torch-pruning", "ours", "ours+teacher", "polarize+teache
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 ROUNDING = 8  # channels, of all methods but the original, which has none
 BISECTIONS = 12  # of a share of channels, until the operations fit
+RATIOS = [step / 50 for step in range(1, 50)]  # of Torch-Pruning
 SIZE = 640  # pixels, for which operations are counted
 
 
@@ -146,6 +150,8 @@ class Frontier:
         cell.pruned_map50, cell.pruned_map = self.accuracy(pruned)
         teacher = self.options.base if method.endswith("+teacher") else ""
         keywords = self._training(f"{name}-finetuned", self.options.epochs)
+        if cell.pruned_map50 < HURT * self.base_accuracy()[0]:  # as prune.py advises, whatever the method
+            keywords["recipe"] = "short"
         finetune.main(build(finetune.FinetuneOptions, weights=str(pruned), teacher=teacher, **keywords))
         best = self.folder / f"{name}-finetuned/weights/best.pt"
         cell.map50, cell.map = self.accuracy(best)
@@ -181,10 +187,9 @@ class Frontier:
         from prune_tools import train_sparity
 
         goal = {"target_flops": f"{share}", "round_to": ROUNDING}
+        start = {"weights": self.options.base, "teacher": self.options.base, "penalty": "polarize"}
         keywords = self._training(f"{name}-sparse", self.options.sparse_epochs)
-        train_sparity.main(
-            build(train_sparity.SparseOptions, weights=self.options.base, penalty="polarize", **goal, **keywords)
-        )
+        train_sparity.main(build(train_sparity.SparseOptions, **start, **goal, **keywords))
         return self._prune(str(self.folder / f"{name}-sparse/weights/best.pt"), name, **goal)
 
     def _original(self, share: float, name: str) -> Path:
@@ -214,13 +219,15 @@ class Frontier:
 
         model = self._load(self.options.sparse)
         whole = gflops(model, SIZE) or 0.0
-        made: dict[float, Any] = {}
-
-        def left(ratio: float) -> float:
-            made[ratio] = prune_by_torch_pruning(model, ratio, self.options.imgsz)
-            return (gflops(made[ratio], SIZE) or 0.0) / whole
-
-        pruned = made[least_that_fits(left, share, most=0.95)]
+        least = 1.0
+        for ratio in RATIOS:  # one after the other: layers that a high ratio would remove as a whole stay whole
+            pruned = prune_by_torch_pruning(model, ratio, self.options.imgsz)
+            left = (gflops(pruned, SIZE) or 0.0) / whole
+            if left <= share:
+                break
+            least = min(least, left)
+        else:
+            raise InputError(f"no ratio leaves less than {least:.0%} of the operations")
         record_widths(pruned, narrowed(pruned, model))
         path = make_folder(self.folder / name) / "pruned_model.pt"
         save_model(pruned, path, {})
@@ -243,6 +250,11 @@ class Frontier:
             workers=options.workers, device=options.device, save_dir=self.folder,
         )  # fmt: skip
         return results[2], results[3]
+
+    @cache  # noqa: B019 (one object, alive for the whole run)
+    def base_accuracy(self) -> tuple[float, float]:
+        """mAP50 and mAP50-95 of the base."""
+        return self.accuracy(self.options.base)
 
     def _times(self, weights: Path) -> tuple[dict[str, float], dict[str, float]]:
         """Milliseconds for one image by runtime, and those of the base in turns with it; missing runtimes left out."""
@@ -352,7 +364,7 @@ def main(options: FrontierOptions) -> Path:
     show_arguments("frontier", options)
     frontier = Frontier(options)
     cells = frontier.run()
-    base = frontier.accuracy(options.base)
+    base = frontier.base_accuracy()
     text = as_table(cells, base)
     with atomic_path(frontier.folder / "frontier.md") as draft:
         draft.write_text(text + "\n", encoding="utf-8")

@@ -230,6 +230,8 @@ class Pipeline:
 
     def _sparse(self, step: str, options: PipelineOptions, start: Path) -> Path:
         keywords = {"weights": str(start), "epochs": options.sparse_epochs, **options.of_penalty()}
+        if options.penalty == "polarize":
+            keywords["teacher"] = str(self._teacher())
         return self._train(train_sparity.main, SparseOptions, step, **keywords)
 
     def _pruned(self, step: str, options: PipelineOptions, start: Path) -> Path:
@@ -245,9 +247,11 @@ class Pipeline:
     def _finetuned(self, step: str, options: PipelineOptions, start: Path) -> Path:
         from prune_tools import finetune
 
-        teacher = self.folder / self.record["base"]["checkpoint"]
-        keywords = {"weights": str(start), "epochs": options.finetune_epochs, "teacher": str(teacher)}
+        keywords = {"weights": str(start), "epochs": options.finetune_epochs, "teacher": str(self._teacher())}
         return self._train(finetune.main, finetune.FinetuneOptions, step, **keywords)
+
+    def _teacher(self) -> Path:
+        return self.folder / self.record["base"]["checkpoint"]
 
     def _train(self, command: Any, options_class: type, step: str, **keywords: Any) -> Path:
         """One training in the folder of ``step``, resumed if it was broken off; returns its best checkpoint."""

@@ -38,11 +38,14 @@ from utils.files import atomic_path, increment_path, make_folder
 from utils.log import LOGGER, colorstr
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from models.yolo import DetectionModel
     from prune_tools.comparison import Row
     from prune_tools.report import Report
 
 TIMING_SECONDS = 0.5  # for each network
+HURT = 0.95  # share of its mAP50 that a model keeps at least if gentle fine-tuning is enough
 
 
 @dataclass
@@ -91,10 +94,21 @@ def main(options: PruneOptions) -> Path:
     report_of(pruning, pruned, rows, options, surveys, data).save(folder)
     files = "pruned_model.pt, pruned_model.yaml, orign_model.pt, report.html, report.json, report.txt"
     LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: {files}")
-    LOGGER.info(
-        f"Next: python prune_tools/finetune.py --weights {result} --data {options.data} --imgsz {options.imgsz}"
-    )
+    LOGGER.info(f"Next: {next_step(result, options, checkpoint, rows)}")
     return folder
+
+
+def next_step(result: Path, options: PruneOptions, checkpoint: dict[str, Any], rows: Sequence[Row]) -> str:
+    """The command of fine-tuning: what sparse training started from teaches, a hurt model learns at a higher rate."""
+    words = f"python prune_tools/finetune.py --weights {result} --data {options.data} --imgsz {options.imgsz}"
+    recorded = checkpoint.get("opt")
+    teacher = recorded.get("weights") if isinstance(recorded, dict) else ""
+    if teacher and Path(str(teacher)).is_file():
+        words += f" --teacher {teacher}"
+    before, after = (row.map50 for row in rows)
+    if before and after is not None and after < HURT * before:
+        words += " --recipe short"
+    return words
 
 
 def measure(

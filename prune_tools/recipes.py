@@ -1,6 +1,6 @@
-"""Recipes: how a pruned model is fine-tuned, by name.
+"""Recipes: how a trained model is trained on, by name: sparse training by polarize, and fine-tuning.
 
-YOLOv5's schedule is made for runs of hundreds of epochs that start far from their goal. A pruned model starts near it
+YOLOv5's schedule is made for runs of hundreds of epochs that start far from their goal. Such a model starts near it
 and has few epochs: accumulating to 64 images leaves it few optimizer steps, and a warm-up that moves biases at ten
 times the rate undoes what is left of its accuracy. What a recipe changes beside hyperparameters is stated in epochs and
 shares of the run, so that it means the same for small and large data sets, short and long runs.
@@ -8,10 +8,12 @@ shares of the run, so that it means the same for small and large data sets, shor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from utils.config import TrainOptions, option
+from utils.errors import InputError
 from utils.files import ROOT
 from utils.log import LOGGER
 
@@ -24,7 +26,7 @@ LONGEST_AVERAGE = 10_000  # optimizer steps; that of YOLOv5
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a fine-tuning run that together make its schedule.
+    """Settings of a training run that together make its schedule.
 
     Attributes:
         hyp: file below data/hyps. optimizer: its name; the file's lr0 belongs to it.
@@ -65,18 +67,81 @@ class Recipe:
         callbacks.register_action("on_train_epoch_start", name="recipe", callback=schedule.on_train_epoch_start)
 
 
+GENTLE = Recipe(
+    "hyp.finetune-pruned.yaml",
+    "AdamW",
+    every_batch=True,
+    average_epochs=1.0,
+    longest_warmup=0.1,
+    without_mosaic=0.2,
+)
 RECIPES = {
     "v6.2": Recipe("hyp.scratch-low.yaml", "SGD"),
-    "short": Recipe(
-        "hyp.finetune-pruned.yaml",
-        "AdamW",
-        every_batch=True,
-        average_epochs=1.0,
-        longest_warmup=0.1,
-        without_mosaic=0.2,
-    ),
+    "short": replace(GENTLE, hyp="hyp.sparse.yaml"),  # four times the rate, for a model that has to change much
+    "gentle": GENTLE,
 }
-DEFAULT = "short"
+DEFAULT = "gentle"
+PUBLISHED = "v6.2"  # the recipe for hyperparameters that were made for YOLOv5's own schedule
+
+
+@dataclass
+class RecipeOptions(TrainOptions):
+    """Options of train.py, those that a recipe decides left open, and the teacher's."""
+
+    hyp: str = option("", "hyperparameter YAML; default: the recipe's")
+    optimizer: str = option("", "optimizer; default: the recipe's", choices=["SGD", "Adam", "AdamW"])
+    recipe: str = option(
+        "", f"schedule; default: {DEFAULT}, or {PUBLISHED} with a --hyp of your own", choices=list(RECIPES)
+    )
+    teacher: str = option("", "checkpoint of the unpruned model, whose outputs become soft targets; default: none")
+    teacher_gain: float = option(2.0, "weight of the distance to the teacher beside the loss of the labels")
+
+    def __post_init__(self) -> None:
+        """Refuse an impossible gain, beside what train.py refuses."""
+        super().__post_init__()
+        if not 0 < self.teacher_gain < 1e3:
+            raise InputError(f"--teacher-gain must be a number above 0, got {self.teacher_gain}")
+
+    def default_recipe(self) -> str:
+        """The recipe where neither it nor hyperparameters are given."""
+        return DEFAULT
+
+
+Options = TypeVar("Options", bound=RecipeOptions)
+
+
+def with_recipe(options: Options) -> Options:
+    """The options with what the recipe decides filled in; what the user gave stays.
+
+    Raises:
+        InputError: an optimizer without hyperparameters for it.
+    """
+    name = options.recipe or (PUBLISHED if options.hyp else options.default_recipe())
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    if options.optimizer not in ("", recipe.optimizer) and not options.hyp and name != PUBLISHED:
+        raise InputError(
+            f"--optimizer {options.optimizer}: the learning rate of recipe {name} is for {recipe.optimizer}; "
+            "give --hyp with one for yours"
+        )
+    chosen = replace(
+        options, recipe=name, hyp=options.hyp or str(recipe.hyp_file), optimizer=options.optimizer or recipe.optimizer
+    )
+    LOGGER.info(f"Recipe {name}: {chosen.optimizer} with {chosen.hyp}; {recipe.summary()}")
+    return chosen
+
+
+def register_recipe(options: RecipeOptions, callbacks: Callbacks) -> None:
+    """Hang recipe and teacher of ``options`` (made by ``with_recipe``) on the hooks of a run.
+
+    A run of an earlier version that is resumed has recorded no recipe: it had YOLOv5's schedule.
+    """
+    RECIPES[options.recipe or PUBLISHED].register(callbacks)
+    if options.teacher:
+        from prune_tools.distillation import Distillation
+
+        Distillation(options.teacher, options.teacher_gain).register(callbacks)
 
 
 class Schedule:

@@ -20,19 +20,18 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
+from prune_tools.recipes import PUBLISHED, RECIPES, RecipeOptions, register_recipe, with_recipe
 from utils.cli import run_training_command
-from utils.config import TrainOptions, build, option
+from utils.config import build, option
 from utils.errors import InputError
-from utils.files import ROOT
-from utils.log import LOGGER
 
 BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
 TARGET_SHARE = 0.4
 MAX_MAP_LOSS = 0.03  # of mAP50, where --max-map-loss is not given
 PENALTIES = ("l1", "prox", "polarize")
-HYPERPARAMETERS = {"polarize": "hyp.sparse.yaml"}  # others are published with those of train.py
 SCOPES = ("seed", "all")
 AUTO = "auto"
+SPARSE = "short"  # recipe of polarize
 
 NEXT_STEP = "Next: python prune_tools/prune.py --weights {best} %s --data {data} --imgsz {imgsz}"
 
@@ -43,11 +42,14 @@ def rate(text: str) -> float | str:
 
 
 @dataclass
-class SparseOptions(TrainOptions):
-    """Options of train.py and those of the penalty."""
+class SparseOptions(RecipeOptions):
+    """Options of train.py, of recipe and teacher, and those of the penalty."""
 
     epochs: int = option(100, "number of epochs")
-    hyp: str = option("", "hyperparameter YAML; default: hyp.sparse.yaml with polarize, else that of train.py")
+    recipe: str = option(
+        "", f"schedule; default: {SPARSE} with polarize, {PUBLISHED} with other penalties or a --hyp of your own",
+        choices=list(RECIPES),
+    )  # fmt: skip
     st: bool = option(True, "apply the penalty; --no-st trains as train.py does")
     penalty: str = option(
         "l1",
@@ -85,7 +87,6 @@ class SparseOptions(TrainOptions):
     def __post_init__(self) -> None:
         """Refuse impossible rates, beside what train.py refuses, and fill in what depends on the penalty."""
         super().__post_init__()
-        self.hyp = self.hyp or str(ROOT / "data/hyps" / HYPERPARAMETERS.get(self.penalty, "hyp.scratch-low.yaml"))
         self.scope = self.scope or self._default_scope()
         if self.penalty not in PENALTIES or self.scope not in SCOPES:
             raise InputError(
@@ -137,31 +138,13 @@ class SparseOptions(TrainOptions):
         rounding = f" --round-to {self.round_to}" if self.round_to > 1 else ""
         return f"--target-{quantity} {getattr(self, f'target_{quantity}')}{rounding}{scope}"
 
+    def default_recipe(self) -> str:
+        """The published penalties come with the published schedule."""
+        return SPARSE if self.penalty == "polarize" else PUBLISHED
+
     def _default_scope(self) -> str:
         """The scope of this training and of the pruning after it when none is given."""
         return "all" if self.target() else "seed"
-
-
-def start_map(options: SparseOptions) -> float:
-    """mAP50 of the start weights on the validation images; 0 when they cannot tell (none, or other classes)."""
-    from tempfile import TemporaryDirectory
-
-    import val
-
-    if not options.weights:
-        return 0.0
-    LOGGER.info(f"Measuring {options.weights}, the start that the penalty is measured against...")
-    with TemporaryDirectory() as folder:
-        try:
-            results, _, _ = val.run(
-                options.data, options.weights, batch_size=options.batch_size * 2, imgsz=options.imgsz,
-                device=options.device.split(",")[0], single_cls=options.single_cls, workers=options.workers,
-                plots=False, save_dir=Path(folder),
-            )  # fmt: skip
-        except InputError as error:
-            LOGGER.info(f"The start weights cannot be measured ({error}): the best epoch will be what counts")
-            return 0.0
-    return float(results[2])
 
 
 def make_penalty(options: SparseOptions) -> Any:
@@ -170,7 +153,11 @@ def make_penalty(options: SparseOptions) -> Any:
 
     published = options.penalty == "l1" and options.sr != AUTO
     default_beta = BETA_RATE * options.sr if published else 0.0
-    watched = options.sr == AUTO and not options.resume  # a resumed run remembers
+    start = None
+    if options.sr == AUTO and not options.resume:  # a resumed run remembers
+        from prune_tools.start import measure_start
+
+        start = measure_start(options)
     settings = PenaltySettings(
         penalty=options.penalty,
         sr=options.sr,
@@ -180,7 +167,7 @@ def make_penalty(options: SparseOptions) -> Any:
         target=options.target(),
         round_to=options.round_to,
         max_map_loss=MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
-        base_map=start_map(options) if watched else 0.0,
+        base_map=start[2] if start else 0.0,
     )
     return SparsityPenalty(settings)
 
@@ -193,9 +180,12 @@ def main(options: SparseOptions) -> Any:
     if options.resume and not options.evolve:
         from utils.resume import resume_options
 
-        options, _ = resume_options(options)  # the penalty is that of the interrupted run
+        options, _ = resume_options(options)  # penalty, recipe and teacher are those of the interrupted run
+    else:
+        options = with_recipe(options)
     if options.st:
         make_penalty(options).register(callbacks)
+    register_recipe(options, callbacks)
     return train.main(options, callbacks, next_step=NEXT_STEP % options.same_pruning())
 
 

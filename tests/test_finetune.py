@@ -16,8 +16,8 @@ from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import finetune
 from prune_tools.distillation import Distillation, output_distance, soft_cross_entropy
-from prune_tools.finetune import FinetuneOptions, with_recipe
-from prune_tools.recipes import RECIPES, Recipe
+from prune_tools.finetune import FinetuneOptions
+from prune_tools.recipes import DEFAULT, RECIPES, Recipe, with_recipe
 from utils.callbacks import Callbacks
 from utils.checkpoint import de_parallel, save_checkpoint
 from utils.config import TrainOptions, build, read_hyperparameters
@@ -70,8 +70,8 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 def test_a_recipe_fills_in_only_what_the_user_left_open(caplog):
     plain = with_recipe(FinetuneOptions())
-    assert (plain.recipe, plain.optimizer) == (finetune.DEFAULT, RECIPES[finetune.DEFAULT].optimizer)
-    assert plain.hyp == str(RECIPES[finetune.DEFAULT].hyp_file)
+    assert (plain.recipe, plain.optimizer) == (DEFAULT, RECIPES[DEFAULT].optimizer)
+    assert plain.hyp == str(RECIPES[DEFAULT].hyp_file)
 
     with caplog.at_level(logging.INFO, "yolov5"):
         own = with_recipe(FinetuneOptions(hyp="mine.yaml"))
@@ -107,7 +107,7 @@ def test_the_schedule_of_a_recipe(files, tiny_dataset, tmp_path, monkeypatch):
     recipe = Recipe(
         "hyp.finetune-pruned.yaml", "AdamW", every_batch=True, average_epochs=2, longest_warmup=0.5, without_mosaic=0.5
     )
-    monkeypatch.setitem(RECIPES, "short", recipe)
+    monkeypatch.setitem(RECIPES, DEFAULT, recipe)
     states, mosaics = [], []
     callbacks = Callbacks()
     chosen = options(files, tiny_dataset, tmp_path, epochs=4)
@@ -121,6 +121,18 @@ def test_the_schedule_of_a_recipe(files, tiny_dataset, tmp_path, monkeypatch):
     assert state.ema.decay(10**6) == pytest.approx(1 - 1 / 6)
     assert [group["weight_decay"] for group in state.optimizer.param_groups] == [0, 0.0005 * 4 / 64, 0]
     assert mosaics == [False] * 6 + [True] * 6
+
+
+def test_a_run_never_ends_below_its_start(files, tiny_dataset, tmp_path, caplog, monkeypatch):
+    from prune_tools import start
+
+    for name, before in (("worse", 0.0), ("better", 1.0)):
+        monkeypatch.setattr(start, "measure_start", lambda _, before=before: (before,) * 4)
+        finetune.main(options(files, tiny_dataset, tmp_path / name, epochs=1))
+    assert caplog.text.count("no epoch came up to the start") == 1
+    kept = [same(weights_of(tmp_path / name / "exp/weights/best.pt"), weights_of(files["student"]))
+            for name in ("worse", "better")]  # fmt: skip
+    assert kept == [False, True]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -86,8 +86,9 @@ def test_the_last_model_is_pruned_and_rebuilds_from_its_yaml(finished):
 def test_the_base_model_teaches_the_last(finished):
     chosen = read_yaml(finished / "finetuned/opt.yaml")
     assert chosen["teacher"] == str(finished / "base/weights/best.pt")
-    assert (chosen["recipe"], chosen["optimizer"]) == ("short", "AdamW")
-    assert read_yaml(finished / "sparse/opt.yaml")["optimizer"] == "SGD"
+    assert (chosen["recipe"], chosen["optimizer"]) == ("gentle", "AdamW")
+    sparse = read_yaml(finished / "sparse/opt.yaml")
+    assert (sparse["recipe"], sparse["teacher"]) == ("short", chosen["teacher"])
 
 
 def test_finished_steps_are_not_run_again(finished, tiny_dataset, monkeypatch):

@@ -18,7 +18,11 @@ HYPERPARAMETERS = {
     "scale", "shear", "perspective", "flipud", "fliplr", "mosaic", "mixup", "copy_paste",
 }  # fmt: skip
 PACKAGES = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow"}  # where the import name differs
-OPTIONAL = {"pycocotools", "yt_dlp"}  # used when the user has it, and the program says so when it is missing
+OPTIONAL = {
+    "pycocotools",
+    "torch_pruning",
+    "yt_dlp",
+}  # used when the user has it, and the program says so when it is missing
 LONGEST_FILE = 400  # lines, tests left out
 PLACES = ("/" + "home/", "/" + "root/", "/" + "Users/", "C:" + "\\Users", "/" + "work/", "/" + "tmp/")
 

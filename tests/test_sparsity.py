@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,9 @@ from prune_tools.groups import find_groups, select_groups
 from prune_tools.importance import Material, score_channels
 from prune_tools.polarize import FREE_SHARE, ByBudget, ByShare, Polarizer
 from prune_tools.rates import Course, decayed
+from prune_tools.recipes import with_recipe
 from prune_tools.sparsity import PenaltySettings, SparsityPenalty
+from prune_tools.start import measure_start
 from prune_tools.targets import Target, TargetPlanner
 from prune_tools.tracing import trace_model
 from prune_tools.train_sparity import SparseOptions
@@ -410,7 +413,7 @@ def test_the_start_weights_are_measured(run_options, tmp_path, tiny_dataset, net
         f"path: {tiny_dataset.parent}\ntrain: images/train\nval: images/val\nnames: [a, b, c]\n", encoding="utf-8"
     )
     options.data = str(three)
-    assert train_sparity.start_map(options) == 0.0
+    assert measure_start(options) is None
 
 
 def test_automatic_penalties_give_way_when_the_map_falls(gammas, network):
@@ -430,9 +433,17 @@ def test_automatic_penalties_give_way_when_the_map_falls(gammas, network):
         assert polarized.polarizer.held is held
 
 
-def test_the_shipped_hyperparameters_differ_in_the_schedule_only():
+@pytest.mark.parametrize("name", ["sparse", "finetune-pruned"])
+def test_the_shipped_hyperparameters_differ_in_the_schedule_only(name):
     from utils.config import read_hyperparameters
     from utils.files import ROOT
 
-    sparse, scratch = (read_hyperparameters(ROOT / f"data/hyps/hyp.{name}.yaml") for name in ("sparse", "scratch-low"))
-    assert {key for key in scratch if sparse[key] != scratch[key]} == {"lr0", "warmup_epochs", "warmup_bias_lr"}
+    own, scratch = (read_hyperparameters(ROOT / f"data/hyps/hyp.{each}.yaml") for each in (name, "scratch-low"))
+    schedule = {"lr0", "lrf", "momentum", "warmup_epochs", "warmup_bias_lr"}
+    assert {key for key in scratch if own[key] != scratch[key]} == schedule
+
+
+def test_the_published_penalties_come_with_the_published_schedule():
+    polarize, published = SparseOptions(penalty="polarize"), SparseOptions()
+    assert [with_recipe(each).recipe for each in (polarize, published)] == ["short", "v6.2"]
+    assert with_recipe(replace(published, optimizer="Adam")).optimizer == "Adam"  # as train.py takes it

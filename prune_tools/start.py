@@ -1,0 +1,68 @@
+"""The weights that a run starts from: what they are worth, and that it does not end with less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import InputError
+from utils.log import LOGGER
+
+if TYPE_CHECKING:
+    from utils.callbacks import Callbacks
+    from utils.config import TrainOptions
+
+Results = tuple[float, ...]  # P, R, mAP50, mAP50-95, ...
+
+
+def measure_start(options: TrainOptions) -> Results | None:
+    """P, R, mAP50 and mAP50-95 of ``options.weights`` on the validation images.
+
+    None when they cannot be had: no weights, or weights that know other classes.
+    """
+    import val
+
+    if not options.weights:
+        return None
+    LOGGER.info(f"Measuring {options.weights}, where this run starts...")
+    with TemporaryDirectory() as folder:
+        try:
+            results, _, _ = val.run(
+                options.data, options.weights, batch_size=options.batch_size * 2, imgsz=options.imgsz,
+                device=options.device.split(",")[0], single_cls=options.single_cls, workers=options.workers,
+                plots=False, save_dir=Path(folder),
+            )  # fmt: skip
+        except InputError as error:
+            LOGGER.info(f"The start weights cannot be measured ({error})")
+            return None
+    return results[:4]
+
+
+class KeepStart:
+    """Puts the start weights into best.pt when no epoch came up to them."""
+
+    def __init__(self, weights: str, results: Results) -> None:
+        """``results`` are those of ``weights``, as ``measure_start`` gives them."""
+        self.weights, self.results = weights, results
+
+    def register(self, callbacks: Callbacks) -> None:
+        """Hang it on the end of a run."""
+        callbacks.register_action("on_train_end", name="start", callback=self.on_train_end)
+
+    def on_train_end(self, last: Path, best: Path, plots: bool, epoch: int, results: Any) -> None:
+        """Compare ``results``, those of ``best``, with the start's by the fitness that chooses best.pt."""
+        import numpy as np
+
+        from utils.checkpoint import strip_optimizer
+        from utils.metrics import fitness
+
+        before, after = (float(fitness(np.array([values[:4]]))[0]) for values in (self.results, results))
+        if before <= after:
+            return
+        LOGGER.warning(
+            f"WARNING: no epoch came up to the start (mAP50 {results[2]:.3f} after {self.results[2]:.3f}, mAP50-95 "
+            f"{results[3]:.3f} after {self.results[3]:.3f}): best.pt holds the start weights; train for more epochs, "
+            "or with a lower lr0"
+        )
+        strip_optimizer(self.weights, best)
