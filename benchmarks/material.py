@@ -10,6 +10,7 @@ from utils.allocator import keep_freed_memory, set_thresholds
 from utils.files import ROOT, read_yaml, write_yaml
 
 IMAGES = 136  # drawn ones
+PLAIN_THRESHOLDS = 2**25, 2**26  # of set_thresholds: where glibc ends by itself once it has seen large blocks
 
 
 def demo_data(folder: Path, images: int = IMAGES) -> str:
@@ -63,8 +64,8 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def plain_memory() -> Iterator[None]:
-    """Give freed memory back to the system meanwhile, as glibc does by itself once it has seen large blocks."""
-    set_thresholds(2**25, 2**26)  # bytes: where its own adjustment ends
+    """Give freed memory back to the system meanwhile, as is usual."""
+    set_thresholds(*PLAIN_THRESHOLDS)
     try:
         yield
     finally:
