@@ -9,6 +9,7 @@ two cores; a machine that does nothing else gives steadier figures.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import sys
 import time
@@ -35,9 +36,10 @@ SECTIONS: dict[str, tuple[str, Callable[[], list[Figure]]]] = {
 }
 HEAD = """# Benchmarks
 
-Written by `make bench`. "Plain" is the way of the column at the right, in the same run; both take turns, and medians
-are given with half the distance between the quartiles of the ratios. A ratio below the wanted one is a fault to look
-into. On a busy machine (load above the number of cores) ratios of CPU time stay about right, wall times do not.
+Written by `make bench`, all at once or section by section. "Plain" is the way of the column at the right, in the same
+run; both take turns, and medians are given with half the distance between the quartiles of the ratios. A ratio below
+the wanted one is a fault to look into. Load is the machine's mean over a quarter of an hour: above the number of cores
+it was busy with other work, and then ratios of CPU time stay about right, but wall times do not.
 
 {versions}
 
@@ -45,7 +47,7 @@ To repeat one section, run its command; `--help` shows how to take your own data
 """
 SECTION = """## {title}
 
-`{command}`, {day}, {minutes:.1f} minutes, {cores} cores, load {load}
+`{command}`, {day}, {minutes:.1f} minutes, load {load}
 
 {table}
 """
@@ -55,15 +57,25 @@ def versions_page() -> str:
     """The head of docs/BENCHMARKS.md: the machine and the versions."""
     from prune_tools.report import versions
 
-    return HEAD.format(versions="\n".join(f"- {name}: {text}" for name, text in versions().items()))
+    known = {**versions(), "processor": f"{processor_model()}, {usable_cores()} cores", "system": platform.system()}
+    return HEAD.format(versions="\n".join(f"- {name}: {text}" for name, text in known.items()))
+
+
+def processor_model() -> str:
+    """What the processor calls itself, or its kind where the system does not say."""
+    try:
+        model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        model = None
+    return model[1] if model else platform.processor() or platform.machine()
 
 
 def section(title: str, figures: list[Figure], minutes: float) -> str:
     """One section of the page, with how busy the machine was in the last quarter of an hour."""
     load = f"{os.getloadavg()[2]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     return SECTION.format(
-        title=title, command=SECTIONS[title][0], day=date.today().isoformat(), minutes=minutes, cores=usable_cores(),
-        load=load, table=as_table(figures),
+        title=title, command=SECTIONS[title][0], day=date.today().isoformat(), minutes=minutes, load=load,
+        table=as_table(figures),
     )  # fmt: skip
 
 
