@@ -215,8 +215,8 @@ def _loops(options: TrainingOptions) -> list[Figure]:
     whole = "contiguous, unfused, two-step mosaic, images read anew"
 
     def figure(subject: str, work: str, goal: float | None, note: str) -> Figure:
-        measured = [loop.seconds[work][1:] for loop in loops]  # the first round warms up
-        return compare_seconds(f"{subject}, {what}", *measured, goal, note, count, unit)
+        fast, slow = (loop.seconds[work][1:] for loop in loops)  # the first round warms up
+        return compare_seconds(f"{subject}, {what}", fast, slow, goal, note, count, unit)
 
     return [figure("training", "train", 1.35, whole), figure("its step alone", "steps", None, same)]
 
