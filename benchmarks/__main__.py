@@ -2,21 +2,31 @@
 
 Drawn pictures and networks with random weights serve, so nothing needs to be downloaded. It takes about ten minutes on
 two cores; a machine that does nothing else gives steadier figures.
+
+    python -m benchmarks Loading Training    # only these sections; those that the page has of the others stay
 """
 
 from __future__ import annotations
 
+import os
+import platform
+import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
+from pathlib import Path
 
-from benchmarks import data, detection, pruning, scaling, training, validation
+from benchmarks import data, detection, pruning, scaling, start, training, validation
 from benchmarks.figures import Figure, as_table
+from utils.background import usable_cores
 from utils.cli import run_command
+from utils.errors import InputError
 from utils.files import ROOT, atomic_path
 from utils.log import LOGGER
 
 SECTIONS: dict[str, tuple[str, Callable[[], list[Figure]]]] = {
+    "Start": ("python benchmarks/start.py", start.measure),
     "Loading": ("python benchmarks/data.py", data.measure),
     "Training": ("python benchmarks/training.py", training.measure),
     "Validation": ("python benchmarks/validation.py", validation.measure),
@@ -26,42 +36,75 @@ SECTIONS: dict[str, tuple[str, Callable[[], list[Figure]]]] = {
 }
 HEAD = """# Benchmarks
 
-Written by `make bench` on {day}, in {minutes:.0f} minutes. "Plain" is the way of the column at the right, in the same
+Written by `make bench`, all at once or section by section. "Plain" is the way of the column at the right, in the same
 run; both take turns, and medians are given with half the distance between the quartiles of the ratios. A ratio below
-the wanted one is a fault to look into. On a busy machine ratios of CPU time stay about right, wall times do not.
+the wanted one is a fault to look into. Load is the machine's mean over a quarter of an hour: above the number of cores
+it was busy with other work, and then ratios of CPU time stay about right, but wall times do not.
 
 {versions}
 
 To repeat one section, run its command; `--help` shows how to take your own data, checkpoint and image size.
 """
+SECTION = """## {title}
+
+`{command}`, {day}, {minutes:.1f} minutes, load {load}
+
+{table}
+"""
 
 
-def page(sections: dict[str, list[Figure]], minutes: float) -> str:
-    """docs/BENCHMARKS.md: the machine, the versions, and a table for each section."""
+def versions_page() -> str:
+    """The head of docs/BENCHMARKS.md: the machine and the versions."""
     from prune_tools.report import versions
 
-    known = "\n".join(f"- {name}: {text}" for name, text in versions().items())
-    parts = [HEAD.format(day=date.today().isoformat(), minutes=minutes, versions=known)]
-    for title, figures in sections.items():
-        parts.append(f"## {title}\n\n`{SECTIONS[title][0]}`\n\n{as_table(figures)}\n")
-    return "\n".join(parts)
+    known = {**versions(), "processor": f"{processor_model()}, {usable_cores()} cores", "system": platform.system()}
+    return HEAD.format(versions="\n".join(f"- {name}: {text}" for name, text in known.items()))
 
 
-def main() -> None:
-    """Measure everything and write the page; what is missed is named."""
-    start = time.perf_counter()
-    sections: dict[str, list[Figure]] = {}
-    for title, (_, measure) in SECTIONS.items():
+def processor_model() -> str:
+    """What the processor calls itself, or its kind where the system does not say."""
+    try:
+        model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        model = None
+    return model[1] if model else platform.processor() or platform.machine()
+
+
+def section(title: str, figures: list[Figure], minutes: float) -> str:
+    """One section of the page, with how busy the machine was in the last quarter of an hour."""
+    load = f"{os.getloadavg()[2]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    return SECTION.format(
+        title=title, command=SECTIONS[title][0], day=date.today().isoformat(), minutes=minutes, load=load,
+        table=as_table(figures),
+    )  # fmt: skip
+
+
+def write_page(page: Path, measured: dict[str, str]) -> None:
+    """Write the head and all sections in their order; those not ``measured`` stay as the page has them."""
+    old = page.read_text(encoding="utf-8") if page.is_file() else ""
+    known = {part.split("\n", 1)[0]: f"## {part}" for part in re.split(r"^## ", old, flags=re.MULTILINE)[1:]}
+    parts = [versions_page(), *((known | measured).get(title, "") for title in SECTIONS)]
+    with atomic_path(page) as draft:
+        draft.write_text("\n".join(part.rstrip("\n") + "\n" for part in parts if part), encoding="utf-8")
+
+
+def main(titles: Sequence[str] = ()) -> None:
+    """Measure these sections, or all, and write the page after each; what is missed is named."""
+    unknown = [title for title in titles if title not in SECTIONS]
+    if unknown:
+        raise InputError(f"no section {unknown[0]!r}: expected {', '.join(map(repr, SECTIONS))}")
+    missed = []
+    for title in titles or SECTIONS:
         LOGGER.info(f"{title} ...")
-        sections[title] = measure()
-        LOGGER.info("\n" + as_table(sections[title]))
-    with atomic_path(ROOT / "docs/BENCHMARKS.md") as draft:
-        draft.write_text(page(sections, (time.perf_counter() - start) / 60), encoding="utf-8")
-    for figure in (figure for figures in sections.values() for figure in figures):
-        if figure.goal is not None and figure.ratio < figure.goal:
-            LOGGER.warning(f"below what is wanted: {figure.subject}: {figure.ratio:.2f} instead of {figure.goal:g}")
+        begin = time.perf_counter()
+        figures = SECTIONS[title][1]()
+        LOGGER.info("\n" + as_table(figures))
+        write_page(ROOT / "docs/BENCHMARKS.md", {title: section(title, figures, (time.perf_counter() - begin) / 60)})
+        missed += [figure for figure in figures if figure.goal is not None and figure.ratio < figure.goal]
+    for figure in missed:
+        LOGGER.warning(f"below what is wanted: {figure.subject}: {figure.ratio:.2f} instead of {figure.goal:g}")
     LOGGER.info(f"Results saved to {ROOT / 'docs/BENCHMARKS.md'}")
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: main(sys.argv[1:]))

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils.allocator import keep_freed_memory, set_thresholds
 from utils.files import ROOT, read_yaml, write_yaml
 
 IMAGES = 136  # drawn ones
+PLAIN_THRESHOLDS = 2**25, 2**26  # of set_thresholds: where glibc ends by itself once it has seen large blocks
 
 
 def demo_data(folder: Path, images: int = IMAGES) -> str:
@@ -58,3 +60,13 @@ def one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
+
+
+@contextmanager
+def plain_memory() -> Iterator[None]:
+    """Give freed memory back to the system meanwhile, as is usual."""
+    set_thresholds(*PLAIN_THRESHOLDS)
+    try:
+        yield
+    finally:
+        keep_freed_memory()

@@ -3,19 +3,23 @@
 
     python benchmarks/training.py --data data/mask.yaml --cfg models/yolov5n.yaml --imgsz 320 --batch-size 16
 
-The plain loop: contiguous memory, two-step mosaic, images read anew, SGD and moving average parameter by parameter.
+The plain loop: contiguous memory, two-step mosaic, images read anew, SGD and moving average parameter by parameter,
+freed memory given back to the system.
 Without --data, pictures of the demo data set are drawn into a temporary folder.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
-from benchmarks.material import demo_data, one_thread
+from benchmarks.material import PLAIN_THRESHOLDS, demo_data, one_thread
+from utils.allocator import keep_freed_memory, set_thresholds
 from utils.cli import run_command
 from utils.config import TrainOptions, build, option, parse, read_hyperparameters, scale_gains
 from utils.errors import InputError
@@ -146,25 +151,74 @@ def measure(options: TrainingOptions | None = None) -> list[Figure]:
         return [*figures, *_processes(options, Path(folder))]
 
 
-def _loops(options: TrainingOptions) -> list[Figure]:
-    from utils.checks import check_dataset
+class LoopProcess:
+    """A ``Loop`` in a process of its own: how freed memory is treated holds for a process as a whole."""
 
-    data = check_dataset(options.data)
-    ours, plain = (Loop(options, data["train"], data["names"], way) for way in (False, True))
-    ours.batch = plain.batch  # so that the losses can be compared
-    ours.step()
-    plain.step()
-    apart = abs(ours.loss - plain.loss) / plain.loss  # later the rounding of the first steps has grown
+    loop: Loop  # in that process
+
+    def __init__(self, options: TrainingOptions, plain: bool) -> None:
+        """Start it."""
+        self._pool = ProcessPoolExecutor(1, initializer=self._begin, initargs=(options, plain))
+        self.seconds: dict[str, list[float]] = {}
+
+    @classmethod
+    def _begin(cls, options: TrainingOptions, plain: bool) -> None:
+        import torch
+
+        from utils.checks import check_dataset
+
+        torch.set_num_threads(1)
+        set_thresholds(*PLAIN_THRESHOLDS) if plain else keep_freed_memory()
+        data = check_dataset(options.data)
+        cls.loop = Loop(options, data["train"], data["names"], plain)
+
+    @classmethod
+    def _first_step(cls, batch: tuple[Any, ...] | None) -> tuple[float, tuple[Any, ...]]:
+        import torch
+
+        if batch is not None:
+            images, targets = map(torch.from_numpy, batch)
+            cls.loop.batch = images, targets
+        cls.loop.step()
+        return cls.loop.loss, tuple(part.numpy() for part in cls.loop.batch)
+
+    @classmethod
+    def _seconds(cls, work: str) -> float:
+        start = time.process_time()
+        getattr(cls.loop, work)()
+        return time.process_time() - start
+
+    def first_step(self, batch: tuple[Any, ...] | None = None) -> tuple[float, tuple[Any, ...]]:
+        """Step on ``batch``, or on its own; the loss, and the images and targets as arrays."""
+        return self._pool.submit(self._first_step, batch).result()
+
+    def measure(self, work: str) -> None:
+        """Add the CPU time of ``train`` or ``steps`` to ``seconds``."""
+        self.seconds.setdefault(work, []).append(self._pool.submit(self._seconds, work).result())
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown()
+
+
+def _loops(options: TrainingOptions) -> list[Figure]:
+    ours, plain = loops = [LoopProcess(options, way) for way in (False, True)]
+    plain_loss, batch = plain.first_step()
+    apart = abs(ours.first_step(batch)[0] - plain_loss) / plain_loss  # later the rounding of the first steps has grown
+    for work in ("steps", "train"):
+        in_turns({str(way): partial(loop.measure, work) for way, loop in enumerate(loops)}, options.repetitions)
+    for loop in loops:
+        loop.close()
     count, unit = options.batches * options.batch_size, "images/s"
-    step = in_turns({"ours": ours.steps, "plain": plain.steps}, options.repetitions, time.process_time)
-    seconds = in_turns({"ours": ours.train, "plain": plain.train}, options.repetitions, time.process_time)
     what = f"{Path(options.cfg).stem}, {options.imgsz} px, batch {options.batch_size}, CPU time of one thread"
     same = f"contiguous, unfused; the first losses differ by {apart:.1e}"
     whole = "contiguous, unfused, two-step mosaic, images read anew"
-    return [
-        compare_seconds(f"training, {what}", seconds["ours"], seconds["plain"], 1.35, whole, count, unit),
-        compare_seconds(f"its step alone, {what}", step["ours"], step["plain"], None, same, count, unit),
-    ]
+
+    def figure(subject: str, work: str, goal: float | None, note: str) -> Figure:
+        fast, slow = (loop.seconds[work][1:] for loop in loops)  # the first round warms up
+        return compare_seconds(f"{subject}, {what}", fast, slow, goal, note, count, unit)
+
+    return [figure("training", "train", 1.35, whole), figure("its step alone", "steps", None, same)]
 
 
 def _penalty(options: TrainingOptions) -> list[Figure]:
@@ -234,16 +288,10 @@ def _run(options: TrainingOptions, folder: Path, processes: int) -> dict[str, fl
         "--workers", 0, "--epochs", 2, "--device", "cpu",
     ]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False,
-                          env={**_environment(), "OMP_NUM_THREADS": "1"})  # fmt: skip
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
     if done.returncode:
         raise InputError(f"benchmarks/pipeline.py failed: {done.stderr.strip().splitlines()[-1:]}")
     return json.loads(output.read_text(encoding="utf-8"))
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 def main(options: TrainingOptions) -> list[Figure]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 import torch
 from colour_detector import save_colour_detector
 
 from benchmarks import __main__ as bench
-from benchmarks import detection, pruning, training, validation
+from benchmarks import detection, pruning, start, training, validation
 from benchmarks.figures import Figure
+from utils.checks import check_dataset
+from utils.dataloaders import collate_fn
+from utils.errors import InputError
 from utils.metrics import match_predictions
 
 
@@ -29,10 +34,20 @@ def test_plain_matching_is_the_same(seed):
     assert got.any() and (got == plain).all()
 
 
-def test_validation_is_measured(tiny_dataset, tmp_path):
+def test_validation_is_measured(tiny_dataset, tmp_path, monkeypatch):
     weights = save_colour_detector(tmp_path / "colour.pt")
-    options = validation.ValidationOptions(str(tiny_dataset), str(weights), imgsz=128, repetitions=1)
+    options = validation.ValidationOptions(
+        str(tiny_dataset), str(weights), imgsz=128, repetitions=1, command_repetitions=1
+    )
+    started = []
+
+    def run(command, **keywords):
+        started.append(command[4:])
+        return subprocess.CompletedProcess(command, 0, "2000\n", "")
+
+    monkeypatch.setattr(validation.subprocess, "run", run)
     figures = validation.measure(options)  # raises where the two ways disagree
+    assert [command[0] for command in started] == ["val.py", "-c"] * 2 and "plain_way" in started[1][1]
     assert [figure.goal for figure in figures] == [1.45, 2.0, None]
     assert all(figure.ours > 0 for figure in figures)
 
@@ -46,6 +61,23 @@ def test_training_is_measured(tiny_dataset, tiny_cfg, monkeypatch):
     figures = training.measure(options)
     assert len(figures) == 6 and ran == [1, 2] and all(figure.ours > 0 for figure in figures)
     assert float(figures[1].note.split("differ by ")[1].split()[0]) < 1e-4  # the losses of the two ways
+
+
+def test_an_epoch_has_the_same_losses_and_weights_both_ways(tiny_dataset, tiny_cfg):
+    data = check_dataset(str(tiny_dataset))
+    options = training.TrainingOptions(str(tiny_dataset), str(tiny_cfg), 64, batch_size=2)
+    ours, plain = (training.Loop(options, data["train"], data["names"], way) for way in (False, True))
+    losses = []
+    for first in range(0, len(plain.dataset) - 1, 2):
+        items = [plain.dataset[number, number] for number in (first, first + 1)]
+        ours.batch = plain.batch = collate_fn(items)[:2]
+        ours.step(), plain.step()
+        losses.append((ours.loss, plain.loss))
+    fast, slow = np.transpose(losses)
+    assert len(losses) > 2 and np.ptp(slow) > 0.01
+    assert np.allclose(fast, slow, rtol=1e-4)
+    for name, value in plain.state.ema.ema.state_dict().items():
+        assert torch.allclose(ours.state.ema.ema.state_dict()[name].float(), value.float(), rtol=1e-3, atol=1e-5), name
 
 
 def test_detection_is_measured(tiny_dataset, tmp_path):
@@ -66,17 +98,40 @@ def test_pruning_is_measured(monkeypatch):
     assert [figure.plain for figure in figures] == [5.0, 180.0]
 
 
-def test_the_page_shows_every_section(monkeypatch, tmp_path):
+def page_of(monkeypatch, tmp_path, ours):
+    """Let every section measure one figure, and the page be written to ``tmp_path``."""
     monkeypatch.setattr(bench, "ROOT", tmp_path)
-    (tmp_path / "docs").mkdir()
-    figure = Figure("something", "s", 2.0, 4.0, 2.0, 0.1, 3.0, "the plain way")
-    warnings = []
+    (tmp_path / "docs").mkdir(exist_ok=True)
+    figure = Figure("something", "s", ours, 4.0, 2.0, 0.1, 3.0, "the plain way")
+    sections = {name: (command, lambda: [figure]) for name, (command, _) in bench.SECTIONS.items()}
+    monkeypatch.setattr(bench, "SECTIONS", sections)
+    return tmp_path / "docs/BENCHMARKS.md"
+
+
+def test_the_page_shows_every_section(monkeypatch, tmp_path):
+    page, warnings = page_of(monkeypatch, tmp_path, 2.0), []
     monkeypatch.setattr(bench.LOGGER, "warning", warnings.append)
-    monkeypatch.setattr(
-        bench, "SECTIONS", {name: (command, lambda: [figure]) for name, (command, _) in bench.SECTIONS.items()}
-    )
     bench.main()
-    page = (tmp_path / "docs/BENCHMARKS.md").read_text()
-    assert page.count("| something | 2 s | 4 s | 2.00 ± 0.10 | 3 | the plain way |") == len(bench.SECTIONS)
-    assert "- torch: " in page and "python benchmarks/training.py" in page
+    text = page.read_text()
+    assert text.count("| something | 2 s | 4 s | 2.00 ± 0.10 | 3 | the plain way |") == len(bench.SECTIONS)
+    assert "- torch: " in text and "python benchmarks/training.py" in text
     assert warnings == ["below what is wanted: something: 2.00 instead of 3"] * len(bench.SECTIONS)
+
+
+def test_one_section_measured_again_leaves_the_others(monkeypatch, tmp_path):
+    page = page_of(monkeypatch, tmp_path, 2.0)
+    bench.main()
+    page_of(monkeypatch, tmp_path, 1.0)
+    bench.main(["Detection"])
+    titles = [line for line in page.read_text().splitlines() if line.startswith("## ")]
+    assert titles == [f"## {title}" for title in bench.SECTIONS]
+    assert page.read_text().count("| something | 1 s |") == 1
+    with pytest.raises(InputError, match="Pruning"):
+        bench.main(["Prune"])
+
+
+def test_start_is_measured(monkeypatch):
+    monkeypatch.setattr(start, "COMMANDS", ("val.py",))
+    monkeypatch.setattr(start, "BASELINE", "while __import__('time').process_time() < 0.4: pass")
+    (figure,) = start.measure(1)
+    assert 0 < figure.ours < figure.plain and figure.plain >= 0.4

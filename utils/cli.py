@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from utils.allocator import keep_freed_memory
 from utils.config import parse
 from utils.errors import InputError
 from utils.log import LOGGER, colorstr, setup_logging
@@ -24,6 +25,7 @@ def run_command(main: Callable[[], object]) -> None:
     under a temporary name and renamed, so what was saved before stays whole.
     """
     setup_logging()
+    keep_freed_memory()
     try:
         main()
     except InputError as error:
