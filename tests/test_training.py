@@ -243,7 +243,7 @@ def test_resume_refuses_what_it_cannot_do(base_run, tiny_dataset, tmp_path):
         train.main(build(TrainOptions, resume=str(base_run / "weights/last.pt")))
     callbacks = Callbacks()
     callbacks.register_action("on_model_save", callback=StopAt(1))
-    penalized = options(tiny_dataset, tmp_path, train_sparity.SparseOptions, epochs=2)
+    penalized = with_recipe(options(tiny_dataset, tmp_path, train_sparity.SparseOptions, epochs=2))
     with pytest.raises(KeyboardInterrupt):
         train.main(penalized, callbacks)
     last = str(tmp_path / "exp/weights/last.pt")
