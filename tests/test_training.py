@@ -14,6 +14,7 @@ import train
 import val
 from models.loading import load_checkpoint
 from prune_tools import finetune, train_sparity
+from prune_tools.recipes import with_recipe
 from utils.callbacks import HOOKS, Callbacks
 from utils.config import TrainOptions, build, read_hyperparameters
 from utils.errors import InputError, MissingFileError
