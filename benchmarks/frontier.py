@@ -24,7 +24,7 @@ import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,7 @@ class Frontier:
 
     def _cell(self, method: str, share: float) -> Cell:
         from prune_tools import finetune
+        from prune_tools.yolo_pruned import load_model
         from utils.model_info import count_parameters, gflops
 
         name = f"{method}-{share:g}"
@@ -145,12 +146,12 @@ class Frontier:
             LOGGER.warning(f"{method} does not reach {share:.0%}: {error}")
             return Cell(method, share, problem=str(error))
         cell = Cell(method, share)
-        network = self._load(pruned)
+        network, _ = load_model(pruned)
         cell.parameters, cell.gflops = count_parameters(network), gflops(network, SIZE) or 0.0
         cell.pruned_map50, cell.pruned_map = self.accuracy(pruned)
         teacher = self.options.base if method.endswith("+teacher") else ""
         keywords = self._training(f"{name}-finetuned", self.options.epochs)
-        if cell.pruned_map50 < HURT * self.base_accuracy()[0]:  # as prune.py advises, whatever the method
+        if cell.pruned_map50 < HURT * self.base_accuracy[0]:  # as prune.py advises, whatever the method
             keywords["recipe"] = "short"
         finetune.main(build(finetune.FinetuneOptions, weights=str(pruned), teacher=teacher, **keywords))
         best = self.folder / f"{name}-finetuned/weights/best.pt"
@@ -199,8 +200,9 @@ class Frontier:
         from prune_tools.importance import gamma_scores
         from prune_tools.plan import plan_by_percent
         from prune_tools.tracing import trace_model
+        from prune_tools.yolo_pruned import load_model
 
-        model = self._load(self.options.sparse)
+        model, _ = load_model(self.options.sparse)
         trace = trace_model(model)
         groups = select_groups(find_groups(model, trace), "seed")
         costs, scores = CostModel(model, trace, groups), gamma_scores(model, groups)
@@ -214,10 +216,11 @@ class Frontier:
 
     def _torch_pruning(self, share: float, name: str) -> Path:
         """Pruned by Torch-Pruning, at the least global ratio that leaves no more than ``share`` of the operations."""
-        from prune_tools.yolo_pruned import record_widths, save_model
+        from models.widths import measure_widths
+        from prune_tools.yolo_pruned import load_model, record_widths, save_model
         from utils.model_info import gflops
 
-        model = self._load(self.options.sparse)
+        model, _ = load_model(self.options.sparse)
         whole = gflops(model, SIZE) or 0.0
         least = 1.0
         for ratio in RATIOS:  # one after the other: layers that a high ratio would remove as a whole stay whole
@@ -228,17 +231,12 @@ class Frontier:
             least = min(least, left)
         else:
             raise InputError(f"no ratio leaves less than {least:.0%} of the operations")
-        record_widths(pruned, narrowed(pruned, model))
+        record_widths(pruned, measure_widths(pruned, model))
         path = make_folder(self.folder / name) / "pruned_model.pt"
         save_model(pruned, path, {})
         return path
 
     # -- measuring -------------------------------------------------------------------------------------------------
-
-    def _load(self, path: str | Path) -> Any:
-        from prune_tools.yolo_pruned import load_model
-
-        return load_model(path)[0]
 
     def accuracy(self, weights: str | Path) -> tuple[float, float]:
         """mAP50 and mAP50-95 of a checkpoint."""
@@ -251,7 +249,7 @@ class Frontier:
         )  # fmt: skip
         return results[2], results[3]
 
-    @cache  # noqa: B019 (one object, alive for the whole run)
+    @cached_property
     def base_accuracy(self) -> tuple[float, float]:
         """mAP50 and mAP50-95 of the base."""
         return self.accuracy(self.options.base)
@@ -259,8 +257,9 @@ class Frontier:
     def _times(self, weights: Path) -> tuple[dict[str, float], dict[str, float]]:
         """Milliseconds for one image by runtime, and those of the base in turns with it; missing runtimes left out."""
         from prune_tools.latency import prepare, time_calls
+        from prune_tools.yolo_pruned import load_model
 
-        networks = {"pruned": self._load(weights), "base": self._load(self.options.base)}
+        networks = {name: load_model(file)[0] for name, file in (("pruned", weights), ("base", self.options.base))}
         times: dict[str, dict[str, float]] = {name: {} for name in networks}
         for runtime in RUNTIMES:
             try:
@@ -304,13 +303,6 @@ def prune_by_torch_pruning(model: Any, ratio: float, image_size: int) -> Any:
     )  # fmt: skip
     pruner.step()
     return copy
-
-
-def narrowed(pruned: Any, model: Any) -> list[str]:
-    """Paths of the modules of ``pruned`` whose widths are not those in ``model``."""
-    from models.widths import measure_widths
-
-    return [*measure_widths(pruned, model)]
 
 
 # -- table and picture ---------------------------------------------------------------------------------------------
@@ -359,16 +351,17 @@ def draw(cells: list[Cell], base: tuple[float, float], base_gflops: float, path:
 
 def main(options: FrontierOptions) -> Path:
     """Measure everything, write frontier.json, frontier.md and frontier.png; returns the folder."""
+    from prune_tools.yolo_pruned import load_model
     from utils.model_info import gflops
 
     show_arguments("frontier", options)
     frontier = Frontier(options)
     cells = frontier.run()
-    base = frontier.base_accuracy()
+    base = frontier.base_accuracy
     text = as_table(cells, base)
     with atomic_path(frontier.folder / "frontier.md") as draft:
         draft.write_text(text + "\n", encoding="utf-8")
-    operations = gflops(frontier._load(options.base), SIZE) or 0.0
+    operations = gflops(load_model(options.base)[0], SIZE) or 0.0
     draw(cells, base, operations, frontier.folder / "frontier.png")
     LOGGER.info(f"\n{text}\n\nResults saved to {colorstr('bold', str(frontier.folder))}: frontier.md, .json and .png")
     return frontier.folder

@@ -59,11 +59,9 @@ def main(options: FinetuneOptions, callbacks: Callbacks | None = None) -> Any:
             LOGGER.info(f"Fine-tuning the newest pruned model, {options.weights}")
     register_recipe(options, callbacks)
     if not (options.noval or options.evolve or options.nosave):
-        from prune_tools.start import KeepStart, measure_start
+        from prune_tools.start import KeepStart
 
-        start = measure_start(options)
-        if start is not None:
-            KeepStart(options.weights, start).register(callbacks)
+        KeepStart(options).register(callbacks)
     return train.main(options, callbacks, next_step=NEXT_STEP)
 
 

@@ -15,7 +15,7 @@ from prune_tools.finetune import FinetuneOptions
 from prune_tools.groups import find_groups, select_groups
 from prune_tools.importance import gamma_scores
 from prune_tools.pictures import gamma_histogram
-from prune_tools.pipeline import PipelineOptions
+from prune_tools.pipeline_options import PipelineOptions
 from prune_tools.report import Report, layer_widths
 from prune_tools.train_sparity import SparseOptions
 from utils.config import TrainOptions, command_line, to_dict

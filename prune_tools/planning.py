@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prune_tools.tracing import Trace
 
 DEFAULT_PERCENT = 0.4
+SCORE_IMAGES = 256
 SMALL_GAMMA = 0.05  # |gamma| from which on a channel's output is no longer about constant
 NOTABLE_SHARE = 0.05  # of the channels that go; more of them above SMALL_GAMMA are worth a warning
 
@@ -38,7 +39,7 @@ class ChannelOptions:
         "gamma", "importance of a channel: |gamma|, |gamma| x norm of its readers, first-order loss, random",
         choices=["gamma", "gamma-norm", "taylor", "random"],
     )  # fmt: skip
-    score_images: int = option(256, "training images for --score taylor")
+    score_images: int = option(SCORE_IMAGES, "training images for --score taylor")
     min_channels: int = option(1, "least channels that every layer keeps")
     round_to: int = option(1, "round the channels that a layer keeps to multiples of this; 8 suits most kernels")
     max_layer_ratio: float = option(1.0, "largest share of its channels that a layer may lose")
@@ -50,6 +51,8 @@ class ChannelOptions:
         """Refuse values that no plan can use."""
         if self.score_images < 1:
             raise InputError(f"--score-images must be at least 1, got {self.score_images}")
+        if self.score_images != SCORE_IMAGES and self.score != "taylor":
+            raise InputError(f"--score-images {self.score_images} only acts with --score taylor: leave it out")
         self.skip = [self.skip] if isinstance(self.skip, str) else list(self.skip)
         self.limits()
 

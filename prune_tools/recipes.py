@@ -81,6 +81,7 @@ RECIPES = {
     "gentle": GENTLE,
 }
 DEFAULT = "gentle"
+TEACHER_GAIN = 2.0
 PUBLISHED = "v6.2"  # the recipe for hyperparameters that were made for YOLOv5's own schedule
 
 
@@ -94,13 +95,15 @@ class RecipeOptions(TrainOptions):
         "", f"schedule; default: {DEFAULT}, or {PUBLISHED} with a --hyp of your own", choices=list(RECIPES)
     )
     teacher: str = option("", "checkpoint of the unpruned model, whose outputs become soft targets; default: none")
-    teacher_gain: float = option(2.0, "weight of the distance to the teacher beside the loss of the labels")
+    teacher_gain: float = option(TEACHER_GAIN, "weight of the distance to the teacher beside the loss of the labels")
 
     def __post_init__(self) -> None:
         """Refuse an impossible gain, beside what train.py refuses."""
         super().__post_init__()
         if not 0 < self.teacher_gain < 1e3:
             raise InputError(f"--teacher-gain must be a number above 0, got {self.teacher_gain}")
+        if self.teacher_gain != TEACHER_GAIN and not self.teacher:
+            raise InputError(f"--teacher-gain {self.teacher_gain:g} only acts beside --teacher: leave it out")
 
     def default_recipe(self) -> str:
         """The recipe where neither it nor hyperparameters are given."""

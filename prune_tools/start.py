@@ -42,13 +42,19 @@ def measure_start(options: TrainOptions) -> Results | None:
 class KeepStart:
     """Puts the start weights into best.pt when no epoch came up to them."""
 
-    def __init__(self, weights: str, results: Results) -> None:
-        """``results`` are those of ``weights``, as ``measure_start`` gives them."""
-        self.weights, self.results = weights, results
+    def __init__(self, options: TrainOptions) -> None:
+        """``options`` of the run; nothing is measured yet."""
+        self.options = options
+        self.results: Results | None = None
 
     def register(self, callbacks: Callbacks) -> None:
-        """Hang it on the end of a run."""
-        callbacks.register_action("on_train_end", name="start", callback=self.on_train_end)
+        """Hang it on the start and the end of a run, where the first rank alone comes by."""
+        for hook in ("on_pretrain_routine_end", "on_train_end"):
+            callbacks.register_action(hook, name="start", callback=getattr(self, hook))
+
+    def on_pretrain_routine_end(self, *_: Any) -> None:
+        """Measure the start, when everything that the run needs has been found good."""
+        self.results = measure_start(self.options)
 
     def on_train_end(self, last: Path, best: Path, plots: bool, epoch: int, results: Any) -> None:
         """Compare ``results``, those of ``best``, with the start's by the fitness that chooses best.pt."""
@@ -57,6 +63,8 @@ class KeepStart:
         from utils.checkpoint import strip_optimizer
         from utils.metrics import fitness
 
+        if self.results is None:
+            return
         before, after = (float(fitness(np.array([values[:4]]))[0]) for values in (self.results, results))
         if before <= after:
             return
@@ -65,4 +73,4 @@ class KeepStart:
             f"{results[3]:.3f} after {self.results[3]:.3f}): best.pt holds the start weights; train for more epochs, "
             "or with a lower lr0"
         )
-        strip_optimizer(self.weights, best)
+        strip_optimizer(self.options.weights, best)

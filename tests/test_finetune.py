@@ -123,11 +123,16 @@ def test_the_schedule_of_a_recipe(files, tiny_dataset, tmp_path, monkeypatch):
     assert mosaics == [False] * 6 + [True] * 6
 
 
+def test_a_gain_without_a_teacher_is_refused():
+    with pytest.raises(InputError, match="only acts beside --teacher"):
+        FinetuneOptions(teacher_gain=3.0)
+
+
 def test_a_run_never_ends_below_its_start(files, tiny_dataset, tmp_path, caplog, monkeypatch):
     from prune_tools import start
 
     for name, before in (("worse", 0.0), ("better", 1.0)):
-        monkeypatch.setattr(start, "measure_start", lambda _, before=before: (before,) * 4)
+        monkeypatch.setattr(start, "measure_start", lambda _, before=before: (before,) * 4)  # P, R, mAP50, mAP50-95
         finetune.main(options(files, tiny_dataset, tmp_path / name, epochs=1))
     assert caplog.text.count("no epoch came up to the start") == 1
     kept = [same(weights_of(tmp_path / name / "exp/weights/best.pt"), weights_of(files["student"]))

@@ -71,7 +71,7 @@ def test_finished_cells_are_kept(trained, tiny_dataset, tmp_path, monkeypatch):
         return Cell(method, share, 100, 0.5, 0.1, 0.05, 0.3, 0.2, {"torch": 2.0}, {"torch": 4.0})
 
     monkeypatch.setattr(Frontier, "_cell", cell)
-    monkeypatch.setattr(Frontier, "base_accuracy", lambda _: (0.4, 0.25))
+    monkeypatch.setattr(Frontier, "base_accuracy", (0.4, 0.25))
     first = options(trained, tiny_dataset, tmp_path, methods=["ours"])
     folder = frontier.main(first)
     frontier.main(options(trained, tiny_dataset, tmp_path, methods=["ours", "original"]))

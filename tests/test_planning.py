@@ -47,6 +47,7 @@ def planned(model: DetectionModel, data: str = "", **options):
         ({"round_to": 0}, "--round-to must be at least 1"),
         ({"max_layer_ratio": 1.5}, "--max-layer-ratio"),
         ({"score_images": 0}, "--score-images must be at least 1"),
+        ({"score_images": 8}, "--score-images 8 only acts with --score taylor"),
     ],
 )
 def test_bad_options(given, message):

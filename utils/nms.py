@@ -64,7 +64,6 @@ def non_max_suppression(
     if not isinstance(prediction, torch.Tensor):
         prediction = prediction[0]
     _check_arguments(prediction, conf_thres, iou_thres, max_det)
-    wanted = None if classes is None else torch.tensor(list(classes), dtype=torch.long, device=prediction.device)
     candidates, image = _candidates(*_rows(prediction, conf_thres, labels), conf_thres, multi_label)
     if classes is not None:
         wanted = torch.tensor(list(classes), dtype=torch.long, device=prediction.device)

@@ -1,0 +1,147 @@
+"""The options of a pipeline, and what follows from them for each of its steps and rounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prune_tools.train_sparity import AUTO, PENALTIES, SCOPES, SparseOptions
+from utils.config import TrainOptions, build, option
+from utils.errors import InputError
+from utils.files import ROOT
+
+DEFAULT_FLOPS = "0.5"
+DEFAULT_ROUNDING = 8  # channels; what kernels like
+
+SHARED = ("data", "hyp", "imgsz", "batch_size", "seed")  # options that every step depends on
+GOAL = ("target_flops", "target_params", "percent", "scope", "round_to")
+OWN = {
+    "base": ("weights", "cfg", "base_epochs"),
+    "sparse": ("sparse_epochs", "penalty", "sr", *GOAL),
+    "pruned": (*GOAL, "reconstruct"),
+    "finetuned": ("finetune_epochs",),
+}
+
+
+@dataclass
+class PipelineOptions:
+    """Options of the steps together."""
+
+    data: str = option(str(ROOT / "data/mask.yaml"), "data set YAML")
+    weights: str = option("", "start from this checkpoint; '' starts from scratch with --cfg")
+    cfg: str = option("", "model YAML; default: the architecture stored in --weights")
+    hyp: str = option("", "hyperparameter YAML of the three trainings; default: those of the three commands")
+    imgsz: int = option(320, "image size in pixels, longer side", "--img", "--img-size")
+    batch_size: int = option(16, "images per batch")
+    base_epochs: int = option(100, "epochs of the base model")
+    sparse_epochs: int = option(50, "epochs of sparse training")
+    finetune_epochs: int = option(50, "epochs of fine-tuning")
+    rounds: int = option(1, "prune in so many equal steps, each with its part of the sparse and the fine-tuning epochs")
+    target_flops: str = option("", "operations that remain, at 640 pixels: 2.1G, or a ratio; default: 0.5")
+    target_params: str = option("", "instead: parameters that remain, such as 0.9M, or a ratio")
+    percent: float | None = option(None, "instead: share of the prunable channels to remove", type=float)
+    scope: str = option(
+        "", "prunable channels: seed, of layers outside shortcuts, default of --percent; all, coupled ones too",
+        choices=SCOPES,
+    )  # fmt: skip
+    round_to: int | None = option(
+        None, "for the targets: round the channels that a layer keeps to multiples of this; default: 8", type=int
+    )
+    penalty: str = option(
+        "polarize", "of sparse training: polarize pushes just the channels that will go; l1 and prox push all",
+        choices=list(PENALTIES),
+    )  # fmt: skip
+    sr: float | None = option(None, "rate of --penalty l1 or prox; default: found out by itself", type=float)
+    reconstruct: int = option(192, "training images on which the pruned layers are re-fitted; 0 = off")
+    cache: str = option(
+        "auto",
+        "keep images in memory (ram; auto: where they fit comfortably), on disk (disk) or not (none)",
+        choices=["auto", "ram", "disk", "none"],
+    )  # fmt: skip
+    device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
+    workers: int = option(8, "most data loading processes")
+    seed: int = option(0, "seed of all random numbers")
+    project: str = option(str(ROOT / "runs/pipeline"), "folder of the runs")
+    name: str = option("exp", "name of this run; an existing one is continued")
+    sweep: str = option("", "run folder of sweep.py whose curve goes into report.html")
+    sensitivity: str = option("", "run folder of sensitivity.py whose figures go into report.html")
+
+    def __post_init__(self) -> None:
+        """Build the options of every step, so that a bad value stops before the first and not before the third."""
+        from prune_tools.prune import PruneOptions
+
+        if self.percent is None and not self.target_params and not self.target_flops:
+            self.target_flops = DEFAULT_FLOPS
+        if self.percent is not None:
+            if not 0 < self.percent < 1:
+                raise InputError(f"--percent must lie in (0, 1), got {self.percent:g}: try 0.4")
+            if self.round_to not in (None, 1):
+                raise InputError(f"--round-to {self.round_to} is for --target-flops and --target-params: leave it out")
+        if self.round_to is None:
+            self.round_to = DEFAULT_ROUNDING if self.percent is None else 1
+        if not 1 <= self.rounds <= min(self.sparse_epochs, self.finetune_epochs):
+            raise InputError(
+                f"--rounds must be at least 1 and at most --sparse-epochs ({self.sparse_epochs}) and --finetune-epochs "
+                f"({self.finetune_epochs}), got {self.rounds}"
+            )
+        common = {"imgsz": self.imgsz, "batch_size": self.batch_size}
+        for epochs in (self.base_epochs, self.finetune_epochs):
+            build(TrainOptions, epochs=epochs, **common)
+        build(PruneOptions, **self.of_pruning(), **common)
+        build(SparseOptions, epochs=self.sparse_epochs, **self.of_penalty(), **common)
+
+    def of_round(self, number: int, base: Path) -> PipelineOptions:
+        """The options of round ``number``, from 1: its share of the epochs, and the goal that it has to reach.
+
+        Costs shrink by the same factor in each round; those of the checkpoint ``base`` are where they start.
+        """
+        if self.rounds == 1:
+            return self
+        epochs = {
+            name: getattr(self, name) * number // self.rounds - getattr(self, name) * (number - 1) // self.rounds
+            for name in ("sparse_epochs", "finetune_epochs")
+        }
+        if self.percent is not None:
+            goal: dict[str, Any] = {"percent": 1 - (1 - self.percent) ** (1 / self.rounds)}
+        else:
+            goal = _budget_of_round(self, number / self.rounds, base)
+        return replace(self, rounds=1, **epochs, **goal)
+
+    def of_penalty(self) -> dict[str, Any]:
+        """Options of sparse training: the channels that pruning will remove are those to bring to zero."""
+        scope = self.scope or ("all" if self.percent is None else "seed")
+        chosen: dict[str, Any] = {"penalty": self.penalty, "scope": scope}
+        if self.penalty != "polarize":
+            chosen["sr"] = AUTO if self.sr is None else self.sr
+        elif self.sr is not None:
+            raise InputError(f"--sr {self.sr:g} is a rate of --penalty l1 or prox: polarize takes none")
+        if self.percent is not None:
+            return chosen | {"target_share": self.percent}
+        if self.penalty != "polarize":
+            return chosen  # a penalty on all gammas cannot aim at a budget
+        return chosen | {name: getattr(self, name) for name in ("target_flops", "target_params", "round_to")}
+
+    def goal(self) -> str:
+        """What is pruned for, as a flag."""
+        if self.percent is not None:
+            return f"--percent {self.percent:g}"
+        return f"--target-params {self.target_params}" if self.target_params else f"--target-flops {self.target_flops}"
+
+    def of_pruning(self) -> dict[str, Any]:
+        """Options of pruning."""
+        return {name: getattr(self, name) for name in OWN["pruned"]}
+
+
+def _budget_of_round(options: PipelineOptions, progress: float, base: Path) -> dict[str, str]:
+    """The target, absolute, when the share ``progress`` of the rounds is over."""
+    from models.loading import load_checkpoint
+    from prune_tools.targets import target_of
+    from utils.model_info import count_parameters, gflops
+
+    model = load_checkpoint(base)["model"].float()
+    target = target_of(options, ("params", "flops"))
+    assert target is not None
+    present = float(count_parameters(model)) if target.quantity == "params" else 1e9 * (gflops(model, 640) or 0.0)
+    budget = present ** (1 - progress) * target.budget(present) ** progress
+    return {f"target_{target.quantity}": f"{budget / 1e6:.6f}M"}
