@@ -10,6 +10,7 @@ temporary folder.
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import sys
 import tempfile
@@ -51,9 +52,9 @@ def measure(few: int = 5_000, many: int = 50_000) -> list[Figure]:
     for count in (few, many):
         with tempfile.TemporaryDirectory() as folder:
             write_split(Path(folder), count)
-            with ProcessPoolExecutor(1) as fresh:  # whose memory holds nothing else
+            with _fresh_process() as fresh:
                 checking = fresh.submit(seconds_of_checking, Path(folder) / "images").result()
-            with ProcessPoolExecutor(1) as fresh:
+            with _fresh_process() as fresh:
                 costs.append(checking | fresh.submit(start_costs, Path(folder) / "images").result())
     figures = []
     for (subject, small), large in zip(costs[0].items(), costs[1].values(), strict=True):
@@ -61,6 +62,17 @@ def measure(few: int = 5_000, many: int = 50_000) -> list[Figure]:
         note = f"{few} images; the ratio is {growth:g} times that, over ours"
         figures.append(Figure(f"{subject}, {many} images", unit, large, small, growth * small / large, 0.0, None, note))
     return figures
+
+
+def _fresh_process() -> ProcessPoolExecutor:
+    """A process whose memory holds nothing else; a forked one would also wait for this one's OpenMP threads forever."""
+    usual = (multiprocessing.get_start_method(),)
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_start_by, initargs=usual)
+
+
+def _start_by(method: str) -> None:
+    """Start loader processes by ``method``, where a spawned process spawns."""
+    multiprocessing.set_start_method(method, force=True)
 
 
 def write_split(folder: Path, count: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 import cv2
 import torch
 
@@ -38,7 +40,7 @@ def test_costs_of_a_start(tmp_path):
 class InThisProcess:
     """An executor that calls at once."""
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         self.value = None
 
     def __enter__(self):
@@ -53,3 +55,13 @@ class InThisProcess:
 
     def result(self):
         return self.value
+
+
+def test_the_fresh_process_starts_others_as_this_one_does():
+    with scaling._fresh_process() as fresh:
+        assert fresh.submit(start_method).result(timeout=60) == multiprocessing.get_start_method()
+
+
+def start_method() -> str:
+    """That of the process which is asked; a method of a context would take its context along."""
+    return multiprocessing.get_start_method()
