@@ -11,7 +11,7 @@ from math import gcd
 import torch
 from torch import Tensor, nn
 
-from models.blocks import C3, SPP, Bottleneck, Conv, ConvPair, DWConv, chain
+from models.blocks import C3, SPP, Bottleneck, Conv, ConvPair, DWConv, chain, concatenate
 
 
 class TransformerLayer(nn.Module):
@@ -74,7 +74,7 @@ class GhostConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         primary = self.cv1(x)
-        return torch.cat((primary, self.cv2(primary)), 1)
+        return concatenate((primary, self.cv2(primary)))
 
 
 class GhostBottleneck(nn.Module):

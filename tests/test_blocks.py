@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models import common, experimental
+from models.blocks import concatenate
 from models.common import (
     C3,
     C3TR,
@@ -115,6 +116,21 @@ def test_residual_needs_equal_widths_and_the_word():
     block = Bottleneck(8, 8).eval()
     image = torch.rand(1, 8, 4, 4)
     assert torch.equal(block(image), image + block.cv2(block.cv1(image)))
+
+
+def test_maps_that_are_joined_get_gradients_in_their_own_layout():
+    """torch.cat would give them slices."""
+    maps = [torch.rand(2, width, 4, 4).to(memory_format=torch.channels_last).requires_grad_() for width in (3, 5)]
+    joined = concatenate(maps)
+    dense = []
+    for part in maps:
+        part.register_hook(lambda gradient: dense.append(gradient.is_contiguous(memory_format=torch.channels_last)))
+    weight = torch.rand_like(joined)
+    (joined * weight).sum().backward()
+    assert torch.equal(joined, torch.cat(maps, 1))
+    assert dense == [True, True]
+    for part, expected in zip(maps, weight.split([3, 5], 1), strict=True):
+        assert torch.equal(part.grad, expected)
 
 
 def test_transformer_ignores_the_order_of_pixels():
