@@ -3,9 +3,9 @@
 
     python benchmarks/frontier.py --data data/mask_demo.yaml --base base.pt --sparse sparse.pt --imgsz 320
 
-Each method brings the network to the same numbers of operations and is fine-tuned by the same rule (recipe gentle,
-or short where pruning has cost more than a twentieth of the mAP50). ``--base`` is
-the trained model (train.py), ``--sparse`` one with an L1 penalty (train_sparity.py --sr). The methods:
+Each method brings the network to the same numbers of operations and is fine-tuned for the same epochs by one rule:
+recipe gentle, or short where the pruned model has lost more than a twentieth of the base's mAP50. ``--base`` is the
+trained model (train.py), ``--sparse`` one with an L1 penalty (train_sparity.py --sr). The methods:
 
 * original: the channels outside shortcuts by their gammas, nothing repaired: what the original tools do
 * torch-pruning: batch-norm scale importance, global, coupled channels (pip install torch-pruning)
@@ -14,11 +14,13 @@ the trained model (train.py), ``--sparse`` one with an L1 penalty (train_sparity
 * polarize+teacher: sparse training of its own for each target, from the base, then as ours+teacher: what pipeline.py
   does
 
-A cell that is measured is kept in ``frontier.json``; the same command goes on where it stopped.
+A cell that is measured is kept in ``frontier.json``; the same command goes on where it stopped, in a training at the
+epoch that was under way.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -44,6 +46,7 @@ RUNTIMES = ("torch", "onnxruntime", "openvino")
 ROUNDING = 8  # channels, of all methods but the original, which has none
 BISECTIONS = 12  # of a share of channels, until the operations fit
 RATIOS = [step / 50 for step in range(1, 50)]  # of Torch-Pruning
+FINE_STEPS = 20  # from one of them to the next
 SIZE = 640  # pixels, for which operations are counted
 
 
@@ -102,15 +105,17 @@ class Frontier:
         self.folder = make_folder(options.folder).resolve()
         self.record = self.folder / "frontier.json"
         self.cells: dict[tuple[str, float], Cell] = {}
-        self.identity = {
-            name: getattr(options, name) for name in ("base", "sparse", "data", "sparse_epochs", "epochs", "imgsz")
-        }
+        names = ("base", "sparse", "data", "sparse_epochs", "epochs", "imgsz", "batch_size", "seed")
+        self.identity = {name: getattr(options, name) for name in names}
+        for name in ("base", "sparse"):
+            self.identity[f"{name} (content)"] = hashlib.sha256(Path(getattr(options, name)).read_bytes()).hexdigest()
         if self.record.is_file():
             stored = json.loads(self.record.read_text(encoding="utf-8"))
             if stored["of"] != self.identity:
-                raise InputError(f"{self.record} is of {stored['of']}: choose another --folder, or delete it")
+                raise InputError(f"{self.record} is of {stored['of']}: choose another --folder")
             cells = [Cell(**values) for values in stored["cells"]]
             self.cells = {(cell.method, cell.flops): cell for cell in cells}
+        self._save()
 
     def run(self) -> list[Cell]:
         """All cells that were asked for, measured now or before."""
@@ -149,23 +154,30 @@ class Frontier:
         network, _ = load_model(pruned)
         cell.parameters, cell.gflops = count_parameters(network), gflops(network, SIZE) or 0.0
         cell.pruned_map50, cell.pruned_map = self.accuracy(pruned)
-        teacher = self.options.base if method.endswith("+teacher") else ""
-        keywords = self._training(f"{name}-finetuned", self.options.epochs)
-        if cell.pruned_map50 < HURT * self.base_accuracy[0]:  # as prune.py advises, whatever the method
+        keywords = {"weights": str(pruned), "teacher": self.options.base if method.endswith("+teacher") else ""}
+        if cell.pruned_map50 < HURT * self.base_accuracy[0]:
             keywords["recipe"] = "short"
-        finetune.main(build(finetune.FinetuneOptions, weights=str(pruned), teacher=teacher, **keywords))
-        best = self.folder / f"{name}-finetuned/weights/best.pt"
+        run = f"{name}-finetuned"
+        best = self._train(finetune.main, finetune.FinetuneOptions, run, epochs=self.options.epochs, **keywords)
         cell.map50, cell.map = self.accuracy(best)
         cell.milliseconds, cell.base_milliseconds = self._times(best)
         return cell
 
-    def _training(self, name: str, epochs: int) -> dict[str, Any]:
-        options = self.options
-        return {
-            "data": options.data, "imgsz": options.imgsz, "batch_size": options.batch_size, "epochs": epochs,
-            "workers": options.workers, "device": options.device, "seed": options.seed, "project": str(self.folder),
-            "name": name, "exist_ok": True, "noplots": True,
+    def _train(self, command: Any, options_class: type, name: str, **keywords: Any) -> Path:
+        """One training in the folder ``name``, unless it is finished; returns its best checkpoint."""
+        from prune_tools.pipeline import resumable
+
+        options, best, last = self.options, *(self.folder / name / f"weights/{kind}.pt" for kind in ("best", "last"))
+        if last.is_file() and not resumable(last):
+            return best
+        common = {
+            "data": options.data, "imgsz": options.imgsz, "batch_size": options.batch_size, "workers": options.workers,
+            "device": options.device, "seed": options.seed, "project": str(self.folder), "name": name,
+            "exist_ok": True, "noplots": True, "resume": str(last) if last.is_file() else False,
         }  # fmt: skip
+        if command(build(options_class, **common, **keywords)) is None:
+            raise InputError(f"{name} was stopped before its end: run the same command to continue it")
+        return best
 
     def _prune(self, weights: str, name: str, **chosen: Any) -> Path:
         from prune_tools import prune
@@ -189,9 +201,9 @@ class Frontier:
 
         goal = {"target_flops": f"{share}", "round_to": ROUNDING}
         start = {"weights": self.options.base, "teacher": self.options.base, "penalty": "polarize"}
-        keywords = self._training(f"{name}-sparse", self.options.sparse_epochs)
-        train_sparity.main(build(train_sparity.SparseOptions, **start, **goal, **keywords))
-        return self._prune(str(self.folder / f"{name}-sparse/weights/best.pt"), name, **goal)
+        keywords = {**start, **goal, "epochs": self.options.sparse_epochs}
+        sparse = self._train(train_sparity.main, train_sparity.SparseOptions, f"{name}-sparse", **keywords)
+        return self._prune(str(sparse), name, **goal)
 
     def _original(self, share: float, name: str) -> Path:
         """The least percentage that leaves no more than ``share`` of the operations; raises InputError if none does."""
@@ -222,15 +234,19 @@ class Frontier:
 
         model, _ = load_model(self.options.sparse)
         whole = gflops(model, SIZE) or 0.0
-        least = 1.0
-        for ratio in RATIOS:  # one after the other: layers that a high ratio would remove as a whole stay whole
-            pruned = prune_by_torch_pruning(model, ratio, self.options.imgsz)
-            left = (gflops(pruned, SIZE) or 0.0) / whole
+        ratio, least = 0.0, 1.0
+        for coarse in RATIOS:  # one after the other: layers that a high ratio would remove as a whole stay whole
+            left = (gflops(prune_by_torch_pruning(model, coarse, self.options.imgsz), SIZE) or 0.0) / whole
             if left <= share:
                 break
-            least = min(least, left)
+            ratio, least = coarse, min(least, left)
         else:
             raise InputError(f"no ratio leaves less than {least:.0%} of the operations")
+        for step in range(1, FINE_STEPS + 1):
+            fine = ratio + (coarse - ratio) * step / FINE_STEPS
+            pruned = prune_by_torch_pruning(model, fine, self.options.imgsz)
+            if (gflops(pruned, SIZE) or 0.0) / whole <= share:
+                break
         record_widths(pruned, measure_widths(pruned, model))
         path = make_folder(self.folder / name) / "pruned_model.pt"
         save_model(pruned, path, {})
@@ -309,8 +325,8 @@ def prune_by_torch_pruning(model: Any, ratio: float, image_size: int) -> Any:
 
 
 def as_table(cells: list[Cell], base: tuple[float, float]) -> str:
-    """All cells as Markdown; times relative to the base's, which took turns with them."""
-    head = ("operations", "method", "params", "GFLOPs", "pruned", "fine-tuned", *(f"time, {name}" for name in RUNTIMES))
+    """All cells as Markdown; times in milliseconds, and as a share of the base's, which took turns with them."""
+    head = ("operations", "method", "params", "GFLOPs", "pruned", "fine-tuned", *(f"ms, {name}" for name in RUNTIMES))
     lines = [head]
     for cell in cells:
         wanted = f"{cell.flops - 1:+.0%}"
@@ -318,7 +334,7 @@ def as_table(cells: list[Cell], base: tuple[float, float]) -> str:
             lines.append((wanted, cell.method, "-", "-", "not reached", *["-"] * (len(head) - 5)))
             continue
         ours, whole = cell.milliseconds or {}, cell.base_milliseconds or {}
-        times = [f"{ours[name] / whole[name]:.2f}" if name in ours else "-" for name in RUNTIMES]
+        times = [f"{ours[name]:.1f} ({ours[name] / whole[name]:.2f})" if name in ours else "-" for name in RUNTIMES]
         pruned = f"{shown(cell.pruned_map50, '.3f')} / {shown(cell.pruned_map, '.3f')}"
         tuned = f"{shown(cell.map50, '.3f')} / {shown(cell.map, '.3f')}"
         lines.append((wanted, cell.method, f"{cell.parameters:,}", f"{cell.gflops:.2f}", pruned, tuned, *times))

@@ -158,10 +158,14 @@ def select_groups(groups: Iterable[ChannelGroup], scope: str = "seed") -> list[C
     groups = list(groups)
     chosen = [group for group in groups if not group.exclusion(scope)]
     if not chosen:
-        reasons = sorted({group.exclusion(scope) for group in groups if group.of_role("output")})
-        has_norms = any(group.norms for group in groups)
-        hint = f"({'; '.join(reasons[:3])})" if has_norms else "(no batch norm: is the model fused, or quantised?)"
-        raise InputError(f"this model has no prunable layers {hint}: give an unfused detection checkpoint")
+        if not any(group.norms for group in groups):
+            raise InputError(
+                "this model has no prunable layers, for it has no batch norm (is it fused, or quantised?): "
+                "give an unfused detection checkpoint"
+            )
+        reasons = sorted({group.exclusion(scope) for group in groups if group.norms})
+        remedy = "protect fewer of them" if any("--skip" in reason for reason in reasons) else "try --scope all"
+        raise InputError(f"no layer of this model may be pruned ({'; '.join(reasons[:3])}): {remedy}")
     return chosen
 
 
@@ -242,6 +246,7 @@ def main() -> None:
     else:
         model = DetectionModel(check_file(options.cfg, (".yaml", ".yml")))
     groups = find_groups(model)
+    select_groups(groups, options.scope)  # a model without any is an error here, too
     free = sum(group.size for group in groups if not group.exclusion(options.scope))
     total = sum(group.size for group in groups if group.norms)
     print(describe(groups, options.scope))

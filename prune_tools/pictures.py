@@ -122,7 +122,7 @@ def draw_run(
     from models.loading import load_checkpoint
     from utils.annotator import write_picture
 
-    before, after = (load_checkpoint(checkpoints[step])["model"].float() for step in ("sparse", "pruned"))
+    before, after = (load_checkpoint(checkpoints[step])["model"].float() for step in ("base", "pruned"))
     draw_widths(before, after, folder / "widths.png")
     tiles = picture_detections(checkpoints["finetuned"], image_paths[:TILES], image_size, device)
     write_picture(folder / "detections.jpg", _sheet(tiles))

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prune_tools.planning import DEFAULT_ROUNDING
 from prune_tools.train_sparity import AUTO, PENALTIES, SCOPES, SparseOptions
 from utils.config import TrainOptions, build, option
 from utils.errors import InputError
 from utils.files import ROOT
 
 DEFAULT_FLOPS = "0.5"
-DEFAULT_ROUNDING = 8  # channels; what kernels like
 
 SHARED = ("data", "hyp", "imgsz", "batch_size", "seed")  # options that every step depends on
 GOAL = ("target_flops", "target_params", "percent", "scope", "round_to")

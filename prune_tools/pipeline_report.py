@@ -36,22 +36,31 @@ def report_of(
     if options.percent is not None:
         percent = options.of_round(options.rounds, checkpoints["base"]).percent or 0.0
         threshold = float(gammas["sparse"].sort().values[int(len(gammas["sparse"]) * percent)])
-    pruning = _pruning(folders["pruned"])
     return Report(
         title=f"{Path(options.weights or options.cfg).stem}, pruned with {options.goal()}",
         rows=rows,
-        widths=(layer_widths(models["sparse"]), layer_widths(models["pruned"])),
+        widths=(layer_widths(models["base"]), layer_widths(models["pruned"])),
         gammas=gamma_histogram(gammas, threshold),
         commands=[
             command_line("prune_tools/pipeline.py", PipelineOptions, to_dict(options)),
-            _training("train.py", TrainOptions, folders["base"], options.hyp),
-            _training("prune_tools/train_sparity.py", SparseOptions, folders["sparse"], options.hyp),
-            *pruning["commands"],
-            _training("prune_tools/finetune.py", FinetuneOptions, folders["finetuned"], options.hyp),
+            *(command for step, folder in folders.items() for command in _commands(step, folder, options.hyp)),
         ],
-        notes=pruning["notes"],
+        notes=[
+            note for step, folder in folders.items() if step.endswith("pruned") for note in _pruning(folder)["notes"]
+        ],
         surveys=surveys,
     )
+
+
+def _commands(step: str, folder: Path, hyp: str) -> list[str]:
+    """The commands of a step of any round."""
+    trainings = {
+        "base": ("train.py", TrainOptions),
+        "sparse": ("prune_tools/train_sparity.py", SparseOptions),
+        "finetuned": ("prune_tools/finetune.py", FinetuneOptions),
+    }
+    kind = step.rpartition("-")[2]
+    return [_training(*trainings[kind], folder, hyp)] if kind in trainings else _pruning(folder)["commands"]
 
 
 def _training(script: str, options_class: type, folder: Path, hyp: str) -> str:

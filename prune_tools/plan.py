@@ -69,6 +69,7 @@ class Plan:
     capped: dict[str, int] = field(default_factory=dict)  # group -> channels that had passed the threshold
     ceiling: float = 1.0
     goal: str = ""
+    warning: str = ""  # what speaks against it
 
     def removed(self, group: ChannelGroup) -> torch.Tensor:
         """The positions of ``group`` that go, ascending."""

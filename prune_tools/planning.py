@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prune_tools.tracing import Trace
 
 DEFAULT_PERCENT = 0.4
+DEFAULT_ROUNDING = 8  # channels, for budgets: what kernels like
 SCORE_IMAGES = 256
 SMALL_GAMMA = 0.05  # |gamma| from which on a channel's output is no longer about constant
 NOTABLE_SHARE = 0.05  # of the channels that go; more of them above SMALL_GAMMA are worth a warning
@@ -41,7 +42,10 @@ class ChannelOptions:
     )  # fmt: skip
     score_images: int = option(SCORE_IMAGES, "training images for --score taylor")
     min_channels: int = option(1, "least channels that every layer keeps")
-    round_to: int = option(1, "round the channels that a layer keeps to multiples of this; 8 suits most kernels")
+    round_to: int | None = option(
+        None, "round the channels that a layer keeps to multiples of this; default: 8, what kernels like, for what is "
+        "given in parameters, operations or time, else 1", type=int,
+    )  # fmt: skip
     max_layer_ratio: float = option(1.0, "largest share of its channels that a layer may lose")
     skip: list[str] = option(
         [], "leave these layers whole: module paths such as model.9.cv1 or 'model.1?.*', wildcards allowed", nargs="+"
@@ -54,12 +58,14 @@ class ChannelOptions:
         if self.score_images != SCORE_IMAGES and self.score != "taylor":
             raise InputError(f"--score-images {self.score_images} only acts with --score taylor: leave it out")
         self.skip = [self.skip] if isinstance(self.skip, str) else list(self.skip)
+        self.round_to = 1 if self.round_to is None else self.round_to
         self.limits()
 
     def limits(self) -> Limits:
         """The limits of every group. Raises InputError for impossible ones."""
         from prune_tools.plan import Limits
 
+        assert self.round_to is not None
         return Limits(self.min_channels, self.round_to, self.max_layer_ratio)
 
 
@@ -89,6 +95,8 @@ class PlanOptions(ChannelOptions):
         if self.runtime != "torch" and not self.target_latency:
             raise InputError(f"--runtime {self.runtime} only says where --target-latency is measured: give that, too")
         self.scope = self.scope or ("all" if self.percent is None else "seed")
+        if self.round_to is None and target is not None:
+            self.round_to = DEFAULT_ROUNDING
         self.check_channels()
 
     def target(self) -> Target | None:
@@ -154,7 +162,9 @@ def make_plan(
     else:
         plan = _plan_for(target, model, trace, groups, scores, options, image_size)
     LOGGER.info(plan.summary())
-    warn_of_large_gammas(model, groups, plan)
+    plan.warning = warning_of_large_gammas(model, groups, plan)
+    if plan.warning:
+        LOGGER.warning(f"WARNING: {plan.warning}")
     return groups, plan
 
 
@@ -194,8 +204,8 @@ def with_hyperparameters(model: DetectionModel, image_size: int) -> DetectionMod
     return copy
 
 
-def warn_of_large_gammas(model: DetectionModel, groups: Sequence[ChannelGroup], plan: Plan) -> float:
-    """Say so when the gammas that are about to be cut are not small; returns the share of them that is not.
+def warning_of_large_gammas(model: DetectionModel, groups: Sequence[ChannelGroup], plan: Plan) -> str:
+    """What there is to warn of when the gammas about to be cut are not small, or when there are none; else ''.
 
     What a channel with a small gamma adds is about constant and can be folded; what one with a large gamma adds is
     lost. A group counts with its largest gamma.
@@ -205,16 +215,17 @@ def warn_of_large_gammas(model: DetectionModel, groups: Sequence[ChannelGroup], 
     from prune_tools.importance import Material
 
     material = Material(model)
-    cut = [material.gammas(group).amax(0)[plan.removed(group)] for group in groups]
-    values = torch.cat(cut)
-    if not len(values):
-        LOGGER.warning("WARNING: this plan removes nothing")
-        return 0.0
+    cut = {group.name: material.gammas(group).amax(0)[plan.removed(group)] for group in groups}
+    cut = {name: gammas for name, gammas in cut.items() if len(gammas)}
+    if not cut:
+        return "this plan removes nothing"
+    values = torch.cat(list(cut.values()))
     share = float((values >= SMALL_GAMMA).float().mean())
-    if share > NOTABLE_SHARE:
-        LOGGER.warning(
-            f"WARNING: {share:.0%} of the {len(values)} channels about to be cut have a |gamma| of {SMALL_GAMMA:g} or "
-            f"more (median {values.median():.3g}, largest {values.max():.3g}): their removal changes what the model "
-            "computes. Prune less, or train with the penalty longer or at a higher --sr (prune_tools/train_sparity.py)"
-        )
-    return share
+    if share <= NOTABLE_SHARE:
+        return ""
+    layer = max(cut, key=lambda name: float(cut[name].max()))
+    return (
+        f"{share:.0%} of the {len(values)} channels about to be cut have a |gamma| of {SMALL_GAMMA:g} or more (median "
+        f"{values.median():.3g}, largest {values.max():.3g} in {layer}): their removal changes what the model "
+        "computes. Prune less, or train with the penalty longer or at a higher --sr (prune_tools/train_sparity.py)"
+    )

@@ -3,8 +3,7 @@
 
     python prune_tools/prune.py --weights runs/train/exp4/weights/best.pt --percent 0.4 \\
         --cfg models/yolov5n_mask.yaml --data data/mask.yaml --batch-size 64 --imgsz 320
-    python prune_tools/prune.py --weights runs/train/exp4/weights/best.pt --target-flops 2.1G --round-to 8 \\
-        --data data/mask.yaml --imgsz 320
+    python prune_tools/prune.py --weights runs/train/exp4/weights/best.pt --target-flops 2.1G --data data/mask.yaml
 
 Writes pruned_model.pt, pruned_model.yaml, orign_model.pt (full width, removed channels zero) and the report as
 report.html, report.json and report.txt.
@@ -13,6 +12,7 @@ report.html, report.json and report.txt.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from prune_tools.pruning import (
 )
 from utils.cli import run_command, show_arguments
 from utils.config import build, command_line, option, parse, to_dict
+from utils.errors import InputError
 from utils.files import atomic_path, increment_path, make_folder
 from utils.log import LOGGER, colorstr
 
@@ -87,6 +88,8 @@ def main(options: PruneOptions) -> Path:
     networks = {"before": (model, options.weights[0]), "pruned": (pruned, str(result))}
     rows = measure(networks, options, data, loader, folder)
     summary = as_text(rows)
+    if not options.noval:
+        pruning.notes.append(f"ms / image: measured in {options.runtime}")
     LOGGER.info(f"\n{summary}\n")
     save_pruned(folder, pruned, masked, checkpoint)
     with atomic_path(folder / "report.txt") as draft:
@@ -101,14 +104,33 @@ def main(options: PruneOptions) -> Path:
 def next_step(result: Path, options: PruneOptions, checkpoint: dict[str, Any], rows: Sequence[Row]) -> str:
     """The command of fine-tuning: what sparse training started from teaches, a hurt model learns at a higher rate."""
     words = f"python prune_tools/finetune.py --weights {result} --data {options.data} --imgsz {options.imgsz}"
-    recorded = checkpoint.get("opt")
-    teacher = recorded.get("weights") if isinstance(recorded, dict) else ""
-    if teacher and Path(str(teacher)).is_file():
-        words += f" --teacher {teacher}"
+    words += f" --teacher {find_teacher(checkpoint, options.weights[0])}"
     before, after = (row.map50 for row in rows)
     if before and after is not None and after < HURT * before:
         words += " --recipe short"
     return words
+
+
+def find_teacher(checkpoint: dict[str, Any], weights: str) -> str:
+    """The model that taught the one of ``weights``, or that it was trained from, if it can teach; else ``weights``.
+
+    It can if its head fits and it is no narrower: not the released weights of other classes, and not an earlier cut.
+    """
+    from models.loading import load_checkpoint
+    from prune_tools.distillation import check_heads
+    from utils.model_info import count_parameters
+
+    recorded = checkpoint.get("opt")
+    recorded = recorded if isinstance(recorded, dict) else {}
+    student = checkpoint["model"] if checkpoint.get("ema") is None else checkpoint["ema"]
+    for candidate in (recorded.get("teacher"), recorded.get("weights")):
+        with suppress(InputError):
+            if candidate and Path(str(candidate)).is_file():
+                teacher = load_checkpoint(str(candidate))["model"]
+                check_heads(teacher, student, str(candidate))
+                if count_parameters(teacher) >= count_parameters(student):
+                    return str(candidate)
+    return weights
 
 
 def measure(
@@ -126,7 +148,7 @@ def measure(
     if options.noval:
         return [row_of(step, network, [None] * 4, None, file) for step, (network, file) in networks.items()]
     with warnings_only():
-        calls = {step: prepare(network, options.imgsz) for step, (network, _) in networks.items()}
+        calls = {step: prepare(network, options.imgsz, options.runtime) for step, (network, _) in networks.items()}
     times = time_calls(calls, TIMING_SECONDS)
     rows = []
     for step, (network, file) in networks.items():
@@ -162,7 +184,7 @@ def report_of(
         widths=(layer_widths(pruning.full), layer_widths(pruned)),
         gammas=gamma_histogram({name: torch.cat(values) for name, values in parts.items()}),
         commands=[command_line("prune_tools/prune.py", PruneOptions, to_dict(options))],
-        notes=[plan.summary(), *pruning.notes],
+        notes=[plan.summary(), *filter(None, [plan.warning]), *pruning.notes],
         surveys=surveys,
     )
     if options.noval:

@@ -255,7 +255,9 @@ class Pruning:
             result = reconstruct(self.full, pruned, self.trace, self.cuts, chosen, recording=recording)
             self._note(result.summary())
         if options.recalibrate:
-            recalibrate(pruned, batches[: math.ceil(options.recalibrate / BATCH_SIZE)])
+            chosen = batches[: math.ceil(options.recalibrate / BATCH_SIZE)]
+            recalibrate(pruned, chosen)
+            self.notes.append(f"Batch norm estimated anew on {sum(len(batch.images) for batch in chosen)} images")
 
     def _note(self, text: str) -> None:
         LOGGER.info(text)

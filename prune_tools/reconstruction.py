@@ -17,7 +17,7 @@ Both networks walk through their layers side by side; every layer sees all image
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -182,9 +182,12 @@ class Refit:
         self.generator = torch.Generator().manual_seed(seed)
         self.norms = norm_after(trace)
         self.order: dict[int, list[str]] = defaultdict(list)  # layer -> its convolutions in execution order
-        for step in trace.steps:
-            if step.kind == "convolution" and isinstance(self.full[step.name], nn.Conv2d):
-                self.order[int(step.name.split(".")[1])].append(step.name)
+        runs = Counter(step.name for step in trace.steps if step.kind == "convolution")
+        for path, count in runs.items():
+            if count == 1 and isinstance(self.full[path], nn.Conv2d):
+                self.order[int(path.split(".")[1])].append(path)
+            else:  # one set of weights for two jobs, or a transposed convolution
+                LOGGER.info(f"{path} keeps its weights: only convolutions that run once are re-fitted")
         self.changed = False  # whether the inputs of what comes next differ from the full network's
         self.result = Reconstruction(sum(map(len, images)))
         self.recording: Recording = {} if recording is None else recording

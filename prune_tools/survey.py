@@ -99,7 +99,9 @@ class Record:
                 break
             number += 1
             folder = place.with_name(f"{place.name}{number}")
-        return cls(make_folder(folder) / f"{kind}.json", wanted, [])
+        record = cls(make_folder(folder) / f"{kind}.json", wanted, [])
+        record.save()  # so that a run that is stopped before its first point goes on here, too
+        return record
 
     def add(self, point: Point) -> None:
         """Keep a finished point."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from prune_tools.planning import DEFAULT_ROUNDING
 from prune_tools.survey import Point, Survey, SurveyOptions
 from utils.cli import run_command, show_arguments
 from utils.config import build, command_line, option, parse
@@ -27,7 +28,8 @@ from utils.errors import InputError
 from utils.files import ROOT
 from utils.log import LOGGER
 
-CLIFF = 0.1  # of the whole model's mAP50-95: less from one ratio to the next is no cliff
+CLIFF = 0.1  # of the whole model's mAP50-95: a smaller fall is no cliff, however steep
+STEEP = 2.0  # of the whole model's mAP50-95 per whole ratio: a tenth lost within 0.05
 FLAGS = {"channels": "percent", "params": "target_params", "flops": "target_flops"}
 LABELS = {"channels": "prunable channels", "params": "parameters", "flops": "operations"}
 
@@ -48,6 +50,8 @@ class SweepOptions(SurveyOptions):
     def __post_init__(self) -> None:
         """Refuse values that no sweep can use, by name."""
         self.scope = self.scope or ("seed" if self.by == "channels" else "all")
+        if self.round_to is None and self.by != "channels":
+            self.round_to = DEFAULT_ROUNDING
         self.ratios = [self.ratios] if isinstance(self.ratios, (int, float)) else list(self.ratios)
         self.check_survey()
         for name in ("largest", "tolerance"):
@@ -70,13 +74,19 @@ class SweepOptions(SurveyOptions):
 
 
 def find_cliff(points: Sequence[Point]) -> tuple[Point, Point] | None:
-    """The two neighbours between which mAP50-95 falls most steeply; None if it nowhere falls by CLIFF at once.
+    """The two points between which mAP50-95 falls most steeply, by at least CLIFF; None if it is nowhere STEEP.
 
-    ``points`` are by ratio; the first is the whole model.
+    ``points`` are by ratio; the first is the whole model. Closer points narrow a cliff down and do not hide it: the two
+    need not be neighbours.
     """
     whole = points[0].map
-    falls = [pair for pair in pairwise(points) if pair[0].map - pair[1].map >= CLIFF * whole > 0]
-    return max(falls, key=lambda pair: (pair[0].map - pair[1].map) / (pair[1].ratio - pair[0].ratio), default=None)
+
+    def steepness(pair: tuple[Point, Point]) -> float:
+        return (pair[0].map - pair[1].map) / (pair[1].ratio - pair[0].ratio)
+
+    falls = [pair for pair in combinations(points, 2) if pair[0].map - pair[1].map >= CLIFF * whole > 0]
+    steepest = max(falls, key=steepness, default=None)
+    return steepest if steepest is not None and steepness(steepest) >= STEEP * whole * (1 - 1e-9) else None
 
 
 def propose(points: Sequence[Point], tolerance: float) -> Point | None:
@@ -147,7 +157,9 @@ def conclude(points: Sequence[Point], options: SweepOptions) -> tuple[dict[str, 
     if points[0].map <= 0:
         lines.append("The whole model finds nothing on these images (mAP50-95 0): there is no accuracy to keep")
     elif cliff is None:
-        lines.append(f"No cliff: mAP50-95 nowhere falls by {CLIFF:.0%} of the whole model's from one ratio to the next")
+        lines.append(
+            f"No cliff: mAP50-95 nowhere falls by {CLIFF:.0%} of the whole model's within a ratio of {CLIFF / STEEP:g}"
+        )
     else:
         lines.append(f"The cliff: mAP50-95 falls from {cliff[0].map:.3f} to {cliff[1].map:.3f} "
                      f"between {cliff[0].ratio:.1%} and {cliff[1].ratio:.1%} of the {what}")  # fmt: skip

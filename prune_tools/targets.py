@@ -243,7 +243,7 @@ class TargetPlanner:
         quantity, costs = target.quantity, self.costs.of_plan(plan)
         text = f"Target met: {readable(quantity, reached)} of at most {readable(quantity, budget)}"
         if reached < budget * (1 - TOLERANCE):
-            text += f" ({1 - reached / budget:.1%} below it: the closest possible within the limits)"
+            text += f" ({1 - reached / budget:.1%} below it: the nearest step of whole channels and --round-to)"
         whole = {name: self.costs(name, self.costs.sizes) for name in costs}
         changes = [
             f"{readable(name, cost)} ({cost / whole[name] - 1:+.1%})"

@@ -20,6 +20,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
+from prune_tools.planning import DEFAULT_ROUNDING
 from prune_tools.recipes import PUBLISHED, RECIPES, RecipeOptions, register_recipe, with_recipe
 from utils.cli import run_training_command
 from utils.config import build, option
@@ -47,7 +48,7 @@ class SparseOptions(RecipeOptions):
 
     epochs: int = option(100, "number of epochs")
     recipe: str = option(
-        "", f"schedule; default: {SPARSE} with polarize, {PUBLISHED} with other penalties or a --hyp of your own",
+        "", f"schedule; default: {SPARSE} with polarize or prox auto, else and with a --hyp of your own {PUBLISHED}",
         choices=list(RECIPES),
     )  # fmt: skip
     st: bool = option(True, "apply the penalty; --no-st trains as train.py does")
@@ -77,7 +78,9 @@ class SparseOptions(RecipeOptions):
     target_flops: str = option(
         "", "with polarize, instead of --target-share: operations left (640 pixels), 2.1G or 0.5"
     )
-    round_to: int = option(1, "with these targets: round each layer's remaining channels to multiples of this")
+    round_to: int | None = option(
+        None, "with these targets: round each layer's remaining channels to multiples of this; default: 8", type=int
+    )
     max_map_loss: float | None = option(
         None,
         "with auto: hold back while mAP50 is further than this below the start's (twice at first); default: 0.03",
@@ -114,9 +117,11 @@ class SparseOptions(RecipeOptions):
                 f"--penalty polarize brings the chosen gammas to zero at its own pace, it takes no --sr {self.sr:g}: "
                 "leave it out (--sr 0 switches the penalty off)"
             )
-        if self.penalty != "polarize" and (self.target() or self.round_to != 1):
+        if self.penalty != "polarize" and (target or self.round_to not in (None, 1)):
             raise InputError("--target-params, --target-flops and --round-to need --penalty polarize")
-        if self.round_to < 1 or (self.round_to > 1 and not self.target()):
+        if self.round_to is None:
+            self.round_to = DEFAULT_ROUNDING if target else 1
+        if self.round_to < 1 or (self.round_to > 1 and not target):
             raise InputError(
                 f"--round-to {self.round_to}: expected 1 or more, beside --target-params or --target-flops"
             )
@@ -135,12 +140,12 @@ class SparseOptions(RecipeOptions):
         if not self.target():
             return f"--percent {self.target_share:g}{scope}"
         quantity = "params" if self.target_params else "flops"
-        rounding = f" --round-to {self.round_to}" if self.round_to > 1 else ""
+        rounding = "" if self.round_to == DEFAULT_ROUNDING else f" --round-to {self.round_to}"
         return f"--target-{quantity} {getattr(self, f'target_{quantity}')}{rounding}{scope}"
 
     def default_recipe(self) -> str:
-        """The published penalties come with the published schedule."""
-        return SPARSE if self.penalty == "polarize" else PUBLISHED
+        """The published penalty comes with the published schedule: its gradients are meant for SGD."""
+        return SPARSE if self.penalty == "polarize" or (self.penalty, self.sr) == ("prox", AUTO) else PUBLISHED
 
     def _default_scope(self) -> str:
         """The scope of this training and of the pruning after it when none is given."""
@@ -165,7 +170,7 @@ def make_penalty(options: SparseOptions) -> Any:
         scope=options.scope,
         target_share=options.target_share or TARGET_SHARE,
         target=options.target(),
-        round_to=options.round_to,
+        round_to=options.round_to or 1,
         max_map_loss=MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
         base_map=start[2] if start else 0.0,
     )

@@ -12,9 +12,10 @@ from torch import nn
 
 from models.common import C3, Bottleneck, Conv
 from models.yolo import DetectionModel
-from prune_tools.groups import describe, find_groups, select_groups
+from prune_tools.groups import describe, find_groups, protect, select_groups
 from prune_tools.tracing import trace_model
 from tests.pruning_networks import prunable_norms, thin
+from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 from utils.files import ROOT
 
@@ -207,3 +208,16 @@ def test_command_prints_groups(tmp_path: Path):
     command = [sys.executable, str(ROOT / "prune_tools/groups.py"), "--cfg", "yolov3-tiny.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("3184 of 3184 normalised channels can be pruned in scope all")
+
+
+def test_a_fused_model_is_refused(tmp_path):
+    path = tmp_path / "fused.pt"
+    save_checkpoint({"epoch": -1, "model": thin("yolov5n").fuse(), "ema": None, "optimizer": None}, path)
+    command = [sys.executable, str(ROOT / "prune_tools/groups.py"), "--weights", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "is it fused, or quantised?" in done.stderr
+
+
+def test_protecting_everything_says_what_to_do(nano):
+    with pytest.raises(InputError, match=r"protected by --skip .*: protect fewer"):
+        select_groups(protect(find_groups(nano), nano, ["model.*"]), "all")

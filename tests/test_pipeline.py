@@ -203,3 +203,10 @@ def test_two_rounds_prune_twice_and_learn_from_the_base(tiny_dataset, tmp_path):
     assert read_yaml(folder / "sparse/opt.yaml")["weights"] == str(folder / "round1-finetuned/weights/best.pt")
     for step in ("round1-finetuned", "finetuned"):
         assert read_yaml(folder / step / "opt.yaml")["teacher"] == str(folder / "base/weights/best.pt")
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    scripts = [command.split()[1].rpartition("/")[2] for command in report["commands"]]
+    round_ = ["train_sparity.py", "prune.py", "finetune.py"]
+    assert scripts == ["pipeline.py", "train.py", *round_, *round_]
+    base = load_checkpoint(folder / "base/weights/best.pt")["model"]
+    widths = {layer["name"]: layer["before"] for layer in report["layers"]}
+    assert widths == {name: base.get_submodule(name).num_features for name in widths}

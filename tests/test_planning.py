@@ -153,3 +153,9 @@ def test_own_hyperparameters_count(nano):
     model.hyp = {"box": 1.0}
     assert with_hyperparameters(model, 64).hyp == {"box": 1.0}
     assert with_hyperparameters(nano, 320).hyp["obj"] == pytest.approx(0.25)  # 320 of 640 pixels, squared
+
+
+def test_budgets_are_rounded_to_what_kernels_like():
+    assert build(PlanOptions, target_flops="0.5").round_to == 8
+    assert build(PlanOptions, target_flops="0.5", round_to=1).round_to == 1
+    assert build(PlanOptions, percent=0.4).round_to == 1

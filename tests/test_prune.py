@@ -6,16 +6,18 @@ import json
 import logging
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import prune, pruning
 from prune_tools.yolo_pruned import load_model
-from tests.pruning_networks import with_random_norms
+from tests.pruning_networks import thin, with_random_norms
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, read_yaml
@@ -119,6 +121,32 @@ def test_repairs_are_switched_one_by_one(checkpoint, tiny_dataset, tmp_path, cap
     weight, mean = "model.8.cv1.conv.weight", "model.8.cv1.bn.running_mean"
     assert not torch.equal(refitted[weight], plain[weight]) and torch.equal(recalibrated[weight], plain[weight])
     assert not torch.equal(recalibrated[mean], plain[mean])
+
+
+def test_the_proposed_teacher_can_teach(checkpoint, tmp_path):
+    """What a model was trained from may have other classes, or be narrower, or be gone."""
+    content = load_checkpoint(checkpoint)
+    files = {"alike": content["model"], "narrow": thin("yolov5n"), "other": deepcopy(content["model"])}
+    files["narrow"].names, files["other"].names = content["model"].names, ["disc", "circle"]
+    for name, model in files.items():
+        save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None}, tmp_path / f"{name}.pt")
+
+    def found(**recorded) -> str:
+        places = {key: str(tmp_path / f"{name}.pt") for key, name in recorded.items()}
+        return Path(prune.find_teacher({**content, "opt": places}, "itself.pt")).stem
+
+    assert found(weights="alike") == "alike" and found(teacher="alike", weights="other") == "alike"
+    assert found(weights="narrow") == found(weights="other") == found(weights="gone") == found() == "itself"
+
+
+def test_weights_that_are_no_numbers_are_named_wherever_they_are(checkpoint, tiny_dataset, tmp_path):
+    """Also in a layer that --percent does not touch."""
+    model = load_checkpoint(checkpoint)["model"]
+    model.model[2].m[0].cv2.bn.bias.data[3] = float("nan")
+    path = tmp_path / "diverged.pt"
+    save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None}, path)
+    with pytest.raises(InputError, match=r"model\.2\.m\.0\.cv2\.bn\.bias \(channel 3\) is not a finite number"):
+        prune.run(**options(path, tiny_dataset, tmp_path / "runs"))
 
 
 def test_repairs_need_training_images(checkpoint, tiny_dataset, tmp_path):

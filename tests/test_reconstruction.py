@@ -195,3 +195,29 @@ def test_what_lies_outside_the_focus_does_not_count():
         solved.append(narrow.state_dict()["model.2.cv1.conv.weight"])
     assert torch.equal(*solved)
     assert not torch.equal(solved[0], pruned.state_dict()["model.2.cv1.conv.weight"])
+
+
+def test_a_convolution_that_runs_twice_keeps_its_weights(heard):
+    class Twice(nn.Module):
+        def __init__(self, once: nn.Module) -> None:
+            super().__init__()
+            self.once = once
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.once(self.once(x))
+
+    plain = {"nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": 3,
+             "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 1, 1]]],
+             "head": [[[2], 1, "Detect", ["nc", "anchors"]]]}  # fmt: skip
+    full = with_random_norms(DetectionModel(plain))
+    layer: nn.Module = Twice(full.model[1])
+    layer.i, layer.f, layer.type, layer.np = 1, -1, "Twice", 0
+    full.model[1] = layer
+    full.model[1].once.conv.stride = (1, 1)
+    pruned, trace, groups, plan = prune(full, "all")
+    cuts = prune_model(pruned, groups, plan)
+    before = pruned.model[1].once.conv.weight.clone()
+    result = reconstruct(full, pruned, trace, cuts, [noise(4, 64, 0)])
+    assert "model.1.once.conv keeps its weights" in heard.text
+    assert "model.1.once.conv" not in result.unexplained and "model.2.conv" in result.unexplained
+    assert torch.equal(pruned.model[1].once.conv.weight, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -276,7 +277,7 @@ def test_polarized_runs_end_at_the_wanted_share_with_exact_zeros(run_options, tm
     [
         ({"target_share": 0.3}, "--percent 0.3"),
         ({"target_share": 0.3, "scope": "all"}, "--percent 0.3 --scope all"),
-        ({"target_params": "0.5", "round_to": 8}, "--target-params 0.5 --round-to 8"),
+        ({"target_params": "0.5", "round_to": 16}, "--target-params 0.5 --round-to 16"),
         ({"target_flops": "0.5", "scope": "seed"}, "--target-flops 0.5 --scope seed"),
     ],
 )
@@ -426,6 +427,11 @@ def test_automatic_penalties_give_way_when_the_map_falls(gammas, network):
     plug_in.rate = start
     plug_in.on_fit_epoch_end([0.0] * 5 + [0.73], epoch=0)
     assert plug_in.rate == pytest.approx(start / 2)
+    held = SparsityPenalty(PenaltySettings("prox", sr="auto", base_map=0.8, max_map_loss=0.03))
+    held.on_training_ready(stub_state(network))
+    for _ in range(held.state.epochs):
+        held.on_fit_epoch_end([0.0] * 5 + [0.1], epoch=0)
+    assert held.held_epochs == math.ceil(0.3 * held.state.epochs)  # then the goal comes first
     for factor, precision, held in ((1.0, 0.75, False), (1.0, 0.73, True), (0.0, 0.75, True), (0.0, 0.78, False)):
         polarized = SparsityPenalty(PenaltySettings("polarize", sr="auto", base_map=0.8, max_map_loss=0.03))
         polarized.on_training_ready(stub_state(network, learning_rate_factor=lambda _, factor=factor: factor))
@@ -445,5 +451,6 @@ def test_the_shipped_hyperparameters_differ_in_the_schedule_only(name):
 
 def test_the_published_penalties_come_with_the_published_schedule():
     polarize, published = SparseOptions(penalty="polarize"), SparseOptions()
-    assert [with_recipe(each).recipe for each in (polarize, published)] == ["short", "v6.2"]
+    automatic = SparseOptions(penalty="prox", sr="auto")
+    assert [with_recipe(each).recipe for each in (polarize, automatic, published)] == ["short", "short", "v6.2"]
     assert with_recipe(replace(published, optimizer="Adam")).optimizer == "Adam"  # as train.py takes it

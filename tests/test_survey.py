@@ -121,6 +121,11 @@ def test_an_interrupted_sweep_goes_on(checkpoint, tiny_dataset, tmp_path, monkey
     assert [float(row["ratio"]) for row in read_csv(tmp_path / "exp/sweep.csv")] == [0, 0.2, 0.3, 0.4]
 
 
+def test_a_run_stopped_before_its_first_point_goes_on_in_its_folder(tmp_path):
+    first = Record.open(tmp_path / "exp", "sweep", {"images": 3}, exist_ok=False)
+    assert Record.open(tmp_path / "exp", "sweep", {"images": 3}, exist_ok=False).file == first.file
+
+
 def test_other_options_start_a_new_folder_or_are_refused(tmp_path):
     first = Record.open(tmp_path / "exp", "sweep", {"images": 3}, exist_ok=False)
     first.add(points(0.5)[0])
@@ -179,6 +184,15 @@ def test_cliff_and_proposal(accuracies, cliff, proposal):
     data, text = sweep.conclude(points(*accuracies), options)
     assert (tuple(data["cliff"]) if data["cliff"] else None, data["proposal"]) == (cliff, proposal)
     assert ("The cliff" in text) == (cliff is not None)
+
+
+def test_closer_points_do_not_hide_the_cliff():
+    coarse = points(0.5, 0.5, 0.48, 0.3, 0.1)
+    between = [replace(coarse[0], ratio=0.3 + 0.02 * step, map=0.3 - 0.02 * step) for step in range(1, 5)]
+    fine = sorted([*coarse, *between], key=lambda point: point.ratio)
+    assert [point.ratio for point in sweep.find_cliff(coarse)] == [0.3, 0.4]
+    assert sweep.find_cliff(fine) is not None
+    assert sweep.find_cliff(points(*(0.5 - 0.09 * step for step in range(6)))) is None  # it declines evenly
 
 
 def test_the_steepest_fall_counts_per_ratio():

@@ -107,7 +107,7 @@ def test_a_miss_is_told():
     planner = TargetPlanner(groups, gamma_scores(model, groups), CostModel(model, trace, groups), Limits(round_to=64))
     plan = planner.plan(Target("params", 0.999, relative=True))
     assert len(plan.kept["model.8.cv3.conv"]) == 64
-    assert "below it: the closest possible within the limits" in plan.summary()
+    assert "below it: the nearest step" in plan.summary()
 
 
 def test_impossible_target_says_what_is_possible(parts):
