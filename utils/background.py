@@ -97,7 +97,7 @@ class BackgroundDrawing:
     def _send(self, picture: Picture) -> str:
         try:
             parcel = pickle.dumps(picture)
-        except Exception as error:  # noqa: BLE001 - objects may raise anything here
+        except Exception as error:  # objects may raise anything here
             raise Lost(f"it cannot be sent to another one ({type(error).__name__}: {error})") from error
         process = self._process()
         try:
