@@ -9,8 +9,9 @@ import pytest
 import torch
 from colour_detector import save_colour_detector
 
+import val
 from benchmarks import __main__ as bench
-from benchmarks import detection, pruning, start, training, validation
+from benchmarks import detection, material, pruning, start, training, validation
 from benchmarks.figures import Figure
 from utils.checks import check_dataset
 from utils.dataloaders import collate_fn
@@ -50,6 +51,36 @@ def test_validation_is_measured(tiny_dataset, tmp_path, monkeypatch):
     assert [command[0] for command in started] == ["val.py", "-c"] * 2 and "plain_way" in started[1][1]
     assert [figure.goal for figure in figures] == [1.45, 2.0, None]
     assert all(figure.ours > 0 for figure in figures)
+
+
+def test_detections_are_compared_one_by_one():
+    generator = np.random.default_rng(0)
+    corners = generator.random((400, 4)) * 90 + 10
+    rows = np.concatenate((corners, generator.random((400, 1)), generator.integers(0, 2, (400, 1))), 1)
+    plain = {"a": rows[:200], "b": rows[200:]}
+    noisy = {name: found[::-1] + [0.01, 0, 0, 0.01, 1e-5, 0] for name, found in plain.items()}
+    assert validation.compare_detections(noisy, plain) == "400 detections equal within 1e-04, 0 without counterpart"
+    for column, change in ((0, 1.0), (4, 0.01), (5, 1.0)):
+        wrong = {name: found.copy() for name, found in plain.items()}
+        wrong["a"][:2, column] += change
+        with pytest.raises(InputError, match="4 of 800 detections have no counterpart"):
+            validation.compare_detections(wrong, plain)
+    with pytest.raises(InputError, match="200 of 600"):
+        validation.compare_detections({"a": rows[:200]}, plain)
+    with pytest.raises(InputError, match="nothing is detected"):
+        validation.compare_detections({}, {})
+
+
+def test_the_default_network_of_validation_sees_images(tiny_dataset, tmp_path):
+    split = check_dataset(str(tiny_dataset))["val"]
+    weights = material.responsive_checkpoint(tmp_path, "yolov5n", split, 64)
+
+    def validate(callbacks):
+        val.run(str(tiny_dataset), str(weights), imgsz=64, workers=0, plots=False, callbacks=callbacks)
+
+    first, second, *_ = validation.detections_of(validate).values()
+    assert len(first) > 10 and np.ptp(first[:, 4]) > 0.01
+    assert not np.allclose(first[:10], second[:10], atol=1e-2)
 
 
 def test_training_is_measured(tiny_dataset, tiny_cfg, monkeypatch):
