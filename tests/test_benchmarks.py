@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import numpy as np
@@ -145,6 +146,8 @@ def test_the_page_shows_every_section(monkeypatch, tmp_path):
     bench.main()
     text = page.read_text()
     assert text.count("| something | 2 s | 4 s | 2.00 ± 0.10 | 3 | the plain way |") == len(bench.SECTIONS)
+    assert re.search(r"^- commit: ([0-9a-f]{7,}(-dirty)?|unknown)$", text, re.MULTILINE)
+    assert text.count("## Not measured") == 1
     assert "- torch: " in text and "python benchmarks/training.py" in text
     assert warnings == ["below what is wanted: something: 2.00 instead of 3"] * len(bench.SECTIONS)
 
@@ -155,10 +158,16 @@ def test_one_section_measured_again_leaves_the_others(monkeypatch, tmp_path):
     page_of(monkeypatch, tmp_path, 1.0)
     bench.main(["Detection"])
     titles = [line for line in page.read_text().splitlines() if line.startswith("## ")]
-    assert titles == [f"## {title}" for title in bench.SECTIONS]
+    assert titles == [*(f"## {title}" for title in bench.SECTIONS), "## Not measured"]
     assert page.read_text().count("| something | 1 s |") == 1
     with pytest.raises(InputError, match="Pruning"):
         bench.main(["Prune"])
+
+
+def test_the_commit_is_unknown_without_git(monkeypatch):
+    assert bench.commit() != ""
+    monkeypatch.setenv("PATH", "")
+    assert bench.commit() == "unknown"
 
 
 def test_start_is_measured(monkeypatch):
