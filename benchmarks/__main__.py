@@ -78,11 +78,16 @@ def versions_page() -> str:
 def commit() -> str:
     """The state of the code as git describes it, or 'unknown' outside a checkout or without git."""
     try:
-        command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        name, changed = (
+            subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            for command in (
+                ("describe", "--always", "--exclude=*"),
+                ("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs"),  # this page changes
+            )
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
+    return f"{name}-dirty" if changed else name
 
 
 def processor_model() -> str:

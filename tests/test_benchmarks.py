@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +15,13 @@ from colour_detector import save_colour_detector
 
 import val
 from benchmarks import __main__ as bench
-from benchmarks import detection, material, pruning, start, training, validation
+from benchmarks import detection, material, memory, pruning, start, training, validation
 from benchmarks.figures import Figure
 from utils.checks import check_dataset
 from utils.dataloaders import collate_fn
 from utils.errors import InputError
 from utils.metrics import match_predictions
+from utils.shared_memory import shared_memory
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -87,12 +91,32 @@ def test_the_default_network_of_validation_sees_images(tiny_dataset, tmp_path):
 def test_training_is_measured(tiny_dataset, tiny_cfg, monkeypatch):
     ran = []
     result = {"train_images_per_second": 5.0, "peak_memory_gb": 1.0}
-    monkeypatch.setattr(training, "_run", lambda options, folder, processes: ran.append(processes) or result)
+    monkeypatch.setattr(training, "_run", lambda options, folder, *given: ran.append(given) or result)
     monkeypatch.setattr(training, "PENALIZED", ("yolov5n",))
     options = training.TrainingOptions(str(tiny_dataset), str(tiny_cfg), 64, batch_size=2, batches=1, repetitions=1)
     figures = training.measure(options)
-    assert len(figures) == 6 and ran == [1, 2] and all(figure.ours > 0 for figure in figures)
+    assert len(figures) == 7 and all(figure.ours > 0 for figure in figures)
+    assert [given[0] for given in ran] == [1, 2, 1, 1]
+    assert [given[-1] for given in ran[2:]] == ["auto", "none"] and {given[2] for given in ran[2:]} == {2}
     assert float(figures[1].note.split("differ by ")[1].split()[0]) < 1e-4  # the losses of the two ways
+
+
+def test_memory_of_children_counts_and_shared_pages_once():
+    if not Path("/proc/self/smaps_rollup").is_file():
+        pytest.skip("reads /proc")
+    shared = shared_memory(64_000_000)
+    shared.array[:] = 1
+    with memory.PeakMemory(0.01) as alone:
+        time.sleep(0.05)
+    with memory.PeakMemory(0.01) as together:
+        multiprocessing.get_context("fork").Process(target=_touch, args=(shared,)).start()
+        multiprocessing.active_children()[0].join()
+    assert 35 < together.megabytes - alone.megabytes < 100  # its own 48 MB, not the 64 MB once more
+
+
+def _touch(shared) -> None:
+    own = np.ones(6_000_000) * shared.array[:6_000_000]
+    time.sleep(0.3 + 0 * float(own[0] + shared.array.sum()))
 
 
 def test_an_epoch_has_the_same_losses_and_weights_both_ways(tiny_dataset, tiny_cfg):
