@@ -88,7 +88,7 @@ class Loop:
         self.dataset: Any = kind(split, options.imgsz, augment=True, hyp=hyp, cache_images=cache)
         self.state = training_state(options, options.cfg, list(names.values()))
         if plain:
-            self.state.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            self.state.model.to(memory_format=torch.contiguous_format)
             for module in self.state.model.modules():
                 if isinstance(module, torch.nn.SiLU):
                     module.inplace = True

@@ -116,7 +116,7 @@ class BackgroundDrawing:
 
     def _process(self) -> Any:
         """The process of this thread, ready to draw; raises Lost if it cannot be started."""
-        process = getattr(self._own, "process", None)
+        process: Any = getattr(self._own, "process", None)
         if process is not None:
             return process
         command = [sys.executable, "-c", START, str(ROOT)]

@@ -174,7 +174,7 @@ def _open(place: Path, head: bytes, sizes: np.ndarray, prefix: str) -> ImageStor
     store, checksums = ImageStore(memory, sizes), memory.array[int(ends_of(sizes)[-1]) :].view(CHECKSUM)
 
     def check(number: int) -> None:
-        if zlib.crc32(store[number]) != checksums[number]:
+        if zlib.crc32(store[number].data) != checksums[number]:
             raise InputError(f"{place}: image {number} is damaged")
 
     _in_threads(check, len(sizes), f"{prefix}Checking the cache")
@@ -189,7 +189,7 @@ def _write(read: Read, sizes: np.ndarray, draft: Path, head: bytes, prefix: str)
 
         def store(number: int) -> None:
             pixels = np.ascontiguousarray(read(number))
-            checksums[number] = zlib.crc32(pixels)
+            checksums[number] = zlib.crc32(pixels.data)
             with turn:  # ordinary writes: a full disk is an error, where with mapped memory it would end the process
                 stream.seek(int(ends[number]) - pixels.size)
                 stream.write(pixels.data)
