@@ -129,6 +129,7 @@ class Detector:
             raise InputError(f"--classes {unknown} not in the model: it has 0 to {len(self.names) - 1} ({self.names})")
         self.seconds = [0.0, 0.0, 0.0]  # pre-process, inference, NMS
         self.calls: deque[float] = deque(maxlen=REMEMBERED_CALLS)  # seconds of each call of ``batch``
+        self.model.warmup((options.batch_size, 3, *self.image_size))
 
     def __call__(self, rgb: np.ndarray, native_size: tuple[int, int]) -> tuple[torch.Tensor, float]:
         """``batch`` for one image: (3, H, W) and its native size -> ((N, 6), seconds)."""
@@ -260,9 +261,12 @@ class DetectionRun:
         line = "Speed: %.1fms pre-process, %.1fms inference, %.1fms NMS per image at shape "
         LOGGER.info(line + str((options.batch_size, 3, height, width)), *milliseconds)
         middle, late = 1e3 * np.percentile(self.detector.calls or [0.0], (50, 95))
+        of_images = (
+            f"up to {options.batch_size} images" if options.batch_size > 1 else "one image or one of each stream"
+        )
         LOGGER.info(
-            f"{self.seen / max(seconds, 1e-9):.1f} images per second in all; latency of a "
-            f"{'batch' if options.batch_size > 1 else 'call'}: median {middle:.1f} ms, 95th percentile {late:.1f} ms"
+            f"{self.seen / max(seconds, 1e-9):.1f} images per second in all; latency of each call, "
+            f"for {of_images}: median {middle:.1f} ms, 95th percentile {late:.1f} ms"
         )
         if skipped:
             LOGGER.warning(f"{skipped} file(s) could not be read and were skipped: they are named above")

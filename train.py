@@ -122,11 +122,11 @@ class Trainer:
     def _build_loaders(self) -> None:
         from utils.dataloaders import training_loader, validation_loader
 
-        place = self.options, self.data, self.image_size, self.grid_size, self.hyp, self.names
-        self.train_loader = training_loader(*place, self.world)
+        place = self.options, self.data, self.image_size, self.grid_size, self.hyp, self.names, self.world
+        self.train_loader = training_loader(*place, self.device)
         self.dataset: Any = self.train_loader.dataset
         if self.world.is_main:
-            self.val_loader = validation_loader(*place, self.world)
+            self.val_loader = validation_loader(*place, self.device)
 
     def _set_model_attributes(self, model: Any) -> None:
         """Attach what checkpoints carry along: nc, hyp (scaled), names, class weights."""

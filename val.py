@@ -116,14 +116,17 @@ def process_batch(detections: torch.Tensor, labels: torch.Tensor, iouv: torch.Te
     return torch.from_numpy(match_predictions(detections, labels, iouv)).to(detections.device)
 
 
-def make_loader(options: ValOptions, data: dict[str, Any], image_size: int, stride: int, square: bool = False) -> Any:
+def make_loader(
+    options: ValOptions, data: dict[str, Any], image_size: int, stride: int, square: bool = False,
+    device: torch.device | None = None,
+) -> Any:  # fmt: skip
     """The validation loader: rectangular batches, or square ones; half a stride of padding, none to measure speed."""
     from utils.dataloaders import create_dataloader
 
     loader, _ = create_dataloader(
         data[options.split], image_size, options.batch_size, stride, single_cls=options.single_cls,
         pad=0.0 if options.task == "speed" else 0.5, rect=not square, workers=options.workers,
-        prefix=colorstr(f"{options.split}: "),
+        prefix=colorstr(f"{options.split}: "), device=device,
     )  # fmt: skip
     return loader
 
@@ -212,13 +215,15 @@ def run(
     if square and not dataloader:
         LOGGER.info(f"{weights} takes one image size: images are padded to squares, where files of any size and "
                     "checkpoints get rectangles; mAP may differ in the third decimal")  # fmt: skip
-    loader = dataloader or make_loader(options, checked, options.imgsz, stride, square)
+    if dataloader is None:
+        device = model.device if owns_model else next(model.parameters(), torch.zeros(0)).device
+        dataloader = make_loader(options, checked, options.imgsz, stride, square, device)
     if owns_model:
         model.warmup((options.batch_size, 3, options.imgsz, options.imgsz))
     if options.single_cls:
         names = {0: "item"}
     callbacks = callbacks or Callbacks()
-    return evaluate(model, options, checked, names, loader, folder, plots, callbacks, compute_loss)
+    return evaluate(model, options, checked, names, dataloader, folder, plots, callbacks, compute_loss)
 
 
 def evaluate(

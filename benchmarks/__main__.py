@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -45,6 +46,14 @@ it was busy with other work, and then ratios of CPU time stay about right, but w
 
 To repeat one section, run its command; `--help` shows how to take your own data, checkpoint and image size.
 """
+NOT_MEASURED = """## Not measured
+
+All figures are of a CPU. What serves GPUs has been run on none for this page, and nothing is claimed of its speed:
+pinned memory with asynchronous copies, conversion to floats on the device, mixed precision in FP16, fused optimizers
+and `channels_last` there, `--compile` with Triton, several GPUs, 16 loader processes beside a GPU. How busy a GPU is
+during training was not looked at. CUDA graphs are not used. The final mAP of the two training loops was not
+compared over several seeds either: that takes hours, and the tests compare losses and weights of an epoch.
+"""
 SECTION = """## {title}
 
 `{command}`, {day}, {minutes:.1f} minutes, load {load}
@@ -57,8 +66,28 @@ def versions_page() -> str:
     """The head of docs/BENCHMARKS.md: the machine and the versions."""
     from prune_tools.report import versions
 
-    known = {**versions(), "processor": f"{processor_model()}, {usable_cores()} cores", "system": platform.system()}
+    known = {
+        "commit": commit(),
+        **versions(),
+        "processor": f"{processor_model()}, {usable_cores()} cores",
+        "system": platform.system(),
+    }
     return HEAD.format(versions="\n".join(f"- {name}: {text}" for name, text in known.items()))
+
+
+def commit() -> str:
+    """The state of the code as git describes it, or 'unknown' outside a checkout or without git."""
+    try:
+        name, changed = (
+            subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            for command in (
+                ("describe", "--always", "--exclude=*"),
+                ("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs"),  # this page changes
+            )
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{name}-dirty" if changed else name
 
 
 def processor_model() -> str:
@@ -83,7 +112,7 @@ def write_page(page: Path, measured: dict[str, str]) -> None:
     """Write the head and all sections in their order; those not ``measured`` stay as the page has them."""
     old = page.read_text(encoding="utf-8") if page.is_file() else ""
     known = {part.split("\n", 1)[0]: f"## {part}" for part in re.split(r"^## ", old, flags=re.MULTILINE)[1:]}
-    parts = [versions_page(), *((known | measured).get(title, "") for title in SECTIONS)]
+    parts = [versions_page(), *((known | measured).get(title, "") for title in SECTIONS), NOT_MEASURED]
     with atomic_path(page) as draft:
         draft.write_text("\n".join(part.rstrip("\n") + "\n" for part in parts if part), encoding="utf-8")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from utils.allocator import keep_freed_memory, set_thresholds
 from utils.files import ROOT, read_yaml, write_yaml
 
 IMAGES = 136  # drawn ones
+HEAD_CONTRAST = 4.0  # by which the differences of confidence are enlarged
 PLAIN_THRESHOLDS = 2**25, 2**26  # of set_thresholds: where glibc ends by itself once it has seen large blocks
 
 
@@ -40,6 +42,33 @@ def random_checkpoint(folder: Path, name: str) -> Path:
             nn.init.uniform_(module.weight)
     file = folder / f"{name}.pt"
     save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None, "opt": {"sr": 0.001}}, file)
+    return file
+
+
+def responsive_checkpoint(folder: Path, name: str, split: Any, imgsz: int) -> Path:
+    """The same network, its batch norms set by images of ``split``: what it finds depends on the image, and varies."""
+    import torch
+    from torch import nn
+
+    from models.loading import load_checkpoint
+    from utils.checkpoint import save_checkpoint
+    from utils.dataset import LoadImagesAndLabels
+
+    file = random_checkpoint(folder, name)
+    model = load_checkpoint(file)["model"].float()
+    dataset = LoadImagesAndLabels(split, imgsz)
+    images = torch.stack([dataset[number][0] for number in range(min(16, len(dataset)))]).float() / 255
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean over all batches
+        norm.reset_running_stats()
+    with torch.no_grad():
+        model.train()(images)
+        for convolution in model.model[-1].m:
+            convolution.weight *= HEAD_CONTRAST
+    for norm in norms:
+        norm.momentum = 0.03
+    save_checkpoint({"epoch": -1, "model": model.eval(), "ema": None, "optimizer": None}, file)
     return file
 
 

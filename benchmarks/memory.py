@@ -13,6 +13,7 @@ import gc
 import os
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,47 @@ def resident_megabytes() -> float:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
         total += sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty:", "Private_Clean:")))
     return total * 1024 / MEGABYTE
+
+
+def proportional_megabytes() -> float:
+    """Memory of this process and its children, MB; what they share with each other counts once."""
+    total = 0
+    for process in (os.getpid(), *children(os.getpid())):
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except OSError:  # it has just ended
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total * 1024 / MEGABYTE
+
+
+class PeakMemory:
+    """The largest ``proportional_megabytes`` while a block runs, looked at several times a second.
+
+    Attributes:
+        megabytes: so far; 0 on systems that do not say.
+    """
+
+    def __init__(self, seconds: float = 0.2) -> None:
+        """Look every ``seconds``."""
+        self.megabytes = 0.0
+        self._seconds, self._over = seconds, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            self.megabytes = max(self.megabytes, proportional_megabytes())
+            self._over.wait(self._seconds)
 
 
 class Diary:

@@ -3,14 +3,14 @@
 
     python benchmarks/pipeline.py --data data/mask_demo.yaml --cfg models/yolov5n_mask.yaml --imgsz 320 --batch-size 16
 
-The first epoch warms up and is not counted. Figures of a busy machine vary: compare runs made side by side.
+The first epoch warms up and is not counted. Memory is that of this process and its children, shared pages counted once
+(0 where the system has no /proc). Figures of a busy machine vary: compare runs made side by side.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -21,6 +21,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.memory import PeakMemory
 from utils.cli import run_command
 from utils.config import TrainOptions, build, option, parse
 from utils.files import ROOT
@@ -37,7 +38,7 @@ class BenchmarkOptions:
     batch_size: int = option(16, "images per batch")
     epochs: int = option(3, "epochs, the first of which is not counted")
     workers: int = option(8, "most data loading processes")
-    cache: str | None = option(None, "keep resized images in memory ('ram')", nargs="?", const="ram", choices=["ram"])
+    cache: str = option("auto", "as for train.py", nargs="?", const="ram", choices=["auto", "ram", "none"])
     device: str = option("", "cpu, cuda device number such as 0, or mps")
     output: str = option("", "JSON file for the result")
 
@@ -65,12 +66,6 @@ class Stopwatch:
         self.validation.append(time.perf_counter() - self.started)
 
 
-def peak_memory() -> float:
-    """Largest resident memory of this process plus the largest of its children, GB."""
-    kilobytes = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return kilobytes * (1 if sys.platform == "darwin" else 1024) / 1e9
-
-
 def main(options: BenchmarkOptions) -> dict[str, float]:
     """Train a few epochs in a temporary folder; returns images per second and memory."""
     import train
@@ -85,14 +80,14 @@ def main(options: BenchmarkOptions) -> dict[str, float]:
     callbacks.register_action("on_train_epoch_start", callback=watch.start)
     callbacks.register_action("on_train_epoch_end", callback=watch.end_training)
     callbacks.register_action("on_fit_epoch_end", callback=watch.end_epoch)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, PeakMemory() as peak:
         train.main(build(TrainOptions, weights="", project=folder, noplots=True, **chosen), callbacks)
     training, validation = statistics.median(watch.training[1:]), statistics.median(watch.validation[1:])
     result = {
         "train_images_per_second": images / training,
         "val_images_per_second": val_images / validation,
         "seconds_per_epoch": training,
-        "peak_memory_gb": peak_memory(),
+        "peak_memory_gb": peak.megabytes / 1e3,
     }
     if options.output and int(os.environ.get("RANK", 0)) == 0:
         Path(options.output).write_text(json.dumps(result), encoding="utf-8")

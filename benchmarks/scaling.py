@@ -3,8 +3,9 @@
 
     python benchmarks/scaling.py --few 10000 --many 100000
 
-Measured: reading and checking all labels, reading their cache, the data set from the cache, the first batch of an
-epoch, and the memory that a loader process has for itself after a while. For 100,000 images it needs a GB in the
+Measured: reading and checking all labels (once), reading their cache, the data set from the cache, the first batch of
+an epoch, and the memory that a loader process has for itself when it has seen the labels of all images (medians of
+several starts); and the images per second of more and more loader processes. For 100,000 images it needs a GB in the
 temporary folder.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -24,7 +26,8 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.figures import Figure, as_table
+from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
+from benchmarks.material import demo_data
 from utils.cli import run_command
 from utils.config import option, parse, read_hyperparameters
 from utils.errors import InputError
@@ -33,35 +36,88 @@ from utils.log import LOGGER
 
 IMAGE_PIXELS = 64
 BATCH = 16
-SETTLED_BATCHES = 400  # of the loader processes, before their memory is looked at
+SETTLED_BATCHES = 100  # of the loader processes, before their memory is looked at
+SECONDS_GOAL = 0.9  # the least ratio wanted: a tenth more than in proportion is left to noise
+MEMORY_GOAL = 0.67  # and for memory, which should not grow at all, a half
+WORKERS = (1, 2, 4, 8, 16)  # as many of them as there are processor cores
+THROUGHPUT_PIXELS, THROUGHPUT_EPOCHS = 320, 3
 
 
 @dataclass
 class ScalingOptions:
     """Options of the benchmark."""
 
-    few: int = option(5_000, "images of the small data set")
-    many: int = option(50_000, "images of the large one")
+    few: int = option(10_000, "images of the small data set")
+    many: int = option(100_000, "images of the large one")
+    repetitions: int = option(3, "starts, and rounds of loading")
 
 
-def measure(few: int = 5_000, many: int = 50_000) -> list[Figure]:
-    """One figure for each cost: for ``many`` images (ours) beside ``few``, and how much less than in proportion."""
+def measure(few: int = 10_000, many: int = 100_000, repetitions: int = 3) -> list[Figure]:
+    """A figure for each cost: for ``many`` images (ours) beside ``few``, and how much less than in proportion.
+
+    And one for each number of loader processes.
+    """
     if not 0 < few < many:
         raise InputError(f"--few {few} and --many {many}: expected 0 < few < many")
-    costs = []
-    for count in (few, many):
-        with tempfile.TemporaryDirectory() as folder:
-            write_split(Path(folder), count)
-            with _fresh_process() as fresh:
-                checking = fresh.submit(seconds_of_checking, Path(folder) / "images").result()
-            with _fresh_process() as fresh:
-                costs.append(checking | fresh.submit(start_costs, Path(folder) / "images").result())
     figures = []
-    for (subject, small), large in zip(costs[0].items(), costs[1].values(), strict=True):
-        unit, growth = ("MB", 1.0) if "memory" in subject else ("s", many / few)
+    small, large = (_costs(count, repetitions) for count in (few, many))
+    for subject, before in small.items():
+        memory = "memory" in subject
+        unit, growth, goal = ("MB", 1.0, MEMORY_GOAL) if memory else ("s", many / few, SECONDS_GOAL)
+        ours = large[subject]
         note = f"{few} images; the ratio is {growth:g} times that, over ours"
-        figures.append(Figure(f"{subject}, {many} images", unit, large, small, growth * small / large, 0.0, None, note))
-    return figures
+        figures.append(Figure(f"{subject}, {many} images", unit, ours, before, growth * before / ours, 0.0, goal, note))
+    return [*figures, *throughput(repetitions)]
+
+
+def _costs(count: int, repetitions: int) -> dict[str, float]:
+    """Seconds and MB for ``count`` images, by subject: medians, but checking once."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_split(Path(folder), count)
+        with _fresh_process() as fresh:
+            costs = fresh.submit(seconds_of_checking, Path(folder) / "images").result()
+        starts = []
+        for _ in range(repetitions):
+            with _fresh_process() as fresh:
+                starts.append(fresh.submit(start_costs, Path(folder) / "images").result())
+    return costs | {subject: statistics.median(start[subject] for start in starts) for subject in starts[0]}
+
+
+def throughput(repetitions: int) -> list[Figure]:
+    """Images per second of wall time of loader processes, images in memory, beside one of them."""
+    with tempfile.TemporaryDirectory() as folder, _fresh_process() as fresh:
+        seconds, count = fresh.submit(loading_seconds, demo_data(Path(folder)), repetitions).result()
+    return [
+        compare_seconds(
+            f"loading with {workers} loader processes, {THROUGHPUT_PIXELS} px, wall time", values, seconds[WORKERS[0]],
+            None, f"{WORKERS[0]} loader process", count, "images/s",
+        )
+        for workers, values in seconds.items()
+    ]  # fmt: skip
+
+
+def loading_seconds(data: str, repetitions: int) -> tuple[dict[int, list[float]], int]:
+    """Seconds of a few epochs by number of loader processes, in turns; and the images of those epochs."""
+    from utils.background import usable_cores
+    from utils.checks import check_dataset
+    from utils.dataloaders import create_dataloader
+
+    hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
+    calls: dict[int, Callable[[], None]] = {}
+    for workers in [number for number in WORKERS if number <= max(usable_cores(), WORKERS[0])]:
+        loader, dataset = create_dataloader(
+            check_dataset(data)["train"], THROUGHPUT_PIXELS, BATCH, 32, hyp=hyp, augment=True, cache="ram",
+            shuffle=True, workers=workers,
+        )  # fmt: skip
+
+        def epochs(loader: Any = loader) -> None:
+            for _ in range(THROUGHPUT_EPOCHS):
+                for _ in loader:
+                    pass
+
+        calls[workers] = epochs
+    seconds = in_turns({str(workers): call for workers, call in calls.items()}, repetitions)
+    return {int(workers): values for workers, values in seconds.items()}, THROUGHPUT_EPOCHS * len(dataset)
 
 
 def _fresh_process() -> ProcessPoolExecutor:
@@ -124,12 +180,49 @@ def start_costs(images: Path) -> dict[str, float]:
         ),
     )
     batches = timed("first batch of an epoch", lambda: _begun(loader))
-    for _ in zip(range(SETTLED_BATCHES), batches, strict=False):
-        pass
-    memory = [_own_megabytes(worker.pid) for worker in getattr(batches, "_workers", [])]
-    if memory and all(memory):
-        costs["memory that a loader process has for itself"] = max(memory)
+    del batches
+    memory = worker_megabytes(loader.dataset)
+    if memory:
+        costs["memory that a loader process has for itself"] = memory
     return costs
+
+
+def worker_megabytes(dataset: Any) -> float:
+    """What a loader process has for itself when it has seen the labels of all images and made some items, MB."""
+    from torch.utils.data import DataLoader
+
+    from utils.dataloaders import seed_worker
+
+    settled = BATCH * SETTLED_BATCHES
+    order = [*range(len(dataset)), *range(len(dataset), len(dataset) + settled)]  # the latter are made as well
+    known: Any = AllLabels(dataset)
+    loader: Any = DataLoader(
+        known, batch_size=BATCH, num_workers=1, sampler=order, worker_init_fn=seed_worker,
+        collate_fn=sum,
+    )  # fmt: skip
+    batches = iter(loader)
+    for _ in range(len(loader) - 2):
+        next(batches)
+    return max(_own_megabytes(worker.pid) for worker in batches._workers)
+
+
+class AllLabels:
+    """What a data set knows of each image, and behind that its items: 1 for each, in the process that asks for it."""
+
+    def __init__(self, dataset: Any) -> None:
+        """Look at ``dataset``."""
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, number: int) -> int:
+        """Look at an image's name, size, labels and polygons, or make item ``number`` minus the length."""
+        if number >= len(self.dataset):
+            image, *_ = self.dataset[number % len(self.dataset), number]
+            return min(len(image), 1)
+        known = (self.dataset.im_files, self.dataset.labels, self.dataset.segments, self.dataset.shapes)
+        return min(1, *(len(column[number]) + 1 for column in known))
 
 
 def _begun(loader: Any) -> Any:
@@ -150,7 +243,7 @@ def _own_megabytes(process: int) -> float:
 
 def main(options: ScalingOptions) -> list[Figure]:
     """Measure and print the table."""
-    figures = measure(options.few, options.many)
+    figures = measure(options.few, options.many, options.repetitions)
     LOGGER.info("\n" + as_table(figures))
     return figures
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ from utils.errors import InputError
 from utils.files import ROOT
 from utils.log import LOGGER
 
+PENALTIES = ("l1", "prox", "polarize")
 PENALIZED = ("yolov5n", "yolov5x")  # the narrowest and the widest network
 
 
@@ -50,6 +52,26 @@ class TrainingOptions:
     repetitions: int = option(5, "rounds")
 
 
+def training_state(options: TrainingOptions, cfg: str, names: list[str]) -> Any:
+    """Model, optimizer, moving average and loss, as train.py builds them."""
+    import torch
+
+    from models.yolo import DetectionModel
+    from utils.callbacks import Callbacks
+    from utils.state import build_state
+
+    torch.manual_seed(0)
+    hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
+    model: Any = DetectionModel(cfg, nc=len(names))
+    scale_gains(hyp, model.model[-1].nl, len(names), options.imgsz, 0.0)
+    model.hyp, model.names, model.nc = hyp, names, len(names)
+    chosen = build(TrainOptions, batch_size=options.batch_size, epochs=1, amp="off")
+    known = {"callbacks": Callbacks(), "device": torch.device("cpu"), "image_size": options.imgsz, "grid_size": 32}
+    state = build_state(model, chosen, hyp, [None] * options.batches, **known)
+    state.warmup_batches = 0
+    return state
+
+
 class Loop:
     """A training loop on batches that it makes itself, in this process, fast or plain."""
 
@@ -58,24 +80,15 @@ class Loop:
         import torch
 
         from benchmarks.two_step import TwoStepImages
-        from models.yolo import DetectionModel
         from utils.dataset import LoadImagesAndLabels
-        from utils.state import build_state
 
-        torch.manual_seed(0)
         self.options, self.plain = options, plain
         hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
         kind, cache = (TwoStepImages, "none") if plain else (LoadImagesAndLabels, "ram")
         self.dataset: Any = kind(split, options.imgsz, augment=True, hyp=hyp, cache_images=cache)
-        model: Any = DetectionModel(options.cfg, nc=len(names))
-        scale_gains(hyp, model.model[-1].nl, len(names), options.imgsz, 0.0)
-        model.hyp, model.names, model.nc = hyp, list(names.values()), len(names)
-        chosen = build(TrainOptions, batch_size=options.batch_size, epochs=1, amp="off")
-        known = {"callbacks": _callbacks(), "device": torch.device("cpu"), "image_size": options.imgsz, "grid_size": 32}
-        self.state = build_state(model, chosen, hyp, [None] * options.batches, **known)
-        self.state.warmup_batches = 0
+        self.state = training_state(options, options.cfg, list(names.values()))
         if plain:
-            model.to(memory_format=torch.contiguous_format)
+            self.state.model.to(memory_format=torch.contiguous_format)
             for module in self.state.model.modules():
                 if isinstance(module, torch.nn.SiLU):
                     module.inplace = True
@@ -133,12 +146,6 @@ class Loop:
         """Step on the batch at hand."""
         for _ in range(self.options.batches):
             self.step()
-
-
-def _callbacks() -> Any:
-    from utils.callbacks import Callbacks
-
-    return Callbacks()
 
 
 def measure(options: TrainingOptions | None = None) -> list[Figure]:
@@ -222,70 +229,69 @@ def _loops(options: TrainingOptions) -> list[Figure]:
 
 
 def _penalty(options: TrainingOptions) -> list[Figure]:
-    """What the penalties of sparse training add to a step, as shares of it, beside a loop over the layers."""
-    import statistics
-
-    import torch
-
-    from models.yolo import DetectionModel
-    from prune_tools.gammas import ChannelGammas
-    from prune_tools.polarize import ByShare, Polarizer
-
+    """What sparse training's hooks add to a step of the training, as shares of it."""
     figures = []
     for name in PENALIZED:
-        model = DetectionModel(str(ROOT / f"models/{name}.yaml")).train()
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        images = torch.rand(2, 3, options.imgsz, options.imgsz).contiguous(memory_format=torch.channels_last)
-
-        def step(model: Any = model, images: Any = images) -> None:
-            sum(output.square().mean() for output in model(images)).backward()
-
-        passes = statistics.median(in_turns({"step": step}, 2, time.process_time)["step"])
-        step_seconds = passes * options.batch_size / 2  # a step of two images, at the batch's cost for each
-        gammas = ChannelGammas(model)
-        polarizer = Polarizer(gammas, ByShare(gammas.layer, 0.4), 100, 36)
-
-        def by_layer(gammas: ChannelGammas = gammas) -> None:
-            for norm in gammas.norms.values():
-                norm.weight.grad.add_(1e-9 * torch.sign(norm.weight.data))  # type: ignore[union-attr]
-
-        def polarize(polarizer: Polarizer = polarizer) -> None:
-            polarizer.observe()
-            polarizer.step(1)
-
-        calls: dict[str, Callable[[], object]] = {
-            "l1": lambda gammas=gammas: gammas.add_subgradient(1e-9),  # type: ignore[misc]
-            "polarize": polarize, "plain": by_layer,
-        }  # fmt: skip
-        seconds = in_turns(calls, 20, time.process_time)
-        shares = {kind: 100 * statistics.median(values) / step_seconds for kind, values in seconds.items()}
-        for kind in ("l1", "polarize"):
+        state = training_state(options, str(ROOT / f"models/{name}.yaml"), ["object"])
+        step_seconds = _step_seconds(state, options)
+        calls = {kind: _hooks(state, kind) for kind in PENALTIES}
+        for kind, values in in_turns(calls, 20, time.process_time).items():
+            share = 100 * statistics.median(values) / step_seconds
             note = f"1 % of a step of batch {options.batch_size}, the most allowed"
-            subject = f"penalty {kind}, {name}, {options.imgsz} px"
-            figures.append(Figure(subject, "% of a step", shares[kind], 1.0, 1 / shares[kind], 0.0, 1.0, note))
+            subject = f"penalty {kind} with --sr-beta, {name}, {options.imgsz} px"
+            figures.append(Figure(subject, "% of a step", share, 1.0, 1 / share, 0.0, 1.0, note))
     return figures
+
+
+def _step_seconds(state: Any, options: TrainingOptions) -> float:
+    """CPU time of the passes of a batch: those of two images, at the batch's cost for each. Leaves gradients."""
+    import torch
+
+    images = torch.rand(2, 3, options.imgsz, options.imgsz).contiguous(memory_format=torch.channels_last)
+
+    def step() -> None:
+        sum(output.square().mean() for output in state.model.train()(images)).backward()
+
+    return statistics.median(in_turns({"step": step}, 2, time.process_time)["step"]) * options.batch_size / 2
+
+
+def _hooks(state: Any, kind: str) -> Callable[[], object]:
+    """What a training calls around each optimizer step with the penalty ``kind``."""
+    from prune_tools.sparsity import PenaltySettings, SparsityPenalty
+
+    penalty = SparsityPenalty(PenaltySettings(kind, sr=1e-9, sr_beta=1e-9))
+    penalty.on_training_ready(state)
+    state.pending_batches = 1
+
+    def both() -> None:
+        penalty.on_before_optimizer_step(state)
+        if kind != "l1":  # which has nothing to do after the step
+            penalty._after_step(state.optimizer)
+
+    return both
 
 
 def _processes(options: TrainingOptions, folder: Path) -> list[Figure]:
     """Whole runs of train.py, with one and with two processes: images per second of wall time, and peak memory."""
-    results = [_run(options, folder, processes) for processes in (1, 2)]
-    one, two = (result["train_images_per_second"] for result in results)
-    memory = results[0]["peak_memory_gb"]
-    note = "one process; both with one thread each"
+    one, two = (_run(options, folder, processes, "--workers", 0)["train_images_per_second"] for processes in (1, 2))
+    usual, anew = (_run(options, folder, 1, "--workers", 2, "--cache", cache) for cache in ("auto", "none"))
+    note = "one process; both with one thread each, and no loader processes"
+    memory, plain_memory = usual["peak_memory_gb"], anew["peak_memory_gb"]
     return [
         Figure("training in two processes (gloo), wall time", "images/s", two, one, two / one, 0.0, None, note),
-        Figure("peak memory of training, loader processes included", "GB", memory, memory, 1.0, 0.0, None, "the same"),
-    ]
+        Figure("peak memory of training, 2 loader processes included, shared pages once", "GB", memory, plain_memory,
+               plain_memory / memory, 0.0, None, "--cache none: images read anew"),
+    ]  # fmt: skip
 
 
-def _run(options: TrainingOptions, folder: Path, processes: int) -> dict[str, float]:
+def _run(options: TrainingOptions, folder: Path, processes: int, *more: object) -> dict[str, float]:
     """The result of benchmarks/pipeline.py in processes of its own."""
     output = folder / f"processes{processes}.json"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [
         sys.executable, *(launcher if processes > 1 else []), str(ROOT / "benchmarks/pipeline.py"), "--output", output,
         "--data", options.data, "--cfg", options.cfg, "--imgsz", options.imgsz, "--batch-size", options.batch_size,
-        "--workers", 0, "--epochs", 2, "--device", "cpu",
+        "--epochs", 2, "--device", "cpu", *more,
     ]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip

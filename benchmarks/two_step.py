@@ -94,7 +94,8 @@ def change_colours(image: np.ndarray, gains: list[float]) -> None:
     """Scale hue, saturation and value of a BGR image in place by random factors."""
     if not any(gains):
         return
-    table = np.arange(256)[:, None] * (1 + np.random.uniform(-1, 1, 3) * gains)
-    table[:, 0] %= 180
-    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-    cv2.cvtColor(cv2.LUT(hsv, table.clip(0, 255).astype(np.uint8)[None]), cv2.COLOR_HSV2BGR, dst=image)
+    tables = np.arange(256) * (1 + np.random.uniform(-1, 1, 3) * gains)[:, None]
+    tables[0] %= 180
+    planes = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))  # one by one: much faster than a table of three columns
+    changed = [cv2.LUT(plane, table) for plane, table in zip(planes, tables.clip(0, 255).astype(np.uint8), strict=True)]
+    cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2BGR, dst=image)

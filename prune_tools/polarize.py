@@ -136,8 +136,8 @@ class Polarizer:
         self.held = False  # whether it may not grow at present
 
     def observe(self) -> None:
-        """Take in the gradients of an optimizer step, before the step."""
-        self.saliency += self.gammas.saliency()
+        """Take in the gradients of an optimizer step, before the step; those that overflowed say nothing."""
+        self.saliency += self.gammas.saliency().nan_to_num(nan=0.0, posinf=0.0)
 
     @property
     def done(self) -> float:
@@ -146,8 +146,11 @@ class Polarizer:
         done = min(max((self.progress - start) / (end - start), 0.0), 1.0)
         return 1 - (1 - done) ** 3
 
-    def step(self, batches: int) -> None:
-        """After an optimizer step that applied ``batches`` batches: choose further channels, shrink the chosen ones."""
+    def step(self, batches: int, moves: torch.Tensor | float = 1.0) -> None:
+        """After an optimizer step that applied ``batches`` batches: choose further channels, shrink the chosen ones.
+
+        ``moves`` is 0 where mixed precision has skipped the step: then nothing shrinks.
+        """
         self.passed += batches / self.batches
         if not self.held or self.passed - self.progress > LONGEST_HOLD * self.epochs:
             self.progress += batches / self.batches
@@ -157,7 +160,7 @@ class Polarizer:
             new = wanted & ~self.chosen
             self.chosen = wanted
             self.speed[new] = self.gammas.magnitudes()[new] / (FALL * self.batches)
-        self.gammas.shrink(self.speed * self.chosen * batches)
+        self.gammas.shrink(self.speed * self.chosen * batches * moves)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""

@@ -181,7 +181,8 @@ def open_loader(options: PruningOptions, data: dict[str, Any], model: DetectionM
     import val
 
     chosen = build(val.ValOptions, workers=options.workers, **val_options(options))
-    return val.make_loader(chosen, data, options.imgsz, max(int(max(model.stride)), 32))
+    device = next(model.parameters()).device
+    return val.make_loader(chosen, data, options.imgsz, max(int(max(model.stride)), 32), device=device)
 
 
 def repair_batches(options: PruningOptions, data: dict[str, Any], model: DetectionModel) -> list[Batch]:

@@ -126,13 +126,12 @@ class SparsityPenalty:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Shrink the gammas that the optimizer has just moved; a step that AMP skips does not count."""
-        overflow = getattr(optimizer, "found_inf", None)  # fused optimizers skip by themselves
-        if overflow is not None and float(overflow):
-            return
+        overflow = getattr(optimizer, "found_inf", None)  # fused optimizers skip by themselves, without asking the GPU
+        moves: Any = 1.0 if overflow is None else (overflow == 0).float()
         if self.polarizer is not None:
-            self.polarizer.step(self.batches)
+            self.polarizer.step(self.batches, moves)
         elif self._rate_now():
-            self.gammas.shrink(self._rate_now() * self.batches * mobility(optimizer))
+            self.gammas.shrink(self._rate_now() * self.batches * mobility(optimizer) * moves)
 
     @torch.no_grad()
     def on_train_epoch_end(self, epoch: int) -> None:

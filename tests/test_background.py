@@ -67,14 +67,54 @@ def test_what_fails_is_named_and_the_others_are_drawn(processes, tmp_path, heard
     assert (tmp_path / "matrix.png").is_file()
 
 
-def test_a_process_that_dies_is_named(tmp_path, heard):
+def warnings(heard) -> list[str]:
+    return [record.getMessage() for record in heard.records if record.levelname == "WARNING"]
+
+
+def test_a_process_that_dies_is_named_and_the_next_picture_gets_another(tmp_path, heard):
+    file, picture = next(iter(pictures(tmp_path).items()))
     with BackgroundDrawing(1) as draw:
         draw(tmp_path / "never.png", partial(os._exit, 3))
-        draw(tmp_path / "neither.png", partial(print))
+        draw(file, picture)
         draw.finish()
-    told = [record.getMessage() for record in heard.records if record.levelname == "WARNING"]
-    assert [Path(line.split()[0]).name for line in told] == ["never.png", "neither.png"]
-    assert all("has ended (exit code 3)" in line for line in told)
+    (told,) = warnings(heard)
+    assert told.startswith(f"{tmp_path / 'never.png'} could not be drawn") and "has ended (exit code 3)" in told
+    assert file.is_file()
+
+
+GARBAGE = "import sys; sys.stdout.write('ready\\n{}'); sys.stdout.flush(); sys.stdout.close()"
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (None, "could not be started"),
+        ("raise SystemExit(7)", r"ended at its start (exit code 7)"),
+        (GARBAGE.format("?"), "is garbage (UnpicklingError"),
+        (GARBAGE.format("X...."), "is garbage (UnpicklingError"),
+        (GARBAGE.format("N."), "is garbage (a NoneType"),
+    ],
+    ids=["no program", "failing", "no pickle", "cut off", "no text"],
+)
+def test_this_process_draws_where_the_other_is_of_no_use(start, reason, tmp_path, heard, monkeypatch):
+    if start is None:
+        monkeypatch.setattr("utils.background.sys.executable", str(tmp_path / "nowhere"))
+    else:
+        monkeypatch.setattr("utils.background.START", start.replace("sys.stdout.close()", "sys.stdout.close()"))
+    file, picture = next(iter(pictures(tmp_path).items()))
+    with BackgroundDrawing(1) as draw:
+        draw(file, picture)
+        draw.finish()
+    (told,) = warnings(heard)
+    assert told.startswith(f"{file} is drawn by this process") and reason in told
+    assert file.is_file()
+
+
+def test_what_cannot_be_sent_is_drawn_here(tmp_path, heard):
+    with BackgroundDrawing(1) as draw:
+        draw(tmp_path / "here.txt", lambda: (tmp_path / "here.txt").write_text("drawn"))
+        draw.finish()
+    assert (tmp_path / "here.txt").read_text() == "drawn" and "cannot be sent" in warnings(heard)[0]
 
 
 def test_what_a_library_prints_is_no_answer(tmp_path, heard):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import re
 import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from colour_detector import save_colour_detector
 
+import val
 from benchmarks import __main__ as bench
-from benchmarks import detection, pruning, start, training, validation
+from benchmarks import detection, material, memory, pruning, start, training, validation
 from benchmarks.figures import Figure
 from utils.checks import check_dataset
 from utils.dataloaders import collate_fn
 from utils.errors import InputError
 from utils.metrics import match_predictions
+from utils.shared_memory import shared_memory
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -52,15 +58,65 @@ def test_validation_is_measured(tiny_dataset, tmp_path, monkeypatch):
     assert all(figure.ours > 0 for figure in figures)
 
 
+def test_detections_are_compared_one_by_one():
+    generator = np.random.default_rng(0)
+    corners = generator.random((400, 4)) * 90 + 10
+    rows = np.concatenate((corners, generator.random((400, 1)), generator.integers(0, 2, (400, 1))), 1)
+    plain = {"a": rows[:200], "b": rows[200:]}
+    noisy = {name: found[::-1] + [0.01, 0, 0, 0.01, 1e-5, 0] for name, found in plain.items()}
+    assert validation.compare_detections(noisy, plain) == "400 detections equal within 1e-04, 0 without counterpart"
+    for column, change in ((0, 1.0), (4, 0.01), (5, 1.0)):
+        wrong = {name: found.copy() for name, found in plain.items()}
+        wrong["a"][:2, column] += change
+        with pytest.raises(InputError, match="4 of 800 detections have no counterpart"):
+            validation.compare_detections(wrong, plain)
+    with pytest.raises(InputError, match="200 of 600"):
+        validation.compare_detections({"a": rows[:200]}, plain)
+    with pytest.raises(InputError, match="nothing is detected"):
+        validation.compare_detections({}, {})
+
+
+def test_the_default_network_of_validation_sees_images(tiny_dataset, tmp_path):
+    split = check_dataset(str(tiny_dataset))["val"]
+    weights = material.responsive_checkpoint(tmp_path, "yolov5n", split, 64)
+
+    def validate(callbacks):
+        val.run(str(tiny_dataset), str(weights), imgsz=64, workers=0, plots=False, callbacks=callbacks)
+
+    first, second, *_ = validation.detections_of(validate).values()
+    assert len(first) > 10 and np.ptp(first[:, 4]) > 0.01
+    assert not np.allclose(first[:10], second[:10], atol=1e-2)
+
+
 def test_training_is_measured(tiny_dataset, tiny_cfg, monkeypatch):
     ran = []
     result = {"train_images_per_second": 5.0, "peak_memory_gb": 1.0}
-    monkeypatch.setattr(training, "_run", lambda options, folder, processes: ran.append(processes) or result)
+    monkeypatch.setattr(training, "_run", lambda options, folder, *given: ran.append(given) or result)
     monkeypatch.setattr(training, "PENALIZED", ("yolov5n",))
     options = training.TrainingOptions(str(tiny_dataset), str(tiny_cfg), 64, batch_size=2, batches=1, repetitions=1)
     figures = training.measure(options)
-    assert len(figures) == 6 and ran == [1, 2] and all(figure.ours > 0 for figure in figures)
+    assert len(figures) == 7 and all(figure.ours > 0 for figure in figures)
+    assert [given[0] for given in ran] == [1, 2, 1, 1]
+    assert [given[-1] for given in ran[2:]] == ["auto", "none"] and {given[2] for given in ran[2:]} == {2}
     assert float(figures[1].note.split("differ by ")[1].split()[0]) < 1e-4  # the losses of the two ways
+
+
+def test_memory_of_children_counts_and_shared_pages_once():
+    if not Path("/proc/self/smaps_rollup").is_file():
+        pytest.skip("reads /proc")
+    shared = shared_memory(64_000_000)
+    shared.array[:] = 1
+    with memory.PeakMemory(0.01) as alone:
+        time.sleep(0.05)
+    with memory.PeakMemory(0.01) as together:
+        multiprocessing.get_context("fork").Process(target=_touch, args=(shared,)).start()
+        multiprocessing.active_children()[0].join()
+    assert 35 < together.megabytes - alone.megabytes < 100  # its own 48 MB, not the 64 MB once more
+
+
+def _touch(shared) -> None:
+    own = np.ones(6_000_000) * shared.array[:6_000_000]
+    time.sleep(0.3 + 0 * float(own[0] + shared.array.sum()))
 
 
 def test_an_epoch_has_the_same_losses_and_weights_both_ways(tiny_dataset, tiny_cfg):
@@ -114,6 +170,8 @@ def test_the_page_shows_every_section(monkeypatch, tmp_path):
     bench.main()
     text = page.read_text()
     assert text.count("| something | 2 s | 4 s | 2.00 ± 0.10 | 3 | the plain way |") == len(bench.SECTIONS)
+    assert re.search(r"^- commit: ([0-9a-f]{7,}(-dirty)?|unknown)$", text, re.MULTILINE)
+    assert text.count("## Not measured") == 1
     assert "- torch: " in text and "python benchmarks/training.py" in text
     assert warnings == ["below what is wanted: something: 2.00 instead of 3"] * len(bench.SECTIONS)
 
@@ -124,10 +182,16 @@ def test_one_section_measured_again_leaves_the_others(monkeypatch, tmp_path):
     page_of(monkeypatch, tmp_path, 1.0)
     bench.main(["Detection"])
     titles = [line for line in page.read_text().splitlines() if line.startswith("## ")]
-    assert titles == [f"## {title}" for title in bench.SECTIONS]
+    assert titles == [*(f"## {title}" for title in bench.SECTIONS), "## Not measured"]
     assert page.read_text().count("| something | 1 s |") == 1
     with pytest.raises(InputError, match="Pruning"):
         bench.main(["Prune"])
+
+
+def test_the_commit_is_unknown_without_git(monkeypatch):
+    assert bench.commit() != ""
+    monkeypatch.setenv("PATH", "")
+    assert bench.commit() == "unknown"
 
 
 def test_start_is_measured(monkeypatch):

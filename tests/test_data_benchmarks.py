@@ -8,6 +8,7 @@ import cv2
 import torch
 
 from benchmarks import data, scaling
+from utils.dataset import LoadImagesAndLabels
 
 
 def test_loading_is_measured(monkeypatch):
@@ -20,16 +21,37 @@ def test_loading_is_measured(monkeypatch):
 
 
 def test_growth_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(scaling, "SETTLED_BATCHES", 1)
-    counts = []
-    for function in ("seconds_of_checking", "start_costs"):
-        monkeypatch.setattr(scaling, function, lambda images: counts.append(len(list(images.iterdir()))) or {"x": 2.0})
+    checked, seconds = [], iter([1.0, 9.0, 2.0, 4.0, 8.0, 0.0])  # medians 2 and 4
+    monkeypatch.setattr(
+        scaling, "seconds_of_checking", lambda images: checked.append(len(list(images.iterdir()))) or {"x": 2.0}
+    )
+    monkeypatch.setattr(scaling, "start_costs", lambda images: {"y": next(seconds), "memory": 7.0})
+    monkeypatch.setattr(scaling, "throughput", lambda repetitions: [repetitions])
     monkeypatch.setattr(scaling, "ProcessPoolExecutor", InThisProcess)
-    (figure,) = scaling.measure(2, 6)
-    assert counts == [2, 2, 6, 6] and figure.ratio == 3.0
+    *figures, last = scaling.measure(2, 6, 3)
+    assert checked == [2, 6] and last == 3
+    assert [(figure.ratio, figure.goal) for figure in figures] == [(3.0, 0.9), (1.5, 0.9), (1.0, 0.67)]
 
 
-def test_costs_of_a_start(tmp_path):
+def test_loader_processes_are_measured(tiny_dataset, monkeypatch):
+    monkeypatch.setattr(scaling, "THROUGHPUT_PIXELS", 32)
+    monkeypatch.setattr("utils.background.usable_cores", lambda: 2)
+    seconds, images = scaling.loading_seconds(str(tiny_dataset), 1)
+    assert list(seconds) == [1, 2] and all(seconds.values()) and images == 3 * 12
+    monkeypatch.setattr(scaling, "demo_data", lambda folder: "demo.yaml")
+    monkeypatch.setattr(scaling, "loading_seconds", lambda data, repetitions: ({1: [4.0], 2: [2.0]}, 8))
+    monkeypatch.setattr(scaling, "ProcessPoolExecutor", InThisProcess)
+    assert [(figure.ours, figure.plain, figure.ratio) for figure in scaling.throughput(1)] == [(2, 2, 1), (4, 2, 2)]
+
+
+def test_a_loader_process_has_seen_all_labels(tmp_path):
+    scaling.write_split(tmp_path, 3)
+    dataset = scaling.AllLabels(LoadImagesAndLabels(tmp_path / "images", 32))
+    assert [dataset[number] for number in range(6)] == [1] * 6
+
+
+def test_costs_of_a_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "SETTLED_BATCHES", 1)
     scaling.write_split(tmp_path, 20)
     assert scaling.seconds_of_checking(tmp_path / "images")["checking images and labels"] > 0
     assert (tmp_path / "labels.cache").is_file()

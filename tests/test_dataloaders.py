@@ -23,6 +23,7 @@ from utils.dataloaders import (
     seed_worker,
 )
 from utils.dataset import rectangle_shapes, resized_shape
+from utils.distributed import World
 from utils.errors import InputError, MissingFileError
 from utils.images import ORIENTATION_TAG, read_image
 
@@ -390,8 +391,18 @@ def test_spawned_workers_read_the_images_of_their_parent(small):
 
 def test_worker_count(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)), raising=False)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert [count_workers(8, 16), count_workers(4, 16), count_workers(8, 1), count_workers(8, 3)] == [6, 4, 0, 3]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)  # of which this process uses one
+    assert [count_workers(16, 16), count_workers(4, 16), count_workers(8, 1), count_workers(8, 3)] == [12, 4, 0, 3]
+    monkeypatch.setattr("utils.dataloaders.current_world", lambda: World(0, 0, 2, 2))
+    assert count_workers(8, 16) == 6
+
+
+@pytest.mark.parametrize(("device", "pinned"), [(None, False), ("cpu", False), ("cuda", True)])
+def test_memory_is_pinned_for_runs_on_a_gpu_only(tmp_path, monkeypatch, device, pinned):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    images = write_split(tmp_path, {"a": (32, 32)})
+    loader, _ = create_dataloader(images, 32, 1, 32, device=device and torch.device(device))
+    assert loader.pin_memory is pinned
 
 
 def test_shipped_data_set(shared_folder, tmp_path):

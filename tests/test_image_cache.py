@@ -95,7 +95,8 @@ def test_images_are_kept_by_themselves_where_they_fit_comfortably(small, monkeyp
     assert kept(3 * NEEDED)[0] and "--cache none leaves that out" in kept(3 * NEEDED)[1]
     refused, message = kept(int(NEEDED / 0.75))  # enough for --cache ram
     assert not refused and message.startswith("train: the images do not fit in memory") and "--cache disk" in message
-    assert not kept(None)[0]  # nobody knows how much is free
+    refused, message = kept(None)  # nobody knows how much is free
+    assert not refused and "is unknown" in message and "do not fit" not in message and "--cache ram" in message
     monkeypatch.setattr("utils.image_cache.current_world", lambda: World(0, 0, 2, 2))
     assert not kept(3 * NEEDED)[0]
 
@@ -114,6 +115,15 @@ def test_memory_of_a_container_counts(tmp_path, monkeypatch):
     assert free is None or image_cache.available_memory() == 1500
     (tmp_path / "memory.max").write_text("max\n")
     assert image_cache._left_in_control_group() is None
+    (tmp_path / "memory.max").unlink()  # control groups of version 1
+    (tmp_path / "memory").mkdir()
+    for name, text in (
+        ("limit_in_bytes", "7000"),
+        ("usage_in_bytes", "4000"),
+        ("stat", "inactive_file 1\ntotal_inactive_file 600"),
+    ):
+        (tmp_path / f"memory/memory.{name}").write_text(f"{text}\n")
+    assert image_cache._left_in_control_group() == 3600
 
 
 # -- on disk -------------------------------------------------------------------------------------------------------
@@ -146,6 +156,21 @@ def test_disk_cache_is_made_again_when_an_image_changes(small, log):
     assert len(stored(small)) == 1 and not list(small.parent.glob(".*"))  # no draft left
 
 
+def test_disk_cache_follows_content_not_times(small, monkeypatch):
+    file = small / "00.bmp"
+    (small / "00.jpg").unlink()
+    cv2.imwrite(str(file), np.full((48, 36, 3), 50, np.uint8))
+    before = file.stat()
+    LoadImagesAndLabels(small, 48, cache_images="disk")
+    cv2.imwrite(str(file), np.full((48, 36, 3), 200, np.uint8))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    assert LoadImagesAndLabels(small, 48, cache_images="disk").images[0].mean() == 200
+    os.utime(file)
+    monkeypatch.setattr("utils.dataset.read_image", lambda *_: pytest.fail("decoded again"))
+    assert LoadImagesAndLabels(small, 48, cache_images="disk").images[0].mean() == 200
+
+
 def test_sizes_and_uses_have_files_of_their_own(small):
     LoadImagesAndLabels(small, 48, cache_images="disk")
     LoadImagesAndLabels(small, 32, cache_images="disk")
@@ -156,12 +181,16 @@ def test_sizes_and_uses_have_files_of_their_own(small):
     assert max(training.images[0].shape) == 32
 
 
-@pytest.mark.parametrize("damage", ["cut", "other", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "other", "empty", "zeroed"])
 def test_damaged_disk_cache_is_made_again(small, damage, log):
     expected = LoadImagesAndLabels(small, 48, cache_images="disk")[0][0]
     (place,) = stored(small)
     content = place.read_bytes()
-    place.write_bytes({"cut": content[:-9], "other": b"?" * len(content), "empty": b""}[damage])
+    end = len(content) - 4 * 12  # of the pixels; checksums follow
+    damaged = {"cut": content[:-9], "other": b"?" * len(content), "empty": b"",
+               "zeroed": content[: end - 100] + bytes(100) + content[end:]}  # fmt: skip
+    assert content[end - 100 : end] != bytes(100)
+    place.write_bytes(damaged[damage])
     assert torch.equal(LoadImagesAndLabels(small, 48, cache_images="disk")[0][0], expected)
     assert place.read_bytes() == content and "making it anew" in log.text
 

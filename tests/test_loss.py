@@ -176,6 +176,15 @@ def test_gradients_of_many_targets_can_be_repeated() -> None:
         assert all(torch.equal(a, b) for a, b in zip(gradients[0], other, strict=True))
 
 
+def test_constants_are_made_once(monkeypatch) -> None:
+    loss, rows = ComputeLoss(Network()), targets_of(FIRST)
+    first = loss.assign(sine_heads(), rows)
+    heads = sine_heads()
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("a copy to the device in each step"))
+    for one, other in zip(first, loss.assign(heads, rows), strict=True):
+        assert all(map(torch.equal, one, other))
+
+
 def test_build_targets_gives_the_rows_of_assign() -> None:
     loss, heads, rows = ComputeLoss(Network()), sine_heads(), targets_of(FIRST, SECOND)
     classes, boxes, indices, anchors = loss.build_targets(heads, rows)

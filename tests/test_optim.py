@@ -210,6 +210,30 @@ def test_average_survives_a_change_of_precision():
     torch.testing.assert_close(average.ema[0].weight, model[0].weight, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("change", ["none", "loaded", "assigned", "module", "average"])
+def test_average_follows_tensors_that_are_replaced(change, monkeypatch):
+    model = small_network()
+    model.register_buffer("scratch", torch.zeros(1), persistent=False)
+    average = ModelEMA(model, decay=0.5, tau=1e-3)
+    average.update(model)
+    other = {name: torch.full_like(value, 3) for name, value in model.state_dict().items()}
+    if change in ("loaded", "assigned"):
+        model.load_state_dict(other, assign=change == "assigned")
+    elif change == "module":
+        model[0] = nn.Conv2d(3, 4, 3)
+    elif change == "average":
+        average.ema = copy.deepcopy(average.ema)
+    before = {name: value.clone() for name, value in average.ema.state_dict().items()}
+    current = {name: value.clone() for name, value in model.state_dict().items()}
+    for network in (model, average.ema):
+        monkeypatch.setattr(network, "state_dict", lambda: pytest.fail("a state dict takes longer than the average"))
+    average.update(model)
+    monkeypatch.undo()
+    for name, value in average.ema.state_dict().items():
+        expected = (before[name] + current[name]) / 2 if value.is_floating_point() else before[name]
+        torch.testing.assert_close(value, expected)
+
+
 def test_update_attr():
     model = small_network()
     average = ModelEMA(model)

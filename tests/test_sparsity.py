@@ -141,16 +141,19 @@ def test_accumulated_batches_count_each(gammas, network, penalty):
     assert float(before.mean()) - float(moved[0].mean()) > 0.05  # 4 * 0.1 * 0.2 = 0.08 for those that are larger
 
 
+@pytest.mark.parametrize("penalty", ["prox", "polarize"])
 @pytest.mark.parametrize("overflow", [False, True])
-def test_a_step_that_mixed_precision_skips_moves_no_gamma(gammas, network, overflow):
+def test_a_step_that_mixed_precision_skips_moves_no_gamma(gammas, network, overflow, penalty, monkeypatch):
     """Fused optimizers are called even then, and skip by themselves."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, fused=True)
     state = stub_state(network)
     optimizer.param_groups = [{**group, "fused": True} for group in state.optimizer.param_groups]
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     state = stub_state(network, optimizer=optimizer)
-    plug_in = SparsityPenalty(PenaltySettings("prox", sr=0.2))
+    plug_in = SparsityPenalty(PenaltySettings(penalty, sr=0.2))
     plug_in.on_training_ready(state)
+    if plug_in.polarizer is not None:
+        plug_in.polarizer.progress = 4.0  # where many channels are chosen
     before = gammas.magnitudes()
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -160,6 +163,14 @@ def test_a_step_that_mixed_precision_skips_moves_no_gamma(gammas, network, overf
     plug_in.on_before_optimizer_step(state)
     scaler.step(optimizer)
     assert torch.equal(gammas.magnitudes(), before) == overflow
+    if plug_in.polarizer is not None:
+        assert plug_in.polarizer.chosen.any() and plug_in.polarizer.saliency.isfinite().all()
+    found = torch.ones(())  # on a GPU, reading it would wait for everything that the GPU still has to do
+    optimizer.found_inf = found
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "__bool__", lambda _: pytest.fail("the device is waited for"))
+        patch.setattr(torch.Tensor, "__float__", lambda _: pytest.fail("the device is waited for"))
+        plug_in._after_step(optimizer)
 
 
 def test_the_published_rate_decays_to_a_tenth():

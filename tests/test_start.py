@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
+from benchmarks.start import COMMANDS
 from utils.files import ROOT
 
 NEEDED = {"torch", "numpy", "cv2", "yaml", "tqdm", "PIL"}  # PIL checks the images
@@ -82,14 +85,65 @@ def test_plots_bring_their_libraries_only_when_they_are_drawn(training):
     assert not {"matplotlib", "pandas", "seaborn", "scipy", "torchvision"} & set(training["end"])
 
 
-def test_detection_loads_no_more(tiny_dataset, tiny_cfg, tmp_path):
+@pytest.fixture(scope="module")
+def weights(tiny_cfg, tmp_path_factory) -> Path:
+    """A checkpoint of the tiny model."""
     from models.yolo import DetectionModel
     from utils.checkpoint import save_checkpoint
 
-    weights = tmp_path / "tiny.pt"
-    save_checkpoint({"model": DetectionModel(tiny_cfg)}, weights)
-    seen = run(
-        "detect.py", "--weights", weights, "--source", tiny_dataset.parent / "images/val", "--imgsz", 64,
-        "--device", "cpu", "--project", tmp_path, "--nosave", "--conf-thres", 0.0001,  # there is much to suppress
+    file = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    save_checkpoint({"model": DetectionModel(tiny_cfg), "epoch": -1, "opt": {"sr": 0.001}}, file)
+    return file
+
+
+COMMON = ("--data", "{data}", "--imgsz", "64", "--device", "cpu", "--workers", "0", "--project", "{folder}")
+RUNS = {
+    "val.py": ("--weights", "{weights}", *COMMON),  # pictures included, which another process draws
+    "detect.py": ("--weights", "{weights}", "--source", "{images}", "--imgsz", "64", "--device", "cpu", "--project",
+                  "{folder}", "--nosave", "--conf-thres", "0.0001"),  # there is much to suppress
+    "export.py": ("--weights", "{weights}", "--imgsz", "64", "--include", "torchscript"),
+    "prune_tools/prune.py": ("--weights", "{weights}", "--noval", "--reconstruct", "0", *COMMON),
+    "prune_tools/sweep.py": ("--weights", "{weights}", "--ratios", "2", "--images", "4", *COMMON),
+    "prune_tools/finetune.py": ("--weights", "{pruned}", "--epochs", "1", "--noplots", *COMMON),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", RUNS)
+def test_a_run_loads_no_more(script, tiny_dataset, weights, tmp_path):
+    places = {"data": tiny_dataset, "images": tiny_dataset.parent / "images/val", "folder": tmp_path,
+              "weights": shutil.copy(weights, tmp_path), "pruned": weights}  # fmt: skip
+    seen = run(script, *(argument.format(**places) for argument in RUNS[script]))
+    draws = script in ("prune_tools/prune.py", "prune_tools/sweep.py")  # diagrams, in the end
+    if not draws:
+        assert set(seen.get("on_train_start", seen["end"])) <= NEEDED | OURS | {"export"}
+    assert not {"pandas", "seaborn", "scipy", "torchvision"} & set(seen["end"])
+    assert draws or "matplotlib" not in seen["end"]
+
+
+HELP_PROBE = """
+import json, runpy, sys
+script, *sys.argv = json.loads(sys.argv[1])
+try:
+    runpy.run_path(script, run_name="__main__")
+except SystemExit as end:
+    assert not end.code
+names = {name.split(".")[0] for name in sys.modules}
+print("SEEN" + json.dumps(sorted(names - sys.stdlib_module_names)))
+"""
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_help_loads_next_to_nothing(script):
+    done = subprocess.run(
+        [sys.executable, "-c", HELP_PROBE, json.dumps([script, script, "--help"])], cwd=ROOT, capture_output=True,
+        text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert set(seen["end"]) <= NEEDED | OURS
+    loaded = json.loads(done.stdout.split("SEEN")[1])
+    drawing = {"numpy", "cv2"} if script == "data/scripts/draw_mask_demo.py" else {"numpy"}
+    assert (NEEDED | {"torchvision", "matplotlib", "pandas", "scipy", "tensorboard"}).isdisjoint(set(loaded) - drawing)
+
+
+def test_every_command_is_measured():
+    scripts = [file for folder in (".", "prune_tools", "data/scripts") for file in (ROOT / folder).glob("*.py")]
+    commands = {str(file.relative_to(ROOT)) for file in scripts if "__main__" in file.read_text()}
+    assert commands == set(COMMANDS)

@@ -239,7 +239,8 @@ def test_amp(bench):
 
 def test_compile(bench, monkeypatch):
     monkeypatch.setattr(compilation, "BACKEND", "aot_eager")  # traces and cuts graphs, but needs no C++ compiler
-    losses = {}
+    losses, told = {}, []
+    monkeypatch.setattr(compilation.LOGGER, "info", lambda text, *_: told.append(text))
     for chosen in (False, True):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
@@ -248,6 +249,7 @@ def test_compile(bench, monkeypatch):
         assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1) == chosen  # one is that of the check
         trainer.folder.save(trainer.state, trainer.stopper, trainer.options, trainer.unscaled_hyp, True, [])
         assert load_checkpoint(trainer.folder.last)["model"](torch.zeros(1, 3, 64, 64))
+        assert any("first batches take minutes" in line for line in told) == chosen
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)
 
     def broken(graph, inputs):

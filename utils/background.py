@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from utils.charts import new_figure
 from utils.files import ROOT
 from utils.log import LOGGER
 
 PROCESSES = 2
+READY = b"ready\n"  # what a process says first
 START = "import sys; sys.path.insert(0, sys.argv[1]); from utils.background import serve; serve()"
 
 Picture = Callable[[], object]  # a functools.partial of a function of a module
@@ -47,6 +49,8 @@ class BackgroundDrawing:
 
     Each process starts with the first picture that finds the others busy. They know nothing of the caller's main
     module, unlike those of multiprocessing, so that scripts need no guard. On leaving the block they are ended.
+    Where a process cannot be started, or what it is sent or answers is garbage, ``finish`` draws in this one. What ends
+    the process that draws it is not tried again: it would end this one.
 
     Attributes:
         processes: how many at most; with 0, the default where there is one core only, this process draws.
@@ -55,10 +59,10 @@ class BackgroundDrawing:
     def __init__(self, processes: int | None = None) -> None:
         """Start nothing yet."""
         self.processes = (PROCESSES if usable_cores() > 1 else 0) if processes is None else processes
-        self._threads = ThreadPoolExecutor(max(self.processes, 1), initializer=self._start)  # each minds a process
+        self._threads = ThreadPoolExecutor(max(self.processes, 1))  # each minds a process
         self._own = threading.local()
         self._started: list[subprocess.Popen] = []
-        self._pictures: list[tuple[Path, Future[str] | str]] = []
+        self._pictures: list[tuple[Path, Picture, Future[str] | str]] = []
 
     def __enter__(self) -> BackgroundDrawing:
         """Return itself."""
@@ -66,37 +70,75 @@ class BackgroundDrawing:
 
     def __exit__(self, *_: object) -> None:
         """End the processes, whatever they are drawing."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._started:
             process.kill()
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.shutdown()
         for process in self._started:
             process.communicate()
 
     def __call__(self, file: Path, picture: Picture) -> None:
         """Have ``file`` drawn."""
-        self._pictures.append((file, self._threads.submit(self._send, picture) if self.processes else attempt(picture)))
+        outcome = self._threads.submit(self._send, picture) if self.processes else attempt(picture)
+        self._pictures.append((file, picture, outcome))
 
     def finish(self) -> None:
         """Wait until everything is drawn."""
-        for file, outcome in self._pictures:
-            problem = outcome if isinstance(outcome, str) else outcome.result()
+        for file, picture, outcome in self._pictures:
+            try:
+                problem = outcome if isinstance(outcome, str) else outcome.result()
+            except Lost as reason:
+                LOGGER.warning(f"{file} is drawn by this process, which takes longer: {reason}")
+                problem = attempt(picture)
             if problem:
                 LOGGER.warning(f"{file} could not be drawn: {problem}")
         self._pictures.clear()
 
-    def _start(self) -> None:
-        command = [sys.executable, "-c", START, str(ROOT)]
-        self._own.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._started.append(self._own.process)
-
     def _send(self, picture: Picture) -> str:
-        process = self._own.process
         try:
-            process.stdin.write(pickle.dumps(picture))
+            parcel = pickle.dumps(picture)
+        except Exception as error:  # objects may raise anything here
+            raise Lost(f"it cannot be sent to another one ({type(error).__name__}: {error})") from error
+        process = self._process()
+        try:
+            process.stdin.write(parcel)
             process.stdin.flush()
-            return pickle.load(process.stdout)
+            answer = pickle.load(process.stdout)
+            if isinstance(answer, str):
+                return answer
+            problem = f"a {type(answer).__name__}"
         except (OSError, EOFError):
-            return f"the process that draws it has ended (exit code {process.wait()})"
+            return f"the process that draws it has ended (exit code {self._forget(process)})"
+        except Exception as error:  # noqa: BLE001 - what is no pickle, or cut off, makes it raise anything
+            problem = f"{type(error).__name__}: {error}"
+        self._forget(process)
+        raise Lost(f"what the other one answered is garbage ({problem})")
+
+    def _process(self) -> Any:
+        """The process of this thread, ready to draw; raises Lost if it cannot be started."""
+        process: Any = getattr(self._own, "process", None)
+        if process is not None:
+            return process
+        command = [sys.executable, "-c", START, str(ROOT)]
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        except (OSError, ValueError) as error:
+            raise Lost(f"another one could not be started ({error})") from error
+        self._started.append(process)
+        self._own.process = process
+        if process.stdout.read(len(READY)) != READY:
+            raise Lost(f"another one ended at its start (exit code {self._forget(process)})")
+        return process
+
+    def _forget(self, process: Any) -> int:
+        """End a process that gives no good answers, so that the next picture gets a new one; its exit code."""
+        self._own.process = None
+        process.kill()
+        return process.wait()
+
+
+class Lost(Exception):
+    """A picture of which nobody knows whether another process has drawn it."""
 
 
 def usable_cores() -> int:
@@ -110,6 +152,8 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     new_figure(1, 1)  # loads matplotlib while there is nothing to draw yet
+    answers.write(READY)
+    answers.flush()
     while True:
         try:
             picture = pickle.load(sys.stdin.buffer)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from utils.errors import InputError
+from utils.log import LOGGER
 
 BACKEND = "inductor"
 
@@ -28,4 +29,5 @@ def compile_model(model: nn.Module) -> None:
 
     This happens inside the module: its class, its parameters and what is copied or pickled of it stay as they are.
     """
+    LOGGER.info("torch.compile: the model is compiled now; the first batches take minutes")
     model.compile(backend=BACKEND)

@@ -108,10 +108,9 @@ def seed_worker(_: int) -> None:
 
 
 def count_workers(wanted: int, batch_size: int) -> int:
-    """Worker processes to start: not more than wanted, than images in a batch, or than processors per GPU or rank."""
+    """Worker processes to start: at most as wanted, as images in a batch, as this rank's part of the processors."""
     processors = usable_cores()
-    sharers = max(torch.cuda.device_count(), current_world().local_size, 1)
-    return min(processors // sharers, batch_size if batch_size > 1 else 0, wanted)
+    return min(processors // current_world().local_size, batch_size if batch_size > 1 else 0, wanted)
 
 
 def create_dataloader(
@@ -132,6 +131,7 @@ def create_dataloader(
     prefix: str = "",
     shuffle: bool = False,
     seed: int = 0,
+    device: torch.device | None = None,
 ) -> tuple[DataLoader, LoadImagesAndLabels]:
     """Open a split and make its loader; see ``LoadImagesAndLabels`` for most arguments, ``collate_fn`` for a batch.
 
@@ -142,6 +142,7 @@ def create_dataloader(
         shuffle: new order in each epoch; switched off with ``rect``.
         seed: decides order and augmentation. The state of ``loader.sampler.generator`` (if the sampler has one) before
             an epoch decides that epoch: save and restore it to continue a run exactly.
+        device: where the batches go; for a GPU they are put into pinned memory, from which copies are asynchronous.
     """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}, expected at least 1")
@@ -168,7 +169,7 @@ def create_dataloader(
         sampler=sampler,
         num_workers=worker_count,
         collate_fn=collate_fn4 if quad else collate_fn,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device is not None and device.type == "cuda",
         worker_init_fn=seed_worker,
         generator=worker_generator,  # its own: draws for starting workers must not shift the order of the images
         persistent_workers=worker_count > 0 and not image_weights,  # new indices reach only new workers
@@ -181,14 +182,14 @@ def create_dataloader(
 
 def training_loader(
     options: TrainOptions, data: Mapping[str, Any], image_size: int, stride: int, hyp: Mapping[str, float],
-    names: Sequence[str], world: World,
+    names: Sequence[str], world: World, device: torch.device,
 ) -> DataLoader:  # fmt: skip
     """The loader of the training split, for this process. Raises InputError for labels of unknown classes."""
     loader, dataset = create_dataloader(
         data["train"], image_size, options.batch_size // world.size, stride, single_cls=options.single_cls, hyp=hyp,
         augment=True, cache="none" if options.cache == "val" else options.cache, rect=options.rect, rank=world.rank,
         workers=options.workers, image_weights=options.image_weights, quad=options.quad, prefix=colorstr("train: "),
-        shuffle=not options.rect, seed=options.seed,
+        shuffle=not options.rect, seed=options.seed, device=device,
     )  # fmt: skip
     check_class_indices(dataset, len(names), names)
     return loader
@@ -196,13 +197,14 @@ def training_loader(
 
 def validation_loader(
     options: TrainOptions, data: Mapping[str, Any], image_size: int, stride: int, hyp: Mapping[str, float],
-    names: Sequence[str], world: World,
+    names: Sequence[str], world: World, device: torch.device,
 ) -> DataLoader:  # fmt: skip
     """The loader of the validation split: rectangles, batches twice as large as those of a training process."""
     cache = "none" if options.noval else "ram" if options.cache == "val" else options.cache
     loader, dataset = create_dataloader(
         data["val"], image_size, options.batch_size // world.size * 2, stride, single_cls=options.single_cls, hyp=hyp,
         cache=cache, pad=0.5, rect=True, workers=options.workers * 2, prefix=colorstr("val: "), seed=options.seed,
+        device=device,
     )  # fmt: skip
     check_class_indices(dataset, len(names), names)
     return loader

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from utils.augmentations import draw_colours, draw_warp, letterbox, mixup, recolour, warp_labels, warp_limits
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.errors import InputError
-from utils.image_cache import CACHES, ImageStore, cache_in_memory, cache_on_disk
+from utils.image_cache import CACHES, ImageStore, cache_in_memory, cache_on_disk, content_hash
 from utils.images import read_image
-from utils.label_cache import files_hash, load_labels
+from utils.label_cache import load_labels
 from utils.labels import img2label_paths
 from utils.mosaic import draw_mosaic
 from utils.tiles import Scene, Tile
@@ -183,7 +183,8 @@ class LoadImagesAndLabels(Dataset):
         use = "training" if self.augment else "validation"  # they resize in different ways
         place = label_cache.with_name(f"{label_cache.stem}.{self.img_size}.{use}.images")
         options = f"{self.img_size} {use} {cv2.__version__}"
-        return cache_on_disk(self._read_resized, sizes, place, files_hash(self.im_files, options), prefix)
+        digest = content_hash(self.im_files, options, prefix)
+        return cache_on_disk(self._read_resized, sizes, place, digest, prefix)
 
     def load_image(self, index: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
         """Read image ``index``, its longer side resized to ``img_size``.

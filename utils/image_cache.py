@@ -1,11 +1,16 @@
-"""Images kept ready, resized: in memory, or in one file on disk that is mapped into memory."""
+"""Images kept ready, resized: in memory, or in one file on disk that is mapped into memory.
+
+The file is: a head (mark and digest of what decides the content), the pixels of each image, and a checksum of each.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +27,12 @@ SHARE = 0.8  # part of the free memory or disk space that images may take when t
 COMFORTABLE_SHARE = 0.5  # part of the free memory that they take without being asked
 GIGABYTE = 1e9
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
-FILE_MARK = b"yolov5 resized images, format 1\n"
+CONTROL_GROUP_FILES = (  # limit, what is taken, and the entry of memory.stat for files that can be dropped
+    ("memory.max", "memory.current", "inactive_file"),  # version 2
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),  # version 1
+)
+FILE_MARK = b"yolov5 resized images, format 2\n"
+CHECKSUM = np.dtype("<u4")  # CRC-32 of an image's pixels
 
 Read = Callable[[int], np.ndarray]  # image number -> (h, w, 3) uint8
 
@@ -73,6 +83,12 @@ def cache_in_memory(read: Read, sizes: np.ndarray, prefix: str = "", wanted: boo
     share = SHARE if wanted else COMFORTABLE_SHARE
     fits = needed * copies <= share * available if available is not None else wanted
     free = "an unknown amount" if available is None else f"{available / GIGABYTE:.1f} GB"
+    if available is None and not wanted:
+        LOGGER.info(
+            f"{prefix}The images are read anew each time: how much memory is free is unknown here. They need "
+            f"{needed * copies / GIGABYTE:.1f} GB; --cache ram keeps them in memory"
+        )
+        return None
     if not fits:
         reason = (
             f"{prefix}the images do not fit in memory: they need {needed * copies / GIGABYTE:.1f} GB, "
@@ -88,7 +104,7 @@ def cache_in_memory(read: Read, sizes: np.ndarray, prefix: str = "", wanted: boo
         pixels = read(number)
         memory.array[ends[number] - pixels.size : ends[number]] = pixels.ravel()
 
-    _in_threads(fill, len(sizes), prefix)
+    _in_threads(fill, len(sizes), f"{prefix}Caching images")
     remark = "" if wanted else "; --cache none leaves that out"
     LOGGER.info(f"{prefix}Keeping {len(sizes)} images in memory ({needed / GIGABYTE:.2f} GB, {free} was free){remark}")
     return ImageStore(memory, sizes)
@@ -97,12 +113,30 @@ def cache_in_memory(read: Read, sizes: np.ndarray, prefix: str = "", wanted: boo
 # -- on disk -------------------------------------------------------------------------------------------------------
 
 
+def content_hash(files: Sequence[str], more: str = "", prefix: str = "") -> str:
+    """BLAKE2b of the names (without folders) and the bytes of files, and of ``more``; times do not count."""
+    digests = [b""] * len(files)
+
+    def note(number: int) -> None:
+        try:
+            content = Path(files[number]).read_bytes()
+        except OSError as error:
+            raise InputError(f"{files[number]} cannot be read: {error.strerror or error}") from error
+        digests[number] = hashlib.blake2b(content, digest_size=16).digest()
+
+    _in_threads(note, len(files), f"{prefix}Comparing images")
+    total = hashlib.blake2b(more.encode(), digest_size=16)
+    for file, digest in zip(files, digests, strict=True):
+        total.update(os.path.basename(file).encode("utf-8", "surrogateescape") + b"\0" + digest)
+    return total.hexdigest()
+
+
 def cache_on_disk(read: Read, sizes: np.ndarray, place: Path, digest: str, prefix: str = "") -> ImageStore:
     """Keep all images in one file, which is mapped into memory; a file that is there and up to date is used as it is.
 
     Args:
         read, sizes: as for ``cache_in_memory``. place: the file. digest: of all that decides its content; a file with
-            another one is made anew.
+            another one is made anew, and so is one with an image whose checksum is wrong.
 
     Raises:
         InputError: too little space is free, or the file cannot be written.
@@ -110,7 +144,7 @@ def cache_on_disk(read: Read, sizes: np.ndarray, place: Path, digest: str, prefi
     needed, head = int(ends_of(sizes)[-1]), FILE_MARK + digest.encode() + b"\n"
     if place.is_file():
         try:
-            store = ImageStore(MappedFile(place, head, needed), sizes)
+            store = _open(place, head, sizes, prefix)
             LOGGER.info(f"{prefix}Using the decoded images of {place} ({needed / GIGABYTE:.2f} GB)")
             return store
         except InputError:
@@ -127,29 +161,49 @@ def cache_on_disk(read: Read, sizes: np.ndarray, place: Path, digest: str, prefi
     except OSError as error:
         raise InputError(f"cannot write {place} ({error.strerror}): leave out --cache disk") from error
     LOGGER.info(f"{prefix}Keeping {len(sizes)} images decoded in {place} ({needed / GIGABYTE:.2f} GB)")
-    return ImageStore(MappedFile(place, head, needed), sizes)
+    return ImageStore(_mapped(place, head, sizes), sizes)
+
+
+def _mapped(place: Path, head: bytes, sizes: np.ndarray) -> MappedFile:
+    return MappedFile(place, head, int(ends_of(sizes)[-1]) + CHECKSUM.itemsize * len(sizes))
+
+
+def _open(place: Path, head: bytes, sizes: np.ndarray, prefix: str) -> ImageStore:
+    """The images of a file; raises InputError if it has another head or size, or a checksum is wrong."""
+    memory = _mapped(place, head, sizes)
+    store, checksums = ImageStore(memory, sizes), memory.array[int(ends_of(sizes)[-1]) :].view(CHECKSUM)
+
+    def check(number: int) -> None:
+        if zlib.crc32(store[number].data) != checksums[number]:
+            raise InputError(f"{place}: image {number} is damaged")
+
+    _in_threads(check, len(sizes), f"{prefix}Checking the cache")
+    return store
 
 
 def _write(read: Read, sizes: np.ndarray, draft: Path, head: bytes, prefix: str) -> None:
-    ends = len(head) + ends_of(sizes)
+    ends, checksums = len(head) + ends_of(sizes), np.zeros(len(sizes), CHECKSUM)
     turn = threading.Lock()
     with open(draft, "wb") as stream:
         stream.write(head)
 
         def store(number: int) -> None:
-            pixels = read(number)
+            pixels = np.ascontiguousarray(read(number))
+            checksums[number] = zlib.crc32(pixels.data)
             with turn:  # ordinary writes: a full disk is an error, where with mapped memory it would end the process
                 stream.seek(int(ends[number]) - pixels.size)
-                stream.write(np.ascontiguousarray(pixels).data)
+                stream.write(pixels.data)
 
-        _in_threads(store, len(sizes), prefix)
+        _in_threads(store, len(sizes), f"{prefix}Caching images")
+        stream.seek(int(ends[-1]))
+        stream.write(checksums.tobytes())
 
 
-def _in_threads(work: Callable[[int], None], count: int, prefix: str) -> None:
+def _in_threads(work: Callable[[int], None], count: int, description: str) -> None:
     from tqdm import tqdm
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in tqdm(pool.map(work, range(count)), f"{prefix}Caching images", count, disable=None, leave=False):
+        for _ in tqdm(pool.map(work, range(count)), description, count, disable=None, leave=False):
             pass
 
 
@@ -170,9 +224,11 @@ def available_memory() -> int | None:
 
 def _left_in_control_group() -> int | None:
     """Bytes that this container may still take; None when it has no limit. Cached files do not count as taken."""
-    try:
-        limit, taken = ((CONTROL_GROUP / name).read_text() for name in ("memory.max", "memory.current"))
-        statistics = dict(line.split() for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines())
-        return int(limit) - int(taken) + int(statistics["inactive_file"])
-    except (OSError, ValueError, KeyError):  # no control groups of version 2, or the limit is 'max'
-        return None
+    for limit, taken, inactive in CONTROL_GROUP_FILES:
+        try:
+            left = int((CONTROL_GROUP / limit).read_text()) - int((CONTROL_GROUP / taken).read_text())
+            statistics = (CONTROL_GROUP / taken).with_name("memory.stat").read_text().splitlines()
+            return left + int(dict(line.split() for line in statistics)[inactive])
+        except (OSError, ValueError, KeyError):  # control groups of the other version, or the limit is 'max'
+            continue
+    return None

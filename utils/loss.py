@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,12 @@ class LayerTargets(NamedTuple):
 def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:
     """Return the (positive, negative) class targets for label smoothing ``eps``: .1 -> (.95, .05)."""
     return 1.0 - eps / 2, eps / 2
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple, device: torch.device) -> torch.Tensor:
+    """A tensor of ``values``, not to be written to; made once for a device: each copy to a GPU would wait for it."""
+    return torch.tensor(values, device=device)
 
 
 def _layer_weights(layer_count: int) -> list[float]:
@@ -181,7 +188,7 @@ class ComputeLoss:
         cell of its centre and in up to two neighbours that the centre is nearest to. Rows are ordered by neighbour
         (centre, left, up, right, down), then by anchor.
         """
-        offsets = torch.tensor(_NEIGHBOUR_OFFSETS, device=targets.device)
+        offsets = _constant(_NEIGHBOUR_OFFSETS, targets.device)
         return [
             self._assign_layer(targets, anchors, offsets, tuple(logits.shape[2:4]))
             for logits, anchors in zip(p, self.anchors.to(targets), strict=True)
@@ -190,7 +197,7 @@ class ComputeLoss:
     def _assign_layer(
         self, targets: torch.Tensor, anchors: torch.Tensor, offsets: torch.Tensor, grid_shape: tuple[int, ...]
     ) -> LayerTargets:
-        extent = torch.tensor(grid_shape[::-1], device=targets.device)  # (W, H)
+        extent = _constant(grid_shape[::-1], targets.device)  # (W, H)
         ratio = targets[:, 4:6] * extent / anchors[:, None]  # (na, n, 2)
         fits = torch.maximum(ratio, ratio.reciprocal()).amax(2) < self.hyp["anchor_t"]
         anchor, target = fits.nonzero(as_tuple=True)
