@@ -37,6 +37,7 @@ REFUSED = {  # flags of v6.2 that no format of today has
     "optimize": "PyTorch for phones has ended, and torch's builds lack its optimizer: use ncnn, tflite or coreml",
 }
 CALIBRATION_IMAGES = 128
+COMPARISON_IMAGES = 32
 PROPERTIES = ("half", "dynamic", "int8", "nms")  # of the file: every format that is asked for must have them
 NMS_FLAGS = ("agnostic_nms", "topk_per_class", "topk_all", "iou_thres", "conf_thres")
 
@@ -141,10 +142,12 @@ class ExportOptions:
         size = self.imgsz[0], self.imgsz[1]
         files: list[str] = []
         if self.int8:
-            from models.exporters.calibration import choose_files
+            from models.exporters.images import calibration_files
 
-            files = choose_files(self.data, self.calibration_images or CALIBRATION_IMAGES)
-        return ExportRequest(size, self.batch_size, self.dynamic, self.half, self.nms_settings(), graph, files)
+            files = calibration_files(self.data, self.calibration_images or CALIBRATION_IMAGES)
+        return ExportRequest(
+            size, self.batch_size, self.dynamic, self.half, self.nms_settings(), graph, files, comparison_files(self)
+        )
 
 
 def check_packages(formats: Sequence[Format], simplify: bool = False, int8: bool = False) -> None:
@@ -163,19 +166,21 @@ def check_packages(formats: Sequence[Format], simplify: bool = False, int8: bool
         )
 
 
-def comparison_image(options: ExportOptions) -> Path | None:
-    """An image of the data set to compare on, or None when --data was not given and its default is not there."""
-    from utils.checks import check_dataset
-    from utils.labels import find_images
+def comparison_files(options: ExportOptions) -> list[str]:
+    """Validation images to compare on; none when --data was not given and its default is not there.
+
+    One is enough to compare numbers on. Detections, which are all that --nms gives and that INT8 can be judged by,
+    need several.
+    """
+    from models.exporters.images import choose_files
 
     try:
-        data = check_dataset(options.data, splits=("val",), autodownload=False)
+        return choose_files(options.data, "val", COMPARISON_IMAGES if options.nms or options.int8 else 1)
     except MissingFileError:
         if options.data != DEFAULT_DATA:
             raise
         LOGGER.info("No images to compare on: a generated picture is used; --data names a data set with real ones")
-        return None
-    return Path(find_images(data["val"])[0])
+        return []
 
 
 def report(files: Sequence[Path], options: ExportOptions) -> None:
@@ -214,9 +219,9 @@ def main(options: ExportOptions) -> list[Path]:
     LOGGER.info(device_line(device))
     if device.type != "cuda" and any(entry.argument == "engine" for entry in formats):
         raise InputError("--include engine builds on the GPU that it is for: choose one with --device 0")
-    request, picture, files = options.request(), comparison_image(options), []
+    request, files = options.request(), []
     for weights in options.weights:
-        checkpoint = CheckpointExport(weights, request, device, picture)
+        checkpoint = CheckpointExport(weights, request, device)
         files += [checkpoint.export(entry) for entry in formats]
     report(files, options)
     return files

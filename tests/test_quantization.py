@@ -14,7 +14,8 @@ import detect
 import export
 import val
 from models.backends import DetectMultiBackend
-from models.exporters import calibration, quantization
+from models.exporters import images as image_files
+from models.exporters import quantization, to_onnx
 from models.exporters.agreement import Agreement, agreement
 from models.exporters.graph_nms import NmsSettings
 from tests.colour_detector import save_colour_detector
@@ -100,8 +101,8 @@ def test_what_no_convolution_follows():
 
 def test_a_file_that_finds_something_else_is_an_error(stock, tiny_dataset):
     backend = DetectMultiBackend(stock)
-    files = calibration.choose_files(str(tiny_dataset), 4)
-    images = calibration.CalibrationImages(files, (SIZE, SIZE), batch=3)
+    files = image_files.choose_files(str(tiny_dataset), "train", 4)
+    images = image_files.ImageBatches(files, (SIZE, SIZE), batch=3)
     assert [len(batch) for batch in images] == [3, 3] and len(images) == 2
 
     def predict(batch: torch.Tensor) -> torch.Tensor:
@@ -123,17 +124,76 @@ def test_a_file_that_finds_something_else_is_an_error(stock, tiny_dataset):
     assert "not judged" in str(Agreement(0, 0, 4))
 
 
+@pytest.fixture
+def own_stock(stock, tmp_path) -> Path:
+    """A copy of the checkpoint in a folder of its own."""
+    weights = tmp_path / "own" / "stock.pt"
+    weights.parent.mkdir()
+    weights.write_bytes(stock.read_bytes())
+    return weights
+
+
+class WrongElsewhere(torch.nn.Module):
+    """A network that is right at one height only."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The predictions, moved by what the height differs from SIZE."""
+        return self.network(images) + torch.ones_like(images[0, 0, :, 0]).sum() - SIZE
+
+
+def test_a_dynamic_file_that_is_wrong_at_other_sizes_is_an_error(own_stock, tiny_dataset, monkeypatch):
+    needs("onnx")
+    honest = to_onnx.onnx_model
+
+    def wrong_elsewhere(job):
+        job.model = WrongElsewhere(job.model)
+        return honest(job)
+
+    how = {"weights": str(own_stock), "include": ["onnx"], "imgsz": SIZE, "data": str(tiny_dataset), "int8": True,
+           "calibration_images": 6, "dynamic": True}  # fmt: skip
+    monkeypatch.setattr(to_onnx, "onnx_model", wrong_elsewhere)
+    with pytest.raises(InputError, match=r"INT8 export at another image size and the checkpoint have 0% of their box"):
+        export.run(**how)
+    assert [path.name for path in own_stock.parent.iterdir()] == ["stock.pt"]
+
+
+def test_what_is_compared_are_validation_images(own_stock, tiny_dataset, monkeypatch, tmp_path, caplog):
+    needs("onnx")
+    seen: list[str] = []
+    original = image_files.ImageBatches
+
+    class Noting(original):
+        def __init__(self, files, size, batch=1, doing="Calibrating") -> None:
+            seen.extend(f"{doing} {Path(file).parent.name}" for file in files)
+            super().__init__(files, size, batch, doing)
+
+    monkeypatch.setattr("models.exporters.checkpoint.ImageBatches", Noting)
+    how = {"weights": str(own_stock), "include": ["onnx"], "imgsz": SIZE, "int8": True, "calibration_images": 6}
+    export.run(data=str(tiny_dataset), **how)
+    assert set(seen) == {"Calibrating train", "Comparing val"} and "not judged" not in caplog.text
+    (tmp_path / "blank").mkdir()
+    cv2.imwrite(str(tmp_path / "blank/0.png"), np.full((64, 64, 3), 120, np.uint8))
+    blank = {**read_yaml(tiny_dataset), "val": str(tmp_path / "blank")}
+    write_yaml(tmp_path / "blank.yaml", blank)
+    export.run(data=str(tmp_path / "blank.yaml"), **how)
+    assert "WARNING: the ONNX INT8 export is not judged: in 1 image(s) there are too few boxes" in caplog.text
+
+
 def test_the_same_readable_images_each_time(tiny_dataset, tmp_path, caplog):
-    first = calibration.choose_files(str(tiny_dataset), 3)
-    assert first == calibration.choose_files(str(tiny_dataset), 3) and len(set(first)) == 3
+    first = image_files.calibration_files(str(tiny_dataset), 3)
+    assert first == image_files.calibration_files(str(tiny_dataset), 3) and len(set(first)) == 3
     assert all("images/train" in Path(file).as_posix() for file in first)
     (tmp_path / "train").mkdir()
     for index in range(3):
         cv2.imwrite(str(tmp_path / f"train/{index}.png"), np.full((8, 8, 3), index, np.uint8))
     (tmp_path / "train/1.png").write_bytes(b"damaged")
     write_yaml(tmp_path / "data.yaml", {"path": str(tmp_path), "train": "train", "val": "train", "names": ["a"]})
-    assert len(calibration.choose_files(str(tmp_path / "data.yaml"), 9)) == 2
-    assert "skipped for calibration" in caplog.text and "1.png" in caplog.text
+    assert len(image_files.calibration_files(str(tmp_path / "data.yaml"), 9)) == 2
+    assert "WARNING: skipped: " in caplog.text and "1.png" in caplog.text
 
 
 def test_int8_needs_images(stock, tiny_dataset, tmp_path, monkeypatch):

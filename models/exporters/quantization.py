@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from models.exporters.calibration import CalibrationImages
+from models.exporters.images import ImageBatches
 from utils.packages import require
 
 
@@ -32,7 +32,7 @@ def after_convolutions(readers: Mapping[str, Sequence[str]], convolutions: set[s
     return [name for name in readers if not followed[name]]
 
 
-def quantize_onnx(model: Any, images: CalibrationImages) -> Any:
+def quantize_onnx(model: Any, images: ImageBatches) -> Any:
     """An onnx.ModelProto in FP32 -> one with QuantizeLinear and DequantizeLinear (QDQ), for ONNX Runtime."""
     onnx = require("onnx", "--int8")
     ort_quantization = require("onnxruntime.quantization", "--int8 --include onnx")
@@ -53,7 +53,7 @@ def quantize_onnx(model: Any, images: CalibrationImages) -> Any:
 class _Reader:
     """Calibration images as ONNX Runtime asks for them."""
 
-    def __init__(self, images: CalibrationImages, name: str) -> None:
+    def __init__(self, images: ImageBatches, name: str) -> None:
         self.name, self.rest = name, iter(images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
@@ -75,7 +75,7 @@ def _head_of_onnx(graph: Any) -> list[str]:
     return after_convolutions(readers, {node.name for node in graph.node if node.op_type == "Conv"})
 
 
-def quantize_openvino(model: Any, images: CalibrationImages) -> Any:
+def quantize_openvino(model: Any, images: ImageBatches) -> Any:
     """An openvino.Model in FP32 -> one with FakeQuantize, by NNCF, which corrects the biases."""
     with _only_errors("nncf"):
         nncf = require("nncf", "--int8 --include openvino")
