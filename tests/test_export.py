@@ -20,16 +20,20 @@ import val
 from models.backends import DetectMultiBackend
 from models.experimental import attempt_load
 from models.exporters import ExportJob, GraphSettings, exporter, to_onnx, verify
+from models.exporters.agreement import agreement
 from models.exporters.checkpoint import other_size
 from models.exporters.graph import ExportModel
+from models.exporters.graph_nms import NmsSettings
+from models.exporters.images import ImageBatches, choose_files
 from models.formats import FORMATS, format_of
 from models.metadata import Metadata, parse_metadata
 from models.yolo import DetectionModel
 from prune_tools.groups import find_groups, select_groups
 from prune_tools.yolo_pruned import prune_model
-from tests.colour_detector import save_colour_detector
+from tests.colour_detector import save_colour_detector, save_pruned_colour_detector
 from tests.pruning_networks import random_plan, thin
 from utils.checkpoint import save_checkpoint
+from utils.checks import check_dataset
 from utils.config import parse
 from utils.errors import InputError, MissingFileError
 from utils.files import read_yaml, write_yaml
@@ -73,9 +77,16 @@ def pruned(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory, tiny_dataset, stock, pruned):
+def pruned_colours(tmp_path_factory) -> Path:
+    """The checkpoint of the detector by colours, pruned."""
+    return save_pruned_colour_detector(tmp_path_factory.mktemp("pruned_colours") / "pruned_colours.pt")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, tiny_dataset, stock, pruned, pruned_colours):
     """A function (checkpoint, format, flags) -> the exported file; the same export is made once."""
     made: dict[tuple, Path] = {}
+    checkpoints = {"stock": stock, "pruned": pruned, "pruned_colours": pruned_colours}
 
     def make(which: str, argument: str, **flags) -> Path:
         key = (which, argument, *sorted(flags.items()))
@@ -83,8 +94,8 @@ def exported(tmp_path_factory, tiny_dataset, stock, pruned):
             needs(argument)
             folder = tmp_path_factory.mktemp(f"{which}-{argument}")
             weights = folder / f"{which}.pt"
-            weights.symlink_to({"stock": stock, "pruned": pruned}[which])
-            options = {"imgsz": 128 if which == "stock" else SIZE, "data": str(tiny_dataset)} | flags
+            weights.symlink_to(checkpoints[which])
+            options = {"imgsz": SIZE if which == "pruned" else 128, "data": str(tiny_dataset)} | flags
             (made[key],) = export.run(weights=str(weights), include=[argument], **options)
             assert sorted(path.name for path in folder.iterdir()) == sorted([weights.name, made[key].name])
         return made[key]
@@ -185,8 +196,9 @@ def test_a_simplified_graph_is_smaller_and_computes_the_same(exported, pruned):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_nms_in_a_dynamic_graph(exported, stock):
-    path = exported("stock", "onnx", nms=True, dynamic=True, conf_thres=0.02, topk_all=800)
+@pytest.mark.parametrize("argument", ["onnx", "openvino"])
+def test_nms_in_a_dynamic_graph(exported, stock, argument):
+    path = exported("stock", argument, nms=True, dynamic=True, conf_thres=0.02, topk_all=800)
     for shape in ((2, 3, 64, 96), (1, 3, 128, 64)):
         images = torch.rand(shape)
         backend = DetectMultiBackend(path)
@@ -200,12 +212,19 @@ def test_nms_in_a_dynamic_graph(exported, stock):
 
 
 @pytest.mark.parametrize(
-    "argument, agnostic, per_class, total",
-    [("onnx", False, 100, 100), ("onnx", True, 100, 7), ("onnx", False, 3, 100), ("openvino", False, 100, 100)],
-)
-def test_nms_in_the_graph_finds_what_nms_outside_finds(exported, stock, argument, agnostic, per_class, total):
+    "which, argument, agnostic, per_class, total",
+    [
+        ("stock", "onnx", False, 100, 100), ("stock", "onnx", True, 100, 7), ("stock", "onnx", False, 3, 100),
+        ("stock", "openvino", False, 100, 100), ("pruned_colours", "onnx", False, 100, 100),
+        ("pruned_colours", "openvino", False, 100, 100),
+    ],
+)  # fmt: skip
+def test_nms_in_the_graph_finds_what_nms_outside_finds(
+    exported, stock, pruned_colours, which, argument, agnostic, per_class, total
+):
+    checkpoint = stock if which == "stock" else pruned_colours
     thresholds = {"conf_thres": 0.02, "iou_thres": 0.3}
-    path = exported("stock", argument, nms=True, agnostic_nms=agnostic, topk_per_class=per_class, topk_all=total,
+    path = exported(which, argument, nms=True, agnostic_nms=agnostic, topk_per_class=per_class, topk_all=total,
                     **thresholds)  # fmt: skip
     images = torch.rand(2, 3, 128, 128)  # no two boxes score the same
     backend = DetectMultiBackend(path)
@@ -213,7 +232,8 @@ def test_nms_in_the_graph_finds_what_nms_outside_finds(exported, stock, argument
     rows = torch.cat([backend.runtime(image[None]) for image in images])
     assert rows.shape == (2, total, 6)
     with torch.no_grad():
-        wanted = non_max_suppression(DetectMultiBackend(stock)(images), 0.02, 0.3, agnostic=agnostic, max_det=9999)
+        predictions = DetectMultiBackend(checkpoint)(images)
+    wanted = non_max_suppression(predictions, 0.02, 0.3, agnostic=agnostic, max_det=9999)
     read_back = non_max_suppression(backend(images), 0.02, 0.3, agnostic=agnostic, max_det=9999)
     for given, expected, again in zip(rows, wanted, read_back, strict=True):
         if per_class < 100:
@@ -226,6 +246,16 @@ def test_nms_in_the_graph_finds_what_nms_outside_finds(exported, stock, argument
         torch.testing.assert_close(again, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("argument", ["onnx", "openvino"])
+def test_nms_in_a_graph_of_half_precision(exported, stock, tiny_dataset, argument):
+    path = exported("stock", argument, nms=True, half=True)
+    backend, checkpoint = DetectMultiBackend(path), DetectMultiBackend(stock)
+    assert backend.nms and backend.runtime.metadata.half
+    files = choose_files(str(tiny_dataset), "val", 4)
+    result = agreement(backend, lambda x: checkpoint(x)[0], ImageBatches(files, (128, 128)), NmsSettings())
+    assert result.boxes > 20 and result.share > 0.9
+
+
 def test_thresholds_that_nms_inside_cannot_honour(exported, tiny_dataset):
     path = exported("stock", "onnx", nms=True, agnostic_nms=False, topk_per_class=100, topk_all=100, conf_thres=0.02,
                     iou_thres=0.3)  # fmt: skip
@@ -235,16 +265,32 @@ def test_thresholds_that_nms_inside_cannot_honour(exported, tiny_dataset):
         detect.run(weights=str(path), source=str(tiny_dataset.parent / "images/val"), conf_thres=0.01, iou_thres=0.2)
 
 
-@pytest.mark.parametrize("argument", ["onnx", "openvino"])
+@pytest.mark.parametrize("argument", ["torchscript", "onnx", "openvino"])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_val_scores_an_export_as_the_checkpoint(exported, stock, tiny_dataset, tmp_path, argument, dynamic):
     how = {"device": "cpu", "workers": 0, "plots": False, "save_dir": tmp_path, "batch_size": 3}
     path = exported("stock", argument, **({"dynamic": True} if dynamic else {}))
     found, by_class, _ = val.run(str(tiny_dataset), str(path), **how)
-    expected, _, _ = val.run(str(tiny_dataset), str(stock), imgsz=128, **how)
-    assert expected[2] > 0.5
-    assert found[2] == pytest.approx(expected[2], abs=0.002 if dynamic else 0.1)  # a fixed file pads to squares
+    expected = checkpoint_scores(stock, tiny_dataset, 128, square=not dynamic, **how)
+    assert expected[2] > 0.5 and expected[3] > 0.1
+    assert found[:4] == pytest.approx(expected[:4], abs=0.002)
     assert len(by_class) == 2
+
+
+def checkpoint_scores(weights: Path, data: Path, size: int, square: bool, **how) -> tuple[float, ...]:
+    """What val.py gives for a checkpoint; ``square``: on the images that a file of a fixed size gets."""
+    if not square:
+        return val.run(str(data), str(weights), imgsz=size, **how)[0]
+    options = val.ValOptions(data=str(data), weights=[str(weights)], batch_size=how["batch_size"], workers=0)
+    loader = val.make_loader(options, check_dataset(str(data)), size, 32, square=True)
+    return val.run(str(data), str(weights), imgsz=size, dataloader=loader, **how)[0]
+
+
+def test_val_scores_a_pruned_export_as_the_checkpoint(exported, pruned_colours, tiny_dataset, tmp_path):
+    how = {"device": "cpu", "workers": 0, "plots": False, "save_dir": tmp_path, "batch_size": 3}
+    found, _, _ = val.run(str(tiny_dataset), str(exported("pruned_colours", "onnx", imgsz=128)), **how)
+    expected = checkpoint_scores(pruned_colours, tiny_dataset, 128, square=True, **how)
+    assert expected[2] > 0.5 and found[:4] == pytest.approx(expected[:4], abs=0.002)
 
 
 def test_detect_finds_the_same_boxes(exported, stock, tiny_dataset, tmp_path):

@@ -18,7 +18,7 @@ from models.exporters import images as image_files
 from models.exporters import quantization, to_onnx
 from models.exporters.agreement import Agreement, agreement
 from models.exporters.graph_nms import NmsSettings
-from tests.colour_detector import save_colour_detector
+from tests.colour_detector import save_colour_detector, save_pruned_colour_detector
 from utils.errors import InputError
 from utils.files import read_yaml, write_yaml
 
@@ -40,20 +40,27 @@ def stock(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quantized(tmp_path_factory, tiny_dataset, stock):
-    """A function format -> its INT8 export, made once."""
-    made: dict[str, Path] = {}
+def pruned(tmp_path_factory) -> Path:
+    """The same detector, pruned."""
+    return save_pruned_colour_detector(tmp_path_factory.mktemp("int8") / "pruned.pt")
 
-    def make(argument: str) -> Path:
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory, tiny_dataset, stock, pruned):
+    """A function (format, checkpoint, flags) -> the INT8 export, made once."""
+    made: dict[tuple, Path] = {}
+
+    def make(argument: str, which: str = "stock", **flags) -> Path:
         needs(argument)
-        if argument not in made:
-            weights = tmp_path_factory.mktemp(argument) / "stock.pt"
-            weights.symlink_to(stock)
-            (made[argument],) = export.run(
+        key = (argument, which, *flags)
+        if key not in made:
+            weights = tmp_path_factory.mktemp(argument) / f"{which}.pt"
+            weights.symlink_to({"stock": stock, "pruned": pruned}[which])
+            (made[key],) = export.run(
                 weights=str(weights), include=[argument], imgsz=SIZE, data=str(tiny_dataset), int8=True,
-                calibration_images=6,
+                calibration_images=6, **flags,
             )  # fmt: skip
-        return made[argument]
+        return made[key]
 
     return make
 
@@ -71,6 +78,19 @@ def test_val_and_detect_run_int8(quantized, stock, tiny_dataset, tmp_path, argum
     source = str(tiny_dataset.parent / "images/val")
     folder = detect.run(weights=str(path), source=source, project=str(tmp_path), save_txt=True, nosave=True)
     assert any((folder / "labels").iterdir())
+
+
+@pytest.mark.parametrize("which, flag", [("pruned", None), ("stock", "nms"), ("stock", "dynamic")])
+@pytest.mark.parametrize("argument", PACKAGES)
+def test_int8_of_pruned_ones_with_nms_and_of_any_size(quantized, stock, pruned, tiny_dataset, argument, which, flag):
+    backend = DetectMultiBackend(quantized(argument, which, **({flag: True} if flag else {})))
+    checkpoint = DetectMultiBackend({"stock": stock, "pruned": pruned}[which])
+    assert backend.runtime.metadata.int8 and bool(backend.nms) == (flag == "nms")
+    files = image_files.choose_files(str(tiny_dataset), "val", 4)
+    for size in ((SIZE, SIZE), (96, 160))[: 2 if flag == "dynamic" else 1]:
+        batches = image_files.ImageBatches(files, size, batch=2)
+        result = agreement(backend, lambda images: checkpoint(images)[0], batches, NmsSettings())
+        assert result.boxes > 10 and result.share > 0.7
 
 
 def test_onnx_quantizes_all_but_the_head(quantized):
