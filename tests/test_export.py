@@ -246,6 +246,16 @@ def test_nms_in_the_graph_finds_what_nms_outside_finds(
         torch.testing.assert_close(again, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_the_graph_with_nms_declares_its_output(exported):
+    onnx = pytest.importorskip("onnx")
+    fixed = {"agnostic_nms": False, "topk_per_class": 100, "topk_all": 100, "conf_thres": 0.02, "iou_thres": 0.3}
+    dynamic = {"dynamic": True, "conf_thres": 0.02, "topk_all": 800}
+    for flags, shape in ((fixed, [1, 100, 6]), (dynamic, ["batch", 800, 6])):
+        (output,) = onnx.load(exported("stock", "onnx", nms=True, **flags)).graph.output
+        sides = output.type.tensor_type.shape.dim
+        assert output.name == "detections" and [side.dim_param or side.dim_value for side in sides] == shape
+
+
 @pytest.mark.parametrize("argument", ["onnx", "openvino"])
 def test_nms_in_a_graph_of_half_precision(exported, stock, tiny_dataset, argument):
     path = exported("stock", argument, nms=True, half=True)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from models.backends import DetectMultiBackend
 from models.experimental import attempt_load
 from models.exporters import ExportJob, GraphSettings, exporter
-from models.exporters.agreement import agreement
+from models.exporters.agreement import Agreement, agreement
 from models.exporters.graph import ExportModel
 from models.exporters.graph_nms import NmsSettings, WithNms
 from models.exporters.images import ImageBatches
-from models.exporters.verify import compare
+from models.exporters.verify import Difference, compare
 from models.formats import Format
 from models.metadata import Metadata
 from utils.checks import check_img_size
@@ -115,14 +115,14 @@ class CheckpointExport:
 
     def _judge(self, backend: DetectMultiBackend, what: str, size: tuple[int, int], batch: int) -> str:
         """What a comparison on images of this size says, in words. Raises InputError if the export is wrong."""
-        batches, result = self._comparison(size, batch), None
+        batches = self._comparison(size, batch)
+        result: Agreement | Difference
         if self.calibration is not None:
             result = agreement(backend, self._predict, batches, self.request.nms or NmsSettings())
-            result.check(what)
         else:
             half = self.request.half or backend.device.type == "cuda"  # where convolutions are computed in TF32
             result = compare(backend, self._predict, batches, half)
-            result.check(what, half)
+        result.check(what)
         if not result.judged:
             LOGGER.warning(
                 f"WARNING: {what} is not judged: in {len(batches) * batch} image(s) there are too few boxes above "

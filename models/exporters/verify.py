@@ -30,12 +30,13 @@ HALF_PIXELS, HALF_SCORE = 8.0, 0.1  # and FP16, or what a processor has instead:
 class Difference:
     """The largest differences from PyTorch: of box coordinates in pixels, of scores; and of how many boxes.
 
-    Without boxes nothing was judged.
+    Without boxes nothing was judged. ``half``: the export may round to half of the digits of FP32.
     """
 
     pixels: float
     score: float
     boxes: int
+    half: bool = False
 
     @property
     def judged(self) -> bool:
@@ -48,9 +49,9 @@ class Difference:
         figures = f"{self.pixels:.2g} pixels, {self.score:.2g} of a score"
         return f"largest difference from PyTorch: {figures} ({self.boxes} boxes)"
 
-    def check(self, what: str, half: bool) -> None:
-        """Raise InputError if this is more than rounding explains, to FP32 or to half of its digits."""
-        limits = (HALF_PIXELS, HALF_SCORE) if half else (PIXELS, SCORE)
+    def check(self, what: str) -> None:
+        """Raise InputError if this is more than rounding explains."""
+        limits = (HALF_PIXELS, HALF_SCORE) if self.half else (PIXELS, SCORE)
         if not (self.pixels <= limits[0] and self.score <= limits[1]):  # also if not a number
             raise InputError(
                 f"{what} differs from the checkpoint by {self.pixels:.3g} pixels and {self.score:.3g} of a score, more "
@@ -96,14 +97,14 @@ def compare(
         # In the layout that validation has them in
         found = backend(images.contiguous(memory_format=torch.channels_last))[0].cpu().float()
         if not backend.nms:
-            return _difference_of_predictions(found, expected)
+            return _difference_of_predictions(found, expected, half)
         gaps += _gaps_of_detections(found, expected, NmsSettings(**backend.nms), HALF_SCORE if half else SCORE)
         if len(gaps) >= 2 * ENOUGH_DETECTIONS:
             break
-    return _difference_of_detections(gaps, HALF_OUTLIERS if half else OUTLIERS)
+    return _difference_of_detections(gaps, half)
 
 
-def _difference_of_predictions(found: Tensor, expected: Tensor) -> Difference:
+def _difference_of_predictions(found: Tensor, expected: Tensor, half: bool) -> Difference:
     """Of (B, N, 5 + nc) both."""
     if found.shape != expected.shape:
         raise InputError(f"the export gives the shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
@@ -111,7 +112,7 @@ def _difference_of_predictions(found: Tensor, expected: Tensor) -> Difference:
     count = max(int((best > CONFIDENT).sum()), min(LEAST_BOXES, len(best)))
     rows = best.topk(count).indices
     boxes = (found[..., :4] - expected[..., :4]).flatten(0, 1)[rows].abs()
-    return Difference(float(boxes.max()), float((found[..., 4:] - expected[..., 4:]).abs().max()), count)
+    return Difference(float(boxes.max()), float((found[..., 4:] - expected[..., 4:]).abs().max()), count, half)
 
 
 def _gaps_of_detections(found: Tensor, expected: Tensor, settings: NmsSettings, margin: float) -> list[Tensor]:
@@ -130,15 +131,16 @@ def _gaps_of_detections(found: Tensor, expected: Tensor, settings: NmsSettings, 
     return gaps
 
 
-def _difference_of_detections(gaps: list[Tensor], outliers: float) -> Difference:
+def _difference_of_detections(gaps: list[Tensor], half: bool) -> Difference:
     """The largest gaps but for a share of outliers: rounding may decide otherwise which of two overlapping boxes is the
     better one, and on overlaps that are right at the threshold.
     """
     if not gaps:
-        return Difference(0.0, 0.0, 0)
+        return Difference(0.0, 0.0, 0, half)
+    outliers = int((HALF_OUTLIERS if half else OUTLIERS) * len(gaps))
     worst_last = torch.stack(gaps)[torch.stack(gaps)[:, 0].argsort()]
-    pixels, score = worst_last[: len(gaps) - int(outliers * len(gaps))].amax(dim=0).tolist()
-    return Difference(pixels, score, -(-len(gaps) // 2))
+    pixels, score = worst_last[: len(gaps) - outliers].amax(dim=0).tolist()
+    return Difference(pixels, score, -(-len(gaps) // 2), half)
 
 
 def _nearest(row: Tensor, others: Tensor) -> Tensor:
