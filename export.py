@@ -11,6 +11,7 @@ The result lies beside the checkpoint, and val.py, detect.py and torch.hub take 
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,8 +116,11 @@ class ExportOptions:
             raise InputError("--calibration-images only acts on the ranges of INT8 numbers: add --int8")
         if self.int8 and self.half:
             raise InputError("--int8 and --half contradict each other: give one of them")
-        if self.int8 and self.opset is not None and self.opset < INT8_OPSET:
-            raise InputError(f"--opset {self.opset} has no INT8 weights by channel: choose one from {INT8_OPSET} on")
+        quantizes_onnx = self.int8 and any(entry.argument == "onnx" for entry in formats)
+        if quantizes_onnx and self.opset is not None and self.opset < INT8_OPSET:
+            raise InputError(
+                f"--opset {self.opset} of ONNX has no INT8 weights by channel: choose one from {INT8_OPSET} on"
+            )
         if self.opset is not None and not OPSETS[0] <= self.opset <= OPSETS[1]:
             raise InputError(f"--opset {self.opset} cannot be written: choose one of {OPSETS[0]} to {OPSETS[1]}")
         single = [entry.argument for entry in formats if entry.argument in ONE_IMAGE]
@@ -185,12 +189,18 @@ def comparison_files(options: ExportOptions) -> list[str]:
 
 def report(files: Sequence[Path], options: ExportOptions) -> None:
     """Log where the exports are and what to run next."""
-    last = shlex.quote(str(files[-1]))
     LOGGER.info(f"Exports saved to {colorstr('bold', str(files[-1].parent.resolve()))}. Next:")
-    LOGGER.info(f"  python detect.py --weights {last} --source <images>")
     nms = options.nms_settings()
     thresholds = f" --conf-thres {nms.conf_thres:g} --iou-thres {nms.iou_thres:g}" if nms else ""
-    LOGGER.info(f"  python val.py --weights {last} --data {shlex.quote(options.data)}{thresholds}")
+    across = " --agnostic-nms" if nms and nms.agnostic else ""
+    data = "<data set YAML>" if options.data == DEFAULT_DATA else shlex.quote(options.data)
+    for file in files:
+        if file.suffix == ".mlpackage" and sys.platform != "darwin":
+            LOGGER.info(f"  on an Apple computer: open {shlex.quote(str(file))} with Xcode, detect.py or val.py")
+            continue
+        weights = f"--weights {shlex.quote(str(file))}" + " --device 0" * (file.suffix == ".engine")
+        LOGGER.info(f"  python detect.py {weights} --source <images>{thresholds}{across}")
+        LOGGER.info(f"  python val.py {weights} --data {data}{thresholds}")
     LOGGER.info(f"  torch.hub.load('.', 'custom', {str(files[-1])!r}, source='local')")
 
 

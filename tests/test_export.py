@@ -18,6 +18,7 @@ import detect
 import export
 import val
 from models.backends import DetectMultiBackend
+from models.backends.runtime import Runtime
 from models.experimental import attempt_load
 from models.exporters import ExportJob, GraphSettings, exporter, to_onnx, verify
 from models.exporters.agreement import agreement
@@ -397,6 +398,76 @@ def test_an_export_without_metadata(exported, tmp_path):
         DetectMultiBackend(tmp_path / "hostile.onnx")
 
 
+GOOD = {"names": ["disc", "square"], "stride": 32, "imgsz": [64, 64]}
+NMS = {"conf_thres": 0.25, "iou_thres": 0.45, "agnostic": False, "topk_per_class": 100, "topk_all": 100}
+
+
+@pytest.mark.parametrize(
+    "entry, value",
+    [
+        ("names", {"a": "disc"}), ("names", []), ("names", 3), ("stride", "x"), ("stride", True), ("imgsz", [0, 64]),
+        ("imgsz", "64"), ("batch", 0), ("dynamic", "yes"), ("half", 1), ("nms", {"x": 1}), ("nms", [1]),
+        ("nms", NMS | {"conf_thres": "0.25"}), ("nms", NMS | {"topk_all": 0}), ("task", "segment"),
+    ],
+)  # fmt: skip
+def test_damaged_metadata_are_named(entry, value):
+    assert parse_metadata(json.dumps(GOOD | {"nms": NMS}), "a.onnx").nms == NMS
+    with pytest.raises(InputError, match=f"a.onnx: its metadata entry '{entry}' is .*: export it again"):
+        parse_metadata(json.dumps(GOOD | {entry: value}), "a.onnx")
+    with pytest.raises(InputError, match=r"'imgsz' is None"):
+        parse_metadata(json.dumps({"names": ["a"], "stride": 32, "shape": 7}), "a.onnx")
+
+
+class Gives(Runtime):
+    """A runtime whose file always gives the same."""
+
+    def __init__(self, output: torch.Tensor, metadata: Metadata) -> None:
+        self.output, self.metadata, self.device = output, metadata, torch.device("cpu")
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """The output."""
+        return self.output
+
+
+@pytest.fixture
+def backend_that_gives(exported):
+    """A function (output, nms) -> a backend of a file that gives it and names two classes."""
+
+    def make(output: torch.Tensor, nms: dict | None = None) -> DetectMultiBackend:
+        backend = DetectMultiBackend(exported("pruned", "torchscript"))
+        backend.runtime = Gives(output, Metadata(["disc", "square"], 32, [SIZE, SIZE], nms=nms))
+        return backend
+
+    return make
+
+
+def test_more_or_fewer_classes_than_names(backend_that_gives):
+    images = torch.zeros(1, 3, SIZE, SIZE)
+    for classes in (1, 3):
+        backend = backend_that_gives(torch.zeros(1, 10, 5 + classes))
+        with pytest.raises(InputError, match=rf"finds {classes} classes, but its metadata have the 2 names"):
+            backend(images)
+    with pytest.raises(InputError, match=r"finds 3 classes, but its metadata have the 2 names"):
+        backend_that_gives(torch.tensor([[[0, 0, 9, 9, 0.5, 2.0]]]), NMS)(images)
+    assert backend_that_gives(torch.zeros(1, 4, 6), NMS)(images)[0].shape == (1, 4, 7)
+
+
+def test_limits_inside_are_told_when_they_are_reached(backend_that_gives, caplog):
+    images = torch.zeros(1, 3, SIZE, SIZE)
+    rows = torch.tensor([[[0, 0, 9, 9, 0.5, 0.0], [20, 0, 29, 9, 0.4, 0.0], [0, 0, 9, 9, 0.3, 1.0], [0] * 6]])
+    for limits, told in (({}, False), ({"topk_all": 3}, True), ({"topk_per_class": 2}, True),
+                         ({"topk_per_class": 3}, False), ({"topk_per_class": 3, "agnostic": True}, True)):  # fmt: skip
+        caplog.clear()
+        backend = backend_that_gives(rows, NMS | limits)
+        backend(images)
+        backend(images)
+        assert caplog.text.count("has limits inside") == int(told), limits
+    for given, asked, words in ((False, True, "within each class: leave out --agnostic-nms"),
+                                (True, False, "across classes: give --agnostic-nms")):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            backend_that_gives(rows, NMS | {"agnostic": given}).check_request(agnostic=asked)
+
+
 REFUSED = [
     ("--include saved_model", "saved_model is not offered: .*use tflite"),
     ("--include tfjs", "tfjs is not offered: .*onnxruntime-web"),
@@ -621,10 +692,16 @@ def test_the_command_says_what_it_made_and_what_comes_next(stock, tmp_path, tiny
     assert files == [tmp_path / "my detector.torchscript", tmp_path / "my detector.onnx"]
     assert caplog.text.count("largest difference from PyTorch: ") == 2
     assert f"Exports saved to {tmp_path}" in caplog.text
-    assert f"python detect.py --weights '{files[1]}'" in caplog.text
-    assert f"python val.py --weights '{files[1]}' --data {tiny_dataset}\n" in caplog.text
+    for file in files:
+        assert f"python detect.py --weights '{file}' --source" in caplog.text
+        assert f"python val.py --weights '{file}' --data {tiny_dataset}\n" in caplog.text
     export.run(weights=str(weights), **{**how, "include": ["onnx"], "nms": True, "conf_thres": 0.3})
     assert "--conf-thres 0.3 --iou-thres 0.45" in caplog.text
+    caplog.clear()
+    export.report([tmp_path / "a.onnx", tmp_path / "a.mlpackage"], export.ExportOptions())
+    assert "val.py --weights " in caplog.text and "--data <data set YAML>" in caplog.text
+    if sys.platform != "darwin":
+        assert "detect.py --weights " + str(tmp_path / "a.mlpackage") not in caplog.text
 
 
 def test_the_table_of_formats():

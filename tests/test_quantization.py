@@ -236,7 +236,10 @@ def test_int8_for_openvino_names_its_library(monkeypatch):
     [
         ("--include ncnn --int8", "--int8 is not possible with --include ncnn: possible with onnx openvino"),
         ("--include onnx --int8 --half", "--int8 and --half contradict each other"),
-        ("--include onnx --int8 --opset 12", "--opset 12 has no INT8 weights by channel: choose one from 13 on"),
+        (
+            "--include onnx --int8 --opset 12",
+            "--opset 12 of ONNX has no INT8 weights .*: choose one from 13 on",
+        ),
         ("--include onnx --calibration-images 8", "--calibration-images only acts on .*: add --int8"),
         ("--include onnx --int8 --calibration-images 0", "--calibration-images must be at least 1"),
     ],
@@ -246,3 +249,7 @@ def test_flags_that_cannot_be_honoured(words, message):
 
     with pytest.raises(InputError, match=message):
         parse(export.ExportOptions, "", words.split())
+
+
+def test_a_limit_of_onnx_alone(quantized):
+    assert DetectMultiBackend(quantized("openvino", "pruned", opset=12)).runtime.metadata.int8
