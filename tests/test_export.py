@@ -547,6 +547,29 @@ def test_an_engine_is_built_from_the_graph(monkeypatch, tmp_path, pruned, dynami
         exporter("engine")(job)
 
 
+def test_an_engine_refuses_what_it_was_not_built_for(monkeypatch, tmp_path):
+    """With a stand-in for TensorRT: larger images than those of the export, and shapes that the library refuses."""
+    library = mock.MagicMock(__version__="10.0")
+    library.TensorIOMode.INPUT = "input"
+    engine = library.Runtime.return_value.deserialize_cuda_engine.return_value
+    engine.num_io_tensors = 2
+    engine.get_tensor_name.side_effect = ["images", "output"].__getitem__
+    engine.get_tensor_mode.side_effect = {"images": "input", "output": "output"}.__getitem__
+    engine.create_execution_context.return_value.set_input_shape.return_value = False
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    content = Metadata(["disc", "square"], 32, [SIZE, SIZE], batch=2, dynamic=True).to_json().encode()
+    (tmp_path / "a.engine").write_bytes(len(content).to_bytes(4, "little") + content + b"the engine")
+    backend = DetectMultiBackend(tmp_path / "a.engine", torch.device("cuda"))
+    assert backend.image_size(None) == [SIZE, SIZE] and backend.image_size(32) == [32, 32]
+    with pytest.raises(InputError, match=r"a\.engine takes images of at most 64x64 pixels .*, got 64x96: choose"):
+        backend.image_size([64, 96])
+    backend.device = torch.device("cpu")  # where the images of this test are
+    with pytest.raises(InputError, match=r"takes images of at most 64x64 pixels"):
+        backend(torch.zeros(1, 3, 96, SIZE))
+    with pytest.raises(InputError, match=r"refused images of shape \(1, 3, 32, 64\): .* for at most \(2, 3, 64, 64\)"):
+        backend(torch.zeros(1, 3, 32, SIZE))
+
+
 def test_a_wrong_export_is_an_error_and_leaves_nothing(monkeypatch, tmp_path, pruned, tiny_dataset):
     needs("onnx")
     weights = tmp_path / "pruned.pt"

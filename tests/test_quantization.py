@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from models.exporters.agreement import Agreement, agreement
 from models.exporters.graph_nms import NmsSettings
 from tests.colour_detector import save_colour_detector, save_pruned_colour_detector
 from utils.errors import InputError
-from utils.files import read_yaml, write_yaml
+from utils.files import ROOT, read_yaml, write_yaml
 
 SIZE = 128
 PACKAGES = {"onnx": ["onnx", "onnxruntime"], "openvino": ["onnx", "openvino", "nncf"]}
@@ -112,6 +114,20 @@ def test_openvino_quantizes_all_but_the_head(quantized):
     types = {node.get_friendly_name(): node.get_type_name() for node in model.get_ops()}
     assert "FakeQuantize" in types.values()
     assert not [name for name, kind in types.items() if kind == "FakeQuantize" and "model.2/m" in name]
+
+
+def test_onnx_declares_what_it_uses(quantized):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(quantized("onnx"))
+    assert {entry.domain for entry in model.opset_import} == {node.domain for node in model.graph.node}
+
+
+def test_no_progress_bars_in_a_log(own_stock, tiny_dataset):
+    needs("openvino")
+    command = [sys.executable, "export.py", "--weights", str(own_stock), "--include", "openvino", "--int8"]
+    command += ["--imgsz", "64", "--data", str(tiny_dataset), "--calibration-images", "2"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "collection" not in run.stdout + run.stderr and "correction" not in run.stdout + run.stderr
 
 
 def test_what_no_convolution_follows():

@@ -127,9 +127,11 @@ class DetectMultiBackend(nn.Module):
         sides = [wanted] if isinstance(wanted, int) else list(wanted or [])
         asked = sides * 2 if len(sides) == 1 else sides
         if self.fixed_size is None:
-            return check_img_size(
+            size = check_img_size(
                 asked or (self.runtime.metadata.imgsz if self.runtime else [default] * 2), s=self.stride
             )
+            self._check_largest(size)
+            return size
         fixed = list(self.fixed_size)
         if asked and asked != fixed:
             raise InputError(
@@ -137,6 +139,15 @@ class DetectMultiBackend(nn.Module):
                 f"{asked[0]}x{asked[1]}: leave --imgsz out, or export with --imgsz {asked[0]} {asked[1]} or --dynamic"
             )
         return fixed
+
+    def _check_largest(self, size: Sequence[int]) -> None:
+        """Raise InputError if images of (height, width) are larger than the file takes."""
+        largest = self.runtime.largest_size if self.runtime else None
+        if largest and (size[0] > largest[0] or size[1] > largest[1]):
+            raise InputError(
+                f"{self._path} takes images of at most {largest[0]}x{largest[1]} pixels (height x width), got "
+                f"{size[0]}x{size[1]}: choose a smaller --imgsz, or export with a larger one"
+            )
 
     def check_request(
         self, conf_thres: float = 1.0, iou_thres: float = 0.0, augment: bool = False, visualize: bool = False,
@@ -173,6 +184,8 @@ class DetectMultiBackend(nn.Module):
             raise InputError(
                 f"{self._path} takes images of {self.fixed_size}, got {tuple(im.shape[2:])} (height, width)"
             )
+        if self.fixed_size is None:
+            self._check_largest(im.shape[2:])
         images = im.to(self.device, torch.half if self.fp16 else torch.float)
         try:
             output = run_in_batches(self.runtime, images)

@@ -6,9 +6,11 @@ of pixels, for which 256 steps are too few; both together take little time.
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,7 +49,16 @@ def quantize_onnx(model: Any, images: ImageBatches) -> Any:
             activation_type=ort_quantization.QuantType.QUInt8, weight_type=ort_quantization.QuantType.QInt8,
             nodes_to_exclude=_head_of_onnx(onnx.load(prepared).graph), extra_options={"WeightSymmetric": True},
         )  # fmt: skip
-        return onnx.load(quantized)
+        return _without_unused_domains(onnx.load(quantized))
+
+
+def _without_unused_domains(model: Any) -> Any:
+    """Strip the operator sets that no node is of: a runtime that lacks one may refuse the file."""
+    used = {node.domain for node in model.graph.node}
+    kept = [entry for entry in model.opset_import if not entry.domain or entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    return model
 
 
 class _Reader:
@@ -77,7 +88,9 @@ def _head_of_onnx(graph: Any) -> list[str]:
 
 def quantize_openvino(model: Any, images: ImageBatches) -> Any:
     """An openvino.Model in FP32 -> one with FakeQuantize, by NNCF, which corrects the biases."""
-    with _only_errors("nncf"):
+    # It draws its progress bars on stdout, also where that is a file
+    progress = nullcontext() if sys.stdout.isatty() else redirect_stdout(io.StringIO())
+    with _only_errors("nncf"), progress:
         nncf = require("nncf", "--int8 --include openvino")
         logging.getLogger("nncf").setLevel(logging.ERROR)  # its import sets the level
         return nncf.quantize(
