@@ -201,7 +201,7 @@ def report(files: Sequence[Path], options: ExportOptions) -> None:
         weights = f"--weights {shlex.quote(str(file))}" + " --device 0" * (file.suffix == ".engine")
         LOGGER.info(f"  python detect.py {weights} --source <images>{thresholds}{across}")
         LOGGER.info(f"  python val.py {weights} --data {data}{thresholds}")
-    LOGGER.info(f"  torch.hub.load('.', 'custom', {str(files[-1])!r}, source='local')")
+        LOGGER.info(f"  torch.hub.load('.', 'custom', {str(file)!r}, source='local')")
 
 
 def run(**keywords: Any) -> list[Path]:

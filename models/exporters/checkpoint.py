@@ -117,8 +117,9 @@ class CheckpointExport:
         """What a comparison on images of this size says, in words. Raises InputError if the export is wrong."""
         batches = self._comparison(size, batch)
         result: Agreement | Difference
+        settings = self.request.nms or NmsSettings()
         if self.calibration is not None:
-            result = agreement(backend, self._predict, batches, self.request.nms or NmsSettings())
+            result = agreement(backend, self._predict, batches, settings)
         else:
             half = self.request.half or backend.device.type == "cuda"  # where convolutions are computed in TF32
             result = compare(backend, self._predict, batches, half)
@@ -126,7 +127,7 @@ class CheckpointExport:
         if not result.judged:
             LOGGER.warning(
                 f"WARNING: {what} is not judged: in {len(batches) * batch} image(s) there are too few boxes above "
-                "its --conf-thres; run val.py on it, or give a data set by --data whose val images have more"
+                f"a confidence of {settings.conf_thres:g}; run val.py on it, or give --data whose val images have more"
             )
         return str(result)
 
