@@ -118,7 +118,12 @@ class Detector:
         self.options = options
         self.model = DetectMultiBackend(weights, device=device, data=options.data, fp16=options.half, dnn=options.dnn)
         self.model.check_request(
-            options.conf_thres, options.iou_thres, options.augment, options.visualize, options.update
+            options.conf_thres,
+            options.iou_thres,
+            options.augment,
+            options.visualize,
+            options.update,
+            options.agnostic_nms,
         )
         if self.model.pt:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -11,6 +11,7 @@ The result lies beside the checkpoint, and val.py, detect.py and torch.hub take 
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ REFUSED = {  # flags of v6.2 that no format of today has
     "optimize": "PyTorch for phones has ended, and torch's builds lack its optimizer: use ncnn, tflite or coreml",
 }
 CALIBRATION_IMAGES = 128
+COMPARISON_IMAGES = 32
 PROPERTIES = ("half", "dynamic", "int8", "nms")  # of the file: every format that is asked for must have them
 NMS_FLAGS = ("agnostic_nms", "topk_per_class", "topk_all", "iou_thres", "conf_thres")
 
@@ -114,8 +116,11 @@ class ExportOptions:
             raise InputError("--calibration-images only acts on the ranges of INT8 numbers: add --int8")
         if self.int8 and self.half:
             raise InputError("--int8 and --half contradict each other: give one of them")
-        if self.int8 and self.opset is not None and self.opset < INT8_OPSET:
-            raise InputError(f"--opset {self.opset} has no INT8 weights by channel: choose one from {INT8_OPSET} on")
+        quantizes_onnx = self.int8 and any(entry.argument == "onnx" for entry in formats)
+        if quantizes_onnx and self.opset is not None and self.opset < INT8_OPSET:
+            raise InputError(
+                f"--opset {self.opset} of ONNX has no INT8 weights by channel: choose one from {INT8_OPSET} on"
+            )
         if self.opset is not None and not OPSETS[0] <= self.opset <= OPSETS[1]:
             raise InputError(f"--opset {self.opset} cannot be written: choose one of {OPSETS[0]} to {OPSETS[1]}")
         single = [entry.argument for entry in formats if entry.argument in ONE_IMAGE]
@@ -141,10 +146,12 @@ class ExportOptions:
         size = self.imgsz[0], self.imgsz[1]
         files: list[str] = []
         if self.int8:
-            from models.exporters.calibration import choose_files
+            from models.exporters.images import calibration_files
 
-            files = choose_files(self.data, self.calibration_images or CALIBRATION_IMAGES)
-        return ExportRequest(size, self.batch_size, self.dynamic, self.half, self.nms_settings(), graph, files)
+            files = calibration_files(self.data, self.calibration_images or CALIBRATION_IMAGES)
+        return ExportRequest(
+            size, self.batch_size, self.dynamic, self.half, self.nms_settings(), graph, files, comparison_files(self)
+        )
 
 
 def check_packages(formats: Sequence[Format], simplify: bool = False, int8: bool = False) -> None:
@@ -163,30 +170,38 @@ def check_packages(formats: Sequence[Format], simplify: bool = False, int8: bool
         )
 
 
-def comparison_image(options: ExportOptions) -> Path | None:
-    """An image of the data set to compare on, or None when --data was not given and its default is not there."""
-    from utils.checks import check_dataset
-    from utils.labels import find_images
+def comparison_files(options: ExportOptions) -> list[str]:
+    """Validation images to compare on; none when --data was not given and its default is not there.
+
+    One is enough to compare numbers on. Detections, which are all that --nms gives and that INT8 can be judged by,
+    need several.
+    """
+    from models.exporters.images import choose_files
 
     try:
-        data = check_dataset(options.data, splits=("val",), autodownload=False)
+        return choose_files(options.data, "val", COMPARISON_IMAGES if options.nms or options.int8 else 1)
     except MissingFileError:
         if options.data != DEFAULT_DATA:
             raise
         LOGGER.info("No images to compare on: a generated picture is used; --data names a data set with real ones")
-        return None
-    return Path(find_images(data["val"])[0])
+        return []
 
 
 def report(files: Sequence[Path], options: ExportOptions) -> None:
     """Log where the exports are and what to run next."""
-    last = shlex.quote(str(files[-1]))
     LOGGER.info(f"Exports saved to {colorstr('bold', str(files[-1].parent.resolve()))}. Next:")
-    LOGGER.info(f"  python detect.py --weights {last} --source <images>")
     nms = options.nms_settings()
     thresholds = f" --conf-thres {nms.conf_thres:g} --iou-thres {nms.iou_thres:g}" if nms else ""
-    LOGGER.info(f"  python val.py --weights {last} --data {shlex.quote(options.data)}{thresholds}")
-    LOGGER.info(f"  torch.hub.load('.', 'custom', {str(files[-1])!r}, source='local')")
+    across = " --agnostic-nms" if nms and nms.agnostic else ""
+    data = "<data set YAML>" if options.data == DEFAULT_DATA else shlex.quote(options.data)
+    for file in files:
+        if file.suffix == ".mlpackage" and sys.platform != "darwin":
+            LOGGER.info(f"  on an Apple computer: open {shlex.quote(str(file))} with Xcode, detect.py or val.py")
+            continue
+        weights = f"--weights {shlex.quote(str(file))}" + " --device 0" * (file.suffix == ".engine")
+        LOGGER.info(f"  python detect.py {weights} --source <images>{thresholds}{across}")
+        LOGGER.info(f"  python val.py {weights} --data {data}{thresholds}")
+        LOGGER.info(f"  torch.hub.load('.', 'custom', {str(file)!r}, source='local')")
 
 
 def run(**keywords: Any) -> list[Path]:
@@ -214,9 +229,9 @@ def main(options: ExportOptions) -> list[Path]:
     LOGGER.info(device_line(device))
     if device.type != "cuda" and any(entry.argument == "engine" for entry in formats):
         raise InputError("--include engine builds on the GPU that it is for: choose one with --device 0")
-    request, picture, files = options.request(), comparison_image(options), []
+    request, files = options.request(), []
     for weights in options.weights:
-        checkpoint = CheckpointExport(weights, request, device, picture)
+        checkpoint = CheckpointExport(weights, request, device)
         files += [checkpoint.export(entry) for entry in formats]
     report(files, options)
     return files

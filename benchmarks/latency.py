@@ -3,52 +3,60 @@
 
 python -m benchmarks.latency --weights base.pt pruned_model.pt --runtimes torch onnxruntime openvino --imgsz 320
 python -m benchmarks.latency --weights best.pt --runtimes openvino openvino-int8 --data mask.yaml   # and their mAP
+python -m benchmarks.latency --weights best.pt best.engine --runtimes torch --device 0 --half              # on a GPU
 Of all that has the same size, batch and number of threads the calls take turns, so that a busy machine favours none.
 A combination that is not possible here is listed with the reason.
 """
 
 from __future__ import annotations
 
-import csv
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.figures import in_turns
+from benchmarks.latency_table import Cell, as_table, save
 from models.formats import PYTORCH, format_of
 from utils.cli import run_command
 from utils.config import option, parse
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT, atomic_path, increment_path
+from utils.files import ROOT, increment_path
 from utils.log import LOGGER, colorstr
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.backends import DetectMultiBackend
 
 # What a checkpoint is exported to: its word after --include, and whether in INT8
 RUNTIMES = {
     "torch": ("-", False), "torchscript": ("torchscript", False), "onnxruntime": ("onnx", False),
     "onnxruntime-int8": ("onnx", True), "opencv": ("onnx", False), "openvino": ("openvino", False),
     "openvino-int8": ("openvino", True), "ncnn": ("ncnn", False), "tflite": ("tflite", False),
-    "coreml": ("coreml", False),
+    "coreml": ("coreml", False), "tensorrt": ("engine", False),
 }  # fmt: skip
+STRIDE = 32  # of image sides, in pixels
 PAUSE = 0.005  # seconds between calls: the threads of the runtime before stop waiting for more work
 MEMORY_PROBE = """
 import sys, resource
 import torch
-from benchmarks.latency import backend_for
-torch.set_num_threads(int(sys.argv[5]))
-run = backend_for(sys.argv[1], sys.argv[2])
+from benchmarks.latency import backend_for, runner_of
+path, runtime, size, batch, threads, device, half = sys.argv[1:]
+torch.set_num_threads(int(threads))
+run = runner_of(backend_for(path, runtime, torch.device(device), half == "half"))
 for _ in range(3):
-    run(torch.rand(int(sys.argv[4]), 3, int(sys.argv[3]), int(sys.argv[3])))
+    run(torch.rand(int(batch), 3, int(size), int(size)))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 """
 
@@ -66,6 +74,8 @@ class LatencyOptions:
     batch_size: list[int] = option([1], "images per call", nargs="+")
     threads: list[int] = option([2], "threads of the runtime", nargs="+")
     repetitions: int = option(50, "calls that are timed")
+    device: str = option("cpu", "cpu, or cuda device number such as 0: for torch, torchscript, onnxruntime, tensorrt")
+    half: bool = option(False, "compute in FP16: torch on a GPU, and exports, which are made with --half")
     data: str = option("", "data set YAML: mAP of each file, and the images that INT8 is calibrated on")
     memory: bool = option(False, "peak memory too, of a process of its own for each line")
     project: str = option(str(ROOT / "runs/latency"), "save to project/name")
@@ -73,6 +83,8 @@ class LatencyOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured, before anything is."""
+        from utils.checks import check_img_size
+
         if not self.weights:
             raise InputError("--weights is missing: name checkpoints or exported files")
         for file in self.weights:
@@ -85,41 +97,16 @@ class LatencyOptions:
         for flag in ("imgsz", "batch_size", "threads"):
             if min(getattr(self, flag)) < 1:
                 raise InputError(f"--{flag.replace('_', '-')} takes positive numbers, got {getattr(self, flag)}")
+        self.imgsz = list(dict.fromkeys(check_img_size(list(self.imgsz), STRIDE)))
         if self.repetitions < 1:
             raise InputError(f"--repetitions must be at least 1, got {self.repetitions}")
-
-
-@dataclass
-class Cell:
-    """One line of the table; figures are None where there are none, and ``note`` says why.
-
-    Attributes:
-        imgsz: side in pixels. median, low, high: of milliseconds per image, and its quartiles. ratio: median ratio of
-            the time to that of the first line of the same size, batch and threads, turn by turn. file_mib: size of
-            what is deployed. memory_mib: peak of a process that runs it, libraries included. map50, map: on the data.
-    """
-
-    weights: str
-    runtime: str
-    imgsz: int
-    batch: int
-    threads: int
-    median: float | None = None
-    low: float | None = None
-    high: float | None = None
-    ratio: float | None = None
-    file_mib: float | None = None
-    memory_mib: float | None = None
-    map50: float | None = None
-    map: float | None = None
-    note: str = ""
 
 
 class Exports:
     """The exports of the checkpoints, each made once, in a folder that goes away."""
 
-    def __init__(self, folder: Path, data: str) -> None:
-        self.folder, self.data = folder, data
+    def __init__(self, folder: Path, options: LatencyOptions) -> None:
+        self.folder, self.options = folder, options
         self.made: dict[tuple, Path | InputError] = {}
 
     def get(self, weights: str, runtime: str, size: int, batch: int) -> Path:
@@ -145,24 +132,41 @@ class Exports:
         folder.mkdir()
         copy = folder / Path(weights).name
         shutil.copyfile(weights, copy)
-        given = {"data": self.data} if self.data else {}
-        (path,) = export.run(weights=str(copy), include=[argument], imgsz=size, batch_size=batch, int8=int8, **given)
+        options = self.options
+        given: dict[str, Any] = {"data": options.data} if options.data else {}
+        given |= {"device": options.device} if argument == "engine" else {}
+        (path,) = export.run(weights=str(copy), include=[argument], imgsz=size, batch_size=batch, int8=int8,
+                             half=options.half, **given)  # fmt: skip
         return path
 
 
-def backend_for(path: str | Path, runtime: str) -> Callable[[Any], Any]:
-    """What runs a file, as detect.py does, on the CPU."""
+def backend_for(path: str | Path, runtime: str, device: torch.device, half: bool = False) -> DetectMultiBackend:
+    """What runs a file, as detect.py does. Raises InputError if that is not possible on this device."""
     import cv2
     import torch
 
     from models.backends import DetectMultiBackend
 
     cv2.setNumThreads(torch.get_num_threads())
-    backend = DetectMultiBackend(path, dnn=runtime == "opencv")
+    backend = DetectMultiBackend(path, device=device, dnn=runtime == "opencv", fp16=half)
+    if backend.device.type != device.type:
+        raise InputError(f"{runtime} does not run on --device {device} here, but on the CPU: leave out --device")
+    return backend
+
+
+def runner_of(backend: DetectMultiBackend) -> Callable[[Any], Any]:
+    """One call on images (B, 3, H, W), finished when it returns."""
+    import torch
+
+    from utils.device import time_sync
+
+    type_ = torch.half if backend.fp16 else torch.float
 
     def run(images: Any) -> Any:
         with torch.inference_mode():
-            return backend(images)[0]
+            output = backend(images.to(backend.device, type_))[0]
+        time_sync()
+        return output
 
     return run
 
@@ -173,17 +177,19 @@ def measure(options: LatencyOptions) -> list[Cell]:
     import torch
 
     from prune_tools.pruning import warnings_only
+    from utils.device import select_device
 
+    device = select_device(options.device)
     before = torch.get_num_threads(), cv2.getNumThreads()
     cells: list[Cell] = []
     try:
         with TemporaryDirectory() as name, warnings_only():
-            exports = Exports(Path(name), options.data)
+            exports = Exports(Path(name), options)
             scores: dict[tuple, Any] = {}
             for size, batch, threads in product(options.imgsz, options.batch_size, options.threads):
                 torch.set_num_threads(threads)
                 group = [Cell(weights, runtime, size, batch, threads) for weights, runtime in _lines(options)]
-                _measure_group(group, exports, options, scores)
+                _measure_group(group, exports, options, device, scores)
                 cells += group
     finally:
         torch.set_num_threads(before[0])
@@ -201,35 +207,55 @@ def _lines(options: LatencyOptions) -> Iterator[tuple[str, str]]:
             yield weights, next(name for name, (argument, _) in RUNTIMES.items() if argument == kind.argument)
 
 
-def _measure_group(cells: list[Cell], exports: Exports, options: LatencyOptions, scores: dict[tuple, Any]) -> None:
+def _measure_group(
+    cells: list[Cell], exports: Exports, options: LatencyOptions, device: torch.device, scores: dict[tuple, Any]
+) -> None:
     """Fill in the figures of cells of one size, batch and number of threads."""
     import torch
 
     from models.exporters.verify import example_image
 
     size, batch, threads = cells[0].imgsz, cells[0].batch, cells[0].threads
-    images = example_image(None, (size, size)).expand(batch, -1, -1, -1).contiguous()
+    images = example_image(None, (size, size)).expand(batch, -1, -1, -1).contiguous().to(device)
     calls: dict[str, Callable[[], object]] = {}
     for index, cell in enumerate(cells):
         try:
             checkpoint = format_of(cell.weights) is PYTORCH
             path = exports.get(cell.weights, cell.runtime, size, batch) if checkpoint else Path(cell.weights)
-            run = backend_for(path, cell.runtime)
-            run(images)
-            cell.file_mib = _mebibytes(path)
-            if options.memory:
-                cell.memory_mib = _peak_memory(path, cell)
-            if options.data:
-                key = (cell.weights, cell.runtime, size)
-                scores[key] = scores.get(key) or _accuracy(path, cell, options.data)
-                cell.map50, cell.map = scores[key]
+            run = _prepare(cell, path, images, options, device, scores)
         except InputError as error:
             cell.note = str(error)
+            continue
+        except (RuntimeError, OSError) as error:  # of a library, such as too little memory
+            cell.note = f"failed: {' '.join(str(error).split())[:200]}"
             continue
         torch.set_num_threads(threads)  # validation may have changed it
         calls[f"pause {index}"] = lambda: time.sleep(PAUSE)
         calls[str(index)] = lambda run=run: run(images)  # type: ignore[misc]
     _fill_in_times(cells, in_turns(calls, options.repetitions))
+
+
+def _prepare(
+    cell: Cell, path: Path, images: Any, options: LatencyOptions, device: torch.device, scores: dict[tuple, Any]
+) -> Callable[[Any], Any]:
+    """What is to be timed, after it has run once; fills in all other figures. Raises InputError where impossible."""
+    backend = backend_for(path, cell.runtime, device, options.half)
+    if backend.runtime and backend.runtime.metadata.int8 and not cell.runtime.endswith("-int8"):
+        cell.runtime += "-int8"
+    if backend.fixed_size is None and cell.imgsz % backend.stride:
+        raise InputError(f"{path} takes multiples of its stride of {backend.stride} pixels, got {cell.imgsz}")
+    run = runner_of(backend)
+    run(images)
+    cell.file_mib = _mebibytes(path)
+    if options.memory:
+        cell.memory_mib = _peak_memory(path, cell, device, options.half)
+    if options.data and backend.nms:
+        cell.note = "no mAP: it applies NMS itself; val.py scores it at its --conf-thres and --iou-thres"
+    elif options.data:
+        key = (cell.weights, cell.runtime, cell.imgsz)
+        scores[key] = scores.get(key) or _accuracy(path, cell, options)
+        cell.map50, cell.map = scores[key]
+    return run
 
 
 def _fill_in_times(cells: list[Cell], seconds: Mapping[str, Sequence[float]]) -> None:
@@ -250,72 +276,28 @@ def _mebibytes(path: Path) -> float:
     return sum(file.stat().st_size for file in files if file.is_file()) / 2**20
 
 
-def _peak_memory(path: Path, cell: Cell) -> float:
-    """MiB that a process needs at most that does nothing but run this file."""
+def _peak_memory(path: Path, cell: Cell, device: torch.device, half: bool) -> float:
+    """MiB of main memory that a process needs at most that does nothing but run this file."""
     words = [str(path.resolve()), cell.runtime, str(cell.imgsz), str(cell.batch), str(cell.threads)]
+    words += [str(device), "half" if half else "whole"]
     command = [sys.executable, "-c", MEMORY_PROBE, *words]
     probe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if probe.returncode:
-        raise InputError(f"{path} failed in a process of its own: {probe.stderr.strip().splitlines()[-1]}")
+        reason = (probe.stderr.strip().splitlines() or [f"exit status {probe.returncode}"])[-1]
+        raise InputError(f"{path} failed in a process of its own: {reason}")
     return float(probe.stdout.split()[-1])
 
 
-def _accuracy(path: Path, cell: Cell, data: str) -> tuple[float, float]:
+def _accuracy(path: Path, cell: Cell, options: LatencyOptions) -> tuple[float, float]:
     """mAP at IoU 0.5 and at 0.5:0.95, by val.py."""
     import val
 
     with TemporaryDirectory() as folder:
         results, _, _ = val.run(
-            data, str(path), imgsz=cell.imgsz, device="cpu", workers=0, plots=False, save_dir=Path(folder),
-            dnn=cell.runtime == "opencv",
+            options.data, str(path), imgsz=cell.imgsz, device=options.device, half=options.half, workers=0,
+            plots=False, save_dir=Path(folder), dnn=cell.runtime == "opencv",
         )  # fmt: skip
     return float(results[2]), float(results[3])
-
-
-def as_table(cells: Sequence[Cell]) -> str:
-    """The cells as a Markdown table; a reason stands where there are no figures."""
-    lines = [
-        "| weights | runtime | imgsz | batch | threads | ms/image (quartiles) | ratio | file MiB | memory MiB | mAP@.5 "
-        "| mAP@.5:.95 |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]  # fmt: skip
-    for cell in cells:
-        start = f"| {Path(cell.weights).name} | {cell.runtime} | {cell.imgsz} | {cell.batch} | {cell.threads} |"
-        if cell.median is None:
-            lines.append(f"{start} {cell.note.replace('|', '/')} | | | | | |")
-            continue
-        figures = [f"{cell.median:.2f} ({cell.low:.2f}-{cell.high:.2f})", _text(cell.ratio, 2), _text(cell.file_mib, 1)]
-        figures += [_text(cell.memory_mib, 0), _text(cell.map50, 4), _text(cell.map, 4)]
-        lines.append(f"{start} {' | '.join(figures)} |")
-    return "\n".join(lines)
-
-
-def _text(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def save(cells: Sequence[Cell], folder: Path) -> None:
-    """Write latency.md, latency.csv and latency.png."""
-    from utils.charts import new_figure, save_figure
-
-    with atomic_path(folder / "latency.md") as draft:
-        draft.write_text(as_table(cells) + "\n", encoding="utf-8")
-    with atomic_path(folder / "latency.csv") as draft, open(draft, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [entry.name for entry in fields(Cell)])
-        writer.writeheader()
-        writer.writerows(asdict(cell) for cell in cells)
-    timed = [cell for cell in cells if cell.median is not None]
-    if timed:
-        figure = new_figure(9, 1 + 0.3 * len(timed))
-        axes = figure.add_subplot()
-        labels = [f"{Path(c.weights).name}, {c.runtime}, {c.imgsz} px, {c.batch} x, {c.threads} threads" for c in timed]
-        medians = [cell.median or 0.0 for cell in timed]
-        spread = [[(c.median or 0) - (c.low or 0) for c in timed], [(c.high or 0) - (c.median or 0) for c in timed]]
-        axes.barh(range(len(timed)), medians, xerr=spread)
-        axes.set_yticks(range(len(timed)), labels)
-        axes.invert_yaxis()
-        axes.set_xlabel("ms per image, median and quartiles")
-        save_figure(figure, folder / "latency.png", dpi=150)
 
 
 def main(options: LatencyOptions) -> list[Cell]:

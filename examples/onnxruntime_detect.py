@@ -13,6 +13,20 @@ import numpy as np
 import onnxruntime
 
 
+def load(path):
+    """The session of an ONNX file. Ends the program with one line if it is none that ``detect`` can run."""
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise SystemExit(f"cannot load {path}: {error}") from error
+    texts = session.get_modelmeta().custom_metadata_map
+    if "names" not in texts or "imgsz" not in texts:
+        sys.exit(f"{path} has no class names and image size: it was not written by export.py")
+    if any(json.loads(texts.get(flag, "null")) for flag in ("nms", "half")) or json.loads(texts["batch"]) > 1:
+        sys.exit(f"{path} was exported with --nms, --half or --batch-size, which this example does not read: leave out")
+    return session
+
+
 def detect(session, image, confidence=0.25, overlap=0.45):
     """BGR image (H, W, 3) -> (n, 6): x1, y1, x2, y2 in its pixels, score, class, by falling score."""
     texts = session.get_modelmeta().custom_metadata_map
@@ -40,9 +54,12 @@ def detect(session, image, confidence=0.25, overlap=0.45):
 
 
 if __name__ == "__main__":
-    session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    session, image = load(sys.argv[1]), cv2.imread(sys.argv[2])
+    if image is None:
+        sys.exit(f"cannot read the image {sys.argv[2]}")
     names = json.loads(session.get_modelmeta().custom_metadata_map["names"])
-    image = cv2.imread(sys.argv[2])
     for x1, y1, x2, y2, score, kind in detect(session, image):
         print(f"{names[int(kind)]} {score:.2f} at {x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f}")
         cv2.rectangle(image, (round(x1), round(y1)), (round(x2), round(y2)), (0, 200, 0), 2)

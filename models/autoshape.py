@@ -92,7 +92,7 @@ class AutoShape(nn.Module):
         if isinstance(imgs, Tensor):
             return self._infer(imgs, augment, profile)
         if isinstance(self.model, DetectMultiBackend):
-            self.model.check_request(self.conf, self.iou, augment)
+            self.model.check_request(self.conf, self.iou, augment, agnostic=self.agnostic)
         times = [time_sync()]
         pictures, files = read_pictures(imgs)
         shape = self._network_shape([picture.shape[:2] for picture in pictures], size)

@@ -102,19 +102,41 @@ def _checked(content: Any, source: str | Path) -> Metadata:
     values = {entry.name: content[entry.name] for entry in dataclasses.fields(Metadata) if entry.name in content}
     names = values["names"]
     if isinstance(names, Mapping):
-        names = [names[key] for key in sorted(names, key=int)]
+        digits = all(str(key).isdecimal() for key in names)
+        names = [names[key] for key in sorted(names, key=int)] if digits else None
     values["names"] = [str(name) for name in names] if isinstance(names, list) else None
-    size = values.setdefault("imgsz", content.get("shape", [0, 0, 0, 0])[-2:])
+    shape = content.get("shape")
+    size = values.setdefault("imgsz", shape[-2:] if isinstance(shape, list) else None)
     fits = {
         "names": bool(values["names"]),
-        "stride": isinstance(values["stride"], (int, float)) and values["stride"] >= 1,
-        "imgsz": isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size),
-        "batch": isinstance(values.get("batch", 1), int) and values.get("batch", 1) >= 1,
-        "nms": isinstance(values.get("nms"), (Mapping, type(None))),
+        "stride": _is_number(values["stride"], 1),
+        "imgsz": isinstance(size, list) and len(size) == 2 and all(_is_count(side) for side in size),
+        "batch": _is_count(values.get("batch", 1)),
+        "nms": values.get("nms") is None or _fits_nms(values["nms"]),
         "task": values.get("task", "detect") == "detect",
     }
+    fits |= {name: isinstance(values.get(name, False), bool) for name in ("dynamic", "half", "int8")}
     wrong = next((name for name, good in fits.items() if not good), None)
     if wrong:
         raise InputError(f"{source}: its metadata entry {wrong!r} is {content.get(wrong)!r}: export it again")
     values["stride"] = int(values["stride"])
     return Metadata(**values)
+
+
+def _is_number(value: Any, least: float, most: float = float("inf")) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and _is_number(value, 1)
+
+
+def _fits_nms(value: Any) -> bool:
+    """Whether these are the settings of ``models.exporters.graph_nms``."""
+    return (
+        isinstance(value, Mapping)
+        and value.keys() == {"conf_thres", "iou_thres", "agnostic", "topk_per_class", "topk_all"}
+        and all(_is_number(value[name], 0, 1) for name in ("conf_thres", "iou_thres"))
+        and all(_is_count(value[name]) for name in ("topk_per_class", "topk_all"))
+        and isinstance(value["agnostic"], bool)
+    )

@@ -16,7 +16,7 @@ import torch
 
 from prune_tools.costs import CostModel, readable
 from prune_tools.gammas import ChannelGammas
-from prune_tools.polarize import LONGEST_HOLD, ByBudget, ByShare, Chooser, Polarizer
+from prune_tools.polarize import ByBudget, ByShare, Chooser, Polarizer
 from prune_tools.rates import DEADLINE, LARGEST_CHANGE, NEARLY_ZERO, Course, decayed, mobility, remaining_path
 from prune_tools.tracing import trace_model
 from utils.distributed import plain_norms
@@ -47,8 +47,7 @@ class PenaltySettings:
         target: for 'polarize', instead of the share: what the network should cost without them.
         round_to: with a target, multiples to which each layer's other channels add up.
         max_map_loss: the automatic rate and ``polarize`` hold back while mAP50 is further than this below ``base_map``
-            (or below the best epoch), though no longer than LONGEST_HOLD of the run; twice this at the highest learning
-            rate, see SparsityPenalty.allowed_loss.
+            (or below the best epoch); twice this at the highest learning rate, see SparsityPenalty.allowed_loss.
     """
 
     penalty: str = "l1"
@@ -72,7 +71,6 @@ class SparsityPenalty:
         self.automatic = settings.sr == AUTO and settings.penalty != "polarize"
         self.rate = 0.0  # at the start of the published schedule
         self.best_map, self.verdict = 0.0, ""
-        self.held_epochs = 0  # in which the automatic rate has given way
         self.polarizer: Polarizer | None = None
         self.batches = 0  # that the optimizer step under way applies
         self.share = 0.0  # of small gammas in the averaged model, after the latest epoch
@@ -158,8 +156,6 @@ class SparsityPenalty:
         if self.polarizer is not None:
             self.polarizer.held = held
         elif self.automatic and epoch + 1 < self.state.epochs:
-            held = held and self.held_epochs < LONGEST_HOLD * self.state.epochs
-            self.held_epochs += held
             self._adapt(epoch, held)
         if held and (self.automatic or self.polarizer is not None):
             LOGGER.info(
@@ -189,6 +185,7 @@ class SparsityPenalty:
             LOGGER.warning(
                 f"no epoch has reached {wanted:.0%} small gammas; best.pt is the sparsest, with {reached:.1%}: prune "
                 "no more than that, or train longer, with a higher --sr or a larger --max-map-loss"
+                + (", or with --penalty polarize, which needs fewer epochs" if self.polarizer is None else "")
             )
 
     # -- the goal ------------------------------------------------------------------------------------------------------
@@ -289,15 +286,11 @@ class SparsityPenalty:
     # -- resuming ------------------------------------------------------------------------------------------------------
 
     def _state_dict(self) -> dict[str, Any]:
-        parts = {
-            "rate": self.rate, "best_map": self.best_map, "verdict": self.verdict, "held_epochs": self.held_epochs,
-            "course": vars(self.course),
-        }  # fmt: skip
+        parts = {"rate": self.rate, "best_map": self.best_map, "verdict": self.verdict, "course": vars(self.course)}
         return parts | ({"polarizer": self.polarizer.state_dict()} if self.polarizer is not None else {})
 
     def _load(self, saved: dict[str, Any]) -> None:
         self.rate, self.best_map, self.verdict = saved["rate"], saved["best_map"], saved["verdict"]
-        self.held_epochs = saved.get("held_epochs", 0)  # runs of earlier versions have not counted them
         device = self.gammas.layer.device
         course: dict[str, Any] = {
             key: value.to(device) if torch.is_tensor(value) else value for key, value in saved["course"].items()

@@ -48,7 +48,7 @@ class SparseOptions(RecipeOptions):
 
     epochs: int = option(100, "number of epochs")
     recipe: str = option(
-        "", f"schedule; default: {SPARSE} with polarize or prox auto, else and with a --hyp of your own {PUBLISHED}",
+        "", f"schedule; default: {SPARSE} with polarize, {PUBLISHED} with other penalties or a --hyp of your own",
         choices=list(RECIPES),
     )  # fmt: skip
     st: bool = option(True, "apply the penalty; --no-st trains as train.py does")
@@ -144,8 +144,8 @@ class SparseOptions(RecipeOptions):
         return f"--target-{quantity} {getattr(self, f'target_{quantity}')}{rounding}{scope}"
 
     def default_recipe(self) -> str:
-        """The published penalty comes with the published schedule: its gradients are meant for SGD."""
-        return SPARSE if self.penalty == "polarize" or (self.penalty, self.sr) == ("prox", AUTO) else PUBLISHED
+        """The published penalties come with the published schedule."""
+        return SPARSE if self.penalty == "polarize" else PUBLISHED
 
     def _default_scope(self) -> str:
         """The scope of this training and of the pruning after it when none is given."""

@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 
 from models.yolo import DetectionModel
+from prune_tools.groups import find_groups, select_groups
+from prune_tools.plan import Plan
+from prune_tools.yolo_pruned import prune_model
 from utils.checkpoint import save_checkpoint
 
 CONFIG = {
@@ -45,4 +48,13 @@ def colour_detector() -> DetectionModel:
 def save_colour_detector(path: Path, **more: object) -> Path:
     """Write the detector as a stripped checkpoint; ``more`` goes into it as it is."""
     save_checkpoint({"epoch": -1, "model": colour_detector(), "ema": None, "optimizer": None} | more, path)
+    return path
+
+
+def save_pruned_colour_detector(path: Path) -> Path:
+    """Write the detector without half of the channels of each layer, which it has no use for."""
+    model = colour_detector()
+    groups = select_groups(find_groups(model), "all")
+    prune_model(model, groups, Plan({group.name: torch.arange(4) for group in groups}))
+    save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None}, path)
     return path

@@ -229,3 +229,49 @@ def test_ctrl_c_during_training(tiny_dataset, tmp_path):
     assert "interrupted" in errors.strip().splitlines()[-1]
     assert load_checkpoint(last)["optimizer"] is not None
     assert not [path for path in last.parent.iterdir() if path.name.startswith(".")]
+
+
+TERMINATED = """
+import multiprocessing, os, signal, sys, time
+from pathlib import Path
+from utils.cli import run_command
+from utils.files import atomic_output, atomic_path
+
+
+def work():
+    if sys.argv[1] == "forked":  # a process of a pool, say, ends at once
+        child = multiprocessing.get_context("fork").Process(target=wait)
+        child.start()
+        time.sleep(0.5)
+        child.terminate()
+        child.join()
+        print(child.exitcode, flush=True)
+    with atomic_output("export") as folder, atomic_path("file") as file:
+        folder.mkdir()
+        file.write_text("half of it")
+        wait()
+
+
+def wait():
+    print("writing", flush=True)
+    time.sleep(60)
+
+
+run_command(work)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGTERM")
+@pytest.mark.parametrize("way", ["plain", "forked"])
+def test_what_is_terminated_leaves_no_drafts(tmp_path, way):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", TERMINATED, way]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    words = []
+    while "writing" not in words[-1:] or not any(path.name.startswith(".file") for path in tmp_path.iterdir()):
+        words.append(process.stdout.readline().strip())
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
+    assert way == "plain" or str(-signal.SIGTERM) in words

@@ -93,39 +93,85 @@ def test_the_example_as_a_command(graph, tiny_dataset, tmp_path):
     assert cv2.imread(str(tmp_path / "detected.jpg")).shape == cv2.imread(str(picture)).shape
 
 
+@pytest.fixture(scope="module")
+def others(graph, tiny_dataset) -> dict[str, Path]:
+    """Files that the examples do not read, by the flag that they were exported with."""
+    found = {}
+    for flag in ("nms", "half", "dynamic"):
+        weights = graph.with_name(f"{flag}.pt")
+        shutil.copy(graph.with_suffix(".pt"), weights)
+        (found[flag],) = export.run(
+            weights=str(weights), include=["onnx"], imgsz=64, data=str(tiny_dataset), **{flag: True}
+        )
+    return found
+
+
+def test_what_the_example_cannot_read_is_one_line(graph, others, tmp_path, capsys):
+    example = _example()
+    for flag in ("nms", "half"):
+        with pytest.raises(SystemExit, match=rf"{flag}\.onnx was exported with --nms, --half or --batch-size"):
+            example.load(str(others[flag]))
+    (tmp_path / "damaged.onnx").write_bytes(b"no model")
+    for name in ("damaged.onnx", "absent.onnx"):
+        with pytest.raises(SystemExit, match=rf"cannot load .*{name}"):
+            example.load(str(tmp_path / name))
+    example.detect(example.load(str(others["dynamic"])), np.zeros((50, 70, 3), np.uint8))  # at its --imgsz
+    for words, message in (([str(graph), "absent.jpg"], "cannot read the image absent.jpg"), ([], "street.jpg")):
+        run = subprocess.run([sys.executable, str(EXAMPLE), *words], cwd=tmp_path, capture_output=True, text=True,
+                             check=False)  # fmt: skip
+        assert run.returncode == 1 and message in run.stderr and "Traceback" not in run.stderr
+
+
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
 
-def test_the_page_finds_what_plain_onnxruntime_finds(graph, tiny_dataset, tmp_path):
+@pytest.fixture
+def page(tmp_path):
+    """A function (model, image) -> the page's HTML after it has run them in a headless browser."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     library = Path(os.environ.get("ORT_WEB", ROOT / "node_modules/onnxruntime-web/dist"))
     if not browser:
         pytest.skip("no Chromium")
     if not (library / "ort.wasm.bundle.min.mjs").is_file():
         pytest.skip("no onnxruntime-web: npm install onnxruntime-web, or its dist folder as ORT_WEB")
-    import onnxruntime
-
-    picture = next(file for file in sorted((tiny_dataset.parent / "images/train").glob("*.jpg")))
     shutil.copy(ROOT / "examples/web/index.html", tmp_path)
-    shutil.copy(graph, tmp_path / "model.onnx")
-    cv2.imwrite(str(tmp_path / "image.png"), cv2.imread(str(picture)))  # decoded alike everywhere
     (tmp_path / "ort").symlink_to(library.resolve())
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+
+    def show(model: Path, image: np.ndarray | None) -> str:
+        shutil.copy(model, tmp_path / "model.onnx")
+        (tmp_path / "image.png").unlink(missing_ok=True)
+        if image is not None:
+            cv2.imwrite(str(tmp_path / "image.png"), image)  # decoded alike everywhere
         address = f"http://127.0.0.1:{server.server_port}/index.html?ort=ort/&model=model.onnx&image=image.png"
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
         command += ["--virtual-time-budget=60000", "--dump-dom", address]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    finally:
-        server.shutdown()
-    match = re.search(r'data-boxes="([^"]*)"', run.stdout)
-    assert match, run.stdout[-500:]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+
+    yield show
+    server.shutdown()
+
+
+def test_the_page_finds_what_plain_onnxruntime_finds(page, graph, tiny_dataset):
+    import onnxruntime
+
+    image = cv2.imread(str(next(file for file in sorted((tiny_dataset.parent / "images/train").glob("*.jpg")))))
+    shown = page(graph, image)
+    match = re.search(r'data-boxes="([^"]*)"', shown)
+    assert match, shown[-500:]
     boxes = json.loads(html.unescape(match[1]))
     rows = np.array([[box[key] for key in ("x1", "y1", "x2", "y2", "score", "kind")] for box in boxes])
     session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    expected = _example().detect(session, cv2.imread(str(picture)))
+    expected = _example().detect(session, image)
     assert len(expected) > 0 and rows.shape == expected.shape
     np.testing.assert_allclose(rows, expected, atol=0.5)
+
+
+def test_what_the_page_cannot_run_is_one_line(page, graph, others):
+    image = np.zeros((64, 64, 3), np.uint8)
+    for flag, model in others.items():
+        assert f"Error: the model was exported with --{flag}: export it without" in page(model, image)
+    assert "Error: no image at image.png (status 404)" in page(graph, None)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,17 +18,23 @@ import detect
 import export
 import val
 from models.backends import DetectMultiBackend
+from models.backends.runtime import Runtime
 from models.experimental import attempt_load
 from models.exporters import ExportJob, GraphSettings, exporter, to_onnx, verify
+from models.exporters.agreement import agreement
+from models.exporters.checkpoint import other_size
 from models.exporters.graph import ExportModel
+from models.exporters.graph_nms import NmsSettings
+from models.exporters.images import ImageBatches, choose_files
 from models.formats import FORMATS, format_of
 from models.metadata import Metadata, parse_metadata
 from models.yolo import DetectionModel
 from prune_tools.groups import find_groups, select_groups
 from prune_tools.yolo_pruned import prune_model
-from tests.colour_detector import save_colour_detector
+from tests.colour_detector import save_colour_detector, save_pruned_colour_detector
 from tests.pruning_networks import random_plan, thin
 from utils.checkpoint import save_checkpoint
+from utils.checks import check_dataset
 from utils.config import parse
 from utils.errors import InputError, MissingFileError
 from utils.files import read_yaml, write_yaml
@@ -72,9 +78,16 @@ def pruned(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory, tiny_dataset, stock, pruned):
+def pruned_colours(tmp_path_factory) -> Path:
+    """The checkpoint of the detector by colours, pruned."""
+    return save_pruned_colour_detector(tmp_path_factory.mktemp("pruned_colours") / "pruned_colours.pt")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, tiny_dataset, stock, pruned, pruned_colours):
     """A function (checkpoint, format, flags) -> the exported file; the same export is made once."""
     made: dict[tuple, Path] = {}
+    checkpoints = {"stock": stock, "pruned": pruned, "pruned_colours": pruned_colours}
 
     def make(which: str, argument: str, **flags) -> Path:
         key = (which, argument, *sorted(flags.items()))
@@ -82,8 +95,8 @@ def exported(tmp_path_factory, tiny_dataset, stock, pruned):
             needs(argument)
             folder = tmp_path_factory.mktemp(f"{which}-{argument}")
             weights = folder / f"{which}.pt"
-            weights.symlink_to({"stock": stock, "pruned": pruned}[which])
-            options = {"imgsz": 128 if which == "stock" else SIZE, "data": str(tiny_dataset)} | flags
+            weights.symlink_to(checkpoints[which])
+            options = {"imgsz": SIZE if which == "pruned" else 128, "data": str(tiny_dataset)} | flags
             (made[key],) = export.run(weights=str(weights), include=[argument], **options)
             assert sorted(path.name for path in folder.iterdir()) == sorted([weights.name, made[key].name])
         return made[key]
@@ -184,8 +197,9 @@ def test_a_simplified_graph_is_smaller_and_computes_the_same(exported, pruned):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_nms_in_a_dynamic_graph(exported, stock):
-    path = exported("stock", "onnx", nms=True, dynamic=True, conf_thres=0.02, topk_all=800)
+@pytest.mark.parametrize("argument", ["onnx", "openvino"])
+def test_nms_in_a_dynamic_graph(exported, stock, argument):
+    path = exported("stock", argument, nms=True, dynamic=True, conf_thres=0.02, topk_all=800)
     for shape in ((2, 3, 64, 96), (1, 3, 128, 64)):
         images = torch.rand(shape)
         backend = DetectMultiBackend(path)
@@ -199,12 +213,19 @@ def test_nms_in_a_dynamic_graph(exported, stock):
 
 
 @pytest.mark.parametrize(
-    "argument, agnostic, per_class, total",
-    [("onnx", False, 100, 100), ("onnx", True, 100, 7), ("onnx", False, 3, 100), ("openvino", False, 100, 100)],
-)
-def test_nms_in_the_graph_finds_what_nms_outside_finds(exported, stock, argument, agnostic, per_class, total):
+    "which, argument, agnostic, per_class, total",
+    [
+        ("stock", "onnx", False, 100, 100), ("stock", "onnx", True, 100, 7), ("stock", "onnx", False, 3, 100),
+        ("stock", "openvino", False, 100, 100), ("pruned_colours", "onnx", False, 100, 100),
+        ("pruned_colours", "openvino", False, 100, 100),
+    ],
+)  # fmt: skip
+def test_nms_in_the_graph_finds_what_nms_outside_finds(
+    exported, stock, pruned_colours, which, argument, agnostic, per_class, total
+):
+    checkpoint = stock if which == "stock" else pruned_colours
     thresholds = {"conf_thres": 0.02, "iou_thres": 0.3}
-    path = exported("stock", argument, nms=True, agnostic_nms=agnostic, topk_per_class=per_class, topk_all=total,
+    path = exported(which, argument, nms=True, agnostic_nms=agnostic, topk_per_class=per_class, topk_all=total,
                     **thresholds)  # fmt: skip
     images = torch.rand(2, 3, 128, 128)  # no two boxes score the same
     backend = DetectMultiBackend(path)
@@ -212,7 +233,8 @@ def test_nms_in_the_graph_finds_what_nms_outside_finds(exported, stock, argument
     rows = torch.cat([backend.runtime(image[None]) for image in images])
     assert rows.shape == (2, total, 6)
     with torch.no_grad():
-        wanted = non_max_suppression(DetectMultiBackend(stock)(images), 0.02, 0.3, agnostic=agnostic, max_det=9999)
+        predictions = DetectMultiBackend(checkpoint)(images)
+    wanted = non_max_suppression(predictions, 0.02, 0.3, agnostic=agnostic, max_det=9999)
     read_back = non_max_suppression(backend(images), 0.02, 0.3, agnostic=agnostic, max_det=9999)
     for given, expected, again in zip(rows, wanted, read_back, strict=True):
         if per_class < 100:
@@ -225,6 +247,26 @@ def test_nms_in_the_graph_finds_what_nms_outside_finds(exported, stock, argument
         torch.testing.assert_close(again, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_the_graph_with_nms_declares_its_output(exported):
+    onnx = pytest.importorskip("onnx")
+    fixed = {"agnostic_nms": False, "topk_per_class": 100, "topk_all": 100, "conf_thres": 0.02, "iou_thres": 0.3}
+    dynamic = {"dynamic": True, "conf_thres": 0.02, "topk_all": 800}
+    for flags, shape in ((fixed, [1, 100, 6]), (dynamic, ["batch", 800, 6])):
+        (output,) = onnx.load(exported("stock", "onnx", nms=True, **flags)).graph.output
+        sides = output.type.tensor_type.shape.dim
+        assert output.name == "detections" and [side.dim_param or side.dim_value for side in sides] == shape
+
+
+@pytest.mark.parametrize("argument", ["onnx", "openvino"])
+def test_nms_in_a_graph_of_half_precision(exported, stock, tiny_dataset, argument):
+    path = exported("stock", argument, nms=True, half=True)
+    backend, checkpoint = DetectMultiBackend(path), DetectMultiBackend(stock)
+    assert backend.nms and backend.runtime.metadata.half
+    files = choose_files(str(tiny_dataset), "val", 4)
+    result = agreement(backend, lambda x: checkpoint(x)[0], ImageBatches(files, (128, 128)), NmsSettings())
+    assert result.boxes > 20 and result.share > 0.9
+
+
 def test_thresholds_that_nms_inside_cannot_honour(exported, tiny_dataset):
     path = exported("stock", "onnx", nms=True, agnostic_nms=False, topk_per_class=100, topk_all=100, conf_thres=0.02,
                     iou_thres=0.3)  # fmt: skip
@@ -234,16 +276,39 @@ def test_thresholds_that_nms_inside_cannot_honour(exported, tiny_dataset):
         detect.run(weights=str(path), source=str(tiny_dataset.parent / "images/val"), conf_thres=0.01, iou_thres=0.2)
 
 
-@pytest.mark.parametrize("argument", ["onnx", "openvino"])
+@pytest.mark.parametrize("argument", ["torchscript", "onnx", "openvino"])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_val_scores_an_export_as_the_checkpoint(exported, stock, tiny_dataset, tmp_path, argument, dynamic):
     how = {"device": "cpu", "workers": 0, "plots": False, "save_dir": tmp_path, "batch_size": 3}
     path = exported("stock", argument, **({"dynamic": True} if dynamic else {}))
     found, by_class, _ = val.run(str(tiny_dataset), str(path), **how)
-    expected, _, _ = val.run(str(tiny_dataset), str(stock), imgsz=128, **how)
-    assert expected[2] > 0.5
-    assert found[2] == pytest.approx(expected[2], abs=0.002 if dynamic else 0.1)  # a fixed file pads to squares
+    expected = checkpoint_scores(stock, tiny_dataset, 128, square=not dynamic, **how)
+    assert expected[2] > 0.5 and expected[3] > 0.1
+    assert found[:4] == pytest.approx(expected[:4], abs=0.002)
     assert len(by_class) == 2
+
+
+def checkpoint_scores(weights: Path, data: Path, size: int, square: bool, **how) -> tuple[float, ...]:
+    """What val.py gives for a checkpoint; ``square``: on the images that a file of a fixed size gets."""
+    if not square:
+        return val.run(str(data), str(weights), imgsz=size, **how)[0]
+    options = val.ValOptions(data=str(data), weights=[str(weights)], batch_size=how["batch_size"], workers=0)
+    loader = val.make_loader(options, check_dataset(str(data)), size, 32, square=True)
+    return val.run(str(data), str(weights), imgsz=size, dataloader=loader, **how)[0]
+
+
+def test_val_scores_a_pruned_export_as_the_checkpoint(exported, pruned_colours, tiny_dataset, tmp_path):
+    how = {"device": "cpu", "workers": 0, "plots": False, "save_dir": tmp_path, "batch_size": 3}
+    found, _, _ = val.run(str(tiny_dataset), str(exported("pruned_colours", "onnx", imgsz=128)), **how)
+    expected = checkpoint_scores(pruned_colours, tiny_dataset, 128, square=True, **how)
+    assert expected[2] > 0.5 and found[:4] == pytest.approx(expected[:4], abs=0.002)
+
+
+def test_val_scores_a_file_with_nms_as_the_checkpoint_at_its_thresholds(exported, stock, tiny_dataset, tmp_path):
+    how = {"device": "cpu", "workers": 0, "plots": False, "save_dir": tmp_path, "conf_thres": 0.25, "iou_thres": 0.45}
+    found, _, _ = val.run(str(tiny_dataset), str(exported("stock", "onnx", nms=True, dynamic=True)), imgsz=128, **how)
+    expected, _, _ = val.run(str(tiny_dataset), str(stock), imgsz=128, **how)
+    assert expected[2] > 0.3 and found[:4] == pytest.approx(expected[:4], abs=0.002)
 
 
 def test_detect_finds_the_same_boxes(exported, stock, tiny_dataset, tmp_path):
@@ -340,6 +405,76 @@ def test_an_export_without_metadata(exported, tmp_path):
         DetectMultiBackend(tmp_path / "hostile.onnx")
 
 
+GOOD = {"names": ["disc", "square"], "stride": 32, "imgsz": [64, 64]}
+NMS = {"conf_thres": 0.25, "iou_thres": 0.45, "agnostic": False, "topk_per_class": 100, "topk_all": 100}
+
+
+@pytest.mark.parametrize(
+    "entry, value",
+    [
+        ("names", {"a": "disc"}), ("names", []), ("names", 3), ("stride", "x"), ("stride", True), ("imgsz", [0, 64]),
+        ("imgsz", "64"), ("batch", 0), ("dynamic", "yes"), ("half", 1), ("nms", {"x": 1}), ("nms", [1]),
+        ("nms", NMS | {"conf_thres": "0.25"}), ("nms", NMS | {"topk_all": 0}), ("task", "segment"),
+    ],
+)  # fmt: skip
+def test_damaged_metadata_are_named(entry, value):
+    assert parse_metadata(json.dumps(GOOD | {"nms": NMS}), "a.onnx").nms == NMS
+    with pytest.raises(InputError, match=f"a.onnx: its metadata entry '{entry}' is .*: export it again"):
+        parse_metadata(json.dumps(GOOD | {entry: value}), "a.onnx")
+    with pytest.raises(InputError, match=r"'imgsz' is None"):
+        parse_metadata(json.dumps({"names": ["a"], "stride": 32, "shape": 7}), "a.onnx")
+
+
+class Gives(Runtime):
+    """A runtime whose file always gives the same."""
+
+    def __init__(self, output: torch.Tensor, metadata: Metadata) -> None:
+        self.output, self.metadata, self.device = output, metadata, torch.device("cpu")
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """The output."""
+        return self.output
+
+
+@pytest.fixture
+def backend_that_gives(exported):
+    """A function (output, nms) -> a backend of a file that gives it and names two classes."""
+
+    def make(output: torch.Tensor, nms: dict | None = None) -> DetectMultiBackend:
+        backend = DetectMultiBackend(exported("pruned", "torchscript"))
+        backend.runtime = Gives(output, Metadata(["disc", "square"], 32, [SIZE, SIZE], nms=nms))
+        return backend
+
+    return make
+
+
+def test_more_or_fewer_classes_than_names(backend_that_gives):
+    images = torch.zeros(1, 3, SIZE, SIZE)
+    for classes in (1, 3):
+        backend = backend_that_gives(torch.zeros(1, 10, 5 + classes))
+        with pytest.raises(InputError, match=rf"finds {classes} classes, but its metadata have the 2 names"):
+            backend(images)
+    with pytest.raises(InputError, match=r"finds 3 classes, but its metadata have the 2 names"):
+        backend_that_gives(torch.tensor([[[0, 0, 9, 9, 0.5, 2.0]]]), NMS)(images)
+    assert backend_that_gives(torch.zeros(1, 4, 6), NMS)(images)[0].shape == (1, 4, 7)
+
+
+def test_limits_inside_are_told_when_they_are_reached(backend_that_gives, caplog):
+    images = torch.zeros(1, 3, SIZE, SIZE)
+    rows = torch.tensor([[[0, 0, 9, 9, 0.5, 0.0], [20, 0, 29, 9, 0.4, 0.0], [0, 0, 9, 9, 0.3, 1.0], [0] * 6]])
+    for limits, told in (({}, False), ({"topk_all": 3}, True), ({"topk_per_class": 2}, True),
+                         ({"topk_per_class": 3}, False), ({"topk_per_class": 3, "agnostic": True}, True)):  # fmt: skip
+        caplog.clear()
+        backend = backend_that_gives(rows, NMS | limits)
+        backend(images)
+        backend(images)
+        assert caplog.text.count("has limits inside") == int(told), limits
+    for given, asked, words in ((False, True, "within each class: leave out --agnostic-nms"),
+                                (True, False, "across classes: give --agnostic-nms")):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            backend_that_gives(rows, NMS | {"agnostic": given}).check_request(agnostic=asked)
+
+
 REFUSED = [
     ("--include saved_model", "saved_model is not offered: .*use tflite"),
     ("--include tfjs", "tfjs is not offered: .*onnxruntime-web"),
@@ -419,6 +554,29 @@ def test_an_engine_is_built_from_the_graph(monkeypatch, tmp_path, pruned, dynami
         exporter("engine")(job)
 
 
+def test_an_engine_refuses_what_it_was_not_built_for(monkeypatch, tmp_path):
+    """With a stand-in for TensorRT: larger images than those of the export, and shapes that the library refuses."""
+    library = mock.MagicMock(__version__="10.0")
+    library.TensorIOMode.INPUT = "input"
+    engine = library.Runtime.return_value.deserialize_cuda_engine.return_value
+    engine.num_io_tensors = 2
+    engine.get_tensor_name.side_effect = ["images", "output"].__getitem__
+    engine.get_tensor_mode.side_effect = {"images": "input", "output": "output"}.__getitem__
+    engine.create_execution_context.return_value.set_input_shape.return_value = False
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    content = Metadata(["disc", "square"], 32, [SIZE, SIZE], batch=2, dynamic=True).to_json().encode()
+    (tmp_path / "a.engine").write_bytes(len(content).to_bytes(4, "little") + content + b"the engine")
+    backend = DetectMultiBackend(tmp_path / "a.engine", torch.device("cuda"))
+    assert backend.image_size(None) == [SIZE, SIZE] and backend.image_size(32) == [32, 32]
+    with pytest.raises(InputError, match=r"a\.engine takes images of at most 64x64 pixels .*, got 64x96: choose"):
+        backend.image_size([64, 96])
+    backend.device = torch.device("cpu")  # where the images of this test are
+    with pytest.raises(InputError, match=r"takes images of at most 64x64 pixels"):
+        backend(torch.zeros(1, 3, 96, SIZE))
+    with pytest.raises(InputError, match=r"refused images of shape \(1, 3, 32, 64\): .* for at most \(2, 3, 64, 64\)"):
+        backend(torch.zeros(1, 3, 32, SIZE))
+
+
 def test_a_wrong_export_is_an_error_and_leaves_nothing(monkeypatch, tmp_path, pruned, tiny_dataset):
     needs("onnx")
     weights = tmp_path / "pruned.pt"
@@ -450,18 +608,96 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path, pruned, tiny_dataset):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pruned.pt", "pruned_openvino_model"]
 
 
-def test_images_to_compare_on(tiny_dataset, tmp_path, monkeypatch):
-    picture = export.comparison_image(Namespace(data=str(tiny_dataset)))
-    assert picture is not None and picture.parent == tiny_dataset.parent / "images/val"
-    assert verify.example_image(picture, (64, 96)).shape == (1, 3, 64, 96)
+def test_images_to_compare_on(tiny_dataset, tmp_path, monkeypatch, caplog):
+    options = export.ExportOptions(data=str(tiny_dataset))
+    (picture,) = export.comparison_files(options)
+    assert Path(picture).parent == tiny_dataset.parent / "images/val"
+    options.nms = True
+    assert len(export.comparison_files(options)) == 4  # all that there are
+    assert verify.example_image(Path(picture), (64, 96)).shape == (1, 3, 64, 96)
     generated = verify.example_image(None, (64, 96))
     assert generated.shape == (1, 3, 64, 96) and 0.05 < generated.std() < 0.4
     absent = {**read_yaml(tiny_dataset), "path": str(tmp_path / "absent")}
     write_yaml(tmp_path / "absent.yaml", absent)
+    options.data = str(tmp_path / "absent.yaml")
     with pytest.raises(MissingFileError):
-        export.comparison_image(Namespace(data=str(tmp_path / "absent.yaml")))
-    monkeypatch.setattr(export, "DEFAULT_DATA", str(tmp_path / "absent.yaml"))
-    assert export.comparison_image(Namespace(data=str(tmp_path / "absent.yaml"))) is None
+        export.comparison_files(options)
+    monkeypatch.setattr(export, "DEFAULT_DATA", options.data)
+    assert export.comparison_files(options) == []
+
+
+def test_damaged_images_are_not_compared_on(blank_dataset, caplog):
+    options = export.ExportOptions(data=str(blank_dataset))
+    (picture,) = export.comparison_files(options)
+    Path(picture).write_bytes(b"damaged")
+    (other,) = export.comparison_files(options)
+    assert other != picture and f"skipped: {picture}" in caplog.text
+    for file in Path(picture).parent.iterdir():
+        file.write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"none of the val images of .* can be read"):
+        export.comparison_files(options)
+
+
+@pytest.fixture
+def blank_dataset(tmp_path) -> Path:
+    """The YAML of a data set of three grey images, with nothing to find."""
+    (tmp_path / "blank").mkdir()
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"blank/{index}.png"), np.full((64, 64, 3), 120, np.uint8))
+    write_yaml(tmp_path / "blank.yaml", {"path": str(tmp_path), "train": "blank", "val": "blank", "names": ["a", "b"]})
+    return tmp_path / "blank.yaml"
+
+
+class Times(torch.nn.Module):
+    """A network whose output is multiplied by a number."""
+
+    def __init__(self, network: torch.nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The product."""
+        return self.network(images) * self.factor
+
+
+def test_detections_are_compared_on_as_many_images_as_it_takes(monkeypatch, stock, tmp_path, blank_dataset, caplog):
+    needs("onnx")
+    honest = to_onnx.onnx_model
+
+    def finds_nothing(job):
+        job.model.model = Times(job.model.model, 0.0)
+        return honest(job)
+
+    monkeypatch.setattr(to_onnx, "onnx_model", finds_nothing)
+    weights = tmp_path / "stock.pt"
+    weights.write_bytes(stock.read_bytes())
+    how = {"weights": str(weights), "include": ["onnx"], "imgsz": SIZE, "data": str(blank_dataset), "nms": True}
+    (written,) = export.run(**how)  # there is nothing to find, and it says so
+    assert "WARNING: the ONNX export is not judged: in 3 image(s) there are too few boxes" in caplog.text
+    written.unlink()
+    first, *_ = export.comparison_files(export.ExportOptions(data=str(blank_dataset)))
+    last = next(file for file in sorted(Path(first).parent.iterdir()) if str(file) != first)
+    square = np.full((64, 64, 3), 120, np.uint8)
+    square[10:40, 10:40] = (220, 120, 40)
+    cv2.imwrite(str(last), square)
+    for conf_thres in (0.25, 0.8):
+        with pytest.raises(InputError, match="ONNX export differs from the checkpoint by inf pixels"):
+            export.run(conf_thres=conf_thres, **how)
+    monkeypatch.setattr(to_onnx, "onnx_model", honest)
+    caplog.clear()
+    export.run(conf_thres=0.8, **how)
+    assert "not judged" not in caplog.text
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 64), (64, 32), (64, 64), (320, 320), (96, 160)])
+def test_dynamic_files_are_compared_at_a_truly_other_size(size):
+    height, width = other_size(size, 32)
+    assert (height, width) != size and height != width and height % 32 == width % 32 == 0
+    within = other_size(size, 32, at_most=size)
+    if within is None:
+        assert size == (32, 32)
+    else:
+        assert within != size and within[0] <= size[0] and within[1] <= size[1]
 
 
 def test_coreml_converts(exported):
@@ -486,10 +722,16 @@ def test_the_command_says_what_it_made_and_what_comes_next(stock, tmp_path, tiny
     assert files == [tmp_path / "my detector.torchscript", tmp_path / "my detector.onnx"]
     assert caplog.text.count("largest difference from PyTorch: ") == 2
     assert f"Exports saved to {tmp_path}" in caplog.text
-    assert f"python detect.py --weights '{files[1]}'" in caplog.text
-    assert f"python val.py --weights '{files[1]}' --data {tiny_dataset}\n" in caplog.text
+    for file in files:
+        assert f"python detect.py --weights '{file}' --source" in caplog.text
+        assert f"python val.py --weights '{file}' --data {tiny_dataset}\n" in caplog.text
     export.run(weights=str(weights), **{**how, "include": ["onnx"], "nms": True, "conf_thres": 0.3})
     assert "--conf-thres 0.3 --iou-thres 0.45" in caplog.text
+    caplog.clear()
+    export.report([tmp_path / "a.onnx", tmp_path / "a.mlpackage"], export.ExportOptions())
+    assert "val.py --weights " in caplog.text and "--data <data set YAML>" in caplog.text
+    if sys.platform != "darwin":
+        assert f"--weights {tmp_path / 'a.mlpackage'}" not in caplog.text and caplog.text.count("torch.hub.load") == 1
 
 
 def test_the_table_of_formats():

@@ -12,10 +12,10 @@ from torch import nn
 
 from models.common import C3, Bottleneck, Conv
 from models.yolo import DetectionModel
+from prune_tools import groups
 from prune_tools.groups import describe, find_groups, protect, select_groups
 from prune_tools.tracing import trace_model
 from tests.pruning_networks import prunable_norms, thin
-from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 from utils.files import ROOT
 
@@ -210,12 +210,11 @@ def test_command_prints_groups(tmp_path: Path):
     assert done.stdout.strip().endswith("3184 of 3184 normalised channels can be pruned in scope all")
 
 
-def test_a_fused_model_is_refused(tmp_path):
-    path = tmp_path / "fused.pt"
-    save_checkpoint({"epoch": -1, "model": thin("yolov5n").fuse(), "ema": None, "optimizer": None}, path)
-    command = [sys.executable, str(ROOT / "prune_tools/groups.py"), "--weights", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "is it fused, or quantised?" in done.stderr
+def test_a_fused_model_is_refused(monkeypatch):
+    monkeypatch.setattr("prune_tools.yolo_pruned.load_model", lambda _: (thin("yolov5n").fuse(), {}))
+    monkeypatch.setattr(sys, "argv", ["groups.py", "--weights", "fused.pt"])
+    with pytest.raises(InputError, match=r"is it fused, or quantised\?"):
+        groups.main()
 
 
 def test_protecting_everything_says_what_to_do(nano):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import latency
+from benchmarks import latency, latency_table
 from tests.colour_detector import save_colour_detector
 from utils.errors import InputError
+from utils.files import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +58,86 @@ def test_every_line_is_measured_or_says_why_not(weights, tiny_dataset, tmp_path,
     assert {path.name for path in folder.iterdir()} == {"latency.md", "latency.csv", "latency.png"}
 
 
-def test_an_exported_file_runs_in_its_own_runtime(weights, tiny_dataset, tmp_path):
+@pytest.fixture(scope="module")
+def exported(weights, tiny_dataset, tmp_path_factory):
+    """A function (format, flags) -> an export for 64 pixels in a folder of its own."""
     import export
 
-    copy = tmp_path / "copy.pt"
-    copy.write_bytes(Path(weights).read_bytes())
-    (path,) = export.run(weights=str(copy), include=["torchscript"], imgsz=64, data=str(tiny_dataset))
-    options = latency.LatencyOptions([str(path)], imgsz=[64, 96], threads=[1], repetitions=1, memory=True)
+    def make(argument: str, **flags) -> str:
+        copy = tmp_path_factory.mktemp("exported") / "colour.pt"
+        copy.write_bytes(Path(weights).read_bytes())
+        (path,) = export.run(weights=str(copy), include=[argument], imgsz=64, data=str(tiny_dataset), **flags)
+        return str(path)
+
+    return make
+
+
+def test_an_exported_file_runs_in_its_own_runtime(exported):
+    path = exported("torchscript")
+    options = latency.LatencyOptions([path], imgsz=[64, 96], threads=[1], repetitions=1, memory=True)
     right, wrong = latency.measure(options)
     assert right.runtime == "torchscript" and right.median > 0 and right.memory_mib > 50
     assert wrong.median is None and "takes images of (64, 64), got (96, 96)" in wrong.note
+
+
+def test_files_with_nms_and_in_int8(exported, tiny_dataset):
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    files = [exported("onnx", nms=True), exported("onnx", int8=True, calibration_images=2)]
+    suppressed, quantized = latency.measure(
+        latency.LatencyOptions(files, imgsz=[64], threads=[1], repetitions=1, data=str(tiny_dataset))
+    )
+    assert suppressed.median > 0 and suppressed.map is None and "no mAP: it applies NMS itself" in suppressed.note
+    assert suppressed.note in latency.as_table([suppressed, quantized])
+    assert (suppressed.runtime, quantized.runtime) == ("onnxruntime", "onnxruntime-int8") and quantized.map > 0
+
+
+def test_what_does_not_run_here_is_a_line_among_the_others(weights, tmp_path, monkeypatch):
+    engine = tmp_path / "a.engine"
+    engine.write_bytes(b"an engine")
+    monkeypatch.setattr("export.is_installed", lambda name: True)
+    options = latency.LatencyOptions(
+        [str(engine), weights], ["torch", "tensorrt"], [60, 64], threads=[1], repetitions=1
+    )
+    assert options.imgsz == [64]  # rounded, and measured once
+    there, checkpoint, made = latency.measure(options)
+    assert there.runtime == "tensorrt" and "a.engine needs an NVIDIA GPU" in there.note
+    assert checkpoint.median > 0 and "--include engine builds on the GPU" in made.note
+    (line,) = latency.measure(latency.LatencyOptions([weights], ["torch"], [64], threads=[1], half=True))
+    assert "half precision needs a GPU" in line.note
+    monkeypatch.setattr(latency, "runner_of", lambda backend: (_ for _ in ()).throw(RuntimeError("no\nmemory")))
+    (line,) = latency.measure(latency.LatencyOptions([weights], ["torch"], [64], threads=[1]))
+    assert line.note == "failed: no memory"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there(weights):
+    with pytest.raises(InputError, match="--device 0 is not available"):
+        latency.measure(latency.LatencyOptions([weights], device="0"))
+
+
+def test_a_process_that_dies_without_a_word(weights, monkeypatch):
+    monkeypatch.setattr(latency, "MEMORY_PROBE", "import os; os._exit(9)")
+    (line,) = latency.measure(latency.LatencyOptions([weights], ["torch"], [64], threads=[1], memory=True))
+    assert line.note.endswith("failed in a process of its own: exit status 9")
+
+
+def test_files_of_one_name_are_told_apart():
+    cells = [latency.Cell(name, "torch", 64, 1, 1) for name in ("a/best.pt", "b/best.pt", "c/last.pt")]
+    assert latency_table.short_names(cells) == {
+        "a/best.pt": "a/best.pt",
+        "b/best.pt": "b/best.pt",
+        "c/last.pt": "last.pt",
+    }
+    assert "| b/best.pt | torch |" in latency.as_table(cells)
+
+
+def test_it_runs_as_a_module(weights, tmp_path):
+    command = [sys.executable, "-m", "benchmarks.latency", "--weights", weights, "--runtimes", "torch", "--imgsz", "64"]
+    command += ["--threads", "1", "--repetitions", "1", "--project", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and "| colour.pt | torch | 64 | 1 | 1 |" in run.stdout + run.stderr
+    assert (tmp_path / "exp/latency.md").is_file()
 
 
 @pytest.mark.parametrize(

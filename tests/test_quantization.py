@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,12 +16,13 @@ import detect
 import export
 import val
 from models.backends import DetectMultiBackend
-from models.exporters import calibration, quantization
+from models.exporters import images as image_files
+from models.exporters import quantization, to_onnx
 from models.exporters.agreement import Agreement, agreement
 from models.exporters.graph_nms import NmsSettings
-from tests.colour_detector import save_colour_detector
+from tests.colour_detector import save_colour_detector, save_pruned_colour_detector
 from utils.errors import InputError
-from utils.files import read_yaml, write_yaml
+from utils.files import ROOT, read_yaml, write_yaml
 
 SIZE = 128
 PACKAGES = {"onnx": ["onnx", "onnxruntime"], "openvino": ["onnx", "openvino", "nncf"]}
@@ -39,20 +42,27 @@ def stock(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quantized(tmp_path_factory, tiny_dataset, stock):
-    """A function format -> its INT8 export, made once."""
-    made: dict[str, Path] = {}
+def pruned(tmp_path_factory) -> Path:
+    """The same detector, pruned."""
+    return save_pruned_colour_detector(tmp_path_factory.mktemp("int8") / "pruned.pt")
 
-    def make(argument: str) -> Path:
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory, tiny_dataset, stock, pruned):
+    """A function (format, checkpoint, flags) -> the INT8 export, made once."""
+    made: dict[tuple, Path] = {}
+
+    def make(argument: str, which: str = "stock", **flags) -> Path:
         needs(argument)
-        if argument not in made:
-            weights = tmp_path_factory.mktemp(argument) / "stock.pt"
-            weights.symlink_to(stock)
-            (made[argument],) = export.run(
+        key = (argument, which, *flags)
+        if key not in made:
+            weights = tmp_path_factory.mktemp(argument) / f"{which}.pt"
+            weights.symlink_to({"stock": stock, "pruned": pruned}[which])
+            (made[key],) = export.run(
                 weights=str(weights), include=[argument], imgsz=SIZE, data=str(tiny_dataset), int8=True,
-                calibration_images=6,
+                calibration_images=6, **flags,
             )  # fmt: skip
-        return made[argument]
+        return made[key]
 
     return make
 
@@ -70,6 +80,19 @@ def test_val_and_detect_run_int8(quantized, stock, tiny_dataset, tmp_path, argum
     source = str(tiny_dataset.parent / "images/val")
     folder = detect.run(weights=str(path), source=source, project=str(tmp_path), save_txt=True, nosave=True)
     assert any((folder / "labels").iterdir())
+
+
+@pytest.mark.parametrize("which, flag", [("pruned", None), ("stock", "nms"), ("stock", "dynamic")])
+@pytest.mark.parametrize("argument", PACKAGES)
+def test_int8_of_pruned_ones_with_nms_and_of_any_size(quantized, stock, pruned, tiny_dataset, argument, which, flag):
+    backend = DetectMultiBackend(quantized(argument, which, **({flag: True} if flag else {})))
+    checkpoint = DetectMultiBackend({"stock": stock, "pruned": pruned}[which])
+    assert backend.runtime.metadata.int8 and bool(backend.nms) == (flag == "nms")
+    files = image_files.choose_files(str(tiny_dataset), "val", 4)
+    for size in ((SIZE, SIZE), (96, 160))[: 2 if flag == "dynamic" else 1]:
+        batches = image_files.ImageBatches(files, size, batch=2)
+        result = agreement(backend, lambda images: checkpoint(images)[0], batches, NmsSettings())
+        assert result.boxes > 10 and result.share > 0.7
 
 
 def test_onnx_quantizes_all_but_the_head(quantized):
@@ -93,6 +116,20 @@ def test_openvino_quantizes_all_but_the_head(quantized):
     assert not [name for name, kind in types.items() if kind == "FakeQuantize" and "model.2/m" in name]
 
 
+def test_onnx_declares_what_it_uses(quantized):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(quantized("onnx"))
+    assert {entry.domain for entry in model.opset_import} == {node.domain for node in model.graph.node}
+
+
+def test_no_progress_bars_in_a_log(own_stock, tiny_dataset):
+    needs("openvino")
+    command = [sys.executable, "export.py", "--weights", str(own_stock), "--include", "openvino", "--int8"]
+    command += ["--imgsz", "64", "--data", str(tiny_dataset), "--calibration-images", "2"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "collection" not in run.stdout + run.stderr and "correction" not in run.stdout + run.stderr
+
+
 def test_what_no_convolution_follows():
     chain = {"a": ["b", "side"], "b": ["c"], "c": ["d", "e"], "d": ["out"], "e": ["out"], "side": ["out"], "out": []}
     assert quantization.after_convolutions(chain, {"a", "c", "d"}) == ["d", "e", "side", "out"]
@@ -100,8 +137,8 @@ def test_what_no_convolution_follows():
 
 def test_a_file_that_finds_something_else_is_an_error(stock, tiny_dataset):
     backend = DetectMultiBackend(stock)
-    files = calibration.choose_files(str(tiny_dataset), 4)
-    images = calibration.CalibrationImages(files, (SIZE, SIZE), batch=3)
+    files = image_files.choose_files(str(tiny_dataset), "train", 4)
+    images = image_files.ImageBatches(files, (SIZE, SIZE), batch=3)
     assert [len(batch) for batch in images] == [3, 3] and len(images) == 2
 
     def predict(batch: torch.Tensor) -> torch.Tensor:
@@ -123,17 +160,76 @@ def test_a_file_that_finds_something_else_is_an_error(stock, tiny_dataset):
     assert "not judged" in str(Agreement(0, 0, 4))
 
 
+@pytest.fixture
+def own_stock(stock, tmp_path) -> Path:
+    """A copy of the checkpoint in a folder of its own."""
+    weights = tmp_path / "own" / "stock.pt"
+    weights.parent.mkdir()
+    weights.write_bytes(stock.read_bytes())
+    return weights
+
+
+class WrongElsewhere(torch.nn.Module):
+    """A network that is right at one height only."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The predictions, moved by what the height differs from SIZE."""
+        return self.network(images) + torch.ones_like(images[0, 0, :, 0]).sum() - SIZE
+
+
+def test_a_dynamic_file_that_is_wrong_at_other_sizes_is_an_error(own_stock, tiny_dataset, monkeypatch):
+    needs("onnx")
+    honest = to_onnx.onnx_model
+
+    def wrong_elsewhere(job):
+        job.model = WrongElsewhere(job.model)
+        return honest(job)
+
+    how = {"weights": str(own_stock), "include": ["onnx"], "imgsz": SIZE, "data": str(tiny_dataset), "int8": True,
+           "calibration_images": 6, "dynamic": True}  # fmt: skip
+    monkeypatch.setattr(to_onnx, "onnx_model", wrong_elsewhere)
+    with pytest.raises(InputError, match=r"INT8 export at another image size and the checkpoint have 0% of their box"):
+        export.run(**how)
+    assert [path.name for path in own_stock.parent.iterdir()] == ["stock.pt"]
+
+
+def test_what_is_compared_are_validation_images(own_stock, tiny_dataset, monkeypatch, tmp_path, caplog):
+    needs("onnx")
+    seen: list[str] = []
+    original = image_files.ImageBatches
+
+    class Noting(original):
+        def __init__(self, files, size, batch=1, doing="Calibrating") -> None:
+            seen.extend(f"{doing} {Path(file).parent.name}" for file in files)
+            super().__init__(files, size, batch, doing)
+
+    monkeypatch.setattr("models.exporters.checkpoint.ImageBatches", Noting)
+    how = {"weights": str(own_stock), "include": ["onnx"], "imgsz": SIZE, "int8": True, "calibration_images": 6}
+    export.run(data=str(tiny_dataset), **how)
+    assert set(seen) == {"Calibrating train", "Comparing val"} and "not judged" not in caplog.text
+    (tmp_path / "blank").mkdir()
+    cv2.imwrite(str(tmp_path / "blank/0.png"), np.full((64, 64, 3), 120, np.uint8))
+    blank = {**read_yaml(tiny_dataset), "val": str(tmp_path / "blank")}
+    write_yaml(tmp_path / "blank.yaml", blank)
+    export.run(data=str(tmp_path / "blank.yaml"), **how)
+    assert "WARNING: the ONNX INT8 export is not judged: in 1 image(s) there are too few boxes" in caplog.text
+
+
 def test_the_same_readable_images_each_time(tiny_dataset, tmp_path, caplog):
-    first = calibration.choose_files(str(tiny_dataset), 3)
-    assert first == calibration.choose_files(str(tiny_dataset), 3) and len(set(first)) == 3
+    first = image_files.calibration_files(str(tiny_dataset), 3)
+    assert first == image_files.calibration_files(str(tiny_dataset), 3) and len(set(first)) == 3
     assert all("images/train" in Path(file).as_posix() for file in first)
     (tmp_path / "train").mkdir()
     for index in range(3):
         cv2.imwrite(str(tmp_path / f"train/{index}.png"), np.full((8, 8, 3), index, np.uint8))
     (tmp_path / "train/1.png").write_bytes(b"damaged")
     write_yaml(tmp_path / "data.yaml", {"path": str(tmp_path), "train": "train", "val": "train", "names": ["a"]})
-    assert len(calibration.choose_files(str(tmp_path / "data.yaml"), 9)) == 2
-    assert "skipped for calibration" in caplog.text and "1.png" in caplog.text
+    assert len(image_files.calibration_files(str(tmp_path / "data.yaml"), 9)) == 2
+    assert "WARNING: skipped: " in caplog.text and "1.png" in caplog.text
 
 
 def test_int8_needs_images(stock, tiny_dataset, tmp_path, monkeypatch):
@@ -156,7 +252,10 @@ def test_int8_for_openvino_names_its_library(monkeypatch):
     [
         ("--include ncnn --int8", "--int8 is not possible with --include ncnn: possible with onnx openvino"),
         ("--include onnx --int8 --half", "--int8 and --half contradict each other"),
-        ("--include onnx --int8 --opset 12", "--opset 12 has no INT8 weights by channel: choose one from 13 on"),
+        (
+            "--include onnx --int8 --opset 12",
+            "--opset 12 of ONNX has no INT8 weights .*: choose one from 13 on",
+        ),
         ("--include onnx --calibration-images 8", "--calibration-images only acts on .*: add --int8"),
         ("--include onnx --int8 --calibration-images 0", "--calibration-images must be at least 1"),
     ],
@@ -166,3 +265,7 @@ def test_flags_that_cannot_be_honoured(words, message):
 
     with pytest.raises(InputError, match=message):
         parse(export.ExportOptions, "", words.split())
+
+
+def test_a_limit_of_onnx_alone(quantized):
+    assert DetectMultiBackend(quantized("openvino", "pruned", opset=12)).runtime.metadata.int8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -22,9 +24,11 @@ def run_command(main: Callable[[], object]) -> None:
     """Run ``main`` and end the process: 0, or 1 after an error that a user can mend, told in one line.
 
     Errors of the program itself keep their traceback. Ctrl-C ends with 1, too, and says so; every file is written
-    under a temporary name and renamed, so what was saved before stays whole.
+    under a temporary name and renamed, so what was saved before stays whole. SIGTERM ends with 143, as it does without
+    this, but removes the temporary files first.
     """
     setup_logging()
+    _clean_up_on_termination()
     keep_freed_memory()
     try:
         main()
@@ -50,6 +54,23 @@ def run_training_command(main: Callable[[Any], object], options_class: type, des
         launch(main, options)
 
     run_command(work)
+
+
+def _clean_up_on_termination() -> None:
+    """Turn SIGTERM into SystemExit in this process; those that it forks still end at once.
+
+    Processes of torchrun, which sends SIGTERM when another one has failed, are left as they are: they may wait for that
+    one in a call that never returns.
+    """
+    if "LOCAL_RANK" in os.environ or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _caused_by_interrupt(error: BaseException | None) -> bool:

@@ -107,7 +107,7 @@ class DetectMultiBackend(nn.Module):
         self.device, self.fixed_size = self.runtime.device, metadata.fixed_size
         self.fp16 = metadata.half and self.format.half_images
         self.stride, self.names = metadata.stride, dict(enumerate(metadata.names))
-        self._path = path
+        self._path, self._told_of_limit = path, False
 
     @property
     def nms(self) -> dict[str, Any] | None:
@@ -127,9 +127,11 @@ class DetectMultiBackend(nn.Module):
         sides = [wanted] if isinstance(wanted, int) else list(wanted or [])
         asked = sides * 2 if len(sides) == 1 else sides
         if self.fixed_size is None:
-            return check_img_size(
+            size = check_img_size(
                 asked or (self.runtime.metadata.imgsz if self.runtime else [default] * 2), s=self.stride
             )
+            self._check_largest(size)
+            return size
         fixed = list(self.fixed_size)
         if asked and asked != fixed:
             raise InputError(
@@ -138,9 +140,18 @@ class DetectMultiBackend(nn.Module):
             )
         return fixed
 
+    def _check_largest(self, size: Sequence[int]) -> None:
+        """Raise InputError if images of (height, width) are larger than the file takes."""
+        largest = self.runtime.largest_size if self.runtime else None
+        if largest and (size[0] > largest[0] or size[1] > largest[1]):
+            raise InputError(
+                f"{self._path} takes images of at most {largest[0]}x{largest[1]} pixels (height x width), got "
+                f"{size[0]}x{size[1]}: choose a smaller --imgsz, or export with a larger one"
+            )
+
     def check_request(
         self, conf_thres: float = 1.0, iou_thres: float = 0.0, augment: bool = False, visualize: bool = False,
-        update: bool = False,
+        update: bool = False, agnostic: bool | None = None,
     ) -> None:  # fmt: skip
         """Raise InputError if the file cannot do what is asked for: it lacks layers, or has decided on NMS itself."""
         if self.runtime is None:
@@ -153,6 +164,11 @@ class DetectMultiBackend(nn.Module):
             raise InputError(
                 f"{self._path} applies NMS itself, with --conf-thres {nms['conf_thres']:g} --iou-thres "
                 f"{nms['iou_thres']:g}, but {conf_thres:g} and {iou_thres:g} are asked for: export it with these"
+            )
+        if nms and agnostic is not None and agnostic != nms["agnostic"]:
+            words = ("within each class: leave out", "with") if agnostic else ("across classes: give", "without")
+            raise InputError(
+                f"{self._path} applies NMS itself, {words[0]} --agnostic-nms, or export the file {words[1]} it"
             )
 
     def forward(self, im: Tensor, augment: bool = False, visualize: Any = False) -> tuple[Tensor, Any]:
@@ -168,6 +184,8 @@ class DetectMultiBackend(nn.Module):
             raise InputError(
                 f"{self._path} takes images of {self.fixed_size}, got {tuple(im.shape[2:])} (height, width)"
             )
+        if self.fixed_size is None:
+            self._check_largest(im.shape[2:])
         images = im.to(self.device, torch.half if self.fp16 else torch.float)
         try:
             output = run_in_batches(self.runtime, images)
@@ -176,7 +194,28 @@ class DetectMultiBackend(nn.Module):
         except Exception as error:  # each library has errors of its own
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self._path} cannot run images of shape {tuple(im.shape)}: {reason}") from error
-        return (as_predictions(output, self.nc) if self.nms else output), None
+        return self._checked(output), None
+
+    def _checked(self, output: Tensor) -> Tensor:
+        """Predictions (B, N, 5 + nc) of what the file gave. Raises InputError if it has other classes than names."""
+        nms = self.nms
+        width = int(output[..., 5].max()) + 6 if nms and output.numel() else output.shape[-1]
+        if width > self.nc + 5 or (not nms and width != self.nc + 5):
+            raise InputError(f"{self._path} finds {width - 5} classes, but its metadata have the {self.nc} names "
+                             f"{list(self.names.values())}: export it again")  # fmt: skip
+        if not nms:
+            return output
+        predictions = as_predictions(output, self.nc)
+        counts = (predictions[..., 5:] * (output[..., 4:5] > 0)).sum(dim=1)  # (B, nc)
+        most_of_class = counts.sum(dim=1) if nms["agnostic"] else counts
+        full = counts.sum(dim=1).max() >= nms["topk_all"] or most_of_class.max() >= nms["topk_per_class"]
+        if full and not self._told_of_limit:
+            self._told_of_limit = True
+            LOGGER.warning(
+                f"WARNING: {self._path} has limits inside, --topk-all {nms['topk_all']} and --topk-per-class "
+                f"{nms['topk_per_class']}, and reached one: there may be more detections, whatever --max-det says"
+            )
+        return predictions
 
     def warmup(self, imgsz: Sequence[int] = (1, 3, 640, 640)) -> None:
         """Run one empty batch of this shape, so that a GPU has everything loaded before times are measured."""

@@ -18,12 +18,13 @@ class Runtime(ABC):
     Attributes:
         metadata: what the file says about itself.
         device: where it computes.
-        largest_batch: of dynamic files: most images per call, or None.
+        largest_batch: of dynamic files: most images per call, or None. largest_size: and (height, width) in pixels.
     """
 
     metadata: Metadata
     device: torch.device
     largest_batch: int | None = None
+    largest_size: tuple[int, int] | None = None
 
     @abstractmethod
     def __init__(self, path: Path, device: torch.device) -> None:

@@ -34,6 +34,7 @@ class TensorRTRuntime(Runtime):
             raise InputError(f"{path} cannot be loaded: an engine runs with the version of TensorRT and on the kind of "
                              f"GPU that it was built with; here is TensorRT {tensorrt.__version__}")  # fmt: skip
         self.device, self.largest_batch = device, self.metadata.batch
+        self.largest_size = self.metadata.imgsz[0], self.metadata.imgsz[1]
         self.context = engine.create_execution_context()
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == tensorrt.TensorIOMode.INPUT]
@@ -47,12 +48,16 @@ class TensorRTRuntime(Runtime):
     def __call__(self, images: Tensor) -> Tensor:
         """See ``Runtime``."""
         images = images.contiguous()
-        self.context.set_input_shape(self.input, tuple(images.shape))
+        if not self.context.set_input_shape(self.input, tuple(images.shape)):
+            raise InputError(
+                f"TensorRT refused images of shape {tuple(images.shape)}: the engine was built for "
+                f"{'at most ' if self.metadata.dynamic else ''}{(self.metadata.batch, 3, *self.metadata.imgsz)}"
+            )
         shape = tuple(self.context.get_tensor_shape(self.output))
         output = torch.empty(shape, dtype=self.output_type, device=self.device)
         self.context.set_tensor_address(self.input, images.data_ptr())
         self.context.set_tensor_address(self.output, output.data_ptr())
         stream = torch.cuda.current_stream(self.device)
         if not self.context.execute_async_v3(stream.cuda_stream):
-            raise InputError(f"TensorRT refused images of shape {tuple(images.shape)}: the engine was built for others")
+            raise InputError(f"TensorRT failed on images of shape {tuple(images.shape)}: its log above says why")
         return output

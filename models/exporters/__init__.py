@@ -14,7 +14,7 @@ from torch import nn
 from models.metadata import Metadata
 
 if TYPE_CHECKING:
-    from models.exporters.calibration import CalibrationImages
+    from models.exporters.images import ImageBatches
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ExportJob:
     path: Path
     metadata: Metadata
     settings: GraphSettings = field(default_factory=GraphSettings)
-    calibration: CalibrationImages | None = None
+    calibration: ImageBatches | None = None
 
 
 def exporter(argument: str) -> Callable[[ExportJob], None]:

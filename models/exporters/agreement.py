@@ -32,14 +32,19 @@ class Agreement:
         """0..1; 1 if neither finds any."""
         return self.common / self.boxes if self.boxes else 1.0
 
+    @property
+    def judged(self) -> bool:
+        """Whether there were boxes enough."""
+        return self.boxes >= FEWEST_BOXES
+
     def __str__(self) -> str:
-        if self.boxes < FEWEST_BOXES:
-            return f"not judged: PyTorch and it find {self.boxes} boxes in {self.images} images, run val.py on it"
+        if not self.judged:
+            return f"not judged: PyTorch and it find {self.boxes} boxes in {self.images} images"
         return f"{self.share:.1%} of its boxes and of PyTorch's in common ({self.images} images)"
 
     def check(self, what: str) -> None:
         """Raise InputError if the file finds something else than the checkpoint."""
-        if self.boxes >= FEWEST_BOXES and self.share < LEAST_SHARE:
+        if self.judged and self.share < LEAST_SHARE:
             raise InputError(
                 f"{what} and the checkpoint have {self.share:.0%} of their boxes in common, less than "
                 f"{LEAST_SHARE:.0%}: nothing was written; give more --calibration-images like those it will see"

@@ -14,19 +14,17 @@ from torch import Tensor, nn
 from models.backends import DetectMultiBackend
 from models.experimental import attempt_load
 from models.exporters import ExportJob, GraphSettings, exporter
-from models.exporters.agreement import agreement
-from models.exporters.calibration import CalibrationImages
+from models.exporters.agreement import Agreement, agreement
 from models.exporters.graph import ExportModel
 from models.exporters.graph_nms import NmsSettings, WithNms
-from models.exporters.verify import compare, example_image
+from models.exporters.images import ImageBatches
+from models.exporters.verify import Difference, compare
 from models.formats import Format
 from models.metadata import Metadata
 from utils.checks import check_img_size
 from utils.files import atomic_output
 from utils.log import LOGGER, colorstr
 from utils.weights import fetch_weights
-
-INT8_IMAGES = 32  # that an INT8 file is compared on
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,9 @@ class ExportRequest:
 
     Attributes:
         imgsz: (height, width) in pixels. batch: images per call. dynamic: any size and batch. half: FP16.
-        calibration_files: images that INT8 is calibrated on; none: the exports are not INT8.
         nms: of the suppression inside, None for none. graph: of ONNX graphs and what is made of them.
+        calibration_files: images that INT8 is calibrated on; none: the exports are not INT8.
+        comparison_files: images that the exports are compared on; none: a generated picture.
     """
 
     imgsz: tuple[int, int]
@@ -46,15 +45,14 @@ class ExportRequest:
     nms: NmsSettings | None = None
     graph: GraphSettings = field(default_factory=GraphSettings)
     calibration_files: Sequence[str] = ()
+    comparison_files: Sequence[str] = ()
 
 
 class CheckpointExport:
-    """A checkpoint, and what it gives for the image that its exports are compared on."""
+    """A checkpoint, and the images that its exports are compared on."""
 
-    def __init__(
-        self, weights: str | Path, request: ExportRequest, device: torch.device, picture: Path | None = None
-    ) -> None:
-        """Load and fuse ``weights``; ``picture`` is the image file, None a generated picture.
+    def __init__(self, weights: str | Path, request: ExportRequest, device: torch.device) -> None:
+        """Load and fuse ``weights``.
 
         Raises:
             MissingFileError, CheckpointError: the checkpoint cannot be used.
@@ -64,12 +62,11 @@ class CheckpointExport:
         self.stride = max(int(max(self.model.stride)), 32)
         height, width = check_img_size(list(request.imgsz), self.stride)
         self.size = height, width
-        image = example_image(picture, self.size).to(device)
-        self.images = image.expand(request.batch, -1, -1, -1).contiguous()
-        self.expected = self._predict(self.images)
+        self.images = next(iter(self._comparison(self.size, request.batch))).to(device)
         files = request.calibration_files
-        self.calibration = CalibrationImages(files, self.size, request.batch) if files else None
-        LOGGER.info(f"{self.weights}: images {tuple(self.images.shape)}, output {tuple(self.expected.shape)}")
+        self.calibration = ImageBatches(files, self.size, request.batch) if files else None
+        output = tuple(self._predict(self.images).shape)
+        LOGGER.info(f"{self.weights}: images {tuple(self.images.shape)}, output {output}")
 
     def export(self, kind: Format) -> Path:
         """Write one format beside the checkpoint; returns its path.
@@ -109,35 +106,46 @@ class CheckpointExport:
         if kind.argument == "coreml" and sys.platform != "darwin":
             return "not compared with PyTorch: CoreML models run on Apple's systems only"
         backend = DetectMultiBackend(path, device=self.images.device)
-        if self.calibration is not None:
-            return self._compare_int8(kind, backend)
-        half = self.request.half or backend.device.type == "cuda"  # where convolutions are computed in TF32
-        difference = compare(backend, self.expected, self.images)
-        difference.check(f"the {kind.title} export", half)
-        if self.request.dynamic:
-            images = self._images_of_another_shape()
-            other = compare(backend, self._predict(images), images)
-            other.check(f"the {kind.title} export at another image size", half)
-        return str(difference)
+        what = f"the {kind.title} {'INT8 ' if self.calibration else ''}export"
+        words = self._judge(backend, what, self.size, self.request.batch)
+        other = other_size(self.size, self.stride, at_most=self.size if kind.argument == "engine" else None)
+        if self.request.dynamic and other:
+            self._judge(backend, f"{what} at another image size", other, 2)
+        return words
 
-    def _compare_int8(self, kind: Format, backend: DetectMultiBackend) -> str:
-        """What the boxes in some of the images say, in words."""
-        assert self.calibration is not None
+    def _judge(self, backend: DetectMultiBackend, what: str, size: tuple[int, int], batch: int) -> str:
+        """What a comparison on images of this size says, in words. Raises InputError if the export is wrong."""
+        batches = self._comparison(size, batch)
+        result: Agreement | Difference
         settings = self.request.nms or NmsSettings()
-        result = agreement(backend, self._predict, self.calibration.first(INT8_IMAGES), settings)
-        result.check(f"the {kind.title} INT8 export")
-        if self.request.dynamic:
-            agreement(backend, self._predict, [self._images_of_another_shape()], settings)  # that it runs
+        if self.calibration is not None:
+            result = agreement(backend, self._predict, batches, settings)
+        else:
+            half = self.request.half or backend.device.type == "cuda"  # where convolutions are computed in TF32
+            result = compare(backend, self._predict, batches, half)
+        result.check(what)
+        if not result.judged:
+            LOGGER.warning(
+                f"WARNING: {what} is not judged: in {len(batches) * batch} image(s) there are too few boxes above "
+                f"a confidence of {settings.conf_thres:g}; run val.py on it, or give --data whose val images have more"
+            )
         return str(result)
 
-    def _images_of_another_shape(self) -> Tensor:
-        """Two images of about half the size, not square."""
-        height, width = (max(side // 2 // self.stride, 1) * self.stride for side in self.size)
-        height = height if height != width else max(height - self.stride, self.stride)
-        image = nn.functional.interpolate(self.images[:1], (height, width), mode="bilinear")
-        return image.expand(2, -1, -1, -1).contiguous()
+    def _comparison(self, size: tuple[int, int], batch: int) -> ImageBatches:
+        return ImageBatches(self.request.comparison_files, size, batch, "Comparing")
 
     @torch.no_grad()
     def _predict(self, images: Tensor) -> Tensor:
         """(B, N, 5 + nc) of the checkpoint in FP32."""
         return self.model(images.to(self.images.device))[0]
+
+
+def other_size(size: tuple[int, int], stride: int, at_most: tuple[int, int] | None = None) -> tuple[int, int] | None:
+    """(height, width) in pixels of about half of ``size``, not square; None if none is within ``at_most``."""
+    height, width = (max(side // 2 // stride, 1) * stride for side in size)
+    candidates = [(height, width), (height, width + stride), (height + stride, width), (height, height)]
+    for candidate in candidates:
+        fits = at_most is None or (candidate[0] <= at_most[0] and candidate[1] <= at_most[1])
+        if fits and candidate != size and (candidate[0] != candidate[1] or at_most):
+            return candidate
+    return None

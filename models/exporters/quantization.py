@@ -6,16 +6,18 @@ of pixels, for which 256 steps are too few; both together take little time.
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from models.exporters.calibration import CalibrationImages
+from models.exporters.images import ImageBatches
 from utils.packages import require
 
 
@@ -32,7 +34,7 @@ def after_convolutions(readers: Mapping[str, Sequence[str]], convolutions: set[s
     return [name for name in readers if not followed[name]]
 
 
-def quantize_onnx(model: Any, images: CalibrationImages) -> Any:
+def quantize_onnx(model: Any, images: ImageBatches) -> Any:
     """An onnx.ModelProto in FP32 -> one with QuantizeLinear and DequantizeLinear (QDQ), for ONNX Runtime."""
     onnx = require("onnx", "--int8")
     ort_quantization = require("onnxruntime.quantization", "--int8 --include onnx")
@@ -47,13 +49,22 @@ def quantize_onnx(model: Any, images: CalibrationImages) -> Any:
             activation_type=ort_quantization.QuantType.QUInt8, weight_type=ort_quantization.QuantType.QInt8,
             nodes_to_exclude=_head_of_onnx(onnx.load(prepared).graph), extra_options={"WeightSymmetric": True},
         )  # fmt: skip
-        return onnx.load(quantized)
+        return _without_unused_domains(onnx.load(quantized))
+
+
+def _without_unused_domains(model: Any) -> Any:
+    """Strip the operator sets that no node is of: a runtime that lacks one may refuse the file."""
+    used = {node.domain for node in model.graph.node}
+    kept = [entry for entry in model.opset_import if not entry.domain or entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    return model
 
 
 class _Reader:
     """Calibration images as ONNX Runtime asks for them."""
 
-    def __init__(self, images: CalibrationImages, name: str) -> None:
+    def __init__(self, images: ImageBatches, name: str) -> None:
         self.name, self.rest = name, iter(images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
@@ -75,9 +86,11 @@ def _head_of_onnx(graph: Any) -> list[str]:
     return after_convolutions(readers, {node.name for node in graph.node if node.op_type == "Conv"})
 
 
-def quantize_openvino(model: Any, images: CalibrationImages) -> Any:
+def quantize_openvino(model: Any, images: ImageBatches) -> Any:
     """An openvino.Model in FP32 -> one with FakeQuantize, by NNCF, which corrects the biases."""
-    with _only_errors("nncf"):
+    # It draws its progress bars on stdout, also where that is a file
+    progress = nullcontext() if sys.stdout.isatty() else redirect_stdout(io.StringIO())
+    with _only_errors("nncf"), progress:
         nncf = require("nncf", "--int8 --include openvino")
         logging.getLogger("nncf").setLevel(logging.ERROR)  # its import sets the level
         return nncf.quantize(

@@ -6,7 +6,6 @@ its own and, when that fails, keeps it; and it needs no further package.
 
 from __future__ import annotations
 
-import copy
 import io
 import warnings
 from contextlib import redirect_stdout
@@ -22,7 +21,7 @@ from utils.errors import InputError
 from utils.packages import require
 
 INPUT, OUTPUT = "images", "output"  # names of v6.2
-DYNAMIC_AXES = {INPUT: {0: "batch", 2: "height", 3: "width"}, OUTPUT: {0: "batch", 1: "boxes"}}
+OUTPUT_OF_NMS = "detections"  # told apart by name where metadata cannot be read
 
 
 def export(job: ExportJob) -> None:
@@ -46,15 +45,16 @@ def onnx_model(job: ExportJob) -> Any:
     if job.settings.simplify:
         require("onnxslim", "--simplify")
     opset = job.settings.opset or DEFAULT_OPSET
-    axes: dict[str, dict[int, str]] = copy.deepcopy(DYNAMIC_AXES) if job.metadata.dynamic else {}
-    if job.metadata.dynamic and job.metadata.nms:
-        del axes[OUTPUT][1]
+    nms, output = job.metadata.nms, OUTPUT_OF_NMS if job.metadata.nms else OUTPUT
+    axes: dict[str, dict[int, str]] = {}
+    if job.metadata.dynamic:
+        axes = {INPUT: {0: "batch", 2: "height", 3: "width"}, output: {0: "batch"} if nms else {0: "batch", 1: "boxes"}}
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), TemporaryDirectory() as folder:
             file = str(Path(folder) / "model.onnx")
             warnings.simplefilter("ignore")  # torch prefers its newer exporter
             torch.onnx.export(
-                job.model, (job.image,), file, input_names=[INPUT], output_names=[OUTPUT], opset_version=opset,
+                job.model, (job.image,), file, input_names=[INPUT], output_names=[output], opset_version=opset,
                 dynamic_axes=axes, dynamo=False,
             )  # fmt: skip
             model = onnx.load(file)
@@ -69,6 +69,11 @@ def onnx_model(job: ExportJob) -> Any:
         )
     if job.settings.simplify:
         model = require("onnxslim", "--simplify").slim(model)
+    if nms:  # whose sides tracing does not see
+        sides = model.graph.output[0].type.tensor_type.shape.dim
+        sides[1].dim_value, sides[2].dim_value = nms["topk_all"], 6
+        if not job.metadata.dynamic:
+            sides[0].dim_value = job.metadata.batch
     for name, text in job.metadata.to_texts().items():
         model.metadata_props.add(key=name, value=text)
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,25 +20,38 @@ from utils.nms import non_max_suppression
 
 CONFIDENT = 0.01  # boxes with a lower score are not compared: nobody sees them, and large ones amplify rounding
 LEAST_BOXES = 50  # but of at least so many, the best
+ENOUGH_DETECTIONS = 10  # of files with NMS: further images are not looked at
+OUTLIERS, HALF_OUTLIERS = 1 / 20, 1 / 4  # share of them that NMS may have chosen otherwise
 PIXELS, SCORE = 0.5, 0.005  # largest differences that FP32 may have
 HALF_PIXELS, HALF_SCORE = 8.0, 0.1  # and FP16, or what a processor has instead: bfloat16, TF32
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest differences from PyTorch: of box coordinates in pixels, of scores; and how many boxes that were."""
+    """The largest differences from PyTorch: of box coordinates in pixels, of scores; and of how many boxes.
+
+    Without boxes nothing was judged. ``half``: the export may round to half of the digits of FP32.
+    """
 
     pixels: float
     score: float
     boxes: int
+    half: bool = False
+
+    @property
+    def judged(self) -> bool:
+        """Whether there was anything to compare."""
+        return self.boxes > 0
 
     def __str__(self) -> str:
+        if not self.judged:
+            return "not judged"
         figures = f"{self.pixels:.2g} pixels, {self.score:.2g} of a score"
         return f"largest difference from PyTorch: {figures} ({self.boxes} boxes)"
 
-    def check(self, what: str, half: bool) -> None:
-        """Raise InputError if this is more than rounding explains, to FP32 or to half of its digits."""
-        limits = (HALF_PIXELS, HALF_SCORE) if half else (PIXELS, SCORE)
+    def check(self, what: str) -> None:
+        """Raise InputError if this is more than rounding explains."""
+        limits = (HALF_PIXELS, HALF_SCORE) if self.half else (PIXELS, SCORE)
         if not (self.pixels <= limits[0] and self.score <= limits[1]):  # also if not a number
             raise InputError(
                 f"{what} differs from the checkpoint by {self.pixels:.3g} pixels and {self.score:.3g} of a score, more "
@@ -62,25 +76,35 @@ def example_image(file: Path | None, size: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def compare(backend: DetectMultiBackend, expected: Tensor, images: Tensor) -> Difference:
-    """Run an export on images and compare with what the checkpoint gave for them.
+def compare(
+    backend: DetectMultiBackend, predict: Callable[[Tensor], Tensor], batches: Iterable[Tensor], half: bool
+) -> Difference:
+    """Run an export on the first batch and compare with what the checkpoint gives.
+
+    Of an export with NMS inside as many batches are run as it takes to find ENOUGH_DETECTIONS, if there are as many.
 
     Args:
         backend: the export, loaded as val.py and detect.py do.
-        expected: (B, N, 5 + nc) of the checkpoint in FP32.
-        images: (B, 3, H, W) in 0..1.
+        predict: gives the checkpoint's (B, N, 5 + nc) in FP32. batches: of images (B, 3, H, W) in 0..1.
+        half: the export may round to half of the digits of FP32.
 
     Raises:
         InputError: the export cannot run these images.
     """
-    expected = expected.cpu()
-    found = backend(images.contiguous(memory_format=torch.channels_last))[0].cpu().float()  # as validation has them
-    if backend.nms:
-        return _difference_of_detections(found, expected, NmsSettings(**backend.nms))
-    return _difference_of_predictions(found, expected)
+    gaps: list[Tensor] = []
+    for images in batches:
+        expected = predict(images).cpu()
+        # In the layout that validation has them in
+        found = backend(images.contiguous(memory_format=torch.channels_last))[0].cpu().float()
+        if not backend.nms:
+            return _difference_of_predictions(found, expected, half)
+        gaps += _gaps_of_detections(found, expected, NmsSettings(**backend.nms), HALF_SCORE if half else SCORE)
+        if len(gaps) >= 2 * ENOUGH_DETECTIONS:
+            break
+    return _difference_of_detections(gaps, half)
 
 
-def _difference_of_predictions(found: Tensor, expected: Tensor) -> Difference:
+def _difference_of_predictions(found: Tensor, expected: Tensor, half: bool) -> Difference:
     """Of (B, N, 5 + nc) both."""
     if found.shape != expected.shape:
         raise InputError(f"the export gives the shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
@@ -88,26 +112,35 @@ def _difference_of_predictions(found: Tensor, expected: Tensor) -> Difference:
     count = max(int((best > CONFIDENT).sum()), min(LEAST_BOXES, len(best)))
     rows = best.topk(count).indices
     boxes = (found[..., :4] - expected[..., :4]).flatten(0, 1)[rows].abs()
-    return Difference(float(boxes.max()), float((found[..., 4:] - expected[..., 4:]).abs().max()), count)
+    return Difference(float(boxes.max()), float((found[..., 4:] - expected[..., 4:]).abs().max()), count, half)
 
 
-def _difference_of_detections(found: Tensor, expected: Tensor, settings: NmsSettings) -> Difference:
-    """Of what a file with NMS gives, in the form of predictions, and of the NMS of predictions; both (B, ., 5 + nc).
+def _gaps_of_detections(found: Tensor, expected: Tensor, settings: NmsSettings, margin: float) -> list[Tensor]:
+    """Of each detection of a file with NMS, given as predictions, and of each that NMS makes of the checkpoint's
+    predictions; both (B, ., 5 + nc): the gaps (2,) to the nearest of its class on the other side.
 
-    Each detection is compared with the nearest of its class. Those with a score right at the threshold need none, nor
-    does one in twenty: rounding may decide otherwise where an overlap is right at its threshold.
+    Those whose score is less than ``margin`` above the threshold are left out: rounding may decide on them otherwise.
     """
     kinds = found[..., 5:].argmax(dim=2, keepdim=True).to(found)
     found = torch.cat((xywh2xyxy(found[..., :4]), found[..., 4:5], kinds), dim=2)
-    gaps, count = [found.new_zeros(2)], 0
+    gaps = []
     for rows, predictions in zip(found, expected, strict=True):
         rows, wanted = rows[rows[:, 4] > 0], detections_of(predictions, settings)
-        gaps += [_nearest(row, wanted) for row in rows if row[4] > settings.conf_thres + HALF_SCORE]
-        gaps += [_nearest(row, rows) for row in wanted if row[4] > settings.conf_thres + HALF_SCORE]
-        count += len(wanted)
+        for judged, others in ((rows, wanted), (wanted, rows)):
+            gaps += [_nearest(row, others) for row in judged if not row[4] <= settings.conf_thres + margin]
+    return gaps
+
+
+def _difference_of_detections(gaps: list[Tensor], half: bool) -> Difference:
+    """The largest gaps but for a share of outliers: rounding may decide otherwise which of two overlapping boxes is the
+    better one, and on overlaps that are right at the threshold.
+    """
+    if not gaps:
+        return Difference(0.0, 0.0, 0, half)
+    outliers = int((HALF_OUTLIERS if half else OUTLIERS) * len(gaps))
     worst_last = torch.stack(gaps)[torch.stack(gaps)[:, 0].argsort()]
-    pixels, score = worst_last[: len(gaps) - len(gaps) // 20].amax(dim=0).tolist()
-    return Difference(pixels, score, count)
+    pixels, score = worst_last[: len(gaps) - outliers].amax(dim=0).tolist()
+    return Difference(pixels, score, -(-len(gaps) // 2), half)
 
 
 def _nearest(row: Tensor, others: Tensor) -> Tensor:

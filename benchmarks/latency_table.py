@@ -1,0 +1,89 @@
+"""The table of benchmarks/latency.py: its lines, and what they look like in Markdown, CSV and a plot."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from utils.files import atomic_path
+
+
+@dataclass
+class Cell:
+    """One line of the table; figures are None where there are none, and ``note`` says why.
+
+    Attributes:
+        imgsz: side in pixels. median, low, high: of milliseconds per image, and its quartiles. ratio: median ratio of
+            the time to that of the first line of the same size, batch and threads, turn by turn. file_mib: size of
+            what is deployed. memory_mib: peak of a process that runs it, libraries included. map50, map: on the data.
+    """
+
+    weights: str
+    runtime: str
+    imgsz: int
+    batch: int
+    threads: int
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+    ratio: float | None = None
+    file_mib: float | None = None
+    memory_mib: float | None = None
+    map50: float | None = None
+    map: float | None = None
+    note: str = ""
+
+
+def as_table(cells: Sequence[Cell]) -> str:
+    """The cells as a Markdown table; a note says why figures are missing."""
+    lines = [
+        "| weights | runtime | imgsz | batch | threads | ms/image (quartiles) | ratio | file MiB | memory MiB | mAP@.5 "
+        "| mAP@.5:.95 | note |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]  # fmt: skip
+    names = short_names(cells)
+    for cell in cells:
+        start = f"| {names[cell.weights]} | {cell.runtime} | {cell.imgsz} | {cell.batch} | {cell.threads} |"
+        times = "" if cell.median is None else f"{cell.median:.2f} ({cell.low:.2f}-{cell.high:.2f})"
+        figures = [times, _text(cell.ratio, 2), _text(cell.file_mib, 1), _text(cell.memory_mib, 0)]
+        figures += [_text(cell.map50, 4), _text(cell.map, 4), cell.note.replace("|", "/")]
+        lines.append(f"{start} {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def short_names(cells: Sequence[Cell]) -> dict[str, str]:
+    """What the weights of the cells are called: by their file name, or their path where two have the same."""
+    files = dict.fromkeys(cell.weights for cell in cells)
+    names = [Path(file).name for file in files]
+    return {file: name if names.count(name) == 1 else file for file, name in zip(files, names, strict=True)}
+
+
+def _text(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def save(cells: Sequence[Cell], folder: Path) -> None:
+    """Write latency.md, latency.csv and latency.png."""
+    from utils.charts import new_figure, save_figure
+
+    with atomic_path(folder / "latency.md") as draft:
+        draft.write_text(as_table(cells) + "\n", encoding="utf-8")
+    with atomic_path(folder / "latency.csv") as draft, open(draft, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [entry.name for entry in fields(Cell)])
+        writer.writeheader()
+        writer.writerows(asdict(cell) for cell in cells)
+    timed = [cell for cell in cells if cell.median is not None]
+    if timed:
+        figure = new_figure(9, 1 + 0.3 * len(timed))
+        axes = figure.add_subplot()
+        names = short_names(cells)
+        labels = [f"{names[c.weights]}, {c.runtime}, {c.imgsz} px, {c.batch} x, {c.threads} threads" for c in timed]
+        medians = [cell.median or 0.0 for cell in timed]
+        spread = [[(c.median or 0) - (c.low or 0) for c in timed], [(c.high or 0) - (c.median or 0) for c in timed]]
+        axes.barh(range(len(timed)), medians, xerr=spread)
+        axes.set_yticks(range(len(timed)), labels)
+        axes.invert_yaxis()
+        axes.set_xlabel("ms per image, median and quartiles")
+        save_figure(figure, folder / "latency.png", dpi=150)
