@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from copy import deepcopy
 
 import pytest
@@ -17,6 +18,7 @@ from prune_tools.reconstruction import Reconstruction, empty_recording, patches,
 from prune_tools.tracing import trace_model
 from prune_tools.yolo_pruned import outputs_of, prune_model
 from tests.pruning_networks import OWN_CONFIG, thin, with_random_norms
+from utils.log import LOGGER
 
 CONFIGURATIONS = ["yolov5n", "yolov5n6", "yolov5-bifpn", "yolov5s-ghost", "yolov5s-transformer", "yolov3-tiny"]
 
@@ -197,7 +199,9 @@ def test_what_lies_outside_the_focus_does_not_count():
     assert not torch.equal(solved[0], pruned.state_dict()["model.2.cv1.conv.weight"])
 
 
-def test_a_convolution_that_runs_twice_keeps_its_weights(heard):
+def test_a_convolution_that_runs_twice_keeps_its_weights(caplog):
+    caplog.set_level(logging.INFO, logger=LOGGER.name)
+
     class Twice(nn.Module):
         def __init__(self, once: nn.Module) -> None:
             super().__init__()
@@ -218,6 +222,6 @@ def test_a_convolution_that_runs_twice_keeps_its_weights(heard):
     cuts = prune_model(pruned, groups, plan)
     before = pruned.model[1].once.conv.weight.clone()
     result = reconstruct(full, pruned, trace, cuts, [noise(4, 64, 0)])
-    assert "model.1.once.conv keeps its weights" in heard.text
+    assert "model.1.once.conv keeps its weights" in caplog.text
     assert "model.1.once.conv" not in result.unexplained and "model.2.conv" in result.unexplained
     assert torch.equal(pruned.model[1].once.conv.weight, before)
