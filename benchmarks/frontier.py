@@ -24,9 +24,11 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -271,21 +273,30 @@ class Frontier:
         return self.accuracy(self.options.base)
 
     def _times(self, weights: Path) -> tuple[dict[str, float], dict[str, float]]:
-        """Milliseconds for one image by runtime, and those of the base in turns with it; missing runtimes left out."""
-        from prune_tools.latency import prepare, time_calls
-        from prune_tools.yolo_pruned import load_model
+        """Milliseconds for one image by runtime, and those of the base in turns with it; missing runtimes left out.
 
-        networks = {name: load_model(file)[0] for name, file in (("pruned", weights), ("base", self.options.base))}
-        times: dict[str, dict[str, float]] = {name: {} for name in networks}
-        for runtime in RUNTIMES:
-            try:
-                calls = {name: prepare(network, self.options.imgsz, runtime) for name, network in networks.items()}
-            except InputError as error:
-                LOGGER.warning(f"{error}: not timed")
-                continue
-            for name, milliseconds in time_calls(calls).items():
-                times[name][runtime] = milliseconds
-        return times["pruned"], times["base"]
+        In a process of its own, so that no runtime leaves its threads to the trainings that follow.
+        """
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(time_in_turns, str(weights), self.options.base, self.options.imgsz).result()
+
+
+def time_in_turns(weights: str, base: str, image_size: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Milliseconds of both checkpoints for one image by runtime, in turns; runtimes that are missing are left out."""
+    from prune_tools.latency import prepare, time_calls
+    from prune_tools.yolo_pruned import load_model
+
+    networks = {name: load_model(file)[0] for name, file in (("pruned", weights), ("base", base))}
+    times: dict[str, dict[str, float]] = {name: {} for name in networks}
+    for runtime in RUNTIMES:
+        try:
+            calls = {name: prepare(network, image_size, runtime) for name, network in networks.items()}
+        except InputError as error:
+            LOGGER.warning(f"{error}: not timed")
+            continue
+        for name, milliseconds in time_calls(calls).items():
+            times[name][runtime] = milliseconds
+    return times["pruned"], times["base"]
 
 
 def least_that_fits(left: Callable[[float], float], share: float, most: float) -> float:

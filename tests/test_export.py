@@ -742,3 +742,9 @@ def test_the_table_of_formats():
     for argument, suffix in rows.items():
         assert format_of(f"some/best{suffix}").argument == argument
     assert format_of("best_openvino_model/best.xml").argument == "openvino"
+
+
+def test_telemetry_stays_out():
+    script = "import sys\nfrom utils.packages import require\nrequire('json', 'x')\nimport openvino_telemetry"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "ModuleNotFoundError" in done.stderr and "None in sys.modules" in done.stderr

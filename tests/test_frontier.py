@@ -15,7 +15,7 @@ from utils.checkpoint import save_checkpoint
 from utils.config import build
 from utils.errors import InputError
 from utils.files import ROOT, read_yaml
-from utils.model_info import gflops
+from utils.model_info import count_parameters, gflops
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +88,15 @@ def test_what_cannot_be_reached_says_so(trained, tiny_dataset, tmp_path):
     assert "leaves" in cells[0].problem and "not reached" in frontier.as_table(cells, (0.4, 0.2))
     with pytest.raises(InputError, match="--base"):
         FrontierOptions()
+
+
+def test_a_cell_is_cut_trained_judged_and_timed(trained, tiny_dataset, tmp_path):
+    run = Frontier(options(trained, tiny_dataset, tmp_path, methods=["ours"]))
+    cell = run.run()[0]
+    assert not cell.problem and 0 < cell.parameters < count_parameters(load_model(trained)[0])
+    assert None not in (cell.pruned_map50, cell.map50, cell.map) and cell.map50 >= 0
+    assert cell.milliseconds["torch"] > 0 and cell.base_milliseconds["torch"] > 0
+    best = tmp_path / "ours-0.6-finetuned/weights/best.pt"
+    made = best.stat().st_mtime_ns
+    run.cells.clear()
+    assert run._train(None, None, "ours-0.6-finetuned") == best and best.stat().st_mtime_ns == made  # it is finished

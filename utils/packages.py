@@ -6,15 +6,19 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import sys
 from typing import Any
 
 from utils.errors import InputError
 
+TELEMETRY = "openvino_telemetry"  # of OpenVINO and NNCF; they do without it where it is missing
 EXTRAS = "requirements-export.txt lists what export.py can use"
 
 
 def require(module: str, purpose: str, package: str = "") -> Any:
     """Import a module that is no plain requirement of the project.
+
+    OpenVINO's telemetry stays out: nobody has asked for it, and it forks this process, threads and all, which can crash.
 
     Args:
         module: its import name.
@@ -25,6 +29,7 @@ def require(module: str, purpose: str, package: str = "") -> Any:
         InputError: it is not installed, or cannot be loaded here; the message says what to install.
     """
     package = package or module.partition(".")[0]
+    sys.modules.setdefault(TELEMETRY, None)  # type: ignore[arg-type]  # its import now fails
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # some greet
             return importlib.import_module(module)
