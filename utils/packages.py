@@ -18,7 +18,7 @@ EXTRAS = "requirements-export.txt lists what export.py can use"
 def require(module: str, purpose: str, package: str = "") -> Any:
     """Import a module that is no plain requirement of the project.
 
-    OpenVINO's telemetry stays out: nobody has asked for it, and it forks this process, threads and all, which can crash.
+    OpenVINO's telemetry stays out: nobody has asked for it, and it forks this process, threads and all.
 
     Args:
         module: its import name.
