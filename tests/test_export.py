@@ -38,7 +38,7 @@ from utils.checkpoint import save_checkpoint
 from utils.checks import check_dataset
 from utils.config import parse
 from utils.errors import InputError, MissingFileError
-from utils.files import read_yaml, write_yaml
+from utils.files import ROOT, read_yaml, write_yaml
 from utils.log import LOGGER
 from utils.nms import non_max_suppression
 
