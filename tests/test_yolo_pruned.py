@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.backends import DetectMultiBackend
 from models.experimental import attempt_load
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
@@ -25,6 +26,7 @@ from prune_tools.yolo_pruned import (
     largest_difference,
     mask_model,
     prune_model,
+    save_model,
     save_pruned,
 )
 from tests.pruning_networks import OWN_CONFIG, random_images, random_plan, thin, with_random_norms
@@ -44,7 +46,7 @@ def nano() -> DetectionModel:
 
 
 @pytest.mark.parametrize("config", [*CONFIGS, "own"])
-def test_pruned_equals_masked(config):
+def test_pruned_equals_masked(config, tmp_path):
     full = with_random_norms(DetectionModel(OWN_CONFIG)) if config == "own" else thin(config)
     images = random_images(full)
     found = find_groups(full)
@@ -56,6 +58,10 @@ def test_pruned_equals_masked(config):
         assert largest_difference(pruned, masked, images)[1] < 1e-9
         assert sum(value.numel() for value in pruned.parameters()) < sum(value.numel() for value in full.parameters())
         assert shapes(build_from_yaml(pruned.yaml)) == shapes(pruned)
+    save_model(pruned, tmp_path / "pruned.pt", {})
+    loaded = DetectMultiBackend(tmp_path / "pruned.pt")  # what val.py and detect.py run
+    found, expected = loaded(images.float())[0], pruned(images)[0]
+    assert found.shape == expected.shape and torch.allclose(found.double(), expected, rtol=0.1, atol=5.0)  # FP16
 
 
 def test_one_channel_in_every_layer_twice_over(nano):
