@@ -256,7 +256,7 @@ class Frontier:
     def _times(self, weights: Path) -> tuple[dict[str, float], dict[str, float]]:
         """Milliseconds for one image by runtime, and those of the base in turns with it; missing runtimes left out.
 
-        In a process of its own, so that no runtime leaves its threads to the trainings that follow.
+        In a process of its own, so that no runtime leaves threads to the trainings that follow.
         """
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             return pool.submit(time_in_turns, str(weights), self.options.base, self.options.imgsz).result()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.backends.runtime import Runtime, folder_file, folder_metadata
 from utils.packages import require
+from utils.signal_stack import kept_signal_stack
 
 
 class OpenVINORuntime(Runtime):
@@ -24,7 +25,8 @@ class OpenVINORuntime(Runtime):
         if not self.metadata.half:
             settings["INFERENCE_PRECISION_HINT"] = "f32"  # by default it is bfloat16 where the processor has that
         file = path if folder != path else folder_file(folder, "*.xml")
-        self.request = openvino.compile_model(str(file), "CPU", settings).create_infer_request()
+        with kept_signal_stack():
+            self.request = openvino.compile_model(str(file), "CPU", settings).create_infer_request()
 
     def __call__(self, images: Tensor) -> Tensor:
         """See ``Runtime``."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from models.exporters.images import ImageBatches
 from utils.packages import require
+from utils.signal_stack import kept_signal_stack
 
 
 def after_convolutions(readers: Mapping[str, Sequence[str]], convolutions: set[str]) -> list[str]:
@@ -90,7 +91,7 @@ def quantize_openvino(model: Any, images: ImageBatches) -> Any:
     """An openvino.Model in FP32 -> one with FakeQuantize, by NNCF, which corrects the biases."""
     # It draws its progress bars on stdout, also where that is a file
     progress = nullcontext() if sys.stdout.isatty() else redirect_stdout(io.StringIO())
-    with _only_errors("nncf"), progress:
+    with _only_errors("nncf"), progress, kept_signal_stack():
         nncf = require("nncf", "--int8 --include openvino")
         logging.getLogger("nncf").setLevel(logging.ERROR)  # its import sets the level
         return nncf.quantize(
