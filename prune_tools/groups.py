@@ -246,10 +246,10 @@ def main() -> None:
     else:
         model = DetectionModel(check_file(options.cfg, (".yaml", ".yml")))
     groups = find_groups(model)
-    select_groups(groups, options.scope)  # a model without any is an error here, too
     free = sum(group.size for group in groups if not group.exclusion(options.scope))
     total = sum(group.size for group in groups if group.norms)
     print(describe(groups, options.scope))
+    select_groups(groups, options.scope)  # that nothing can be pruned is an error, when it is plain why
     whole = left_whole(groups, options.scope)
     print(f"Left whole:\n{whole}" if whole else "Nothing but the image and the head's outputs is left whole")
     print(f"{len(groups)} groups; {free} of {total} normalised channels can be pruned in scope {options.scope}")
