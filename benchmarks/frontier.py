@@ -37,6 +37,7 @@ if __name__ == "__main__":
 
 from benchmarks.frontier_table import RUNTIMES, SIZE, Cell, as_table, draw
 from prune_tools.prune import HURT
+from utils.checks import check_file
 from utils.cli import run_command, show_arguments
 from utils.config import build, option, parse
 from utils.errors import InputError
@@ -91,7 +92,8 @@ class Frontier:
         names = ("base", "sparse", "data", "sparse_epochs", "epochs", "imgsz", "batch_size", "seed")
         self.identity = {name: getattr(options, name) for name in names}
         for name in ("base", "sparse"):
-            self.identity[f"{name} (content)"] = hashlib.sha256(Path(getattr(options, name)).read_bytes()).hexdigest()
+            content = Path(check_file(getattr(options, name), ".pt")).read_bytes()
+            self.identity[f"{name} (content)"] = hashlib.sha256(content).hexdigest()
         if self.record.is_file():
             stored = json.loads(self.record.read_text(encoding="utf-8"))
             if stored["of"] != self.identity:

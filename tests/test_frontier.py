@@ -88,6 +88,8 @@ def test_what_cannot_be_reached_says_so(trained, tiny_dataset, tmp_path):
     assert "leaves" in cells[0].problem and "not reached" in frontier.as_table(cells, (0.4, 0.2))
     with pytest.raises(InputError, match="--base"):
         FrontierOptions()
+    with pytest.raises(InputError, match=r"gone\.pt"):
+        Frontier(options(trained, tiny_dataset, tmp_path, base="gone.pt"))
 
 
 def test_a_cell_is_cut_trained_judged_and_timed(trained, tiny_dataset, tmp_path):
