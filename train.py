@@ -60,6 +60,7 @@ class Trainer:
         try:
             self.prepare()
             finished = self.fit()
+            self.state.forward = self.state.model  # lets go of the group, so that its threads can end
             if finished and self.world.is_main:
                 self.finish()
         finally:

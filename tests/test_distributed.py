@@ -83,6 +83,12 @@ def test_results_are_those_of_the_first_rank_everywhere(pair):
     assert pair[0]["results"][4] > 0  # a validation loss
 
 
+def test_the_threads_of_the_group_end_with_it(pair):
+    """One that is left when the interpreter ends may abort the process."""
+    for rank in pair:
+        assert not [name for name in rank["threads"] if "gloo" in name]
+
+
 def test_some_hooks_run_on_the_first_rank_only(pair):
     of_first = {"on_pretrain_routine_end", "on_train_batch_end", "on_model_save", "on_train_end"}
     validation = {"on_val_start", "on_val_batch_start", "on_val_image_end", "on_val_batch_end"}

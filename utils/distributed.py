@@ -6,6 +6,7 @@ process without a group: then there is one rank, nothing is exchanged, and the f
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -96,7 +97,9 @@ def device_of_rank(device: str, world: World) -> str:
 def processes(options: TrainOptions) -> Iterator[tuple[torch.device, World]]:
     """The device of this process, and which process it is; within, it is a member of the group, if torchrun started it.
 
-    The group speaks NCCL on GPUs and gloo elsewhere. Raises InputError for options that these processes cannot honour.
+    The group speaks NCCL on GPUs and gloo elsewhere. Its threads end with it if nobody holds it any more, as what
+    ``parallel`` returned does; a thread that outlives the interpreter ends the process with SIGABRT when it lets go of
+    a tensor of the last message. Raises InputError for options that these processes cannot honour.
     """
     from utils.device import select_device
 
@@ -107,10 +110,14 @@ def processes(options: TrainOptions) -> Iterator[tuple[torch.device, World]]:
         yield device, world
         return
     setup_logging(world.rank)
+    # Its functions have the group as a default argument: imported later, by DDP, they would keep the one that exists
+    import torch.distributed.nn
+
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield device, world
     finally:
+        gc.collect()  # wrappers of models that nobody uses any more
         torch.distributed.destroy_process_group()
 
 
