@@ -20,7 +20,6 @@ from models.exporters import images as image_files
 from models.exporters import quantization, to_onnx
 from models.exporters.agreement import Agreement, agreement
 from models.exporters.graph_nms import NmsSettings
-from tests.colour_detector import save_colour_detector, save_pruned_colour_detector
 from utils.errors import InputError
 from utils.files import ROOT, read_yaml, write_yaml
 
@@ -36,19 +35,7 @@ def needs(argument: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def stock(tmp_path_factory) -> Path:
-    """The checkpoint of the detector that finds discs and squares by their colours."""
-    return save_colour_detector(tmp_path_factory.mktemp("int8") / "stock.pt")
-
-
-@pytest.fixture(scope="module")
-def pruned(tmp_path_factory) -> Path:
-    """The same detector, pruned."""
-    return save_pruned_colour_detector(tmp_path_factory.mktemp("int8") / "pruned.pt")
-
-
-@pytest.fixture(scope="module")
-def quantized(tmp_path_factory, tiny_dataset, stock, pruned):
+def quantized(tmp_path_factory, tiny_dataset, stock, pruned_colours):
     """A function (format, checkpoint, flags) -> the INT8 export, made once."""
     made: dict[tuple, Path] = {}
 
@@ -57,7 +44,7 @@ def quantized(tmp_path_factory, tiny_dataset, stock, pruned):
         key = (argument, which, *flags)
         if key not in made:
             weights = tmp_path_factory.mktemp(argument) / f"{which}.pt"
-            weights.symlink_to({"stock": stock, "pruned": pruned}[which])
+            weights.symlink_to({"stock": stock, "pruned_colours": pruned_colours}[which])
             (made[key],) = export.run(
                 weights=str(weights), include=[argument], imgsz=SIZE, data=str(tiny_dataset), int8=True,
                 calibration_images=6, **flags,
@@ -82,11 +69,13 @@ def test_val_and_detect_run_int8(quantized, stock, tiny_dataset, tmp_path, argum
     assert any((folder / "labels").iterdir())
 
 
-@pytest.mark.parametrize("which, flag", [("pruned", None), ("stock", "nms"), ("stock", "dynamic")])
+@pytest.mark.parametrize("which, flag", [("pruned_colours", None), ("stock", "nms"), ("stock", "dynamic")])
 @pytest.mark.parametrize("argument", PACKAGES)
-def test_int8_of_pruned_ones_with_nms_and_of_any_size(quantized, stock, pruned, tiny_dataset, argument, which, flag):
+def test_int8_of_pruned_ones_with_nms_and_of_any_size(
+    quantized, stock, pruned_colours, tiny_dataset, argument, which, flag
+):
     backend = DetectMultiBackend(quantized(argument, which, **({flag: True} if flag else {})))
-    checkpoint = DetectMultiBackend({"stock": stock, "pruned": pruned}[which])
+    checkpoint = DetectMultiBackend({"stock": stock, "pruned_colours": pruned_colours}[which])
     assert backend.runtime.metadata.int8 and bool(backend.nms) == (flag == "nms")
     files = image_files.choose_files(str(tiny_dataset), "val", 4)
     for size in ((SIZE, SIZE), (96, 160))[: 2 if flag == "dynamic" else 1]:
@@ -268,4 +257,4 @@ def test_flags_that_cannot_be_honoured(words, message):
 
 
 def test_a_limit_of_onnx_alone(quantized):
-    assert DetectMultiBackend(quantized("openvino", "pruned", opset=12)).runtime.metadata.int8
+    assert DetectMultiBackend(quantized("openvino", "pruned_colours", opset=12)).runtime.metadata.int8
