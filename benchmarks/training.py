@@ -72,13 +72,28 @@ def training_state(options: TrainingOptions, cfg: str, names: list[str]) -> Any:
     return state
 
 
+def make_plain(state: Any) -> None:
+    """Put the model into contiguous memory, and have the optimizer work parameter by parameter."""
+    import torch
+
+    state.model.to(memory_format=torch.contiguous_format)
+    for module in state.model.modules():
+        if isinstance(module, torch.nn.SiLU):
+            module.inplace = True
+    for group in state.optimizer.param_groups:
+        group["fused"], group["foreach"] = False, False
+
+
+def plain_images(images: Any, _: Any = None) -> Any:
+    """uint8 images as floats in 0..1, in contiguous memory."""
+    return images.float() / 255
+
+
 class Loop:
     """A training loop on batches that it makes itself, in this process, fast or plain."""
 
     def __init__(self, options: TrainingOptions, split: Any, names: dict[int, str], plain: bool) -> None:
         """Build model, optimizer and data set; the same numbers whichever way."""
-        import torch
-
         from benchmarks.two_step import TwoStepImages
         from utils.dataset import LoadImagesAndLabels
 
@@ -88,12 +103,7 @@ class Loop:
         self.dataset: Any = kind(split, options.imgsz, augment=True, hyp=hyp, cache_images=cache)
         self.state = training_state(options, options.cfg, list(names.values()))
         if plain:
-            self.state.model.to(memory_format=torch.contiguous_format)
-            for module in self.state.model.modules():
-                if isinstance(module, torch.nn.SiLU):
-                    module.inplace = True
-            for group in self.state.optimizer.param_groups:
-                group["fused"], group["foreach"] = False, False
+            make_plain(self.state)
         self.batch = self.load()
         self.loss: float = 0.0
 
@@ -112,7 +122,7 @@ class Loop:
 
         state, (images, targets) = self.state, self.batch
         state.model.train()
-        images = images.float() / 255 if self.plain else prepare_images(images, state.device)
+        images = plain_images(images) if self.plain else prepare_images(images, state.device)
         loss, items = state.compute_loss(state.model(images), targets)
         loss.backward()
         self.loss = float(items.sum())

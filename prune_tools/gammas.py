@@ -8,12 +8,13 @@ they are shrunk by a common factor, which is the group lasso (Yuan and Lin, 2006
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-from prune_tools.groups import find_groups, select_groups
+from prune_tools.groups import find_groups, protect, select_groups
 from utils.checkpoint import de_parallel
 from utils.errors import InputError
 
@@ -30,17 +31,19 @@ class ChannelGammas:
         layer: (count,), number of the channel group that a channel belongs to.
     """
 
-    def __init__(self, model: nn.Module, scope: str = "seed") -> None:
+    def __init__(self, model: nn.Module, scope: str = "seed", skip: Sequence[str] = ()) -> None:
         """Find the channels of ``model`` that may be pruned in ``scope`` and whose norms are trained.
 
+        ``skip`` are patterns of layers to leave alone, as in ``groups.protect``.
+
         Raises:
-            InputError: there are none.
+            InputError: there are none, or a pattern fits no layer.
         """
         model = de_parallel(model)
         modules = dict(model.named_modules())
         groups = [
             group
-            for group in select_groups(find_groups(model), scope)
+            for group in select_groups(protect(find_groups(model), model, skip), scope)
             if all(modules[member.path].weight.requires_grad for member in group.norms)
         ]
         if not groups:

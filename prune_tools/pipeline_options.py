@@ -15,10 +15,10 @@ from utils.files import ROOT
 DEFAULT_FLOPS = "0.5"
 
 SHARED = ("data", "hyp", "imgsz", "batch_size", "seed")  # options that every step depends on
-GOAL = ("target_flops", "target_params", "percent", "scope", "round_to")
+GOAL = ("target_flops", "target_params", "percent", "scope", "skip", "round_to")
 OWN = {
     "base": ("weights", "cfg", "base_epochs"),
-    "sparse": ("sparse_epochs", "penalty", "sr", *GOAL),
+    "sparse": ("sparse_epochs", "penalty", "sr", "max_map_loss", *GOAL),
     "pruned": (*GOAL, "reconstruct"),
     "finetuned": ("finetune_epochs",),
 }
@@ -45,6 +45,7 @@ class PipelineOptions:
         "", "prunable channels: seed, of layers outside shortcuts, default of --percent; all, coupled ones too",
         choices=SCOPES,
     )  # fmt: skip
+    skip: list[str] = option([], "leave these layers whole: module paths, wildcards allowed", nargs="+")
     round_to: int | None = option(
         None, "for the targets: round the channels that a layer keeps to multiples of this; default: 8", type=int
     )
@@ -53,6 +54,9 @@ class PipelineOptions:
         choices=list(PENALTIES),
     )  # fmt: skip
     sr: float | None = option(None, "rate of --penalty l1 or prox; default: found out by itself", type=float)
+    max_map_loss: float | None = option(
+        None, "sparse training holds back while mAP50 is further than this below the base's; default: 0.03", type=float
+    )
     reconstruct: int = option(192, "training images on which the pruned layers are re-fitted; 0 = off")
     cache: str = option(
         "auto",
@@ -71,6 +75,7 @@ class PipelineOptions:
         """Build the options of every step, so that a bad value stops before the first and not before the third."""
         from prune_tools.prune import PruneOptions
 
+        self.skip = [self.skip] if isinstance(self.skip, str) else list(self.skip)
         if self.percent is None and not self.target_params and not self.target_flops:
             self.target_flops = DEFAULT_FLOPS
         if self.percent is not None:
@@ -111,7 +116,8 @@ class PipelineOptions:
     def of_penalty(self) -> dict[str, Any]:
         """Options of sparse training: the channels that pruning will remove are those to bring to zero."""
         scope = self.scope or ("all" if self.percent is None else "seed")
-        chosen: dict[str, Any] = {"penalty": self.penalty, "scope": scope}
+        chosen: dict[str, Any] = {"penalty": self.penalty, "scope": scope, "skip": self.skip}
+        chosen["max_map_loss"] = self.max_map_loss
         if self.penalty != "polarize":
             chosen["sr"] = AUTO if self.sr is None else self.sr
         elif self.sr is not None:

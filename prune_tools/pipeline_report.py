@@ -12,7 +12,7 @@ import torch
 from models.loading import load_checkpoint
 from prune_tools.comparison import Row
 from prune_tools.finetune import FinetuneOptions
-from prune_tools.groups import find_groups, select_groups
+from prune_tools.groups import find_groups, protect, select_groups
 from prune_tools.importance import gamma_scores
 from prune_tools.pictures import gamma_histogram
 from prune_tools.pipeline_options import PipelineOptions
@@ -30,7 +30,8 @@ def report_of(
     models = {step: load_checkpoint(checkpoints[step])["model"].float() for step in ("base", "sparse", "pruned")}
     gammas = {}
     for step in ("base", "sparse"):  # in a later round the sparse model is narrower
-        groups = select_groups(find_groups(models[step]), options.of_penalty()["scope"])
+        found = protect(find_groups(models[step]), models[step], options.skip)
+        groups = select_groups(found, options.of_penalty()["scope"])
         gammas[step] = torch.cat(list(gamma_scores(models[step], groups).values()))
     threshold = None  # for a budget there is none: the channels go by what they cost, too
     if options.percent is not None:

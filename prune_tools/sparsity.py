@@ -43,6 +43,7 @@ class PenaltySettings:
         sr_beta: rate on beta, always as L1. The original tools use ten times ``sr``: it moves the constants that
             removed channels would leave behind to zero, but shrinks the offsets of those that stay as well.
         scope: which channels, see groups.ChannelGroup.exclusion.
+        skip: patterns of layers to leave alone, see groups.protect.
         target_share: wanted share of small gammas at the end.
         target: for 'polarize', instead of the share: what the network should cost without them.
         round_to: with a target, multiples to which each layer's other channels add up.
@@ -54,6 +55,7 @@ class PenaltySettings:
     sr: float | str = 0.0005
     sr_beta: float = 0.0
     scope: str = "seed"
+    skip: tuple[str, ...] = ()
     target_share: float = 0.4
     target: Target | None = None
     round_to: int = 1
@@ -93,7 +95,7 @@ class SparsityPenalty:
         self.state = state
         settings = self.settings
         plain = plain_norms(copy.deepcopy(state.model))  # --sync-bn replaces the layers that are looked for
-        self.gammas = ChannelGammas(plain, settings.scope).twin(state.model)
+        self.gammas = ChannelGammas(plain, settings.scope, settings.skip).twin(state.model)
         self.average = self.gammas.twin(state.ema.ema)
         start = self.gammas.magnitudes()
         self.course = Course(start, start)

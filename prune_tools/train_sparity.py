@@ -11,6 +11,7 @@ best.pt is the best among the epochs that have reached --target-share, or the sp
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class SparseOptions(RecipeOptions):
         "", "channels to act on: those of the original tools (seed, the default), or coupled ones too (default of the "
         "targets)", choices=SCOPES,
     )  # fmt: skip
+    skip: list[str] = option([], "leave these layers alone, as --skip of prune.py does", nargs="+")
     target_share: float | None = option(
         None, f"wanted share of nearly zero gammas at the end, in (0, 1); default: {TARGET_SHARE}", type=float
     )
@@ -91,6 +93,7 @@ class SparseOptions(RecipeOptions):
         """Refuse impossible rates, beside what train.py refuses, and fill in what depends on the penalty."""
         super().__post_init__()
         self.scope = self.scope or self._default_scope()
+        self.skip = [self.skip] if isinstance(self.skip, str) else list(self.skip)
         if self.penalty not in PENALTIES or self.scope not in SCOPES:
             raise InputError(
                 f"--penalty must be one of {', '.join(PENALTIES)} and --scope one of {', '.join(SCOPES)}, "
@@ -136,12 +139,13 @@ class SparseOptions(RecipeOptions):
 
     def same_pruning(self) -> str:
         """The options of prune.py that remove just what this training has brought to zero."""
-        scope = "" if self.scope == self._default_scope() else f" --scope {self.scope}"
+        channels = "" if self.scope == self._default_scope() else f" --scope {self.scope}"
+        channels += f" --skip {shlex.join(self.skip)}" if self.skip else ""
         if not self.target():
-            return f"--percent {self.target_share:g}{scope}"
+            return f"--percent {self.target_share:g}{channels}"
         quantity = "params" if self.target_params else "flops"
         rounding = "" if self.round_to == DEFAULT_ROUNDING else f" --round-to {self.round_to}"
-        return f"--target-{quantity} {getattr(self, f'target_{quantity}')}{rounding}{scope}"
+        return f"--target-{quantity} {getattr(self, f'target_{quantity}')}{rounding}{channels}"
 
     def default_recipe(self) -> str:
         """The published penalties come with the published schedule."""
@@ -168,6 +172,7 @@ def make_penalty(options: SparseOptions) -> Any:
         sr=options.sr,
         sr_beta=default_beta if options.sr_beta is None else options.sr_beta,
         scope=options.scope,
+        skip=tuple(options.skip),
         target_share=options.target_share or TARGET_SHARE,
         target=options.target(),
         round_to=options.round_to or 1,

@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from colour_detector import save_colour_detector
 
 import val
 from benchmarks import __main__ as bench
-from benchmarks import detection, material, memory, pruning, start, training, validation
+from benchmarks import detection, material, memory, pruning, seeds, start, training, validation
 from benchmarks.figures import Figure
+from benchmarks.two_step import TwoStepImages
 from utils.checks import check_dataset
+from utils.config import parse
 from utils.dataloaders import collate_fn
 from utils.errors import InputError
 from utils.metrics import match_predictions
@@ -199,3 +202,39 @@ def test_start_is_measured(monkeypatch):
     monkeypatch.setattr(start, "BASELINE", "while __import__('time').process_time() < 0.4: pass")
     (figure,) = start.measure(1)
     assert 0 < figure.ours < figure.plain and figure.plain >= 0.4
+
+
+def test_seeds_of_both_ways_are_compared(tiny_dataset, tiny_cfg, tmp_path, monkeypatch, caplog):
+    chosen = {"data": str(tiny_dataset), "cfg": str(tiny_cfg), "imgsz": 64, "batch_size": 4, "epochs": 1, "seeds": 2}
+    options = seeds.SeedOptions(**chosen, jobs=1, project=str(tmp_path))
+    started = []
+
+    def call(command, **_):
+        own = parse(seeds.SeedOptions, "", command[2:])
+        started.append(own.only)
+        seeds.main(own)
+        return 0
+
+    def load(dataset, index):
+        loaded.append(started[-1])
+        return two_step(dataset, index)
+
+    two_step, loaded = TwoStepImages.__getitem__, []
+    monkeypatch.setattr(TwoStepImages, "__getitem__", load)
+    monkeypatch.setattr(seeds.subprocess, "call", call)
+    results = seeds.main(options)
+    assert started == list(results) == ["fast-0", "plain-0", "fast-1", "plain-1"]
+    assert set(loaded) == {"plain-0", "plain-1"}
+    for seed in (0, 1):  # the same draws give about the same
+        assert results[f"plain-{seed}"] == pytest.approx(results[f"fast-{seed}"], rel=1e-3)
+    assert results["fast-0"] != pytest.approx(results["fast-1"], rel=1e-3)
+    assert seeds.main(options) == results and len(started) == 4  # kept
+    with pytest.raises(InputError, match=r"fast-0\.json was made with other options: choose another --project"):
+        seeds.main(replace(options, epochs=2))
+
+
+def test_the_table_of_seeds():
+    results = {"fast-0": [0, 0, 0.5, 0.2], "fast-1": [0, 0, 0.7, 0.4], "plain-0": [0, 0, 0.5, 0.3]}
+    lines = seeds.as_table(results | {"plain-1": results["plain-0"]}, 2).splitlines()
+    assert lines[2] == "| fast | 0.600 ± 0.141 | 0.300 ± 0.141 |"
+    assert lines[4] == "| fast - plain | +0.100 | +0.000 |"

@@ -193,7 +193,8 @@ def test_rounds_shrink_by_the_same_factor_and_share_the_epochs(tiny_dataset, tmp
 
 
 def test_two_rounds_prune_twice_and_learn_from_the_base(tiny_dataset, tmp_path):
-    folder = pipeline.main(options(tiny_dataset, tmp_path / "runs", rounds=2, sparse_epochs=2, target_flops="0.5"))
+    chosen = {"rounds": 2, "sparse_epochs": 2, "target_flops": "0.5", "skip": ["model.1"]}
+    folder = pipeline.main(options(tiny_dataset, tmp_path / "runs", **chosen))
     rows = list(csv.DictReader((folder / "table.csv").open()))
     names = [f"round1-{step}" for step in pipeline.STEPS[1:]]
     assert [row["step"] for row in rows] == ["base", *names, *pipeline.STEPS[1:]]
@@ -210,3 +211,6 @@ def test_two_rounds_prune_twice_and_learn_from_the_base(tiny_dataset, tmp_path):
     base = load_checkpoint(folder / "base/weights/best.pt")["model"]
     widths = {layer["name"]: layer["before"] for layer in report["layers"]}
     assert widths == {name: base.get_submodule(name).num_features for name in widths}
+    (kept,) = (layer for layer in report["layers"] if layer["name"] == "model.1.bn")
+    assert kept["after"] == kept["before"]
+    assert read_yaml(folder / "sparse/opt.yaml")["skip"] == ["model.1"]

@@ -64,6 +64,12 @@ def test_coupled_channels_are_found(gammas, network):
     assert ChannelGammas(network, "seed").count < gammas.count
 
 
+def test_protected_layers_are_left_alone(network):
+    every = set(ChannelGammas(network).norms)
+    first = min(every)
+    assert set(ChannelGammas(network, skip=[first.rpartition(".")[0]]).norms) == every - {first}
+
+
 def test_subgradient_is_that_of_the_group_lasso(gammas):
     rate, weights = 0.3, [norm.weight for norm in gammas.norms.values()]
     squares = torch.zeros(gammas.count).index_add(0, gammas._owner, torch.cat(weights)[gammas._entries].square())
@@ -289,6 +295,7 @@ def test_polarized_runs_end_at_the_wanted_share_with_exact_zeros(run_options, tm
         ({"target_share": 0.3, "scope": "all"}, "--percent 0.3 --scope all"),
         ({"target_params": "0.5", "round_to": 16}, "--target-params 0.5 --round-to 16"),
         ({"target_flops": "0.5", "scope": "seed"}, "--target-flops 0.5 --scope seed"),
+        ({"target_flops": "0.5", "skip": ["model.1", "model.2*"]}, "--target-flops 0.5 --skip model.1 'model.2*'"),
     ],
 )
 def test_the_next_command_prunes_what_was_made_sparse(given, told):

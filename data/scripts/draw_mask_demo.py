@@ -112,7 +112,7 @@ def draw(output: str | Path = DEFAULT_OUTPUT, settings: Settings | None = None) 
         for split in ("train", "val"):
             make_folder(folder / kind / split)
     write_yaml(folder / SETTINGS_FILE, asdict(settings) | {"complete": False})
-    for index in tqdm(range(settings.images), desc=f"Drawing {folder}", unit="images"):
+    for index in tqdm(range(settings.images), desc=f"Drawing {folder}", unit="images", disable=None):
         draw_picture(folder, index, settings)
     write_yaml(folder / SETTINGS_FILE, asdict(settings) | {"complete": True})
     return folder
