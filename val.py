@@ -314,6 +314,10 @@ def study(options: ValOptions) -> Path:
 
 def main(options: ValOptions) -> None:
     """The command: validate and log."""
+    from utils.background import start_ahead
+
+    if options.task in SPLITS:
+        start_ahead()  # before torch is loaded
     from utils.device import device_line, select_device
 
     show_arguments("val", options)

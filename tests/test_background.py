@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils import background
 from utils.background import BackgroundDrawing
 from utils.charts import plot_confusion_matrix, plot_mc_curve
 from utils.files import ROOT
@@ -137,3 +138,19 @@ def test_the_other_process_loads_no_torch():
     code = "import sys, utils.background, utils.plots; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_processes_started_ahead_draw_and_all_are_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(background, "usable_cores", lambda: 2)
+    background.start_ahead()
+    ahead = list(background._ahead)
+    assert len(ahead) == 2
+    ((file, picture), *_) = pictures(tmp_path).items()
+    with BackgroundDrawing() as draw:
+        draw(file, picture)
+        draw.finish()
+        assert file.is_file() and len(draw._started) == 1 and draw._started[0] in ahead
+    assert not background._ahead and all(process.returncode is not None for process in ahead)
+    monkeypatch.setattr(background, "usable_cores", lambda: 1)
+    background.start_ahead()
+    assert not background._ahead

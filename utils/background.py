@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from utils.log import LOGGER
 PROCESSES = 2
 READY = b"ready\n"  # what a process says first
 START = "import sys; sys.path.insert(0, sys.argv[1]); from utils.background import serve; serve()"
+
+_ahead: list[subprocess.Popen] = []  # processes of start_ahead that no BackgroundDrawing has taken
 
 Picture = Callable[[], object]  # a functools.partial of a function of a module
 Draw = Callable[[Path, Picture], None]
@@ -39,6 +42,20 @@ def attempt(picture: Picture) -> str:
     return ""
 
 
+def start_ahead() -> None:
+    """Start the processes of the next BackgroundDrawing already, where there is a core for them.
+
+    Loading matplotlib keeps a core busy for half a second; a command that has much to load itself can do both at once.
+    """
+    if usable_cores() > 1:
+        with suppress(OSError, ValueError):  # tried again, and told, when there is something to draw
+            _ahead.extend(_start_process() for _ in range(PROCESSES))
+
+
+def _start_process() -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", START, str(ROOT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
 class BackgroundDrawing:
     """Call it with a file and what draws it; ``finish`` waits for all, and names in warnings those that failed.
 
@@ -47,10 +64,10 @@ class BackgroundDrawing:
             ...
             draw.finish()
 
-    Each process starts with the first picture that finds the others busy. They know nothing of the caller's main
-    module, unlike those of multiprocessing, so that scripts need no guard. On leaving the block they are ended.
-    Where a process cannot be started, or what it is sent or answers is garbage, ``finish`` draws in this one. What ends
-    the process that draws it is not tried again: it would end this one.
+    Each process starts with the first picture that finds the others busy, or by ``start_ahead``. They know nothing of
+    the caller's main module, unlike those of multiprocessing, so that scripts need no guard. On leaving the block they
+    are ended. Where a process cannot be started, or what it is sent or answers is garbage, ``finish`` draws in this
+    one. What ends the process that draws it is not tried again: it would end this one.
 
     Attributes:
         processes: how many at most; with 0, the default where there is one core only, this process draws.
@@ -70,6 +87,8 @@ class BackgroundDrawing:
 
     def __exit__(self, *_: object) -> None:
         """End the processes, whatever they are drawing."""
+        while spare := self._take_one_ahead():
+            self._started.append(spare)
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._started:
             process.kill()
@@ -119,9 +138,8 @@ class BackgroundDrawing:
         process: Any = getattr(self._own, "process", None)
         if process is not None:
             return process
-        command = [sys.executable, "-c", START, str(ROOT)]
         try:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            process = self._take_one_ahead() or _start_process()
         except (OSError, ValueError) as error:
             raise Lost(f"another one could not be started ({error})") from error
         self._started.append(process)
@@ -129,6 +147,11 @@ class BackgroundDrawing:
         if process.stdout.read(len(READY)) != READY:
             raise Lost(f"another one ended at its start (exit code {self._forget(process)})")
         return process
+
+    def _take_one_ahead(self) -> subprocess.Popen | None:
+        with suppress(IndexError):
+            return _ahead.pop()
+        return None
 
     def _forget(self, process: Any) -> int:
         """End a process that gives no good answers, so that the next picture gets a new one; its exit code."""
