@@ -1,4 +1,4 @@
-"""What several benchmarks measure on: a small data set, and a checkpoint of a network with random weights."""
+"""What several benchmarks measure on: a small data set, and networks with random weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.allocator import keep_freed_memory, set_thresholds
+from utils.config import TrainOptions, build, read_hyperparameters, scale_gains
 from utils.files import ROOT, read_yaml, write_yaml
 
 IMAGES = 136  # drawn ones
@@ -70,6 +71,26 @@ def responsive_checkpoint(folder: Path, name: str, split: Any, imgsz: int) -> Pa
         norm.momentum = 0.03
     save_checkpoint({"epoch": -1, "model": model.eval(), "ema": None, "optimizer": None}, file)
     return file
+
+
+def training_state(cfg: str, names: list[str], image_size: int, batch_size: int, batches: int) -> Any:
+    """Model, optimizer, moving average and loss of an epoch of ``batches``, as train.py builds them."""
+    import torch
+
+    from models.yolo import DetectionModel
+    from utils.callbacks import Callbacks
+    from utils.state import build_state
+
+    torch.manual_seed(0)
+    hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
+    model: Any = DetectionModel(cfg, nc=len(names))
+    scale_gains(hyp, model.model[-1].nl, len(names), image_size, 0.0)
+    model.hyp, model.names, model.nc = hyp, names, len(names)
+    chosen = build(TrainOptions, batch_size=batch_size, epochs=1, amp="off")
+    known = {"callbacks": Callbacks(), "device": torch.device("cpu"), "image_size": image_size, "grid_size": 32}
+    state = build_state(model, chosen, hyp, [None] * batches, **known)
+    state.warmup_batches = 0
+    return state
 
 
 @contextmanager

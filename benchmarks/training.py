@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,17 +25,15 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import penalty
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
-from benchmarks.material import PLAIN_THRESHOLDS, demo_data, one_thread
+from benchmarks.material import PLAIN_THRESHOLDS, demo_data, one_thread, training_state
 from utils.allocator import keep_freed_memory, set_thresholds
 from utils.cli import run_command
-from utils.config import TrainOptions, build, option, parse, read_hyperparameters, scale_gains
+from utils.config import option, parse, read_hyperparameters
 from utils.errors import InputError
 from utils.files import ROOT
 from utils.log import LOGGER
-
-PENALTIES = ("l1", "prox", "polarize")
-PENALIZED = ("yolov5n", "yolov5x")  # the narrowest and the widest network
 
 
 @dataclass
@@ -50,26 +46,6 @@ class TrainingOptions:
     batch_size: int = option(16, "images per batch")
     batches: int = option(2, "batches of one round")
     repetitions: int = option(5, "rounds")
-
-
-def training_state(options: TrainingOptions, cfg: str, names: list[str]) -> Any:
-    """Model, optimizer, moving average and loss, as train.py builds them."""
-    import torch
-
-    from models.yolo import DetectionModel
-    from utils.callbacks import Callbacks
-    from utils.state import build_state
-
-    torch.manual_seed(0)
-    hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
-    model: Any = DetectionModel(cfg, nc=len(names))
-    scale_gains(hyp, model.model[-1].nl, len(names), options.imgsz, 0.0)
-    model.hyp, model.names, model.nc = hyp, names, len(names)
-    chosen = build(TrainOptions, batch_size=options.batch_size, epochs=1, amp="off")
-    known = {"callbacks": Callbacks(), "device": torch.device("cpu"), "image_size": options.imgsz, "grid_size": 32}
-    state = build_state(model, chosen, hyp, [None] * options.batches, **known)
-    state.warmup_batches = 0
-    return state
 
 
 def make_plain(state: Any) -> None:
@@ -101,7 +77,9 @@ class Loop:
         hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
         kind, cache = (TwoStepImages, "none") if plain else (LoadImagesAndLabels, "ram")
         self.dataset: Any = kind(split, options.imgsz, augment=True, hyp=hyp, cache_images=cache)
-        self.state = training_state(options, options.cfg, list(names.values()))
+        self.state = training_state(
+            options.cfg, list(names.values()), options.imgsz, options.batch_size, options.batches
+        )
         if plain:
             make_plain(self.state)
         self.batch = self.load()
@@ -164,7 +142,7 @@ def measure(options: TrainingOptions | None = None) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         options.data = options.data or demo_data(Path(folder))
         with one_thread():
-            figures = [*_loops(options), *_penalty(options)]
+            figures = [*_loops(options), *penalty.measure(options.imgsz, options.batch_size)]
         return [*figures, *_processes(options, Path(folder))]
 
 
@@ -236,49 +214,6 @@ def _loops(options: TrainingOptions) -> list[Figure]:
         return compare_seconds(f"{subject}, {what}", fast, slow, goal, note, count, unit)
 
     return [figure("training", "train", 1.35, whole), figure("its step alone", "steps", None, same)]
-
-
-def _penalty(options: TrainingOptions) -> list[Figure]:
-    """What sparse training's hooks add to a step of the training, as shares of it."""
-    figures = []
-    for name in PENALIZED:
-        state = training_state(options, str(ROOT / f"models/{name}.yaml"), ["object"])
-        step_seconds = _step_seconds(state, options)
-        calls = {kind: _hooks(state, kind) for kind in PENALTIES}
-        for kind, values in in_turns(calls, 20, time.process_time).items():
-            share = 100 * statistics.median(values) / step_seconds
-            note = f"1 % of a step of batch {options.batch_size}, the most allowed"
-            subject = f"penalty {kind} with --sr-beta, {name}, {options.imgsz} px"
-            figures.append(Figure(subject, "% of a step", share, 1.0, 1 / share, 0.0, 1.0, note))
-    return figures
-
-
-def _step_seconds(state: Any, options: TrainingOptions) -> float:
-    """CPU time of the passes of a batch: those of two images, at the batch's cost for each. Leaves gradients."""
-    import torch
-
-    images = torch.rand(2, 3, options.imgsz, options.imgsz).contiguous(memory_format=torch.channels_last)
-
-    def step() -> None:
-        sum(output.square().mean() for output in state.model.train()(images)).backward()
-
-    return statistics.median(in_turns({"step": step}, 2, time.process_time)["step"]) * options.batch_size / 2
-
-
-def _hooks(state: Any, kind: str) -> Callable[[], object]:
-    """What a training calls around each optimizer step with the penalty ``kind``."""
-    from prune_tools.sparsity import PenaltySettings, SparsityPenalty
-
-    penalty = SparsityPenalty(PenaltySettings(kind, sr=1e-9, sr_beta=1e-9))
-    penalty.on_training_ready(state)
-    state.pending_batches = 1
-
-    def both() -> None:
-        penalty.on_before_optimizer_step(state)
-        if kind != "l1":  # which has nothing to do after the step
-            penalty._after_step(state.optimizer)
-
-    return both
 
 
 def _processes(options: TrainingOptions, folder: Path) -> list[Figure]:
