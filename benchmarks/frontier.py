@@ -36,7 +36,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.frontier_table import RUNTIMES, SIZE, Cell, as_table, draw
-from prune_tools.prune import HURT
+from prune_tools.recipes import recipe_after
 from utils.checks import check_file
 from utils.cli import run_command, show_arguments
 from utils.config import build, option, parse
@@ -140,8 +140,7 @@ class Frontier:
         cell.parameters, cell.gflops = count_parameters(network), gflops(network, SIZE) or 0.0
         cell.pruned_map50, cell.pruned_map = self.accuracy(pruned)
         keywords = {"weights": str(pruned), "teacher": self.options.base if method.endswith("+teacher") else ""}
-        if cell.pruned_map50 < HURT * self.base_accuracy[0]:
-            keywords["recipe"] = "short"
+        keywords["recipe"] = recipe_after(cell.pruned_map50, self.base_accuracy[0])
         run = f"{name}-finetuned"
         best = self._train(finetune.main, finetune.FinetuneOptions, run, epochs=self.options.epochs, **keywords)
         cell.map50, cell.map = self.accuracy(best)

@@ -8,6 +8,7 @@ Run the same command again after an interruption: finished steps are kept, a bro
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ if __name__ == "__main__":
 
 from prune_tools import train_sparity
 from prune_tools.pipeline_options import OWN, SHARED, PipelineOptions
+from prune_tools.recipes import recipe_after
 from prune_tools.train_sparity import SparseOptions
 from utils.cli import run_command, show_arguments
 from utils.config import TrainOptions, build, parse, to_dict
@@ -113,7 +115,20 @@ class Pipeline:
         from prune_tools import finetune
 
         keywords = {"weights": str(start), "epochs": options.finetune_epochs, "teacher": str(self._teacher())}
+        keywords["recipe"] = options.recipe or ("" if options.hyp else self._recipe(start.parent))
         return self._train(finetune.main, finetune.FinetuneOptions, step, **keywords)
+
+    def _recipe(self, pruned: Path) -> str:
+        """The recipe for the model in the folder ``pruned``, by what it has kept of the base's accuracy."""
+        import val
+
+        options = self.options
+        figures = json.loads((pruned / "report.json").read_text(encoding="utf-8"))
+        (_, _, before, *_), _, _ = val.run(
+            options.data, str(self._teacher()), imgsz=options.imgsz, batch_size=options.batch_size * 2, plots=False,
+            device=options.device, workers=options.workers,
+        )  # fmt: skip
+        return recipe_after(figures["steps"][-1]["map50"], before)
 
     def _teacher(self) -> Path:
         return self.folder / self.record["base"]["checkpoint"]

@@ -32,6 +32,7 @@ from prune_tools.pruning import (
     val_options,
     warnings_only,
 )
+from prune_tools.recipes import DEFAULT, recipe_after
 from utils.cli import run_command, show_arguments
 from utils.config import build, command_line, option, parse, to_dict
 from utils.errors import InputError
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from prune_tools.report import Report
 
 TIMING_SECONDS = 0.5  # for each network
-HURT = 0.95  # share of its mAP50 that a model keeps at least if gentle fine-tuning is enough
 
 
 @dataclass
@@ -106,9 +106,8 @@ def next_step(result: Path, options: PruneOptions, checkpoint: dict[str, Any], r
     words = f"python prune_tools/finetune.py --weights {result} --data {options.data} --imgsz {options.imgsz}"
     words += f" --teacher {find_teacher(checkpoint, options.weights[0])}"
     before, after = (row.map50 for row in rows)
-    if before and after is not None and after < HURT * before:
-        words += " --recipe short"
-    return words
+    recipe = DEFAULT if before is None or after is None else recipe_after(after, before)
+    return words if recipe == DEFAULT else f"{words} --recipe {recipe}"
 
 
 def find_teacher(checkpoint: dict[str, Any], weights: str) -> str:

@@ -82,6 +82,7 @@ RECIPES = {
 }
 DEFAULT = "gentle"
 TEACHER_GAIN = 2.0
+HURT = 0.95  # share of the unpruned model's mAP50 that a model has at least if the gentle recipe is enough
 PUBLISHED = "v6.2"  # the recipe for hyperparameters that were made for YOLOv5's own schedule
 
 
@@ -108,6 +109,11 @@ class RecipeOptions(TrainOptions):
     def default_recipe(self) -> str:
         """The recipe where neither it nor hyperparameters are given."""
         return DEFAULT
+
+
+def recipe_after(pruning: float, before: float) -> str:
+    """The recipe for a model whose mAP50 is ``pruning`` where that of the unpruned one is ``before``."""
+    return "short" if pruning < HURT * before else DEFAULT
 
 
 Options = TypeVar("Options", bound=RecipeOptions)

@@ -95,7 +95,7 @@ def test_training_is_measured(tiny_dataset, tiny_cfg, monkeypatch):
     ran = []
     result = {"train_images_per_second": 5.0, "peak_memory_gb": 1.0}
     monkeypatch.setattr(training, "_run", lambda options, folder, *given: ran.append(given) or result)
-    monkeypatch.setattr(training, "PENALIZED", ("yolov5n",))
+    monkeypatch.setattr(training.penalty, "PENALIZED", ("yolov5n",))
     options = training.TrainingOptions(str(tiny_dataset), str(tiny_cfg), 64, batch_size=2, batches=1, repetitions=1)
     figures = training.measure(options)
     assert len(figures) == 7 and all(figure.ours > 0 for figure in figures)

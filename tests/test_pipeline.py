@@ -86,9 +86,22 @@ def test_the_last_model_is_pruned_and_rebuilds_from_its_yaml(finished):
 def test_the_base_model_teaches_the_last(finished):
     chosen = read_yaml(finished / "finetuned/opt.yaml")
     assert chosen["teacher"] == str(finished / "base/weights/best.pt")
-    assert (chosen["recipe"], chosen["optimizer"]) == ("gentle", "AdamW")
+    assert (chosen["recipe"], chosen["optimizer"]) == ("gentle", "AdamW")  # nothing is lost where nothing was found
     sparse = read_yaml(finished / "sparse/opt.yaml")
     assert (sparse["recipe"], sparse["teacher"]) == ("short", chosen["teacher"])
+
+
+@pytest.mark.parametrize("left, recipe", [(0.79, "gentle"), (0.7, "short")])
+def test_what_pruning_has_cost_decides_on_the_recipe(tiny_dataset, tmp_path, monkeypatch, left, recipe):
+    run = pipeline.Pipeline(options(tiny_dataset, tmp_path / "runs"))
+    run.record["base"] = {"checkpoint": "base/weights/best.pt"}
+    (tmp_path / "report.json").write_text(json.dumps({"steps": [{"map50": 0.7}, {"map50": left}]}))
+    validated = []
+    monkeypatch.setattr(
+        "val.run", lambda data, weights, **_: validated.append(weights) or ((0.9, 0.9, 0.8, 0.5), [], ())
+    )
+    assert run._recipe(tmp_path) == recipe
+    assert validated == [str(run.folder / "base/weights/best.pt")]
 
 
 def test_finished_steps_are_not_run_again(finished, tiny_dataset, monkeypatch):
