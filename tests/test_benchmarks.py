@@ -16,7 +16,7 @@ from colour_detector import save_colour_detector
 
 import val
 from benchmarks import __main__ as bench
-from benchmarks import detection, material, memory, pruning, seeds, start, training, validation
+from benchmarks import detection, material, memory, peers, pruning, seeds, start, training, validation
 from benchmarks.figures import Figure
 from benchmarks.two_step import TwoStepImages
 from utils.checks import check_dataset
@@ -238,3 +238,18 @@ def test_the_table_of_seeds():
     lines = seeds.as_table(results | {"plain-1": results["plain-0"]}, 2).splitlines()
     assert lines[2] == "| fast | 0.600 ± 0.141 | 0.300 ± 0.141 |"
     assert lines[4] == "| fast - plain | +0.100 | +0.000 |"
+
+
+def test_peers_are_timed_in_turns(tiny_dataset, tiny_cfg, tmp_path):
+    """With a stand-in for ultralytics; the own side is real."""
+    (tmp_path / "python").write_text("#!/bin/sh\necho $3 >> " + str(tmp_path / "asked") + "\necho '[50, 60]'\n")
+    (tmp_path / "python").chmod(0o755)
+    named = {"data": str(tiny_dataset), "cfg": str(tiny_cfg), "python": str(tmp_path / "python")}
+    options = peers.PeerOptions(peers=["a.yaml", "b.yaml"], imgsz=64, batch_size=4, rounds=1, **named)
+    figures = peers.measure(options)
+    assert [figure.note for figure in figures] == ["ultralytics, a.yaml", "ultralytics, b.yaml"]
+    assert (tmp_path / "asked").read_text().split() == ["a.yaml", "b.yaml"]
+    assert all(figure.plain == pytest.approx(12 / 55) and figure.ratio > 10 for figure in figures)
+    (tmp_path / "python").write_text("#!/bin/sh\necho no ultralytics >&2\nexit 1\n")
+    with pytest.raises(InputError, match=r"a\.yaml does not train with .*python: \['no ultralytics'\]"):
+        peers.measure(options)
