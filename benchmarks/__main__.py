@@ -51,9 +51,9 @@ NOT_MEASURED = """## Not measured
 All figures are of a CPU. What serves GPUs has been run on none for this page, and nothing is claimed of its speed:
 pinned memory with asynchronous copies, conversion to floats on the device, mixed precision in FP16, fused optimizers
 and `channels_last` there, `--compile` with Triton, several GPUs, 16 loader processes beside a GPU. How busy a GPU is
-during training was not looked at. CUDA graphs are not used. The final mAP of the two training loops was not
-compared over several seeds either: that takes hours, and the tests compare losses and weights of an epoch.
+during training was not looked at. CUDA graphs are not used.
 """
+BY_HAND = "Measured apart"  # a section that people write, of what takes longer or needs more than this does
 SECTION = """## {title}
 
 `{command}`, {day}, {minutes:.1f} minutes, load {load}
@@ -109,10 +109,11 @@ def section(title: str, figures: list[Figure], minutes: float) -> str:
 
 
 def write_page(page: Path, measured: dict[str, str]) -> None:
-    """Write the head and all sections in their order; those not ``measured`` stay as the page has them."""
+    """Write the head and all sections in their order; those not ``measured``, and BY_HAND, stay as the page has them."""
     old = page.read_text(encoding="utf-8") if page.is_file() else ""
     known = {part.split("\n", 1)[0]: f"## {part}" for part in re.split(r"^## ", old, flags=re.MULTILINE)[1:]}
-    parts = [versions_page(), *((known | measured).get(title, "") for title in SECTIONS), NOT_MEASURED]
+    titles = [*SECTIONS, BY_HAND]
+    parts = [versions_page(), *((known | measured).get(title, "") for title in titles), NOT_MEASURED]
     with atomic_path(page) as draft:
         draft.write_text("\n".join(part.rstrip("\n") + "\n" for part in parts if part), encoding="utf-8")
 

@@ -183,9 +183,11 @@ def test_one_section_measured_again_leaves_the_others(monkeypatch, tmp_path):
     page = page_of(monkeypatch, tmp_path, 2.0)
     bench.main()
     page_of(monkeypatch, tmp_path, 1.0)
+    page.write_text(page.read_text().replace("## Not", "## Measured apart\n\nBy hand.\n\n## Not"))
     bench.main(["Detection"])
     titles = [line for line in page.read_text().splitlines() if line.startswith("## ")]
-    assert titles == [*(f"## {title}" for title in bench.SECTIONS), "## Not measured"]
+    assert titles == [*(f"## {title}" for title in bench.SECTIONS), "## Measured apart", "## Not measured"]
+    assert "\nBy hand.\n" in page.read_text()
     assert page.read_text().count("| something | 1 s |") == 1
     with pytest.raises(InputError, match="Pruning"):
         bench.main(["Prune"])
