@@ -257,15 +257,19 @@ class Trainer:
     # -- after the last epoch --------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Strip the checkpoints, validate best.pt once more with plots, and say where everything is."""
+        """Strip the checkpoints, validate best.pt once more with plots, and say where everything is.
+
+        last.pt is stripped when all else is done: what is broken off before can be resumed.
+        """
         from models.experimental import attempt_load
 
         last, best, plots = self.folder.last, self.folder.best, not self.options.noplots
-        self.folder.strip()
+        self.folder.strip(best)
         if self.folder.saved_best:
             LOGGER.info(f"\nValidating {best}...")
             self.results, _, _ = self._validate(attempt_load(best, self.device), plots=plots, verbose=True)
         self.callbacks.run("on_train_end", last, best, plots, self.state.epoch, self.results)
+        self.folder.strip(last)
         LOGGER.info(f"Results saved to {colorstr('bold', str(self.folder.path))}")
 
 

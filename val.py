@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.cli import run_command, show_arguments
 from utils.config import as_files, build, check_thresholds, option, parse
-from utils.errors import InputError
+from utils.errors import InputError, OtherClassesError
 from utils.files import ROOT, increment_path, make_folder
 from utils.log import LOGGER, colorstr
 
@@ -132,7 +132,7 @@ def make_loader(
 
 
 def open_model(options: ValOptions, data: dict[str, Any]) -> tuple[Any, dict[int, str]]:
-    """The model of ``options.weights`` and its class names. Raises InputError when the data set has other classes."""
+    """The model of ``options.weights`` and its class names. Raises OtherClassesError when the data set has others."""
     import torch
 
     from models.backends import DetectMultiBackend
@@ -143,7 +143,7 @@ def open_model(options: ValOptions, data: dict[str, Any]) -> tuple[Any, dict[int
     model = DetectMultiBackend(weights, device=device, data=data, fp16=options.half, dnn=options.dnn)
     model.check_request(options.conf_thres, options.iou_thres, augment=options.augment)
     if not options.single_cls and len(model.names) != data["nc"]:
-        raise InputError(
+        raise OtherClassesError(
             f"{weights} knows {len(model.names)} classes but {options.data} has {data['nc']}: "
             "validate with the data set that the model was trained on"
         )

@@ -109,7 +109,7 @@ def section(title: str, figures: list[Figure], minutes: float) -> str:
 
 
 def write_page(page: Path, measured: dict[str, str]) -> None:
-    """Write the head and all sections in their order; those not ``measured``, and BY_HAND, stay as the page has them."""
+    """Write the head and all sections in their order; BY_HAND and those not ``measured`` stay as the page has them."""
     old = page.read_text(encoding="utf-8") if page.is_file() else ""
     known = {part.split("\n", 1)[0]: f"## {part}" for part in re.split(r"^## ", old, flags=re.MULTILINE)[1:]}
     titles = [*SECTIONS, BY_HAND]

@@ -136,7 +136,9 @@ class Pipeline:
     def _train(self, command: Any, options_class: type, step: str, **keywords: Any) -> Path:
         """One training in the folder of ``step``, resumed if it was broken off; returns its best checkpoint."""
         options = self.options
-        unfinished = self.places[step] / "weights/last.pt"
+        unfinished, best = self.places[step] / "weights/last.pt", self.places[step] / "weights/best.pt"
+        if unfinished.is_file() and not resumable(unfinished):  # the training ended, and its record was not written
+            return best
         common = {
             "data": options.data, "imgsz": options.imgsz, "batch_size": options.batch_size,
             "device": options.device, "workers": options.workers, "seed": options.seed, "project": str(self.folder),
@@ -148,7 +150,7 @@ class Pipeline:
             common["hyp"] = options.hyp
         if command(build(options_class, **common, **keywords)) is None:
             raise InputError(f"the step {step} was stopped before its end: run the same command to continue it")
-        return self.places[step] / "weights/best.pt"
+        return best
 
 
 def resumable(checkpoint: Path) -> bool:

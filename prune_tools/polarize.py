@@ -24,6 +24,7 @@ from prune_tools.targets import Target, TargetPlanner
 FIRST, LAST = 0.05, 0.5  # shares of the run between which channels are chosen
 LONGEST_HOLD = 0.3  # share of the run for which choosing may be held in all, so that the goal is reached in any case
 FALL = 1.0  # epochs in which a chosen gamma falls to zero
+LEAST_DISTANCE = 0.25  # of the mean gamma: no chosen one falls more slowly than if it had so far to go
 FREE_SHARE = 0.1  # share of each layer's channels that is never chosen, at least one channel
 STRIDE = 0.1  # epochs between two choices
 
@@ -159,7 +160,10 @@ class Polarizer:
             wanted = self.choose(self.saliency, self.chosen, self.done)
             new = wanted & ~self.chosen
             self.chosen = wanted
-            self.speed[new] = self.gammas.magnitudes()[new] / (FALL * self.batches)
+            magnitudes = self.gammas.magnitudes()
+            # Those that are about zero already would have no push of their own against what the optimizer gives back
+            distance = magnitudes.clamp(min=LEAST_DISTANCE * float(magnitudes.mean()))
+            self.speed[new] = distance[new] / (FALL * self.batches)
         self.gammas.shrink(self.speed * self.chosen * batches * moves)
 
     def state_dict(self) -> dict[str, Any]:

@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 from models.yolo import DetectionModel
 from prune_tools.calibration import Batch
+from prune_tools.constants import ConstantPaths
 from prune_tools.layer_walk import Walk, affordable_images
-from prune_tools.tracing import Trace
+from prune_tools.tracing import Step, Trace
 from prune_tools.yolo_pruned import Cut
 from utils.image_cache import available_memory
 from utils.log import LOGGER
@@ -88,7 +89,7 @@ def empty_recording(full: DetectionModel, images: int, places: int = PLACES) -> 
 
 
 class Regression:
-    """Normal equations of one convolution, gathered batch by batch in float64.
+    """Normal equations of one convolution: of a batch in the network's precision, their sum and the rest in float64.
 
     K is the number of regressors of one output (inputs of its group times kernel area), G the number of groups.
     """
@@ -154,16 +155,6 @@ def patches(module: nn.Conv2d, inputs: Tensor, places: Tensor) -> Tensor:
     return grouped.flatten(3).flatten(1, 2)
 
 
-def norm_after(trace: Trace) -> dict[str, str]:
-    """The norm that directly takes the output of a convolution, by the convolution's path."""
-    convolutions = {step.output: step.name for step in trace.steps if step.kind == "convolution"}
-    return {
-        convolutions[step.inputs[0]]: step.name
-        for step in trace.steps
-        if step.kind == "norm" and step.inputs[0] in convolutions
-    }
-
-
 class Refit:
     """Walks the full and the narrow network side by side and solves the narrow one's convolutions in execution order.
 
@@ -180,7 +171,8 @@ class Refit:
         self.focus = [batch.focus for batch in batches]
         self.cuts, self.ridge, self.places = cuts, ridge, places
         self.generator = torch.Generator().manual_seed(seed)
-        self.norms = norm_after(trace)
+        self.paths = ConstantPaths(trace)
+        self.constants: dict[str, Tensor] = {}  # (C,) of the full network's channels, by path of the solved convolution
         self.order: dict[int, list[str]] = defaultdict(list)  # layer -> its convolutions in execution order
         runs = Counter(step.name for step in trace.steps if step.kind == "convolution")
         for path, count in runs.items():
@@ -239,20 +231,29 @@ class Refit:
         regression = Regression(module)
         for inputs, sample in zip(self._inputs(number, module), samples, strict=True):
             regression.add(inputs, Sample(sample.places, sample.values[:, kept]))
-        norm: Any = self.narrow[self.norms[path]] if path in self.norms else None
-        constant = norm is not None or module.bias is not None
+        constant = module.bias is not None or self.paths.have_place(path)
         weights, constants, self.result.unexplained[path] = regression.solve(self.ridge, constant)
         module.weight.copy_(weights)
         if module.bias is not None:
             module.bias.copy_(constants)
-        elif norm is not None:  # conv + constants - mean = conv - (mean - constants)
-            norm.running_mean.copy_(self._original_mean(self.norms[path]) - constants)
+            constants = torch.zeros_like(constants)
+        self.constants[path] = torch.zeros(self.full[path].out_channels, dtype=torch.double)
+        self.constants[path][kept if isinstance(kept, slice) else kept.cpu()] = constants.cpu()
+        for norm in self.paths.norms(path):
+            self._take_off(path, norm)
 
-    def _original_mean(self, path: str) -> Tensor:
-        """The full network's running mean, for the channels that stay."""
-        mean, cut = self.full[path].running_mean, self.cuts.get(path)
-        assert isinstance(mean, Tensor)
-        return mean.double() if cut is None or cut.outputs is None else mean.double()[cut.outputs.to(mean.device)]
+    def _take_off(self, path: str, norm: Step) -> None:
+        """Set the mean of ``norm`` where the convolution ``path`` arrives: conv + c - mean = conv - (mean - c).
+
+        From the full network's mean: what folding has moved into the narrow one's is in the targets of the re-fit, too.
+        """
+        narrow: Any = self.narrow[norm.name]
+        mean = self.full[norm.name].running_mean.cpu().double() - self.paths.at(norm, self.constants)
+        arrives = self.paths.at(norm, {path: torch.ones_like(self.constants[path])}) != 0
+        cut = self.cuts.get(norm.name)
+        if cut is not None and cut.outputs is not None:
+            mean, arrives = mean[cut.outputs.cpu()], arrives[cut.outputs.cpu()]
+        narrow.running_mean.copy_(torch.where(arrives, mean, narrow.running_mean.cpu()))
 
     def _inputs(self, number: int, module: nn.Module) -> Iterator[Tensor]:
         """What ``module`` of layer ``number`` reads in the narrow network, batch by batch."""
@@ -301,6 +302,7 @@ def reconstruct(
         batches = batches[: max(most // len(batches[0].images), 1)]
         LOGGER.warning(f"Memory is short: re-fitting on {sum(len(batch.images) for batch in batches)} images only")
     refit = Refit(full, pruned, trace, cuts, batches, ridge, places, seed, recording)
-    for number in tqdm(range(len(full.model)), "Re-fitting layers", disable=None, leave=False):
-        refit.layer(number)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # the regressors and their targets, exactly
+        for number in tqdm(range(len(full.model)), "Re-fitting layers", disable=None, leave=False):
+            refit.layer(number)
     return refit.result

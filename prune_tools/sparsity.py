@@ -19,10 +19,12 @@ from prune_tools.gammas import ChannelGammas
 from prune_tools.polarize import ByBudget, ByShare, Chooser, Polarizer
 from prune_tools.rates import DEADLINE, LARGEST_CHANGE, NEARLY_ZERO, Course, decayed, mobility, remaining_path
 from prune_tools.tracing import trace_model
-from utils.distributed import plain_norms
+from utils.distributed import from_first, plain_norms
 from utils.log import LOGGER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prune_tools.targets import Target
     from utils.callbacks import Callbacks
     from utils.state import TrainingState
@@ -47,8 +49,8 @@ class PenaltySettings:
         target_share: wanted share of small gammas at the end.
         target: for 'polarize', instead of the share: what the network should cost without them.
         round_to: with a target, multiples to which each layer's other channels add up.
-        max_map_loss: the automatic rate and ``polarize`` hold back while mAP50 is further than this below ``base_map``
-            (or below the best epoch); twice this at the highest learning rate, see SparsityPenalty.allowed_loss.
+        max_map_loss: the automatic rate and ``polarize`` hold back while mAP50 is further than this below the start's
+            (or below the best epoch's); twice this at the highest learning rate, see SparsityPenalty.allowed_loss.
     """
 
     penalty: str = "l1"
@@ -60,15 +62,14 @@ class PenaltySettings:
     target: Target | None = None
     round_to: int = 1
     max_map_loss: float = 0.03
-    base_map: float = 0.0
 
 
 class SparsityPenalty:
     """Applies the penalty, reports on it, and grades the epochs so that best.pt is one that has become sparse."""
 
-    def __init__(self, settings: PenaltySettings) -> None:
-        """Keep the settings; the channels are found when training is ready."""
-        self.settings = settings
+    def __init__(self, settings: PenaltySettings, start_map50: Callable[[], float] | None = None) -> None:
+        """Keep the settings; the channels are found, and ``start_map50`` measured, when training is ready."""
+        self.settings, self.start_map50 = settings, start_map50
         self.active = settings.sr != 0
         self.automatic = settings.sr == AUTO and settings.penalty != "polarize"
         self.rate = 0.0  # at the start of the published schedule
@@ -100,14 +101,16 @@ class SparsityPenalty:
         start = self.gammas.magnitudes()
         self.course = Course(start, start)
         self.rate = 0.0 if isinstance(settings.sr, str) else settings.sr
-        self.best_map, self.verdict = settings.base_map, ""
         if settings.penalty == "polarize" and self.active:
             self.polarizer = Polarizer(self.gammas, self._chooser(plain), state.epochs, len(state.loader))
         if self.automatic:
             path, push = remaining_path(state, 0, max(round(DEADLINE * state.epochs), 1), schedule=False)
             self.rate = self.course.needed(settings.target_share, path, push)
+        self.best_map, self.verdict = 0.0, ""
         if "sparsity" in state.plugins:
             self._load(state.plugins["sparsity"])
+        elif self.start_map50 is not None:
+            self.best_map = from_first(self.start_map50() if state.is_main else 0.0)
         if settings.penalty != "l1" and self.active:
             state.optimizer.register_step_post_hook(self._after_step)
         LOGGER.info(f"Sparse training: {self.gammas.count} channels of {len(self.gammas.norms)} layers, {self._how()}")

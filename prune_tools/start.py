@@ -6,13 +6,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import InputError
+from utils.config import AUTO_BATCH
+from utils.errors import OtherClassesError
 from utils.log import LOGGER
 
 if TYPE_CHECKING:
     from utils.callbacks import Callbacks
     from utils.config import TrainOptions
 
+SAFE_BATCH = 16  # images; while what fits is still to be found out
 Results = tuple[float, ...]  # P, R, mAP50, mAP50-95, ...
 
 
@@ -25,18 +27,25 @@ def measure_start(options: TrainOptions) -> Results | None:
 
     if not options.weights:
         return None
+    batch_size = SAFE_BATCH if options.batch_size == AUTO_BATCH else options.batch_size * 2
     LOGGER.info(f"Measuring {options.weights}, where this run starts...")
     with TemporaryDirectory() as folder:
         try:
             results, _, _ = val.run(
-                options.data, options.weights, batch_size=options.batch_size * 2, imgsz=options.imgsz,
+                options.data, options.weights, batch_size=batch_size, imgsz=options.imgsz,
                 device=options.device.split(",")[0], single_cls=options.single_cls, workers=options.workers,
                 plots=False, save_dir=Path(folder),
             )  # fmt: skip
-        except InputError as error:
+        except OtherClassesError as error:
             LOGGER.info(f"The start weights cannot be measured ({error})")
             return None
     return results[:4]
+
+
+def start_map50(options: TrainOptions) -> float:
+    """mAP50 of the weights that a run starts from, 0 where they cannot be measured."""
+    results = measure_start(options)
+    return results[2] if results else 0.0
 
 
 class KeepStart:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -157,16 +158,12 @@ class SparseOptions(RecipeOptions):
 
 
 def make_penalty(options: SparseOptions) -> Any:
-    """The callbacks for these options; the start weights are measured when an automatic rate needs to know."""
+    """The callbacks for these options; an automatic rate has the start weights measured first."""
     from prune_tools.sparsity import PenaltySettings, SparsityPenalty
+    from prune_tools.start import start_map50
 
     published = options.penalty == "l1" and options.sr != AUTO
     default_beta = BETA_RATE * options.sr if published else 0.0
-    start = None
-    if options.sr == AUTO and not options.resume:  # a resumed run remembers
-        from prune_tools.start import measure_start
-
-        start = measure_start(options)
     settings = PenaltySettings(
         penalty=options.penalty,
         sr=options.sr,
@@ -177,9 +174,8 @@ def make_penalty(options: SparseOptions) -> Any:
         target=options.target(),
         round_to=options.round_to or 1,
         max_map_loss=MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
-        base_map=start[2] if start else 0.0,
     )
-    return SparsityPenalty(settings)
+    return SparsityPenalty(settings, cache(partial(start_map50, options)) if options.sr == AUTO else None)
 
 
 def main(options: SparseOptions) -> Any:

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from models.loading import load_checkpoint
+from models.yolo import DetectionModel
 from tests.rank_probe import EPOCHS, RATE, observe, write_hyperparameters
 from utils import distributed
 from utils.callbacks import HOOKS
-from utils.checkpoint import portable_copy
+from utils.checkpoint import portable_copy, save_checkpoint
 from utils.config import TrainOptions, build
 from utils.distributed import World, check_options, current_world, device_of_rank, launch, plain_norms
 from utils.errors import InputError
@@ -99,8 +100,14 @@ def test_some_hooks_run_on_the_first_rank_only(pair):
 def test_the_pruning_commands_train_in_several_processes(arguments, tmp_path):
     common = {"data": arguments["data"], "imgsz": 64, "batch-size": 4, "epochs": 1, "workers": 0, "device": "cpu"}
     flags = [f"--{name}={value}" for name, value in (common | {"project": tmp_path}).items()] + ["--noplots"]
-    told = torchrun("prune_tools/train_sparity.py", *flags, "--weights=", f"--cfg={arguments['cfg']}", "--name=sparse")
+    model = DetectionModel(arguments["cfg"])
+    model.names = ["disc", "square"]
+    save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None}, tmp_path / "start.pt")
+    sparse = ("--penalty=polarize", f"--weights={tmp_path / 'start.pt'}", "--name=sparse")
+    told = torchrun("prune_tools/train_sparity.py", *flags, *sparse)
     assert told.count("Sparse training:") == told.count("Results saved to") == 1  # one process reports
+    assert told.count("where this run starts...") == 1  # and measures
+    (tmp_path / "start.pt").unlink()
     best = tmp_path / "sparse/weights/best.pt"
     torchrun("prune_tools/finetune.py", *flags, f"--weights={best}", "--name=tuned")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sparse", "tuned"]

@@ -11,6 +11,7 @@ from torch import nn
 
 from models.yolo import DetectionModel
 from prune_tools.calibration import Batch
+from prune_tools.folding import fold_constants
 from prune_tools.groups import find_groups, select_groups
 from prune_tools.layer_walk import MEMORY_SHARE, affordable_images
 from prune_tools.plan import Plan
@@ -86,6 +87,45 @@ def test_every_architecture_comes_nearer_to_the_full_network(name):
     result = reconstruct(full, pruned, trace, cuts, [noise(4, size, seed) for seed in range(4)], places=64)
     assert difference(pruned, full, unseen) < 0.7 * before
     assert all(after <= first + 1e-9 for first, after in result.unexplained.values())
+
+
+def test_a_norm_behind_a_concatenation_takes_the_constants_of_all_that_it_joins():
+    """BottleneckCSP: what its norm gives is that of before, and folding the constants first changes nothing."""
+    config = {
+        "nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": 3,
+        "backbone": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "BottleneckCSP", [32]], [-1, 1, "Conv", [32, 3, 2]]],
+        "head": [[[2], 1, "Detect", ["nc", "anchors"]]],
+    }  # fmt: skip
+    full = with_random_norms(DetectionModel(config))
+    _, trace, groups, plan = prune(full, "all", share=0.4)
+    modules = dict(full.named_modules())
+    with torch.no_grad():
+        for group in groups:
+            for member in group.of_role("norm"):  # what goes emits about a constant, and a large one
+                gone = member.indices[plan.removed(group).numpy()]
+                modules[member.path].weight[gone], modules[member.path].bias[gone] = 1e-3, 2.0
+    batches, unseen, means = [noise(4, 64, seed) for seed in range(4)], noise(4, 64, seed=9), []
+    for fold in (False, True):
+        pruned = deepcopy(full)
+        cuts = prune_model(pruned, groups, plan)
+        if fold:
+            fold_constants(full, pruned, trace, groups, plan)
+        target = norm_output(full, unseen)[:, cuts["model.1.bn"].outputs]
+        spread, before = target.var((0, 2, 3)).mean(), norm_output(pruned, unseen)
+        reconstruct(full, pruned, trace, cuts, batches)
+        assert (norm_output(pruned, unseen) - target).square().mean() < 0.01 * spread
+        assert fold or (before - target).square().mean() > spread
+        means.append(pruned.get_submodule("model.1.bn").running_mean)
+    torch.testing.assert_close(*means)
+
+
+def norm_output(model: DetectionModel, batch: Batch) -> torch.Tensor:
+    """What the norm inside the block gives."""
+    seen = []
+    hook = model.get_submodule("model.1.bn").register_forward_hook(lambda *_: seen.append(_[2]))
+    outputs_of(model, batch.images.to(next(model.parameters())) / 255)
+    hook.remove()
+    return seen[0]
 
 
 def test_blocks_without_a_norm_and_growing_maps_are_walked_through():

@@ -21,14 +21,14 @@ from prune_tools.polarize import FREE_SHARE, ByBudget, ByShare, Polarizer
 from prune_tools.rates import Course, decayed
 from prune_tools.recipes import with_recipe
 from prune_tools.sparsity import PenaltySettings, SparsityPenalty
-from prune_tools.start import measure_start
+from prune_tools.start import measure_start, start_map50
 from prune_tools.targets import Target, TargetPlanner
 from prune_tools.tracing import trace_model
 from prune_tools.train_sparity import SparseOptions
 from tests.pruning_networks import thin
 from utils.callbacks import Callbacks
-from utils.config import TrainOptions, build
-from utils.errors import InputError
+from utils.config import AUTO_BATCH, TrainOptions, build
+from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER
 
 
@@ -120,6 +120,7 @@ def stub_state(network: DetectionModel, **changes) -> SimpleNamespace:
         "model": network, "ema": SimpleNamespace(ema=network), "optimizer": optimizer, "epochs": 10, "epoch": 0,
         "loader": [None] * 10, "learning_rate_factor": lambda epoch: 1.0, "warmup_batches": 1, "plugins": {},
         "hyp": {"momentum": 0.0, "warmup_momentum": 0.0}, "writer": None, "pending_batches": 1, "grade": 0.0,
+        "is_main": True,
     }  # fmt: skip
     return SimpleNamespace(**(state | changes))
 
@@ -214,6 +215,23 @@ def test_polarizing_chooses_the_least_salient_and_leaves_the_others(gammas):
         assert int((inside & ~chosen).sum()) >= free
     spared = ByShare(gammas.layer, 0.5)._spared(polarizer.saliency)
     assert polarizer.saliency[chosen].max() <= polarizer.saliency[~chosen & ~spared].min()
+
+
+def test_polarizing_keeps_at_zero_what_was_there_already(gammas):
+    """A model that has been sparse before: the optimizer pushes its zeros, which the penalty has to hold."""
+    torch.manual_seed(0)
+    weights = [norm.weight for norm in gammas.norms.values()]
+    chosen = torch.rand(gammas.count) < 0.4
+    gammas.clear(chosen)
+    optimizer = torch.optim.AdamW(weights, lr=0.002, weight_decay=0.0)
+    polarizer = Polarizer(gammas, lambda saliency, before, done: chosen if done else before, epochs=4, batches=36)
+    for _ in range(4 * 36):
+        for weight in weights:
+            weight.grad = torch.randn_like(weight) - 0.1
+        optimizer.step()
+        polarizer.step(1)
+    assert (gammas.magnitudes()[chosen] == 0).all()
+    assert (gammas.magnitudes()[~chosen] > 0).all()
 
 
 def test_polarizing_for_a_budget_saves_what_is_asked_for(gammas, network):
@@ -425,18 +443,23 @@ def test_the_start_weights_are_measured(run_options, tmp_path, tiny_dataset, net
         str(tiny_dataset), str(tmp_path / "two.pt"), imgsz=64, batch_size=8, device="cpu", workers=0, plots=False,
         save_dir=tmp_path,
     )[0][2]  # fmt: skip
-    assert train_sparity.make_penalty(options).settings.base_map == expected
+    assert train_sparity.make_penalty(options).start_map50() == expected
+    options.batch_size = AUTO_BATCH
+    assert train_sparity.make_penalty(options).start_map50() == pytest.approx(expected, abs=1e-3)
     three = tmp_path / "three.yaml"
     three.write_text(
         f"path: {tiny_dataset.parent}\ntrain: images/train\nval: images/val\nnames: [a, b, c]\n", encoding="utf-8"
     )
     options.data = str(three)
-    assert measure_start(options) is None
+    assert measure_start(options) is None and start_map50(options) == 0
+    options.conf_thres, options.weights = 0.1, str(tmp_path / "absent.pt")
+    with pytest.raises(MissingFileError):  # no start to do without, but a mistake
+        measure_start(options)
 
 
 def test_automatic_penalties_give_way_when_the_map_falls(gammas, network):
     """At the highest learning rate twice the loss is allowed, at the lowest just the loss."""
-    plug_in = SparsityPenalty(PenaltySettings("prox", sr="auto", base_map=0.8, max_map_loss=0.03))
+    plug_in = SparsityPenalty(PenaltySettings("prox", sr="auto", max_map_loss=0.03), lambda: 0.8)
     plug_in.on_training_ready(stub_state(network))
     start = plug_in.rate
     plug_in.on_fit_epoch_end([0.0] * 5 + [0.75], epoch=0)
@@ -445,7 +468,7 @@ def test_automatic_penalties_give_way_when_the_map_falls(gammas, network):
     plug_in.on_fit_epoch_end([0.0] * 5 + [0.73], epoch=0)
     assert plug_in.rate == pytest.approx(start / 2)
     for factor, precision, held in ((1.0, 0.75, False), (1.0, 0.73, True), (0.0, 0.75, True), (0.0, 0.78, False)):
-        polarized = SparsityPenalty(PenaltySettings("polarize", sr="auto", base_map=0.8, max_map_loss=0.03))
+        polarized = SparsityPenalty(PenaltySettings("polarize", sr="auto", max_map_loss=0.03), lambda: 0.8)
         polarized.on_training_ready(stub_state(network, learning_rate_factor=lambda _, factor=factor: factor))
         polarized.on_fit_epoch_end([0.0] * 5 + [precision], epoch=0)
         assert polarized.polarizer.held is held

@@ -165,6 +165,33 @@ def test_resume_is_exact(tiny_dataset, tiny_cfg, tmp_path, name):
     assert (tmp_path / "whole/exp/results.csv").read_text() == (resumed / "results.csv").read_text()
 
 
+def test_what_follows_the_last_epoch_is_resumed(tiny_dataset, tiny_cfg, tmp_path, monkeypatch):
+    """Broken off while best.pt is validated: no epoch is trained again, and the run ends as it would have."""
+    whole = train.main(options(tiny_dataset, tmp_path / "whole", cfg=str(tiny_cfg), epochs=1))
+    monkeypatch.setattr(train.Trainer, "_validate", stopped_when("verbose", train.Trainer._validate))
+    with pytest.raises(KeyboardInterrupt):
+        train.main(options(tiny_dataset, tmp_path / "broken", cfg=str(tiny_cfg), epochs=1))
+    monkeypatch.undo()
+    weights = tmp_path / "broken/exp/weights"
+    before = weights_of(weights / "best.pt")
+    monkeypatch.setattr("utils.engine.train_one_epoch", lambda _: pytest.fail("an epoch was trained again"))
+    assert train.main(build(TrainOptions, resume=str(weights / "last.pt"))) == whole
+    assert same(before, weights_of(weights / "best.pt"))
+    for name in ("best", "last"):
+        assert load_checkpoint(weights / f"{name}.pt")["optimizer"] is None
+
+
+def stopped_when(keyword, method):
+    """``method``, but Ctrl-C where it is called with ``keyword``."""
+
+    def call(*arguments, **keywords):
+        if keyword in keywords:
+            raise KeyboardInterrupt
+        return method(*arguments, **keywords)
+
+    return call
+
+
 def test_seeds_mean_something(tiny_dataset, tmp_path):
     runs = {}
     for name, seed in (("first", 1), ("again", 1), ("other", 2)):

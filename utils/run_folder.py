@@ -98,9 +98,9 @@ class RunFolder:
             save_checkpoint(checkpoint, target)
         self.saved_best |= improved
 
-    def strip(self) -> None:
-        """Turn the training checkpoints into such for use; last.pt comes last, until then the run can be resumed."""
+    def strip(self, file: Path) -> None:
+        """Turn ``file``, one of the training checkpoints, into one for use; without last.pt the run is not resumed."""
         from utils.checkpoint import strip_optimizer
 
-        for file in (self.best, self.last) if self.saved_best else ():
+        if self.saved_best:
             strip_optimizer(file)
