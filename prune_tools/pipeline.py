@@ -165,7 +165,7 @@ def main(options: PipelineOptions) -> Path:
     from prune_tools.comparison import as_text, compare, save_csv, save_picture
     from prune_tools.pictures import draw_gammas, draw_run
     from prune_tools.pipeline_report import report_of
-    from prune_tools.survey import find_surveys
+    from prune_tools.survey import find_surveys, surveys_of
     from utils.checks import check_dataset
     from utils.files import atomic_path
     from utils.labels import find_images
@@ -185,6 +185,7 @@ def main(options: PipelineOptions) -> Path:
         draft.write_text(text + "\n", encoding="utf-8")
     save_csv(rows, folder / "table.csv")
     save_picture(rows, folder / "table.png")
+    surveys = surveys_of(surveys, [checkpoints["base"], checkpoints["sparse"]])
     report = report_of(options, pipeline.places, checkpoints, rows, surveys)
     draw_gammas(report.gammas, folder / "gammas.png")
     images = find_images(check_dataset(options.data, splits=("val",))["val"])

@@ -66,7 +66,7 @@ class PruneOptions(PlanOptions, PruningOptions):
 def main(options: PruneOptions) -> Path:
     """Prune, check, repair, validate, save and report; returns the run folder."""
     from prune_tools.report import layer_table
-    from prune_tools.survey import find_surveys
+    from prune_tools.survey import find_surveys, surveys_of
     from prune_tools.tracing import trace_model
     from prune_tools.yolo_pruned import save_pruned
 
@@ -74,6 +74,7 @@ def main(options: PruneOptions) -> Path:
     place = Path(options.project) / options.name
     surveys = find_surveys(options, place)
     model, checkpoint, data = open_inputs(options)
+    surveys = surveys_of(surveys, options.weights)
     trace = trace_model(model)
     pruning = Pruning(model, trace, *make_plan(model, trace, options, options.data, options.imgsz))
     folder = make_folder(increment_path(place, options.exist_ok))

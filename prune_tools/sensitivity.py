@@ -149,7 +149,8 @@ def sweep_command(options: SensitivityOptions, skip: Sequence[str]) -> str:
     """The command that sweeps the model with these layers protected."""
     from prune_tools.sweep import SweepOptions
 
-    names = ("data", "weights", "score", "min_channels", "round_to", "max_layer_ratio", "imgsz", "device", "images")
+    names = ("data", "weights", "score", "score_images", "min_channels", "round_to", "max_layer_ratio", "fold",
+             "recalibrate", "imgsz", "device", "images", "conf_thres", "iou_thres", "max_det")  # fmt: skip
     values: dict[str, Any] = {name: getattr(options, name) for name in names}
     values |= {"scope": options.scope, "skip": [*options.skip, *skip]}
     return command_line("prune_tools/sweep.py", SweepOptions, values)

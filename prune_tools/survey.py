@@ -140,6 +140,11 @@ def read_survey(path: Path) -> dict[str, Any]:
     raise InputError(f"{path} is no record of a sweep or of a sensitivity analysis: delete it, or name another folder")
 
 
+def content_hash(file: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
 def find_surveys(options: Any, folder: Path) -> dict[str, dict[str, Any]]:
     """The finished surveys for a report, by kind, as far as there are any.
 
@@ -162,6 +167,19 @@ def find_surveys(options: Any, folder: Path) -> dict[str, dict[str, Any]]:
         elif given:
             raise InputError(f"--{kind} {given}: there is no {kind}.json, expected the run folder of {kind}.py")
     return found
+
+
+def surveys_of(surveys: dict[str, dict[str, Any]], files: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
+    """Those of ``surveys`` that measured one of these checkpoints; the others are named in a warning."""
+    known = {content_hash(file) for file in files} if surveys else set()
+    own = {kind: survey for kind, survey in surveys.items() if survey["options"].get("checkpoint") in known}
+    for kind in surveys.keys() - own.keys():
+        measured = surveys[kind]["options"].get("weights")
+        LOGGER.warning(
+            f"WARNING: the {kind} is not shown in the report: it is of {measured}, whose content is not that of "
+            f"{' or '.join(map(str, files))}"
+        )
+    return own
 
 
 class KeptBatches:
@@ -240,17 +258,23 @@ class Survey:
 
     def _identity(self, images: list[str]) -> dict[str, Any]:
         """What a point depends on: the options, the checkpoint's content, the images with their labels."""
+        from prune_tools.importance import NEEDS_IMAGES
+        from utils.checks import check_dataset
         from utils.label_cache import files_hash
-        from utils.labels import img2label_paths
+        from utils.labels import find_images, img2label_paths
 
+        trained_on: list[str] = []
+        if self.options.reconstruct or self.options.recalibrate or self.options.score in NEEDS_IMAGES:
+            trained_on = find_images(check_dataset(self.options.data, splits=("train",))["train"])
         weights = Path(self.options.weights[0])
         chosen = {name: value for name, value in to_dict(self.options).items() if name not in IRRELEVANT}
         return {
             **chosen,
             "weights": str(weights),
-            "checkpoint": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "checkpoint": content_hash(weights),
             "image count": len(images),
             "images": files_hash([*images, *img2label_paths(images)]),
+            "training images": files_hash([*trained_on, *img2label_paths(trained_on)]) if trained_on else "",
         }
 
     def _open_images(self) -> KeptBatches:

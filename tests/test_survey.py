@@ -5,19 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import val
 from models.yolo import DetectionModel
 from prune_tools import sensitivity, survey, sweep
 from prune_tools.prune import PruneOptions
 from prune_tools.survey import KeptBatches, Point, Record
+from tests.colour_detector import save_colour_detector
 from tests.pruning_networks import thin
 from utils.checkpoint import save_checkpoint
+from utils.checks import check_dataset
 from utils.config import build
 from utils.errors import InputError
+from utils.files import read_yaml, write_yaml
 from utils.log import LOGGER
 from utils.model_info import count_parameters
 
@@ -270,16 +275,29 @@ def test_nothing_to_analyse(checkpoint, tiny_dataset, tmp_path):
         sensitivity.run(**chosen(checkpoint, tiny_dataset, tmp_path, min_channels=10_000))
 
 
-def test_kept_batches_survive_validation():
-    import torch
+def test_kept_batches_are_read_once_and_survive_validation(tiny_dataset, tmp_path):
+    options = val.ValOptions(data=str(tiny_dataset), batch_size=3, workers=0)
+    loader = val.make_loader(options, check_dataset(str(tiny_dataset)), 128, 32)
+    read = []
 
-    batches = [(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.ones(2, 6), ("a", "b"), (None, None))]
-    kept = KeptBatches(batches)
-    for _ in range(3):
-        for _, labels, *_ in kept:
-            assert labels.eq(1).all()
-            labels.mul_(7)  # as validation does
-            batches[0][1].fill_(1)
+    class Watched:
+        """The loader, which notes each batch that is read."""
+
+        def __len__(self):
+            return len(loader)
+
+        def __iter__(self):
+            for batch in loader:
+                read.append(batch)
+                yield batch
+
+    kept, results = KeptBatches(Watched()), []
+    weights = save_colour_detector(tmp_path / "colours.pt")
+    for batches in (kept, kept, kept, loader):
+        how = {"imgsz": 128, "dataloader": batches, "plots": False, "save_dir": tmp_path, "device": "cpu"}
+        results.append(val.run(str(tiny_dataset), str(weights), **how)[0])
+    assert len(read) == 2 and results[0][2] > 0.5
+    assert results == [results[0]] * 4
 
 
 def test_too_many_images_are_read_anew(monkeypatch):
@@ -289,6 +307,34 @@ def test_too_many_images_are_read_anew(monkeypatch):
     batches = [(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.ones(2, 6), (), ())]
     kept = KeptBatches(batches)
     assert len(list(kept)) == len(list(kept)) == len(kept) == 1 and not kept.kept
+
+
+def test_other_training_images_are_another_survey_if_they_take_part(checkpoint, tiny_dataset, tmp_path):
+    shutil.copytree(tiny_dataset.parent, tmp_path / "data")
+    write_yaml(tmp_path / "data.yaml", {**read_yaml(tiny_dataset), "path": str(tmp_path / "data")})
+    known = []
+    for step in range(2):
+        for reconstruct in (0, 4):
+            keywords = chosen(checkpoint, tmp_path / "data.yaml", tmp_path, reconstruct=reconstruct)
+            opened = survey.Survey(build(sweep.SweepOptions, **keywords, name=f"{step}-{reconstruct}"), "sweep")
+            known.append(opened.record.options)
+        next((tmp_path / "data/images/train").iterdir()).unlink()
+    assert known[0] == known[2] and known[1] != known[3]
+
+
+def test_a_survey_of_another_checkpoint_is_not_shown(checkpoint, tmp_path, heard):
+    own = {"options": {"checkpoint": survey.content_hash(checkpoint), "weights": "moved.pt"}}
+    other = {"options": {"checkpoint": "0", "weights": "other.pt"}}
+    assert survey.surveys_of({"sweep": own, "sensitivity": other}, [checkpoint]) == {"sweep": own}
+    told = f"the sensitivity is not shown in the report: it is of other.pt, whose content is not that of {checkpoint}"
+    assert told in heard.text
+
+
+def test_the_sweep_after_an_analysis_scores_as_it_did(checkpoint, tiny_dataset, tmp_path):
+    keywords = chosen(checkpoint, tiny_dataset, tmp_path, score="taylor", score_images=64, fold=False, conf_thres=0.01)
+    command = sensitivity.sweep_command(build(sensitivity.SensitivityOptions, **keywords), ["model.1"])
+    for flag in ("--score taylor", "--score-images 64", "--no-fold", "--conf-thres 0.01", "--skip model.1"):
+        assert flag in command
 
 
 def test_the_record_is_readable_json(tmp_path):
