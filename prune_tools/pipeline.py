@@ -68,8 +68,8 @@ class Pipeline:
                 LOGGER.info(f"Step {place}/{len(steps)}, {step}: already finished, {done}")
             else:
                 LOGGER.info(colorstr(f"\nStep {place}/{len(steps)}: {step}"))
-                options = self.options.of_round(number, checkpoints["base"]) if checkpoints else self.options
                 start = [*checkpoints.values()][-1] if checkpoints else Path()
+                options = self.options.of_round(number, checkpoints["base"], start) if checkpoints else self.options
                 done = getattr(self, f"_{kind}")(step, options, start)
                 entry["checkpoint"] = str(done.relative_to(self.folder))
                 write_yaml(self.folder / RECORD, self.record)

@@ -103,10 +103,11 @@ class PipelineOptions:
         build(PruneOptions, **self.of_pruning(), **common)
         build(SparseOptions, epochs=self.sparse_epochs, **self.of_penalty(), **common)
 
-    def of_round(self, number: int, base: Path) -> PipelineOptions:
+    def of_round(self, number: int, base: Path, present: Path) -> PipelineOptions:
         """The options of round ``number``, from 1: its share of the epochs, and the goal that it has to reach.
 
-        Costs shrink by the same factor in each round; those of the checkpoint ``base`` are where they start.
+        From the costs of ``present``, the checkpoint that the round starts from, they shrink by the same factor in each
+        round that is left; ratios are of those of ``base``.
         """
         if self.rounds == 1:
             return self
@@ -117,7 +118,7 @@ class PipelineOptions:
         if self.percent is not None:
             goal: dict[str, Any] = {"percent": 1 - (1 - self.percent) ** (1 / self.rounds)}
         else:
-            goal = _budget_of_round(self, number / self.rounds, base)
+            goal = _budget_of_round(self, self.rounds - number + 1, base, present)
         return replace(self, rounds=1, **epochs, **goal)
 
     def of_penalty(self) -> dict[str, Any]:
@@ -146,15 +147,19 @@ class PipelineOptions:
         return {name: getattr(self, name) for name in OWN["pruned"]}
 
 
-def _budget_of_round(options: PipelineOptions, progress: float, base: Path) -> dict[str, str]:
-    """The target, absolute, when the share ``progress`` of the rounds is over."""
+def _budget_of_round(options: PipelineOptions, left: int, base: Path, present: Path) -> dict[str, str]:
+    """The target, absolute, of the first of the ``left`` rounds that are to come; never more than what there is."""
     from models.loading import load_checkpoint
     from prune_tools.targets import target_of
     from utils.model_info import count_parameters, gflops
 
-    model = load_checkpoint(base)["model"].float()
     target = target_of(options, ("params", "flops"))
     assert target is not None
-    present = float(count_parameters(model)) if target.quantity == "params" else 1e9 * (gflops(model, 640) or 0.0)
-    budget = present ** (1 - progress) * target.budget(present) ** progress
+
+    def cost(checkpoint: Path) -> float:
+        model = load_checkpoint(checkpoint)["model"].float()
+        return float(count_parameters(model)) if target.quantity == "params" else 1e9 * (gflops(model, 640) or 0.0)
+
+    now = cost(present)
+    budget = now * (min(target.budget(cost(base)), now) / now) ** (1 / left)
     return {f"target_{target.quantity}": f"{budget / 1e6:.6f}M"}

@@ -35,7 +35,7 @@ def report_of(
         gammas[step] = torch.cat(list(gamma_scores(models[step], groups).values()))
     threshold = None  # for a budget there is none: the channels go by what they cost, too
     if options.percent is not None:
-        percent = options.of_round(options.rounds, checkpoints["base"]).percent or 0.0
+        percent = options.of_round(options.rounds, checkpoints["base"], checkpoints["sparse"]).percent or 0.0
         threshold = float(gammas["sparse"].sort().values[int(len(gammas["sparse"]) * percent)])
     return Report(
         title=f"{Path(options.weights or options.cfg).stem}, pruned with {options.goal()}",
