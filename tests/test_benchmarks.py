@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colour_detector import save_colour_detector
 
 import val
 from benchmarks import __main__ as bench
 from benchmarks import detection, material, memory, peers, pruning, seeds, start, training, validation
 from benchmarks.figures import Figure
 from benchmarks.two_step import TwoStepImages
+from tests.colour_detector import save_colour_detector
 from utils.checks import check_dataset
 from utils.config import parse
 from utils.dataloaders import collate_fn

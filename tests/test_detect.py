@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from colour_detector import colour_detector, save_colour_detector
-from conftest import TINY_COLOURS
 
 import detect
+from tests.colour_detector import colour_detector, save_colour_detector
+from tests.conftest import TINY_COLOURS
 from utils import display
 from utils.checkpoint import save_checkpoint
 from utils.config import parser_for

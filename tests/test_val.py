@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from colour_detector import colour_detector, save_colour_detector
 
 import val
+from tests.colour_detector import colour_detector, save_colour_detector
 from utils import study as study_module
 from utils.config import build, parse, parser_for
 from utils.errors import InputError
