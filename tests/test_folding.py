@@ -24,16 +24,9 @@ from tests.pruning_networks import (
     thin,
     with_random_norms,
 )
+from utils.files import ROOT
 
-NAMES = [
-    "yolov5n",
-    "yolov5m",
-    "yolov5-bifpn",
-    "yolov5s-ghost",
-    "yolov5s-transformer",
-    "yolov3-spp",
-    "yolov3-tiny",
-]
+NAMES = sorted(path.stem for path in (ROOT / "models").rglob("yolo*.yaml"))
 
 
 def own_config(name: str, arguments: list) -> dict:
