@@ -93,6 +93,7 @@ def conclude(points: Sequence[Point], options: SensitivityOptions) -> tuple[dict
     elif protected:
         text = (f"{len(protected)} of {len(lost)} layers lose {share} when {ratio:.0%} of their channels go; "
                 f"to protect them:\n--skip {' '.join(skip)}")  # fmt: skip
+        text += "\nFor the same budget other layers then have to give more: compare sweeps with and without it"
         if len(protected) > len(lost) / 2:
             text += f"\nThat is most of the network: repeat with --ratios {ratio / 2:.2g} to see which matter most"
     else:

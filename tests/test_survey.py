@@ -262,7 +262,8 @@ def test_the_layers_to_protect_are_named_worst_first():
     losses_apart = [*measured, *(replace(measured[-2], layer=f"model.{number}") for number in range(5, 9))]
     text = sensitivity.conclude(losses_apart, build(sensitivity.SensitivityOptions))[1]
     assert data["skip"] == ["model.2.cv1.conv", "model.1.conv", "model.3.conv"]
-    assert text.endswith("--skip model.2.cv1.conv model.1.conv model.3.conv")
+    assert "\n--skip model.2.cv1.conv model.1.conv model.3.conv\n" in text
+    assert text.endswith("compare sweeps with and without it")
     assert "--skip model.9 model.1.conv" in sensitivity.sweep_command(
         build(sensitivity.SensitivityOptions, weights="x.pt", skip=["model.9"]), ["model.1.conv"]
     )
