@@ -162,7 +162,7 @@ class Polarizer:
             self.chosen = wanted
             magnitudes = self.gammas.magnitudes()
             # Those that are about zero already would have no push of their own against what the optimizer gives back
-            distance = magnitudes.clamp(min=LEAST_DISTANCE * float(magnitudes.mean()))
+            distance = magnitudes.clamp(min=LEAST_DISTANCE * magnitudes.mean())
             self.speed[new] = distance[new] / (FALL * self.batches)
         self.gammas.shrink(self.speed * self.chosen * batches * moves)
 
