@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import run_command, show_arguments
-from utils.config import as_files, build, check_thresholds, option, parse
+from utils.config import as_list, build, check_thresholds, option, parse
 from utils.errors import InputError
 from utils.files import ROOT, increment_path, make_folder
 from utils.log import LOGGER, colorstr
@@ -79,7 +79,7 @@ class DetectOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
-        self.weights = as_files(self.weights)
+        self.weights = as_list(self.weights)
         self.imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz or [])
         if len(self.imgsz) > 2 or min(self.imgsz, default=1) < 1:
             raise InputError(f"--imgsz takes one or two positive numbers (height width), got {self.imgsz}")

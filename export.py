@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.formats import DEFAULT_OPSET, FORMATS, INT8_OPSET, ONE_IMAGE, OPSETS, Format, export_formats, find_formats
 from utils.cli import run_command, show_arguments
-from utils.config import as_files, build, check_thresholds, option, parse
+from utils.config import as_list, build, check_thresholds, option, parse
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT
 from utils.log import LOGGER, colorstr
@@ -81,9 +81,9 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no export can use and flags that a format cannot honour, by name."""
-        self.weights = as_files(self.weights)
+        self.weights = as_list(self.weights)
         self.imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz)
-        self.include = as_files(self.include)
+        self.include = as_list(self.include)
         if len(self.imgsz) not in (1, 2) or min(self.imgsz) < 1:
             raise InputError(f"--imgsz takes one or two positive numbers (height width), got {self.imgsz}")
         self.imgsz = self.imgsz * 2 if len(self.imgsz) == 1 else self.imgsz

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import run_command, show_arguments
-from utils.config import as_files, build, check_thresholds, option, parse
+from utils.config import as_list, build, check_thresholds, option, parse
 from utils.errors import InputError, OtherClassesError
 from utils.files import ROOT, increment_path, make_folder
 from utils.log import LOGGER, colorstr
@@ -76,7 +76,7 @@ class ValOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
-        self.weights = as_files(self.weights)
+        self.weights = as_list(self.weights)
         if self.task == "study" and (self.imgsz or self.save_txt or self.save_hybrid or self.save_json):
             raise InputError("--task study goes through its own image sizes and writes its own files: leave out "
                              "--imgsz, --save-txt, --save-hybrid and --save-json")  # fmt: skip

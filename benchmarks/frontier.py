@@ -20,7 +20,6 @@ epoch that was under way.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -37,6 +36,7 @@ if __name__ == "__main__":
 
 from benchmarks.frontier_table import RUNTIMES, SIZE, Cell, as_table, draw
 from prune_tools.recipes import recipe_after
+from prune_tools.survey import checkpoint_digest
 from utils.checks import check_file
 from utils.cli import run_command, show_arguments
 from utils.config import build, option, parse
@@ -92,8 +92,8 @@ class Frontier:
         names = ("base", "sparse", "data", "sparse_epochs", "epochs", "imgsz", "batch_size", "seed")
         self.identity = {name: getattr(options, name) for name in names}
         for name in ("base", "sparse"):
-            content = Path(check_file(getattr(options, name), ".pt")).read_bytes()
-            self.identity[f"{name} (content)"] = hashlib.sha256(content).hexdigest()
+            file = check_file(getattr(options, name), ".pt")
+            self.identity[f"{name} (content)"] = checkpoint_digest(file)
         if self.record.is_file():
             stored = json.loads(self.record.read_text(encoding="utf-8"))
             if stored["of"] != self.identity:

@@ -9,7 +9,7 @@ from typing import Any
 from prune_tools.planning import DEFAULT_ROUNDING
 from prune_tools.recipes import RECIPES
 from prune_tools.train_sparity import AUTO, PENALTIES, SCOPES, SparseOptions
-from utils.config import TrainOptions, build, option
+from utils.config import TrainOptions, as_list, build, option
 from utils.errors import InputError
 from utils.files import ROOT
 
@@ -80,7 +80,7 @@ class PipelineOptions:
         """Build the options of every step, so that a bad value stops before the first and not before the third."""
         from prune_tools.prune import PruneOptions
 
-        self.skip = [self.skip] if isinstance(self.skip, str) else list(self.skip)
+        self.skip = as_list(self.skip)
         if self.percent is None and not self.target_params and not self.target_flops:
             self.target_flops = DEFAULT_FLOPS
         if self.percent is not None:

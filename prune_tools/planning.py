@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from utils.config import option, read_hyperparameters, scale_gains
+from utils.config import as_list, option, read_hyperparameters, scale_gains
 from utils.errors import InputError
 from utils.files import ROOT
 from utils.log import LOGGER
@@ -57,7 +57,7 @@ class ChannelOptions:
             raise InputError(f"--score-images must be at least 1, got {self.score_images}")
         if self.score_images != SCORE_IMAGES and self.score != "taylor":
             raise InputError(f"--score-images {self.score_images} only acts with --score taylor: leave it out")
-        self.skip = [self.skip] if isinstance(self.skip, str) else list(self.skip)
+        self.skip = as_list(self.skip)
         self.round_to = 1 if self.round_to is None else self.round_to
         self.limits()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config import as_files, build, check_thresholds, option
+from utils.config import as_list, build, check_thresholds, option
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, read_yaml
 from utils.log import LOGGER
@@ -56,7 +56,7 @@ class PruningOptions:
 
     def check_inputs(self) -> None:
         """Refuse values that no run can use, by name."""
-        self.weights = as_files(self.weights)
+        self.weights = as_list(self.weights)
         check_thresholds(self.conf_thres, self.iou_thres)
         least = {"batch_size": 1, "imgsz": 1, "max_det": 1, "reconstruct": 0, "recalibrate": 0}
         for name, value in least.items():

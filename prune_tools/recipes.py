@@ -111,9 +111,9 @@ class RecipeOptions(TrainOptions):
         return DEFAULT
 
 
-def recipe_after(pruning: float, before: float) -> str:
-    """The recipe for a model whose mAP50 is ``pruning`` where that of the unpruned one is ``before``."""
-    return "short" if pruning < HURT * before else DEFAULT
+def recipe_after(left: float, before: float) -> str:
+    """The recipe for a pruned model with the mAP50 ``left``, where that of the unpruned one is ``before``."""
+    return "short" if left < HURT * before else DEFAULT
 
 
 Options = TypeVar("Options", bound=RecipeOptions)

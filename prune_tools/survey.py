@@ -140,8 +140,8 @@ def read_survey(path: Path) -> dict[str, Any]:
     raise InputError(f"{path} is no record of a sweep or of a sensitivity analysis: delete it, or name another folder")
 
 
-def content_hash(file: str | Path) -> str:
-    """SHA-256 of a file's content."""
+def checkpoint_digest(file: str | Path) -> str:
+    """SHA-256 of a checkpoint's content: the same model, wherever it lies."""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
@@ -171,7 +171,7 @@ def find_surveys(options: Any, folder: Path) -> dict[str, dict[str, Any]]:
 
 def surveys_of(surveys: dict[str, dict[str, Any]], files: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
     """Those of ``surveys`` that measured one of these checkpoints; the others are named in a warning."""
-    known = {content_hash(file) for file in files} if surveys else set()
+    known = {checkpoint_digest(file) for file in files} if surveys else set()
     own = {kind: survey for kind, survey in surveys.items() if survey["options"].get("checkpoint") in known}
     for kind in surveys.keys() - own.keys():
         measured = surveys[kind]["options"].get("weights")
@@ -271,7 +271,7 @@ class Survey:
         return {
             **chosen,
             "weights": str(weights),
-            "checkpoint": content_hash(weights),
+            "checkpoint": checkpoint_digest(weights),
             "image count": len(images),
             "images": files_hash([*images, *img2label_paths(images)]),
             "training images": files_hash([*trained_on, *img2label_paths(trained_on)]) if trained_on else "",

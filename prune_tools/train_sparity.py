@@ -25,7 +25,7 @@ import train
 from prune_tools.planning import DEFAULT_ROUNDING
 from prune_tools.recipes import PUBLISHED, RECIPES, RecipeOptions, register_recipe, with_recipe
 from utils.cli import run_training_command
-from utils.config import build, option
+from utils.config import as_list, build, option
 from utils.errors import InputError
 
 BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
@@ -94,7 +94,7 @@ class SparseOptions(RecipeOptions):
         """Refuse impossible rates, beside what train.py refuses, and fill in what depends on the penalty."""
         super().__post_init__()
         self.scope = self.scope or self._default_scope()
-        self.skip = [self.skip] if isinstance(self.skip, str) else list(self.skip)
+        self.skip = as_list(self.skip)
         if self.penalty not in PENALTIES or self.scope not in SCOPES:
             raise InputError(
                 f"--penalty must be one of {', '.join(PENALTIES)} and --scope one of {', '.join(SCOPES)}, "

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models.yolo import DetectionModel
+from prune_tools.gammas import ChannelGammas
 from prune_tools.groups import ChannelGroup, find_groups
 from prune_tools.plan import Plan
 from utils.files import ROOT, read_yaml
@@ -58,6 +59,21 @@ def thin(name: str) -> DetectionModel:
     """A shipped configuration at an eighth of the full width: the same structure, quick to run."""
     config = read_yaml(next(ROOT.glob(f"models/**/{Path(name).name}.yaml")))
     return with_random_norms(DetectionModel({**config, "width_multiple": 0.125, "nc": 2}))
+
+
+def trainable_network() -> DetectionModel:
+    """YOLOv5n at an eighth of the full width, in single precision."""
+    return thin("yolov5n").float().requires_grad_(True)
+
+
+def random_gammas(network: DetectionModel) -> ChannelGammas:
+    """All prunable channels of ``network``, coupled ones too, at random gammas, always the same."""
+    torch.manual_seed(0)
+    chosen = ChannelGammas(network, "all")
+    for norm in chosen.norms.values():
+        norm.weight.data = torch.rand(norm.num_features) * 2 - 1
+        norm.weight.grad = torch.zeros(norm.num_features)
+    return chosen
 
 
 def random_plan(groups: list[ChannelGroup], seed: int = 0) -> Plan:

@@ -17,7 +17,6 @@ from prune_tools.costs import CostModel
 from prune_tools.gammas import ChannelGammas
 from prune_tools.groups import find_groups, select_groups
 from prune_tools.importance import Material, score_channels
-from prune_tools.polarize import FREE_SHARE, ByBudget, ByShare, Polarizer
 from prune_tools.rates import Course, decayed
 from prune_tools.recipes import with_recipe
 from prune_tools.sparsity import PenaltySettings, SparsityPenalty
@@ -25,7 +24,7 @@ from prune_tools.start import measure_start, start_map50
 from prune_tools.targets import Target, TargetPlanner
 from prune_tools.tracing import trace_model
 from prune_tools.train_sparity import SparseOptions
-from tests.pruning_networks import thin
+from tests.pruning_networks import random_gammas, trainable_network
 from utils.callbacks import Callbacks
 from utils.config import AUTO_BATCH, TrainOptions, build
 from utils.errors import InputError, MissingFileError
@@ -34,80 +33,14 @@ from utils.log import LOGGER
 
 @pytest.fixture(scope="module")
 def network() -> DetectionModel:
-    """YOLOv5n at an eighth of the full width, trainable, with random gammas."""
-    return thin("yolov5n").float().requires_grad_(True)
+    """A small detector, trainable."""
+    return trainable_network()
 
 
 @pytest.fixture
 def gammas(network) -> ChannelGammas:
-    """All its prunable channels, coupled ones too, at the gammas of the start."""
-    torch.manual_seed(0)
-    chosen = ChannelGammas(network, "all")
-    for norm in chosen.norms.values():
-        norm.weight.data = torch.rand(norm.num_features) * 2 - 1
-        norm.weight.grad = torch.zeros(norm.num_features)
-    return chosen
-
-
-def members(gammas: ChannelGammas, channel: int) -> torch.Tensor:
-    """The gammas of one channel, read the slow way."""
-    joined = torch.cat([norm.weight.detach() for norm in gammas.norms.values()])
-    return joined[gammas._entries[gammas._owner == channel]]
-
-
-def test_coupled_channels_are_found(gammas, network):
-    sizes = torch.bincount(gammas._owner)
-    assert (sizes == 1).any()
-    assert (sizes > 1).any()
-    coupled = int(sizes.argmax())
-    assert gammas.magnitudes()[coupled] == pytest.approx(float(members(gammas, coupled).square().mean().sqrt()))
-    assert ChannelGammas(network, "seed").count < gammas.count
-
-
-def test_protected_layers_are_left_alone(network):
-    every = set(ChannelGammas(network).norms)
-    first = min(every)
-    assert set(ChannelGammas(network, skip=[first.rpartition(".")[0]]).norms) == every - {first}
-
-
-def test_subgradient_is_that_of_the_group_lasso(gammas):
-    rate, weights = 0.3, [norm.weight for norm in gammas.norms.values()]
-    squares = torch.zeros(gammas.count).index_add(0, gammas._owner, torch.cat(weights)[gammas._entries].square())
-    norms = squares.sqrt()
-    expected = torch.autograd.grad(rate * (torch.bincount(gammas._owner).sqrt() * norms).sum(), weights)
-    gammas.add_subgradient(rate)
-    for weight, gradient in zip(weights, expected, strict=True):
-        torch.testing.assert_close(weight.grad, gradient)
-
-
-def test_shrinking_is_the_soft_threshold(gammas):
-    before, amount = gammas.magnitudes(), 0.4
-    single = (torch.bincount(gammas._owner) == 1).nonzero().flatten()
-    signs = {int(channel): members(gammas, channel).sign() for channel in single[:5]}
-    gammas.shrink(amount)
-    torch.testing.assert_close(gammas.magnitudes(), (before - amount).clamp(min=0))
-    assert ((gammas.magnitudes() == 0) == (before <= amount)).all()  # zeros are exact, and coupled gammas go together
-    assert (gammas.magnitudes() == 0).any()
-    for channel, sign in signs.items():
-        assert members(gammas, channel) * sign >= 0
-
-
-def test_saliency_is_the_squared_change_of_a_linear_loss(gammas):
-    slope = torch.rand(sum(norm.num_features for norm in gammas.norms.values()))
-    for norm, part in zip(gammas.norms.values(), slope.split(gammas._widths), strict=True):
-        norm.weight.grad = part
-    channel = int(torch.bincount(gammas._owner).argmax())
-    own = slope[gammas._entries[gammas._owner == channel]]
-    lost = (own * members(gammas, channel)).sum()  # loss = slope * gammas, exactly linear
-    assert gammas.saliency()[channel] == pytest.approx(float(lost**2), rel=1e-5)
-
-
-def test_frozen_norms_take_no_part(network):
-    full = ChannelGammas(network).norms
-    frozen = next(iter(full))
-    network.get_submodule(frozen).weight.requires_grad_(False)
-    assert set(ChannelGammas(network).norms) == set(full) - {frozen}
-    network.get_submodule(frozen).weight.requires_grad_(True)
+    """All its prunable channels."""
+    return random_gammas(network)
 
 
 def stub_state(network: DetectionModel, **changes) -> SimpleNamespace:
@@ -197,73 +130,6 @@ def test_the_course_knows_what_the_loss_holds_against():
     left = start - (0.5 - force)
     assert course.needed(0.5, path=2.0, per_rate=2.0) == pytest.approx(float((left / 2 + force).sort().values[2]))
     assert course.needed(0.0, 3.0, 3.0, origin=start) == pytest.approx(1 / 3 + 0.1)
-
-
-def test_polarizing_chooses_the_least_salient_and_leaves_the_others(gammas):
-    polarizer = Polarizer(gammas, ByShare(gammas.layer, 0.5), epochs=4, batches=10)
-    polarizer.saliency = torch.rand(gammas.count)
-    before = gammas.magnitudes()
-    for _ in range(40):
-        polarizer.step(1)
-    after, chosen = gammas.magnitudes(), polarizer.chosen
-    assert float(chosen.float().mean()) == pytest.approx(0.5, abs=0.01)
-    assert (after[chosen] == 0).all()
-    torch.testing.assert_close(after[~chosen], before[~chosen])
-    for layer in range(int(gammas.layer.max()) + 1):
-        inside = gammas.layer == layer
-        free = max(1, -(-int(inside.sum()) * FREE_SHARE // 1))
-        assert int((inside & ~chosen).sum()) >= free
-    spared = ByShare(gammas.layer, 0.5)._spared(polarizer.saliency)
-    assert polarizer.saliency[chosen].max() <= polarizer.saliency[~chosen & ~spared].min()
-
-
-def test_polarizing_keeps_at_zero_what_was_there_already(gammas):
-    """A model that has been sparse before: the optimizer pushes its zeros, which the penalty has to hold."""
-    torch.manual_seed(0)
-    weights = [norm.weight for norm in gammas.norms.values()]
-    chosen = torch.rand(gammas.count) < 0.4
-    gammas.clear(chosen)
-    optimizer = torch.optim.AdamW(weights, lr=0.002, weight_decay=0.0)
-    polarizer = Polarizer(gammas, lambda saliency, before, done: chosen if done else before, epochs=4, batches=36)
-    for _ in range(4 * 36):
-        for weight in weights:
-            weight.grad = torch.randn_like(weight) - 0.1
-        optimizer.step()
-        polarizer.step(1)
-    assert (gammas.magnitudes()[chosen] == 0).all()
-    assert (gammas.magnitudes()[~chosen] > 0).all()
-
-
-def test_polarizing_for_a_budget_saves_what_is_asked_for(gammas, network):
-    costs = CostModel(network, trace_model(network), gammas.groups)
-    choose = ByBudget(gammas.groups, costs, Target("flops", 0.5, relative=True), round_to=2)
-    saliency, chosen, previous = torch.rand(gammas.count), torch.zeros(gammas.count).bool(), choose.present
-    for done in (0.0, 0.3, 0.31, 1.0):
-        wanted = choose(saliency, chosen, done)
-        assert wanted[chosen].all()  # what was chosen stays chosen
-        chosen = wanted
-        kept = torch.tensor([int((~part).sum()) for part in chosen.split(costs.sizes.tolist())])
-        spent = costs("flops", kept.numpy())
-        budget = choose.present - done * (choose.present - choose.final)
-        assert 0.97 * budget <= spent <= budget
-        assert spent <= previous
-        previous = spent
-    whole = kept == torch.as_tensor(costs.sizes)
-    assert (whole | (kept % 2 == 0)).all()
-    assert (kept >= (1 - 0.9) * torch.as_tensor(costs.sizes)).all()
-    with pytest.raises(InputError, match="cannot be reached"):
-        ByBudget(gammas.groups, costs, Target("flops", 0.001, relative=True))
-
-
-def test_polarizing_waits_while_it_is_held_but_not_too_long(gammas):
-    polarizer = Polarizer(gammas, ByShare(gammas.layer, 0.5), epochs=10, batches=10)
-    polarizer.held = True
-    for _ in range(30):
-        polarizer.step(1)
-    assert not polarizer.chosen.any()
-    for _ in range(60):
-        polarizer.step(1)
-    assert float(polarizer.chosen.float().mean()) == pytest.approx(0.5, abs=0.01)
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------

@@ -324,7 +324,7 @@ def test_other_training_images_are_another_survey_if_they_take_part(checkpoint, 
 
 
 def test_a_survey_of_another_checkpoint_is_not_shown(checkpoint, tmp_path, heard):
-    own = {"options": {"checkpoint": survey.content_hash(checkpoint), "weights": "moved.pt"}}
+    own = {"options": {"checkpoint": survey.checkpoint_digest(checkpoint), "weights": "moved.pt"}}
     other = {"options": {"checkpoint": "0", "weights": "other.pt"}}
     assert survey.surveys_of({"sweep": own, "sensitivity": other}, [checkpoint]) == {"sweep": own}
     told = f"the sensitivity is not shown in the report: it is of other.pt, whose content is not that of {checkpoint}"

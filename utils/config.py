@@ -76,9 +76,9 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, "") else super()._get_help_string(action)
 
 
-def as_files(value: str | Path | Sequence[str | Path]) -> list[str]:
-    """One file or several, as Python's callers give them, as the list of texts that a command line gives."""
-    return [str(file) for file in ([value] if isinstance(value, (str, Path)) else value)]
+def as_list(value: str | Path | Sequence[str | Path]) -> list[str]:
+    """One file or text or several, as Python's callers give them, as the list of texts that a command line gives."""
+    return [str(item) for item in ([value] if isinstance(value, (str, Path)) else value)]
 
 
 def parser_for(options_class: type, description: str) -> argparse.ArgumentParser:
