@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import train
 from prune_tools.recipes import RecipeOptions, register_recipe, with_recipe
 from utils.cli import run_training_command
-from utils.config import build, option
+from utils.config import OPEN, build, option
 from utils.files import ROOT, newest_file
 from utils.log import LOGGER
 
@@ -39,8 +39,11 @@ NEXT_STEP = (
 class FinetuneOptions(RecipeOptions):
     """Options of train.py with other defaults, and those of recipe and teacher."""
 
-    weights: str = option("", "pruned checkpoint; default: the newest pruned_model.pt below runs/val")
-    epochs: int = option(100, "number of epochs")
+    weights: str = option(
+        "", "pruned checkpoint; default: the newest pruned_model.pt below runs/val", on_resume=OPEN, path=True,
+        handed_on=False,
+    )  # fmt: skip
+    epochs: int = option(100, "number of epochs", handed_on=False)
 
 
 def main(options: FinetuneOptions, callbacks: Callbacks | None = None) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from utils.config import TrainOptions, option
+from utils.config import FOLDER, OPEN, TrainOptions, option
 from utils.errors import InputError
 from utils.files import ROOT
 from utils.log import LOGGER
@@ -90,13 +90,19 @@ PUBLISHED = "v6.2"  # the recipe for hyperparameters that were made for YOLOv5's
 class RecipeOptions(TrainOptions):
     """Options of train.py, those that a recipe decides left open, and the teacher's."""
 
-    hyp: str = option("", "hyperparameter YAML; default: the recipe's")
-    optimizer: str = option("", "optimizer; default: the recipe's", choices=["SGD", "Adam", "AdamW"])
+    hyp: str = option("", "hyperparameter YAML; default: the recipe's", on_resume=FOLDER, path=True, handed_on=False)
+    optimizer: str = option("", "optimizer; default: the recipe's", choices=["SGD", "Adam", "AdamW"], handed_on=False)
     recipe: str = option(
-        "", f"schedule; default: {DEFAULT}, or {PUBLISHED} with a --hyp of your own", choices=list(RECIPES)
+        "", f"schedule; default: {DEFAULT}, or {PUBLISHED} with a --hyp of your own", choices=list(RECIPES),
+        handed_on=False,
+    )  # fmt: skip
+    teacher: str = option(
+        "", "checkpoint of the unpruned model, whose outputs become soft targets; default: none", on_resume=OPEN,
+        path=True, handed_on=False,
+    )  # fmt: skip
+    teacher_gain: float = option(
+        TEACHER_GAIN, "weight of the distance to the teacher beside the loss of the labels", handed_on=False
     )
-    teacher: str = option("", "checkpoint of the unpruned model, whose outputs become soft targets; default: none")
-    teacher_gain: float = option(TEACHER_GAIN, "weight of the distance to the teacher beside the loss of the labels")
 
     def __post_init__(self) -> None:
         """Refuse an impossible gain, beside what train.py refuses."""

@@ -48,10 +48,10 @@ def rate(text: str) -> float | str:
 class SparseOptions(RecipeOptions):
     """Options of train.py, of recipe and teacher, and those of the penalty."""
 
-    epochs: int = option(100, "number of epochs")
+    epochs: int = option(100, "number of epochs", handed_on=False)
     recipe: str = option(
         "", f"schedule; default: {SPARSE} with polarize, {PUBLISHED} with other penalties or a --hyp of your own",
-        choices=list(RECIPES),
+        choices=list(RECIPES), handed_on=False,
     )  # fmt: skip
     st: bool = option(True, "apply the penalty; --no-st trains as train.py does")
     penalty: str = option(

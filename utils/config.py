@@ -21,6 +21,12 @@ from utils.files import ROOT, read_yaml
 Options = TypeVar("Options")
 AUTO_BATCH = -1  # --batch-size that stands for what fits
 
+# What a resumed run does with an option, said at the option itself (``on_resume``)
+KEPT = "kept"  # the recorded value counts; another one on the command line is refused
+OPEN = "open"  # the recorded value counts unless the command line gives another one
+FOLDER = "folder"  # follows from where the checkpoint lies; the record is not read
+CALL = "call"  # this command line alone decides; the record is not read
+
 HYPERPARAMETER_RANGES: dict[str, tuple[float, float]] = {
     "lr0": (0, 10),
     "lrf": (0, 10),
@@ -53,13 +59,25 @@ HYPERPARAMETER_RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def option(default: Any, text: str, *aliases: str, **argparse_arguments: Any) -> Any:
+def option(
+    default: Any, text: str, *aliases: str, on_resume: str = KEPT, handed_on: bool = True, path: bool = False,
+    **argparse_arguments: Any,
+) -> Any:  # fmt: skip
     """A dataclass field that is also a flag: ``text`` is its help, ``aliases`` are further spellings.
 
     A ``bool`` that is false by default becomes a switch; one that is true also gets ``--no-<name>``. A list default
     needs ``nargs``; other keywords go to ``ArgumentParser.add_argument`` as they are.
+
+    Args:
+        on_resume: KEPT, OPEN, FOLDER or CALL: whether a resumed run trusts its record of this option.
+        handed_on: the command proposed as the next one repeats the value, if it has the option; False for what
+            belongs to one run alone, such as its name.
+        path: the value names a file or a folder.
     """
-    metadata = {"help": text, "aliases": aliases, "arguments": argparse_arguments}
+    metadata = {
+        "help": text, "aliases": aliases, "arguments": argparse_arguments, "on_resume": on_resume,
+        "handed_on": handed_on, "path": path,
+    }  # fmt: skip
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -147,27 +165,51 @@ def check_thresholds(confidence: float, iou: float) -> None:
 class TrainOptions:
     """Options of train.py; train_sparity.py and finetune.py add theirs."""
 
-    weights: str = option(str(ROOT / "yolov5s.pt"), "start from this checkpoint; '' starts from scratch with --cfg")
-    cfg: str = option("", "model YAML; default: the architecture stored in --weights")
-    data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML")
-    allow_download_scripts: bool = option(False, "run the script that the data set YAML has for getting missing data")
-    hyp: str = option(str(ROOT / "data/hyps/hyp.scratch-low.yaml"), "hyperparameter YAML")
-    epochs: int = option(300, "number of epochs")
+    weights: str = option(
+        str(ROOT / "yolov5s.pt"),
+        "start from this checkpoint; '' starts from scratch with --cfg",
+        path=True,
+        handed_on=False,
+    )
+    cfg: str = option("", "model YAML; default: the architecture stored in --weights", path=True, handed_on=False)
+    data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML", on_resume=OPEN, path=True)
+    allow_download_scripts: bool = option(
+        False, "run the script that the data set YAML has for getting missing data", on_resume=CALL, handed_on=False
+    )
+    hyp: str = option(
+        str(ROOT / "data/hyps/hyp.scratch-low.yaml"),
+        "hyperparameter YAML",
+        on_resume=FOLDER,
+        path=True,
+        handed_on=False,
+    )
+    epochs: int = option(300, "number of epochs", handed_on=False)
     batch_size: int = option(16, "images per batch, of all processes together; -1 = what the GPU has room for")
     imgsz: int = option(640, "image size in pixels, longer side, for training and validation", "--img", "--img-size")
-    rect: bool = option(False, "rectangular batches: no mosaic, no shuffling")
+    rect: bool = option(False, "rectangular batches: no mosaic, no shuffling", handed_on=False)
     resume: Any = option(
         False,
         "go on with an interrupted run: its last.pt, or the newest below runs/ when no path follows",
         nargs="?",
         const=True,
         type=str,
+        on_resume=FOLDER,
+        path=True,
+        handed_on=False,
     )
-    nosave: bool = option(False, "write checkpoints at the last epoch only")
-    noval: bool = option(False, "validate at the last epoch only")
-    noautoanchor: bool = option(False, "keep the anchors without checking them against the labels")
-    noplots: bool = option(False, "draw no pictures and no TensorBoard graph")
-    evolve: Any = option(None, "evolve the hyperparameters over this many generations", nargs="?", const=300, type=int)
+    nosave: bool = option(False, "write checkpoints at the last epoch only", handed_on=False)
+    noval: bool = option(False, "validate at the last epoch only", handed_on=False)
+    noautoanchor: bool = option(False, "keep the anchors without checking them against the labels", handed_on=False)
+    noplots: bool = option(False, "draw no pictures and no TensorBoard graph", on_resume=OPEN, handed_on=False)
+    evolve: Any = option(
+        None,
+        "evolve the hyperparameters over this many generations",
+        nargs="?",
+        const=300,
+        type=int,
+        on_resume=CALL,
+        handed_on=False,
+    )
     cache: Any = option(
         "auto",
         "keep the resized images in memory (ram; val: those of validation only), in a file beside the labels (disk), "
@@ -176,34 +218,61 @@ class TrainOptions:
         const="ram",
         choices=["auto", "ram", "disk", "val", "none"],
         type=str,
+        on_resume=OPEN,
     )
-    image_weights: bool = option(False, "draw images of classes that are detected badly more often")
+    image_weights: bool = option(False, "draw images of classes that are detected badly more often", handed_on=False)
     device: str = option(
         "",
         "cpu, GPU number such as 0, several such as 0,1 for one process each, or mps; default: a GPU if there is one",
+        on_resume=OPEN,
     )
-    multi_scale: bool = option(False, "vary the image size by +-50 % from batch to batch")
+    multi_scale: bool = option(False, "vary the image size by +-50 % from batch to batch", handed_on=False)
     single_cls: bool = option(False, "treat all classes as one")
-    optimizer: str = option("SGD", "optimizer", choices=["SGD", "Adam", "AdamW"])
-    sync_bn: bool = option(False, "batch norm over the batches of all GPUs; needs torchrun or several devices")
+    optimizer: str = option("SGD", "optimizer", choices=["SGD", "Adam", "AdamW"], handed_on=False)
+    sync_bn: bool = option(
+        False, "batch norm over the batches of all GPUs; needs torchrun or several devices", handed_on=False
+    )
     amp: str = option(
         "auto",
         "mixed precision: on (float16 on GPUs, bfloat16 on CPUs), off, a type, or auto: on with CUDA",
         choices=["auto", "on", "off", "float16", "bfloat16"],
     )
-    compile: bool = option(False, "have torch.compile make kernels for the model, which takes minutes at first")
-    workers: int = option(8, "most data loading processes, of each training process")
-    project: str = option(str(ROOT / "runs/train"), "folder of the runs; runs/evolve by default with --evolve")
-    name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken; cfg = that of the --cfg file")
-    exist_ok: bool = option(False, "write into the run folder even if it exists")
-    quad: bool = option(False, "make one image of four: twice the size, a quarter of the batch")
-    cos_lr: bool = option(False, "cosine instead of linear decay of the learning rate")
-    label_smoothing: float = option(0.0, "label smoothing epsilon")
-    patience: int = option(100, "stop after this many epochs without a better fitness; 0 = never")
-    freeze: list[int] = option([0], "layers to freeze: one number n = the first n, several = exactly those", nargs="+")
-    save_period: int = option(-1, "also save epoch<N>.pt every this many epochs; below 1 = off")
+    compile: bool = option(
+        False, "have torch.compile make kernels for the model, which takes minutes at first", handed_on=False
+    )
+    workers: int = option(8, "most data loading processes, of each training process", on_resume=OPEN)
+    project: str = option(
+        str(ROOT / "runs/train"),
+        "folder of the runs; runs/evolve by default with --evolve",
+        on_resume=FOLDER,
+        path=True,
+        handed_on=False,
+    )
+    name: str = option(
+        "exp",
+        "name of this run; exp, exp2, exp3, ... when taken; cfg = that of the --cfg file",
+        on_resume=FOLDER,
+        handed_on=False,
+    )
+    exist_ok: bool = option(False, "write into the run folder even if it exists", on_resume=FOLDER, handed_on=False)
+    quad: bool = option(False, "make one image of four: twice the size, a quarter of the batch", handed_on=False)
+    cos_lr: bool = option(False, "cosine instead of linear decay of the learning rate", handed_on=False)
+    label_smoothing: float = option(0.0, "label smoothing epsilon", handed_on=False)
+    patience: int = option(100, "stop after this many epochs without a better fitness; 0 = never", handed_on=False)
+    freeze: list[int] = option(
+        [0], "layers to freeze: one number n = the first n, several = exactly those", nargs="+", handed_on=False
+    )
+    save_period: int = option(
+        -1, "also save epoch<N>.pt every this many epochs; below 1 = off", on_resume=OPEN, handed_on=False
+    )
     seed: int = option(0, "seed of all random numbers")
-    local_rank: int = option(-1, "given by launchers older than torchrun; must agree with LOCAL_RANK", "--local_rank")
+    local_rank: int = option(
+        -1,
+        "given by launchers older than torchrun; must agree with LOCAL_RANK",
+        "--local_rank",
+        on_resume=CALL,
+        handed_on=False,
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
