@@ -126,7 +126,7 @@ class Detector:
             options.agnostic_nms,
         )
         if self.model.pt:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model.to(memory_format=torch.channels_last)
         self.names = self.model.names
         self.image_size = self.model.image_size(options.imgsz)
         unknown = [index for index in options.classes or () if index not in self.names]

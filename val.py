@@ -147,7 +147,7 @@ def open_model(options: ValOptions, data: dict[str, Any]) -> tuple[Any, dict[int
             f"{weights} knows {len(model.names)} classes but {options.data} has {data['nc']}: "
             "validate with the data set that the model was trained on"
         )
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     return model, model.names
 
 

@@ -73,7 +73,9 @@ def responsive_checkpoint(folder: Path, name: str, split: Any, imgsz: int) -> Pa
     return file
 
 
-def training_state(cfg: str, names: list[str], image_size: int, batch_size: int, batches: int) -> Any:
+def training_state(
+    cfg: str, names: list[str], image_size: int, batch_size: int, batches: int, device: Any = None, amp: str = "off"
+) -> Any:
     """Model, optimizer, moving average and loss of an epoch of ``batches``, as train.py builds them."""
     import torch
 
@@ -83,11 +85,12 @@ def training_state(cfg: str, names: list[str], image_size: int, batch_size: int,
 
     torch.manual_seed(0)
     hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
-    model: Any = DetectionModel(cfg, nc=len(names))
+    device = device or torch.device("cpu")
+    model: Any = DetectionModel(cfg, nc=len(names)).to(device)
     scale_gains(hyp, model.model[-1].nl, len(names), image_size, 0.0)
     model.hyp, model.names, model.nc = hyp, names, len(names)
-    chosen = build(TrainOptions, batch_size=batch_size, epochs=1, amp="off")
-    known = {"callbacks": Callbacks(), "device": torch.device("cpu"), "image_size": image_size, "grid_size": 32}
+    chosen = build(TrainOptions, batch_size=batch_size, epochs=1, amp=amp)
+    known = {"callbacks": Callbacks(), "device": device, "image_size": image_size, "grid_size": 32}
     state = build_state(model, chosen, hyp, [None] * batches, **known)
     state.warmup_batches = 0
     return state

@@ -19,6 +19,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,8 @@ class LoopProcess:
 
     def __init__(self, options: TrainingOptions, plain: bool) -> None:
         """Start it."""
-        self._pool = ProcessPoolExecutor(1, initializer=self._begin, initargs=(options, plain))
+        context = get_context("spawn")  # a fork of a process that has used a GPU cannot
+        self._pool = ProcessPoolExecutor(1, context, initializer=self._begin, initargs=(options, plain))
         self.seconds: dict[str, list[float]] = {}
 
     @classmethod

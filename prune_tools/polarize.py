@@ -137,8 +137,8 @@ class Polarizer:
         self.held = False  # whether it may not grow at present
 
     def observe(self) -> None:
-        """Take in the gradients of an optimizer step, before the step; those that overflowed say nothing."""
-        self.saliency += self.gammas.saliency().nan_to_num(nan=0.0, posinf=0.0)
+        """Take in the gradients of an optimizer step, before the step."""
+        self.saliency += self.gammas.saliency()
 
     @property
     def done(self) -> float:
@@ -147,11 +147,8 @@ class Polarizer:
         done = min(max((self.progress - start) / (end - start), 0.0), 1.0)
         return 1 - (1 - done) ** 3
 
-    def step(self, batches: int, moves: torch.Tensor | float = 1.0) -> None:
-        """After an optimizer step that applied ``batches`` batches: choose further channels, shrink the chosen ones.
-
-        ``moves`` is 0 where mixed precision has skipped the step: then nothing shrinks.
-        """
+    def step(self, batches: int) -> None:
+        """After an optimizer step that applied ``batches`` batches: choose further channels, shrink the chosen ones."""
         self.passed += batches / self.batches
         if not self.held or self.passed - self.progress > LONGEST_HOLD * self.epochs:
             self.progress += batches / self.batches
@@ -164,7 +161,7 @@ class Polarizer:
             # Those that are about zero already would have no push of their own against what the optimizer gives back
             distance = magnitudes.clamp(min=LEAST_DISTANCE * magnitudes.mean())
             self.speed[new] = distance[new] / (FALL * self.batches)
-        self.gammas.shrink(self.speed * self.chosen * batches * moves)
+        self.gammas.shrink(self.speed * self.chosen * batches)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""

@@ -76,6 +76,7 @@ class SparsityPenalty:
         self.best_map, self.verdict = 0.0, ""
         self.polarizer: Polarizer | None = None
         self.batches = 0  # that the optimizer step under way applies
+        self.skipped = False  # whether that step does nothing
         self.share = 0.0  # of small gammas in the averaged model, after the latest epoch
         self.state: TrainingState
         self.gammas: ChannelGammas
@@ -116,7 +117,10 @@ class SparsityPenalty:
         LOGGER.info(f"Sparse training: {self.gammas.count} channels of {len(self.gammas.norms)} layers, {self._how()}")
 
     def on_before_optimizer_step(self, state: TrainingState) -> None:
-        """Add the penalty's part of the gradients; rate 0 leaves them untouched."""
+        """Add the penalty's part of the gradients; rate 0 leaves them untouched, and so does a step to be skipped."""
+        self.skipped = state.skips_step()
+        if self.skipped:
+            return
         self.batches, rate = state.pending_batches, self._rate_now()
         if self.polarizer is not None:
             self.polarizer.observe()
@@ -128,13 +132,13 @@ class SparsityPenalty:
             self._penalize_offsets(self.settings.sr_beta * self.batches)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Shrink the gammas that the optimizer has just moved; a step that AMP skips does not count."""
-        overflow = getattr(optimizer, "found_inf", None)  # fused optimizers skip by themselves, without asking the GPU
-        moves: Any = 1.0 if overflow is None else (overflow == 0).float()
+        """Shrink the gammas that the optimizer has just moved; a step that loss scaling skips does not count."""
+        if self.skipped:
+            return
         if self.polarizer is not None:
-            self.polarizer.step(self.batches, moves)
+            self.polarizer.step(self.batches)
         elif self._rate_now():
-            self.gammas.shrink(self._rate_now() * self.batches * mobility(optimizer) * moves)
+            self.gammas.shrink(self._rate_now() * self.batches * mobility(optimizer))
 
     @torch.no_grad()
     def on_train_epoch_end(self, epoch: int) -> None:

@@ -300,7 +300,7 @@ class Survey:
             if any(len(plan.removed(group)) for group in self.groups):
                 pruning.repair(network, self.options, self._repair, self._recording)
             fused = deepcopy(network).fuse()
-            fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            fused.to(memory_format=torch.channels_last)
             metrics, _, _ = val.run(
                 self.data, model=fused, dataloader=batches, save_dir=self.folder, plots=False,
                 **val_options(self.options),

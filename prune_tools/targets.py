@@ -20,6 +20,7 @@ from prune_tools.plan import Limits, Plan, keep_largest
 from utils.errors import InputError
 
 TOLERANCE = 0.02  # share of a target by which it may be missed before the log says so
+FIXED_SHARE = 0.7  # of the whole network's time: if the narrowest one takes more, its width is not what costs time
 MOST_MEASUREMENTS = 12  # of a search by time
 DOUBT_AFTER = 3  # networks in a row that are too fast: then the one that was too slow is measured again
 COST_EXPONENT = 1.0  # see RemovalPath
@@ -184,7 +185,7 @@ class TargetPlanner:
         if target.quantity != "latency":
             path = self._path(target.quantity)
             budget = target.budget(path.costs[0])
-            self._check_reachable(target, budget, path.costs[-1])
+            self._check_reachable(target, budget, path.costs[-1], path.costs[0])
             plan = self._plan(path.within(budget))
             reached = self.costs.of_plan(plan)[target.quantity]
             present = path.costs[0]
@@ -194,13 +195,21 @@ class TargetPlanner:
         plan.goal = self._summary(target, plan, reached, budget, present)
         return plan
 
-    def _check_reachable(self, target: Target, budget: float, least: float) -> None:
-        if least > budget:
-            raise InputError(
-                f"{target.flag} {readable(target.quantity, budget)} cannot be reached: the least possible with "
-                f"--min-channels {self.limits.min_channels}, --round-to {self.limits.round_to} and --max-layer-ratio "
-                f"{self.limits.max_layer_ratio:g} is {readable(target.quantity, least)}"
+    def _check_reachable(self, target: Target, budget: float, least: float, present: float) -> None:
+        if least <= budget:
+            return
+        message = (
+            f"{target.flag} {readable(target.quantity, budget)} cannot be reached: the least possible with "
+            f"--min-channels {self.limits.min_channels}, --round-to {self.limits.round_to} and --max-layer-ratio "
+            f"{self.limits.max_layer_ratio:g} is {readable(target.quantity, least)}"
+        )
+        if target.quantity == "latency" and least > FIXED_SHARE * present:
+            message += (
+                f", and the whole network takes {readable(target.quantity, present)}: for one image here, starting the "
+                "operations takes most of the time, and fewer channels save little of it. Measure on the machine that "
+                "the network is for, or give --target-flops"
             )
+        raise InputError(message)
 
     def _search(
         self, target: Target, measure: Callable[[Plan], tuple[float, float]]
@@ -221,7 +230,7 @@ class TargetPlanner:
             low, too_slow, successes = float(path.costs[-1]), [float(path.costs[0])], 0  # what has been judged so
             best, milliseconds, present = timed(low)
             budget = target.budget(present)
-            self._check_reachable(target, budget, milliseconds)
+            self._check_reachable(target, budget, milliseconds, present)
             for _ in range(MOST_MEASUREMENTS - 1):
                 if milliseconds >= budget * (1 - TOLERANCE):
                     break

@@ -1,10 +1,21 @@
-"""What several tests share: a small drawn data set, and the folder of reference material where there is one."""
+"""What several tests share: a small drawn data set, and the folder of reference material where there is one.
+
+The tests compute on the CPU on every machine, so that they mean the same everywhere: a GPU is hidden from them and from
+the commands that they start. Those of tests/gpu are about GPUs; tests/test_gpu.py runs them where there is one.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+GPU_OPTION = "--gpu"
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+HIDDEN_GPUS = os.environ.get(VISIBLE_GPUS)  # as it was, for the tests that want one
+if GPU_OPTION not in sys.argv:
+    os.environ[VISIBLE_GPUS] = ""  # before torch looks
 
 import cv2
 import numpy as np
@@ -17,6 +28,16 @@ from utils.log import LOGGER
 
 TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # height, width
 TINY_COLOURS = ((40, 60, 220), (220, 120, 40))  # BGR of class 0, a disc, and class 1, a square
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that lets tests see a GPU."""
+    parser.addoption(GPU_OPTION, action="store_true", help="do not hide the GPU; for tests/gpu, which need one")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave tests/gpu to those who ask for it."""
+    return True if collection_path.name == "gpu" and not config.getoption(GPU_OPTION) else None
 
 
 @pytest.fixture(scope="session", autouse=True)

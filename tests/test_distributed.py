@@ -22,6 +22,7 @@ from utils.config import TrainOptions, build
 from utils.distributed import World, check_options, current_world, device_of_rank, launch, plain_norms
 from utils.errors import InputError
 from utils.files import ROOT
+from utils.log import LOGGER
 
 TOLERANCE = 1e-6  # of weights of about 1: sums over two ranks are rounded in another order
 
@@ -192,8 +193,6 @@ def test_what_several_processes_cannot_do(second_of_two, changes, message):
 
 
 def test_what_a_single_process_cannot_do():
-    with pytest.raises(InputError, match="--sync-bn joins the batch norms of several GPUs"):
-        check_options(build(TrainOptions, sync_bn=True), World())
     with pytest.raises(InputError, match="not set: start with torchrun"):
         check_options(build(TrainOptions, local_rank=0), World())
 
@@ -219,6 +218,14 @@ def test_a_list_with_a_missing_device_is_refused_before_anything_starts(monkeypa
 
 
 # -- synchronised batch norm ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [World(), World(rank=0, local_rank=0, size=1, local_size=1)])
+def test_a_single_process_has_nothing_to_synchronise(world, caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    with caplog.at_level("INFO", LOGGER.name):
+        check_options(build(TrainOptions, sync_bn=True, local_rank=world.local_rank), world)
+    assert "--sync-bn has nothing to join" in caplog.text
 
 
 def test_saved_models_have_ordinary_batch_norms():

@@ -211,6 +211,14 @@ def test_latency_that_is_out_of_reach(parts):
     assert machine.calls == 1
 
 
+@pytest.mark.parametrize(("fixed", "said"), [(0.1, False), (500.0, True)])
+def test_where_width_costs_no_time_it_is_said(parts, fixed, said):
+    machine = FakeMachine(parts[2], fixed=fixed)
+    with pytest.raises(InputError, match=r"--target-latency .* cannot be reached") as caught:
+        TargetPlanner(*parts).plan(Target("latency", 1e-3, relative=False), machine.measure)
+    assert ("fewer channels save little of it" in str(caught.value)) == said
+
+
 def test_scores_of_equal_value_are_cut_from_the_end(parts):
     groups, _, costs = parts
     scores = {group.name: torch.ones(group.size) for group in groups}

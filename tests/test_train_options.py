@@ -262,9 +262,9 @@ def test_compile(bench, monkeypatch):
         bench.options(compile=True, rect=True)
 
 
-def test_sync_bn(bench):
-    with pytest.raises(InputError, match="torchrun"):  # tests/test_distributed.py tries what it does
-        bench.run(sync_bn=True)
+def test_sync_bn_in_one_process_changes_nothing(bench):
+    plain, joined = (bench.prepared(sync_bn=chosen).state.forward for chosen in (False, True))
+    assert [type(module) for module in joined.modules()] == [type(module) for module in plain.modules()]
 
 
 def test_image_weights(bench):

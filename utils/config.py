@@ -230,7 +230,7 @@ class TrainOptions:
     single_cls: bool = option(False, "treat all classes as one")
     optimizer: str = option("SGD", "optimizer", choices=["SGD", "Adam", "AdamW"], handed_on=False)
     sync_bn: bool = option(
-        False, "batch norm over the batches of all GPUs; needs torchrun or several devices", handed_on=False
+        False, "batch norm over the batches of all GPUs, with torchrun or several devices", handed_on=False
     )
     amp: str = option(
         "auto",

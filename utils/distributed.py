@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.config import TrainOptions
 from utils.errors import InputError
-from utils.log import setup_logging
+from utils.log import LOGGER, setup_logging
 
 PATIENCE = timedelta(hours=12)  # the other ranks wait for the first one while it validates
 Result = TypeVar("Result")
@@ -129,7 +129,7 @@ def check_options(options: TrainOptions, world: World) -> None:
             f"{world.local_rank if world.rank >= 0 else 'not set'}: start with torchrun --nproc_per_node N"
         )
     if options.sync_bn and world.size == 1:
-        raise InputError("--sync-bn joins the batch norms of several GPUs: start with torchrun --nproc_per_node N")
+        LOGGER.info("--sync-bn has nothing to join: the batch norms of a single process see the whole batch")
     if world.rank < 0:
         return
     for flag, chosen in (("--evolve", options.evolve), ("--image-weights", options.image_weights)):
@@ -147,11 +147,12 @@ def check_options(options: TrainOptions, world: World) -> None:
 def parallel(model: nn.Module, device: torch.device, sync_bn: bool = False) -> nn.Module:
     """What to call instead of ``model``: itself alone, or a wrapper that averages the gradients of all ranks.
 
-    ``sync_bn`` computes batch norms over the batches of all ranks; the layers of ``model`` are replaced.
+    ``sync_bn`` computes batch norms over the batches of all ranks; where there are several, the layers of ``model`` are
+    replaced.
     """
     if not in_group():
         return model
-    if sync_bn:
+    if sync_bn and ranks()[1] > 1:
         if device.type != "cuda":
             raise InputError("--sync-bn works on GPUs only: leave it out")
         nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -10,6 +10,7 @@
             unscale, clip to norm 10
             on_before_optimizer_step(state)                      plug-ins may change the true gradients here
             step, optimizer_step(), on_before_zero_grad(), zero the gradients, EMA
+                                                                 (no step and no EMA if the loss scale has overflowed)
         on_train_batch_end(...)                                  (on the first rank)
 """
 
@@ -30,7 +31,7 @@ from tqdm import tqdm
 from utils.distributed import average, from_first, local_gradients
 from utils.errors import InputError
 from utils.log import LOGGER
-from utils.optim import FUSED_DEVICES
+from utils.optim import FUSED_DEVICES, overflow_flag
 from utils.state import TrainingState
 
 MAX_GRADIENT_NORM = 10.0
@@ -74,8 +75,12 @@ def prepare_images(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def optimizer_step(state: TrainingState, batch_index: int) -> None:
-    """Apply the accumulated gradients: unscale, clip, let plug-ins act on them, step, follow with the EMA."""
+    """Apply the accumulated gradients: unscale, clip, let plug-ins act on them, step, follow with the EMA.
+
+    Gradients that have overflowed are dropped, and weights, optimizer and EMA stay as they are.
+    """
     state.scaler.unscale_(state.optimizer)
+    state.overflow = overflow_flag(state.scaler, state.optimizer)
     joined = True if state.device.type in FUSED_DEVICES else None  # all gradients at once, else where torch thinks fit
     nn.utils.clip_grad_norm_(state.model.parameters(), max_norm=MAX_GRADIENT_NORM, foreach=joined)
     state.callbacks.run("on_before_optimizer_step", state)
@@ -84,7 +89,7 @@ def optimizer_step(state: TrainingState, batch_index: int) -> None:
     state.callbacks.run("optimizer_step")
     state.callbacks.run("on_before_zero_grad")
     state.optimizer.zero_grad(set_to_none=True)
-    state.ema.update(state.model)
+    state.ema.update(state.model, state.overflow)
     state.last_step, state.pending_batches = batch_index, 0
 
 

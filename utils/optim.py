@@ -65,6 +65,7 @@ def smart_optimizer(
         decay: weight decay of group 1; the others have none.
 
     The fused kernels of torch update all parameters in one pass, where there are any for the optimizer and the device.
+    A step that loss scaling skips leaves no trace in any of them.
 
     Raises:
         InputError: another ``name``.
@@ -81,6 +82,7 @@ def smart_optimizer(
     groups = parameter_groups(model)
     decays = {BIASES: 0.0, DECAYED: decay, NORMS: 0.0}
     optimizer = makers[name]([{"params": groups[index], "weight_decay": decays[index]} for index in decays])
+    _start_momentum(optimizer)
     LOGGER.info(
         f"Optimizer: {name}, lr {lr:g}; {len(groups[DECAYED])} weights with decay {decay:g}, "
         f"{len(groups[NORMS])} norm weights, {len(groups[BIASES])} biases"
@@ -95,6 +97,33 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
     ]
     groups = [{**group, **kernel} for group, kernel in zip(saved["param_groups"], kernels, strict=True)]
     optimizer.load_state_dict({**saved, "param_groups": groups})
+    _start_momentum(optimizer)
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD's fused kernel momentum buffers of zeros, in place of those that it would make in its first step.
+
+    That kernel allocates them without a value and, when the loss scale has overflowed, returns before it writes to
+    them: every later step would add what was in that memory. From zeros the first step is the published one.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["fused"] and group["momentum"] else ():
+            state = optimizer.state[parameter]
+            if parameter.requires_grad and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def overflow_flag(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
+    """A scalar on the device, above 0 if the unscaled gradients have overflowed and ``scaler`` skips the step.
+
+    None if ``scaler`` is switched off. Reading the value makes the host wait for the device.
+    """
+    if not scaler.is_enabled():
+        return None
+    flags = scaler._found_inf_per_device(optimizer)  # there is no public way to it before the step
+    return torch.stack([*flags.values()]).sum()
 
 
 def linear_schedule(lrf: float, epochs: int) -> Callable[[float], float]:
@@ -107,7 +136,10 @@ def one_cycle(y1: float = 0.0, y2: float = 1.0, steps: int = 100) -> Callable[[f
     return lambda step: y1 + (y2 - y1) * (1 - math.cos(math.pi * step / steps)) / 2
 
 
-def _ramped_decay(decay: float, tau: float, updates: int) -> float:
+def _ramped_decay(decay: float, tau: float, updates: Any) -> Any:
+    """The decay after ``updates`` updates, a number or a tensor."""
+    if isinstance(updates, torch.Tensor):
+        return -decay * torch.expm1(-updates / tau)
     return -decay * math.expm1(-updates / tau)
 
 
@@ -144,26 +176,37 @@ class ModelEMA:
 
     Attributes:
         ema: the averaged model, in eval mode and without gradients.
-        updates: how many updates it has had.
-        decay: callable, the decay after that many updates.
+        decay: callable, the decay after a number of updates.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.9999, tau: float = 2000, updates: int = 0) -> None:
         """Start the average at the present weights of ``model``."""
         self.ema = copy.deepcopy(de_parallel(model)).eval().requires_grad_(False)
-        self.updates = updates
+        self._updates: int | torch.Tensor = updates  # a tensor on the device while steps may be skipped there
         self._places: tuple[_Places, _Places] | None = None  # of the average and of the model
-        self.decay: Callable[[int], float]
+        self.decay: Callable[[Any], Any]
         self.set_decay(decay, tau)
 
     def set_decay(self, decay: float, tau: float) -> None:
         """Let the average keep ``decay`` of itself at each update, with a ramp of ``tau`` updates at its start."""
         self.decay = functools.partial(_ramped_decay, decay, tau)
 
+    @property
+    def updates(self) -> int:
+        """Number of updates so far, skipped ones left out."""
+        return int(self._updates)
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        self._updates = count
+
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards ``model``; call it after each optimizer step."""
-        self.updates += 1
+    def update(self, model: nn.Module, overflow: torch.Tensor | None = None) -> None:
+        """Move the average towards ``model``; call it after each optimizer step.
+
+        Nothing changes if ``overflow``, a scalar on the device, is above 0: the optimizer has skipped that step. The
+        host does not wait for its value.
+        """
         model = de_parallel(model)
         if self._places is None or not (self._places[0].hold(self.ema) and self._places[1].hold(model)):
             self._places = _Places(self.ema), _Places(model)
@@ -176,7 +219,16 @@ class ModelEMA:
             targets.append(
                 target if target.dtype == value.dtype and target.device == value.device else target.to(value)
             )
-        torch._foreach_lerp_(averaged, targets, 1 - self.decay(self.updates))
+        if overflow is None:
+            self._updates += 1
+            torch._foreach_lerp_(averaged, targets, 1 - self.decay(self.updates))
+            return
+        taken = (overflow == 0).double()  # 1 or 0
+        self._updates = self._updates + taken
+        weight = (1 - self.decay(self._updates)) * taken
+        steps = torch._foreach_sub(targets, averaged)
+        torch._foreach_mul_(steps, weight.float())
+        torch._foreach_add_(averaged, steps)
 
     def update_attr(
         self, model: nn.Module, include: Iterable[str] = (), exclude: Iterable[str] = ("process_group", "reducer")

@@ -55,6 +55,7 @@ class TrainingState:
     epoch: int = 0
     last_step: int = -1  # global batch index of the last optimizer step
     pending_batches: int = 0  # batches whose gradients the next optimizer step will apply
+    overflow: torch.Tensor | None = None  # see optim.overflow_flag; of the latest optimizer step
     accumulate: int = field(init=False)
     warmup_batches: int = field(init=False)
 
@@ -67,6 +68,13 @@ class TrainingState:
     def mixed_precision(self) -> bool:
         """Whether the forward pass runs under autocast."""
         return self.autocast_dtype is not None
+
+    def skips_step(self) -> bool:
+        """True from ``on_before_optimizer_step`` on if the loss scale has overflowed, so that the step does nothing.
+
+        Plug-ins that keep count of steps ask for it; it makes the host wait for the device.
+        """
+        return self.overflow is not None and bool(self.overflow > 0)
 
     @property
     def loss_factor(self) -> int:
@@ -111,7 +119,7 @@ def build_state(
     epochs, device = options.epochs, known["device"]
     schedule = one_cycle(1, hyp["lrf"], epochs) if options.cos_lr else linear_schedule(hyp["lrf"], epochs)
     precision = autocast_dtype(options.amp, device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     average = ModelEMA(model)
     for module in model.modules():
         if isinstance(module, nn.SiLU | nn.Hardswish):
