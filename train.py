@@ -106,7 +106,7 @@ class Trainer:
         if options.resume and checkpoint is not None:
             self._restore(checkpoint)
         elif self.world.is_main:
-            self._study_labels(model)
+            self._study_labels(model, checkpoint)
         self.state.forward = parallel(model, self.device, options.sync_bn)
         if options.compile:
             compile_model(model)
@@ -158,15 +158,20 @@ class Trainer:
             trim_results(self.loggers.csv, self.start_epoch)
             self.loggers.first_epoch = self.start_epoch
 
-    def _study_labels(self, model: torch.nn.Module) -> None:
-        """Adapt the anchors to the labels, and draw what the labels are like."""
+    def _study_labels(self, model: Any, checkpoint: dict[str, Any] | None) -> None:
+        """Adapt the anchors to the labels, unless they are to stay, and draw what the labels are like."""
         import numpy as np
 
+        from models.transfer import has_head_of
         from utils.autoanchor import check_anchors
         from utils.plots import plot_labels
 
         if not self.options.noautoanchor:
-            check_anchors(self.dataset, model, self.hyp["anchor_t"], self.image_size, self.options.seed)
+            trained = checkpoint is not None and has_head_of(model, checkpoint["model"])
+            replace = not (trained and self.options.keeps_anchors)
+            place = self.hyp["anchor_t"], self.image_size, self.options.seed
+            check_anchors(self.dataset, model, *place, replace=replace)
+            self.state.ema.ema.model[-1].anchors.copy_(model.model[-1].anchors)  # type: ignore[union-attr, index]
         if not self.options.noplots:
             plot_labels(np.concatenate(self.dataset.labels, 0), self.names, self.folder.path)
 

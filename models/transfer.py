@@ -37,7 +37,7 @@ def build_model(
         raise InputError(f"{options.weights} is a pruned model whose widths {cfg} does not have: leave out --cfg")
     channels_in = source.yaml.get("ch", 3)
     model = DetectionModel(cfg or source.yaml, ch=channels_in, nc=class_count, anchors=hyp.get("anchors"))
-    new_anchors = (options.cfg or hyp.get("anchors")) and not options.resume
+    new_anchors = _takes_new_anchors(options, hyp, model, source)
     state = source.state_dict()
     copied, total = copy_matching(state, model, exclude=["anchor"] if new_anchors else [])
     LOGGER.info(f"Transferred {copied}/{total} items from {options.weights}")
@@ -46,6 +46,35 @@ def build_model(
             f"no weight of {options.weights} fits {cfg}: choose the configuration that it was trained with"
         )
     return model
+
+
+def _takes_new_anchors(
+    options: TrainOptions, hyp: dict[str, Any], model: DetectionModel, source: DetectionModel
+) -> bool:
+    """Whether the anchors are those of the configuration; if not, they come with the weights.
+
+    As in v6.2 they are with --cfg or anchors among the hyperparameters. Runs that go on with a trained head keep the
+    anchors that its outputs mean.
+    """
+    if options.resume:
+        return False
+    kept = options.keeps_anchors and _same_outputs(model, source)
+    return bool(hyp.get("anchors") or (options.cfg and not kept))
+
+
+def _same_outputs(model: DetectionModel, source: DetectionModel) -> bool:
+    """Whether the two heads have as many levels, anchors and classes."""
+    ours, theirs = model.model[-1], source.model[-1]
+    return all(getattr(ours, name) == getattr(theirs, name) for name in ("nl", "na", "nc"))
+
+
+def has_head_of(model: DetectionModel, source: DetectionModel) -> bool:
+    """Whether the head of ``model`` has as many outputs as that of ``source`` and means the same anchors by them."""
+    if not _same_outputs(model, source):
+        return False
+    head: Any = model.model[-1]
+    trained: Any = source.model[-1]
+    return torch.equal(head.anchors.cpu().float(), trained.anchors.cpu().float())
 
 
 def freeze_layers(model: torch.nn.Module, layers: list[int]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from utils.config import FOLDER, OPEN, TrainOptions, option
 from utils.errors import InputError
@@ -89,6 +89,8 @@ PUBLISHED = "v6.2"  # the recipe for hyperparameters that were made for YOLOv5's
 @dataclass
 class RecipeOptions(TrainOptions):
     """Options of train.py, those that a recipe decides left open, and the teacher's."""
+
+    keeps_anchors: ClassVar[bool] = True
 
     hyp: str = option("", "hyperparameter YAML; default: the recipe's", on_resume=FOLDER, path=True, handed_on=False)
     optimizer: str = option("", "optimizer; default: the recipe's", choices=["SGD", "Adam", "AdamW"], handed_on=False)

@@ -40,11 +40,13 @@ def anchor_fit(anchors: NDArray, sizes: NDArray, thr: float) -> tuple[float, flo
     return reached.any(1).float().mean().item(), reached.sum(1).float().mean().item()
 
 
-def check_anchors(dataset: Any, model: Any, thr: float = 4.0, imgsz: int = 640, seed: int = 0) -> None:
+def check_anchors(
+    dataset: Any, model: Any, thr: float = 4.0, imgsz: int = 640, seed: int = 0, replace: bool = True
+) -> None:
     """Replace the anchors of ``model``, in place, if too few labels of ``dataset`` are within a factor ``thr`` of any.
 
     ``dataset`` has ``shapes`` (images, 2: width, height) and ``labels`` (a list of (n_i, 5), normalised). Recall above
-    .98 keeps the anchors, and so does a search that finds none better.
+    .98 keeps the anchors, and so does a search that finds none better. Without ``replace`` it only says how they fit.
     """
     head = getattr(model, "module", model).model[-1]
     prefix, generator = colorstr("AutoAnchor: "), np.random.default_rng(seed)
@@ -58,6 +60,12 @@ def check_anchors(dataset: Any, model: Any, thr: float = 4.0, imgsz: int = 640, 
     finding = f"{prefix}{matches:.2f} anchors/target, {recall:.3f} Best Possible Recall (BPR)"
     if recall > KEEP_RECALL:
         LOGGER.info(f"{finding}: the anchors fit this data set")
+        return
+    if not replace:
+        LOGGER.warning(
+            f"WARNING: {finding}: the anchors fit this data set poorly at {imgsz} pixels, but they stay, as the model "
+            "was trained with them; train with the --imgsz of its training, or train.py anew with other anchors"
+        )
         return
     LOGGER.info(f"{finding}: the anchors fit this data set poorly, looking for better ones...")
     found = kmean_anchors(dataset, n=len(current), img_size=imgsz, thr=thr, gen=1000, verbose=False, seed=seed)

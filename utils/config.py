@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from utils.errors import InputError
 from utils.files import ROOT, read_yaml
@@ -164,6 +164,8 @@ def check_thresholds(confidence: float, iou: float) -> None:
 @dataclass
 class TrainOptions:
     """Options of train.py; train_sparity.py and finetune.py add theirs."""
+
+    keeps_anchors: ClassVar[bool] = False  # whether a trained head goes on with its anchors, however they fit
 
     weights: str = option(
         str(ROOT / "yolov5s.pt"),
