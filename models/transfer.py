@@ -11,7 +11,7 @@ from utils.checkpoint import copy_matching
 from utils.checks import check_file
 from utils.config import TrainOptions
 from utils.errors import InputError
-from utils.files import read_yaml
+from utils.files import read_yaml_mapping
 from utils.log import LOGGER
 
 
@@ -33,7 +33,7 @@ def build_model(
 
     source = checkpoint["model"].float()
     pruned = source.yaml.get("channels")
-    if cfg and pruned and read_yaml(cfg).get("channels") != pruned:
+    if cfg and pruned and read_yaml_mapping(cfg).get("channels") != pruned:
         raise InputError(f"{options.weights} is a pruned model whose widths {cfg} does not have: leave out --cfg")
     channels_in = source.yaml.get("ch", 3)
     model = DetectionModel(cfg or source.yaml, ch=channels_in, nc=class_count, anchors=hyp.get("anchors"))

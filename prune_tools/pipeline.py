@@ -23,7 +23,7 @@ from prune_tools.train_sparity import SparseOptions
 from utils.cli import run_command, show_arguments
 from utils.config import TrainOptions, build, parse, to_dict
 from utils.errors import InputError
-from utils.files import increment_path, make_folder, read_yaml, write_yaml
+from utils.files import increment_path, make_folder, read_yaml_mapping, write_yaml
 from utils.log import LOGGER, colorstr
 
 STEPS = ("base", "sparse", "pruned", "finetuned")  # of one round; earlier rounds have steps of their own
@@ -54,7 +54,7 @@ class Pipeline:
         self.places: dict[str, Path] = {}  # folder of each step
         self.record: dict[str, Any] = {}
         if (self.folder / RECORD).is_file():
-            self.record = read_yaml(self.folder / RECORD) or {}
+            self.record = read_yaml_mapping(self.folder / RECORD)
 
     def run(self) -> dict[str, Path]:
         """Run what is not finished; returns the checkpoint of each step."""

@@ -19,7 +19,7 @@ from prune_tools.pipeline_options import PipelineOptions
 from prune_tools.report import Report, layer_widths
 from prune_tools.train_sparity import SparseOptions
 from utils.config import TrainOptions, command_line, to_dict
-from utils.files import read_yaml
+from utils.files import read_yaml_mapping
 
 
 def report_of(
@@ -66,7 +66,7 @@ def _commands(step: str, folder: Path, hyp: str) -> list[str]:
 
 def _training(script: str, options_class: type, folder: Path, hyp: str) -> str:
     """The command of a training, from the options that it has recorded; these hold the content of the file ``hyp``."""
-    values = read_yaml(folder / "opt.yaml") | {"resume": None, "exist_ok": None, "hyp": hyp or None}
+    values = read_yaml_mapping(folder / "opt.yaml") | {"resume": None, "exist_ok": None, "hyp": hyp or None}
     return command_line(script, options_class, values)
 
 

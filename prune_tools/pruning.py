@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.config import as_list, build, check_thresholds, option
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT, read_yaml
+from utils.files import ROOT, read_yaml_mapping
 from utils.log import LOGGER
 
 if TYPE_CHECKING:
@@ -80,8 +80,11 @@ def newest_sparse_run(folder: Path) -> Path:
     found = []
     for file in folder.glob("*/weights/best.pt"):
         record = file.parents[1] / "opt.yaml"
-        if record.is_file() and (read_yaml(record) or {}).get("sr") is not None:
-            found.append(file)
+        try:
+            if record.is_file() and read_yaml_mapping(record).get("sr") is not None:
+                found.append(file)
+        except InputError as error:
+            LOGGER.warning(f"{file} is passed over: {error}")
     if not found:
         raise MissingFileError(
             f"no sparse training below {folder}: run prune_tools/train_sparity.py, or name a checkpoint with --weights"
@@ -105,9 +108,7 @@ def check_architecture(model: DetectionModel, cfg: str, checkpoint: str) -> None
     from models.yolo import DetectionModel
     from utils.checks import check_file
 
-    described = read_yaml(check_file(cfg, (".yaml", ".yml")))
-    if not isinstance(described, dict):
-        raise InputError(f"{cfg} is no model configuration: expected a mapping with backbone and head")
+    described = read_yaml_mapping(check_file(cfg, (".yaml", ".yml")))
     classes = model.yaml.get("nc")
     if described.get("nc") != classes:
         LOGGER.info(f"{cfg} has nc={described.get('nc')}, the checkpoint nc={classes}: the checkpoint counts")

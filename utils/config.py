@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml
+from utils.files import ROOT, read_yaml_mapping
 
 Options = TypeVar("Options")
 AUTO_BATCH = -1  # --batch-size that stands for what fits
@@ -307,10 +307,8 @@ def read_hyperparameters(source: str | Path | dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: naming the first key that is missing, unknown, not a number or out of range.
     """
-    values = dict(source) if isinstance(source, dict) else read_yaml(source)
+    values = dict(source) if isinstance(source, dict) else read_yaml_mapping(source)
     place = "the given hyperparameters" if isinstance(source, dict) else str(source)
-    if not isinstance(values, dict):
-        raise InputError(f"{place} is no hyperparameter file: expected 'name: value' lines")
     missing = [name for name in HYPERPARAMETER_RANGES if name not in values]
     if missing:
         raise InputError(f"{place} lacks {', '.join(missing)}: copy them from data/hyps/hyp.scratch-low.yaml")

@@ -1,5 +1,12 @@
 """Errors that a user can cause: their message is one line (what, expected, got, remedy) and needs no traceback."""
 
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+LONGEST_QUOTE = 100  # characters
+
 
 class InputError(ValueError):
     """Something the user gave (a flag, a file, a data set) cannot be used; the commands print it and exit with 1."""
@@ -11,3 +18,26 @@ class OtherClassesError(InputError):
 
 class MissingFileError(InputError, FileNotFoundError):
     """A file or folder that the user named does not exist."""
+
+
+class _Shortener(reprlib.Repr):
+    """``repr`` that looks at no more of a value than it shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 6
+        self.maxstring = self.maxother = 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Numbers of many digits by their length: Python refuses to write out the longest."""
+        return repr(x) if x.bit_length() < 200 else f"a number of {int(x.bit_length() * 0.30103) + 1} digits"
+
+
+_SHORTENER = _Shortener()
+
+
+def short_repr(value: Any) -> str:
+    """``repr(value)`` for a message: on one line and at most LONGEST_QUOTE characters, however large the value is."""
+    text = " ".join(_SHORTENER.repr(value).split())
+    return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 3]}..."

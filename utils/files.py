@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from utils.errors import InputError, MissingFileError
+from utils.errors import InputError, MissingFileError, short_repr
+from utils.yaml_reader import MOST_BYTES, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]  # the folder that holds train.py
 
@@ -91,20 +92,20 @@ def newest_file(folder: Path, pattern: str, remedy: str) -> Path:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Read a YAML file with the safe loader; undecodable bytes are ignored. Raises InputError in one line."""
-    import yaml
-
+    """The plain values of a YAML file, within the limits of utils/yaml_reader.py. Raises InputError in one line."""
     file = Path(path)
     if not file.is_file():
         raise MissingFileError(f"no such YAML file: {file}")
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8", errors="ignore"))
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise InputError(
-            f"{file} is not valid YAML{line}: {getattr(error, 'problem', None) or 'cannot be parsed'}"
-        ) from error
+    with file.open("rb") as stream:
+        return parse_yaml(stream.read(MOST_BYTES + 1), file)
+
+
+def read_yaml_mapping(path: str | Path) -> dict[Any, Any]:
+    """``read_yaml`` for a file that has to hold a mapping. Raises InputError where it holds something else."""
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {short_repr(content)}: expected lines of the kind 'key: value'")
+    return content
 
 
 def write_yaml(path: str | Path, data: Any, header: str = "") -> None:

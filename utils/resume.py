@@ -12,7 +12,7 @@ import torch
 
 from utils.config import TrainOptions, build
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT, atomic_path, newest_file, read_yaml
+from utils.files import ROOT, atomic_path, newest_file, read_yaml_mapping
 from utils.log import LOGGER
 from utils.optim import load_optimizer
 
@@ -35,7 +35,7 @@ def resume_options(options: SomeOptions) -> tuple[SomeOptions, Path]:
     run_folder = checkpoint.resolve().parent.parent
     if not checkpoint.is_file() or not (run_folder / "opt.yaml").is_file():
         raise MissingFileError(f"--resume needs RUN/weights/last.pt beside RUN/opt.yaml, got {checkpoint}")
-    recorded = read_yaml(run_folder / "opt.yaml")
+    recorded = read_yaml_mapping(run_folder / "opt.yaml")
     saved = {key: value for key, value in recorded.items() if key not in ("save_dir", "hyp", *OF_THE_LAUNCHER)}
     for own_option, kind, command in (
         ("sr", "sparse training", "train_sparity"),
