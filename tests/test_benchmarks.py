@@ -61,20 +61,37 @@ def test_validation_is_measured(tiny_dataset, tmp_path, monkeypatch):
     assert all(figure.ours > 0 for figure in figures)
 
 
-def test_detections_are_compared_one_by_one():
-    generator = np.random.default_rng(0)
-    corners = generator.random((400, 4)) * 90 + 10
-    rows = np.concatenate((corners, generator.random((400, 1)), generator.integers(0, 2, (400, 1))), 1)
-    plain = {"a": rows[:200], "b": rows[200:]}
-    noisy = {name: found[::-1] + [0.01, 0, 0, 0.01, 1e-5, 0] for name, found in plain.items()}
-    assert validation.compare_detections(noisy, plain) == "400 detections equal within 1e-04, 0 without counterpart"
-    for column, change in ((0, 1.0), (4, 0.01), (5, 1.0)):
-        wrong = {name: found.copy() for name, found in plain.items()}
-        wrong["a"][:2, column] += change
-        with pytest.raises(InputError, match="4 of 800 detections have no counterpart"):
-            validation.compare_detections(wrong, plain)
-    with pytest.raises(InputError, match="200 of 600"):
-        validation.compare_detections({"a": rows[:200]}, plain)
+def test_the_two_ways_of_validation_must_agree(tiny_dataset, tmp_path):
+    weights = save_colour_detector(tmp_path / "colour.pt")
+
+    def validate(callbacks, more=0.0):
+        keywords = {"imgsz": 128, "workers": 0, "plots": False, "device": "cpu", "project": str(tmp_path)}
+        val.run(str(tiny_dataset), str(weights), conf_thres=0.001 + more, callbacks=callbacks, **keywords)
+
+    same = validation.compare_ways(validate, validate, 128)
+    assert same == "predictions equal within 0e+00, and 1200 detections the same from the same predictions"
+    with pytest.raises(InputError, match="do not agree: other detections in 4 images"):
+        validation.compare_ways(validate, lambda callbacks: validate(callbacks, 0.5), 128)
+
+
+def test_predictions_are_compared_as_numbers():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.rand(2, 50, 7, generator=generator)
+    assert validation.largest_gap([rows, rows], [rows, rows], 100) == 0
+    for column, change in ((0, 20.0), (3, 20.0), (4, 0.2), (6, 0.2), (6, torch.nan)):
+        wrong = rows.clone()
+        wrong[1, 7, column] += change
+        expected = pytest.approx(change / 100 if column < 4 else change, rel=1e-4, nan_ok=True)
+        assert validation.largest_gap([rows, wrong], [rows, rows], 100) == expected
+    assert validation.largest_gap([rows], [rows, rows], 100) == np.inf
+
+
+def test_detections_are_compared_exactly():
+    rows = np.random.default_rng(0).random((20, 6))
+    assert validation.compare_detections({"a": rows, "b": rows[:3]}, {"b": rows[:3], "a": rows}) == 23
+    for wrong in ({"a": rows + 1e-9}, {"a": rows[:19]}, {"a": rows[::-1]}, {"a": rows, "b": rows}, {}):
+        with pytest.raises(InputError, match=r"other detections in 1 images, one is [ab]"):
+            validation.compare_detections({"a": rows}, wrong)
     with pytest.raises(InputError, match="nothing is detected"):
         validation.compare_detections({}, {})
 
