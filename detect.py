@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from utils.cli import run_command, show_arguments
 from utils.config import as_list, build, check_thresholds, option, parse
 from utils.errors import InputError
-from utils.files import ROOT, increment_path, make_folder
+from utils.files import ROOT, make_folder
+from utils.folder_lock import claimed_folder
 from utils.log import LOGGER, colorstr
 from utils.result_files import Writer
 
@@ -294,7 +295,6 @@ def wants_windows(options: DetectOptions, live: bool) -> bool:
 
 def main(options: DetectOptions) -> Path:
     """Detect and write; returns the run folder."""
-    from utils.inputs import open_sources
     from utils.streams import is_stream
 
     show_arguments("detect", options)
@@ -303,7 +303,13 @@ def main(options: DetectOptions) -> Path:
     if options.batch_size > 1 and is_stream(options.source):
         raise InputError("--batch-size is for files: of several streams one frame each is a batch, leave it out")
     detector = Detector(options)
-    folder = increment_path(Path(options.project) / options.name, exist_ok=options.exist_ok)
+    with claimed_folder(Path(options.project) / options.name, options.exist_ok) as folder:
+        return _detect_into(folder, options, detector)
+
+
+def _detect_into(folder: Path, options: DetectOptions, detector: Detector) -> Path:
+    from utils.inputs import open_sources
+
     sources = open_sources(
         options.source, folder / "downloads", img_size=detector.image_size, stride=detector.model.stride,
         auto=detector.model.fixed_size is None, vid_stride=options.vid_stride,

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from utils.cli import run_training_command, show_arguments
 from utils.config import TrainOptions, build, read_hyperparameters, scale_gains
-from utils.files import increment_path
 from utils.log import LOGGER, colorstr
 
 if TYPE_CHECKING:
@@ -287,10 +286,10 @@ def main(options: TrainOptions, callbacks: Callbacks | None = None, next_step: s
     """
     from utils.callbacks import Callbacks
     from utils.device import device_line
-    from utils.distributed import from_first, processes
+    from utils.distributed import processes
     from utils.evolve import evolve
     from utils.resume import resume_options
-    from utils.run_folder import RunFolder
+    from utils.run_folder import RunFolder, run_folder
 
     folder, callbacks = Path(), callbacks or Callbacks()
     if options.resume and not options.evolve:
@@ -302,11 +301,9 @@ def main(options: TrainOptions, callbacks: Callbacks | None = None, next_step: s
             return evolve(
                 options, lambda chosen, place, hyp: Trainer(chosen, place, hyp, callbacks, device, world).run()
             )
-        if not options.resume:
-            name = Path(options.cfg).stem if options.name == "cfg" else options.name
-            folder = from_first(increment_path(Path(options.project) / name, exist_ok=options.exist_ok))
-        trainer = Trainer(options, RunFolder(folder), None, callbacks, device, world)
-        results = trainer.run()
+        with run_folder(options, folder) as folder:
+            trainer = Trainer(options, RunFolder(folder), None, callbacks, device, world)
+            results = trainer.run()
     advice = next_step or (
         "Next: python val.py --weights {best} --data {data} --imgsz {imgsz}"
         "\n  or: python prune_tools/train_sparity.py --weights {best} --data {data} --imgsz {imgsz}"

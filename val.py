@@ -8,6 +8,7 @@ python val.py --task study --weights yolov5n.pt yolov5s.pt       # accuracy and 
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from utils.cli import run_command, show_arguments
 from utils.config import as_list, build, check_thresholds, option, parse
 from utils.errors import InputError, OtherClassesError
-from utils.files import ROOT, increment_path, make_folder
+from utils.files import ROOT, make_folder
+from utils.folder_lock import claimed_folder
 from utils.log import LOGGER, colorstr
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import torch
 
@@ -208,9 +210,6 @@ def run(
         LOGGER.warning(f"confidence threshold {options.conf_thres:g}: mAP is comparable with {AP_THRESHOLDS[0]} only")
     if options.save_hybrid:
         LOGGER.warning("the true labels join the predictions: the figures below say nothing about the model")
-    folder = Path(save_dir) if save_dir else increment_path(Path(options.project) / options.name, options.exist_ok)
-    if plots or options.save_txt or options.save_json:
-        make_folder(folder / "labels" if options.save_txt else folder)
     square = getattr(model, "fixed_size", None) is not None
     if square and not dataloader:
         LOGGER.info(f"{weights} takes one image size: images are padded to squares, where files of any size and "
@@ -223,7 +222,19 @@ def run(
     if options.single_cls:
         names = {0: "item"}
     callbacks = callbacks or Callbacks()
-    return evaluate(model, options, checked, names, dataloader, folder, plots, callbacks, compute_loss)
+    with results_folder(options, save_dir, plots) as folder:
+        return evaluate(model, options, checked, names, dataloader, folder, plots, callbacks, compute_loss)
+
+
+@contextmanager
+def results_folder(options: ValOptions, save_dir: str | Path, plots: bool) -> Iterator[Path]:
+    """The folder for what is written: ``save_dir``, or a new one of this run; it is created if anything is written."""
+    place = Path(save_dir or Path(options.project) / options.name)
+    writes = plots or options.save_txt or options.save_json
+    with claimed_folder(place, options.exist_ok) if writes and not save_dir else nullcontext(place) as folder:
+        if writes:
+            make_folder(folder / "labels" if options.save_txt else folder)
+        yield folder
 
 
 def evaluate(
@@ -292,9 +303,13 @@ def save_predictions(evaluation: Any, options: ValOptions, data: dict[str, Any])
 
 def study(options: ValOptions) -> Path:
     """Validate each checkpoint at every image size; writes the figures and study.png, returns the run folder."""
+    with claimed_folder(Path(options.project) / options.name, options.exist_ok) as folder:
+        return _study_into(folder, options)
+
+
+def _study_into(folder: Path, options: ValOptions) -> Path:
     from utils.study import SIZES, plot_studies, study_file, write_study, zip_studies
 
-    folder = make_folder(increment_path(Path(options.project) / options.name, options.exist_ok))
     shared = vars(options) | {"task": "val"}
     data = shared.pop("data")
     files = []

@@ -24,6 +24,7 @@ from utils.cli import run_command, show_arguments
 from utils.config import TrainOptions, build, parse, to_dict
 from utils.errors import InputError
 from utils.files import increment_path, make_folder, read_yaml_mapping, write_yaml
+from utils.folder_lock import held_folder
 from utils.log import LOGGER, colorstr
 
 STEPS = ("base", "sparse", "pruned", "finetuned")  # of one round; earlier rounds have steps of their own
@@ -162,16 +163,23 @@ def resumable(checkpoint: Path) -> bool:
 
 def main(options: PipelineOptions) -> Path:
     """Run the steps, write table.txt, .csv and .png, pictures and the report; returns the run folder."""
+    from prune_tools.survey import find_surveys
+
+    show_arguments("pipeline", options)
+    surveys = find_surveys(options, Path(options.project) / options.name)
+    with held_folder(make_folder(Path(options.project) / options.name)):
+        return _run_and_report(options, surveys)
+
+
+def _run_and_report(options: PipelineOptions, surveys: dict[str, dict[str, Any]]) -> Path:
     from prune_tools.comparison import as_text, compare, save_csv, save_picture
     from prune_tools.pictures import draw_gammas, draw_run
     from prune_tools.pipeline_report import report_of
-    from prune_tools.survey import find_surveys, surveys_of
+    from prune_tools.survey import surveys_of
     from utils.checks import check_dataset
     from utils.files import atomic_path
     from utils.labels import find_images
 
-    show_arguments("pipeline", options)
-    surveys = find_surveys(options, Path(options.project) / options.name)
     pipeline = Pipeline(options)
     checkpoints = pipeline.run()
     folder = pipeline.folder

@@ -36,7 +36,8 @@ from prune_tools.recipes import DEFAULT, recipe_after
 from utils.cli import run_command, show_arguments
 from utils.config import build, command_line, option, parse, to_dict
 from utils.errors import InputError
-from utils.files import atomic_path, increment_path, make_folder
+from utils.files import atomic_path
+from utils.folder_lock import claimed_folder
 from utils.log import LOGGER, colorstr
 
 if TYPE_CHECKING:
@@ -65,10 +66,8 @@ class PruneOptions(PlanOptions, PruningOptions):
 
 def main(options: PruneOptions) -> Path:
     """Prune, check, repair, validate, save and report; returns the run folder."""
-    from prune_tools.report import layer_table
     from prune_tools.survey import find_surveys, surveys_of
     from prune_tools.tracing import trace_model
-    from prune_tools.yolo_pruned import save_pruned
 
     show_arguments("prune", options)
     place = Path(options.project) / options.name
@@ -77,7 +76,18 @@ def main(options: PruneOptions) -> Path:
     surveys = surveys_of(surveys, options.weights)
     trace = trace_model(model)
     pruning = Pruning(model, trace, *make_plan(model, trace, options, options.data, options.imgsz))
-    folder = make_folder(increment_path(place, options.exist_ok))
+    with claimed_folder(place, options.exist_ok) as folder:
+        return _prune_into(folder, options, pruning, checkpoint, data, surveys)
+
+
+def _prune_into(
+    folder: Path, options: PruneOptions, pruning: Pruning, checkpoint: dict[str, Any], data: dict[str, Any],
+    surveys: dict[str, dict[str, Any]],
+) -> Path:  # fmt: skip
+    from prune_tools.report import layer_table
+    from prune_tools.yolo_pruned import save_pruned
+
+    model = pruning.full
     loader = open_loader(options, data, model)
     images = next(iter(loader))[0].to(next(model.parameters()).device).float() / 255
 

@@ -23,6 +23,7 @@ from utils.cli import run_command, show_arguments
 from utils.config import build, command_line, option, parse
 from utils.errors import InputError
 from utils.files import ROOT
+from utils.folder_lock import held_folder
 from utils.log import LOGGER
 
 
@@ -161,9 +162,10 @@ def main(options: SensitivityOptions) -> Path:
     """Analyse, draw, print the layers to protect; returns the run folder."""
     show_arguments("sensitivity", options)
     survey = Sensitivity(options, "sensitivity")
-    points = survey.run()
-    conclusion, text = conclude(points, options)
-    survey.publish(points, conclusion, text, table_rows, draw_sensitivity)
+    with held_folder(survey.folder):
+        points = survey.run()
+        conclusion, text = conclude(points, options)
+        survey.publish(points, conclusion, text, table_rows, draw_sensitivity)
     LOGGER.info(f"Next: {sweep_command(options, conclusion['skip'])}")
     return survey.folder
 

@@ -87,7 +87,8 @@ class Record:
         """
         wanted = json.loads(json.dumps(wanted))  # as it will be read
         folder, number = place, 1
-        while folder.exists():
+        make_folder(folder.parent)
+        while not _is_created(folder):
             stored = read_survey(folder / f"{kind}.json") if (folder / f"{kind}.json").is_file() else None
             if stored is not None and stored["options"] == wanted:
                 LOGGER.info(f"Going on with {folder}: {len(stored['points'])} finished points are kept")
@@ -116,6 +117,15 @@ class Record:
     def sorted(self) -> list[Point]:
         """The points by ratio; of a ratio in the order in which they were measured."""
         return sorted(self.points.values(), key=lambda point: point.ratio)
+
+
+def _is_created(folder: Path) -> bool:
+    """Create ``folder``; False where there is one already."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from utils.cli import run_command, show_arguments
 from utils.config import build, command_line, option, parse
 from utils.errors import InputError
 from utils.files import ROOT
+from utils.folder_lock import held_folder
 from utils.log import LOGGER
 
 CLIFF = 0.1  # of the whole model's mAP50-95: a smaller fall is no cliff, however steep
@@ -223,9 +224,10 @@ def main(options: SweepOptions) -> Path:
     """Sweep, draw, propose; returns the run folder."""
     show_arguments("sweep", options)
     sweep = Sweep(options, "sweep")
-    points = sweep.run()
-    conclusion, text = conclude(points, options)
-    sweep.publish(points, conclusion, text, table_rows, draw_sweep)
+    with held_folder(sweep.folder):
+        points = sweep.run()
+        conclusion, text = conclude(points, options)
+        sweep.publish(points, conclusion, text, table_rows, draw_sweep)
     ratio = conclusion["proposal"]
     if ratio is None:
         LOGGER.info("Next: python prune_tools/train_sparity.py, then sweep its best.pt")

@@ -268,7 +268,7 @@ def test_what_is_terminated_leaves_no_drafts(tmp_path, way):
     command = [sys.executable, "-c", TERMINATED, way]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     words = []
-    while "writing" not in words[-1:] or not any(path.name.startswith(".file") for path in tmp_path.iterdir()):
+    while "writing" not in words[-1:] or not any(path.is_file() for path in tmp_path.glob(".draft-*")):
         words.append(process.stdout.readline().strip())
         assert process.poll() is None
     process.terminate()

@@ -146,5 +146,5 @@ def write_picture(path: str | Path, image: np.ndarray, quality: int = 95, full_c
     done, encoded = cv2.imencode(target.suffix, image, parameters)
     if not done:
         raise InputError(f"cannot write {target}: OpenCV could not encode the image of shape {image.shape}")
-    with atomic_path(target) as draft:
+    with atomic_path(target, sync=False) as draft:
         draft.write_bytes(encoded.tobytes())

@@ -200,6 +200,20 @@ def from_first(value: Result) -> Result:
     return box[0]
 
 
+def by_first(work: Callable[[], Result]) -> Result:
+    """Call ``work`` on the first rank alone; all return what it returns, or raise the InputError that it raises."""
+    outcome: Any = None
+    if ranks()[0] == 0:
+        try:
+            outcome = work()
+        except InputError as error:
+            outcome = error
+    outcome = from_first(outcome)
+    if isinstance(outcome, InputError):
+        raise outcome
+    return outcome
+
+
 def average(values: torch.Tensor) -> torch.Tensor:
     """Element-wise mean over all ranks, on every rank; all must call this."""
     count = ranks()[1]

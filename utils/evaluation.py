@@ -106,5 +106,5 @@ def save_labels(
     for box, (confidence, class_index) in zip(boxes.tolist(), rows[:, 4:6].tolist(), strict=True):
         values = [class_index, *box] + ([confidence] if with_confidence else [])
         lines.append(" ".join(f"{value:g}" for value in values) + "\n")
-    with atomic_path(file) as draft:
+    with atomic_path(file, sync=False) as draft:
         draft.write_text("".join(lines), encoding="utf-8")

@@ -14,7 +14,8 @@ from utils.checks import check_file
 from utils.config import TrainOptions, read_hyperparameters
 from utils.engine import DivergedError
 from utils.errors import InputError
-from utils.files import ROOT, atomic_path, increment_path, make_folder, write_yaml
+from utils.files import ROOT, atomic_path, write_yaml
+from utils.folder_lock import claimed_folder
 from utils.log import LOGGER, colorstr
 from utils.loggers import RESULT_COLUMNS
 from utils.metrics import fitness
@@ -149,7 +150,15 @@ def evolve(
             last epoch, or None when it was stopped.
     """
     project = ROOT / "runs/evolve" if options.project == TrainOptions.project else Path(options.project)
-    folder = make_folder(increment_path(project / options.name, options.exist_ok or bool(options.resume)))
+    with claimed_folder(project / options.name, options.exist_ok or bool(options.resume)) as folder:
+        return _evolve_in(folder, options, train)
+
+
+def _evolve_in(
+    folder: Path,
+    options: TrainOptions,
+    train: Callable[[TrainOptions, RunFolder, dict[str, Any]], Sequence[float] | None],
+) -> tuple[float, ...]:
     options = replace(options, noval=True, nosave=True, noplots=True, resume=False)
     start = read_hyperparameters(check_file(options.hyp))
     evolution = Evolution(folder, start, anchors=not options.noautoanchor, seed=options.seed)

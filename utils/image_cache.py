@@ -156,7 +156,7 @@ def cache_on_disk(read: Read, sizes: np.ndarray, place: Path, digest: str, prefi
                 f"{prefix}the images do not fit on the disk: decoded they need {needed / GIGABYTE:.1f} GB, of the "
                 f"{free / GIGABYTE:.1f} GB that are free {SHARE:.0%} may be used: leave out --cache disk"
             )
-        with atomic_path(place) as draft:
+        with atomic_path(place, sync=False) as draft:
             _write(read, sizes, draft, head, prefix)
     except OSError as error:
         raise InputError(f"cannot write {place} ({error.strerror}): leave out --cache disk") from error

@@ -151,7 +151,7 @@ def write_cache(cache: Path, digest: str, table: LabelTable) -> None:
         "polygons": points.rows,
     }
     try:
-        with atomic_path(cache) as draft, open(draft, "wb") as stream:
+        with atomic_path(cache, sync=False) as draft, open(draft, "wb") as stream:
             np.savez(stream, **arrays)
     except OSError as error:
         LOGGER.warning(

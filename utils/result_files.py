@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.drafts import draft_path
 from utils.errors import InputError
 from utils.files import increment_path, make_folder
 from utils.log import LOGGER
@@ -129,7 +130,7 @@ class VideoFile:
 
         if self._size != (0, 0):
             self.target = increment_path(self.target)
-        self._draft = self.target.with_name(f".{self.target.stem}-{os.getpid()}.mp4")
+        self._draft = draft_path(self.target)
         self._size = size
         self._writer = cv2.VideoWriter(str(self._draft), cv2.VideoWriter.fourcc(*"mp4v"), self.rate, size)
         if not self._writer.isOpened():

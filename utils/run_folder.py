@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config import TrainOptions, to_dict
+from utils.drafts import remove_abandoned
 from utils.files import make_folder, write_yaml
+from utils.folder_lock import claimed_folder, held_folder
 from utils.log import LOGGER
 
 if TYPE_CHECKING:
     from utils.optim import EarlyStopping
     from utils.state import TrainingState
+
+
+@contextmanager
+def run_folder(options: TrainOptions, resumed: Path) -> Iterator[Path]:
+    """The folder of a training, for all ranks; the first one holds it meanwhile.
+
+    It is a new one by ``options``, or with --resume ``resumed``. Raises InputError on all ranks if it cannot be used.
+    """
+    from utils.distributed import by_first
+
+    name = Path(options.cfg).stem if options.name == "cfg" else options.name
+    with ExitStack() as held:
+
+        def take() -> Path:
+            place = Path(options.project) / name
+            return held.enter_context(
+                held_folder(resumed) if options.resume else claimed_folder(place, options.exist_ok)
+            )
+
+        yield by_first(take)
 
 
 class RunFolder:
@@ -39,9 +62,8 @@ class RunFolder:
             make_folder(self.path)
             return
         make_folder(self.path / "weights")
+        remove_abandoned(self.path, held=True)
         if options.resume:
-            for draft in (self.path / "weights").glob(".*.pt"):
-                draft.unlink()  # left behind by a process that was killed while it wrote
             self.saved_best = self.best.exists()
         else:
             self._set_earlier_run_aside()

@@ -70,10 +70,10 @@ def draw_picture(folder: Path, index: int, settings: Settings) -> None:
         return
     rng = np.random.default_rng([settings.seed, index])
     picture, labels = draw_scene(rng, settings.size)
-    with atomic_path(folder / "labels" / split_of(index) / f"{image_file.stem}.txt") as draft:
+    with atomic_path(folder / "labels" / split_of(index) / f"{image_file.stem}.txt", sync=False) as draft:
         draft.write_text("".join(label_line(label, settings.size) for label in labels), encoding="ascii")
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(70, 96))]
-    with atomic_path(image_file) as draft:
+    with atomic_path(image_file, sync=False) as draft:
         if not cv2.imwrite(str(draft), picture, quality):
             raise InputError(f"cannot write {image_file}: check the free space and the permissions of its folder")
 

@@ -42,13 +42,13 @@ def polygon_line(class_index: int, polygon: np.ndarray, width: float, height: fl
 def write_labels(path: Path, lines: Iterable[str]) -> None:
     """Write a label file, whole or not at all; empty lines are left out, equal ones are written once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as draft:
+    with atomic_path(path, sync=False) as draft:
         draft.write_text("".join(f"{line}\n" for line in dict.fromkeys(lines) if line), encoding="ascii")
 
 
 def write_list(path: Path, images: Iterable[str]) -> None:
     """Write a split's list file: ``images`` are relative to its folder."""
-    with atomic_path(path) as draft:
+    with atomic_path(path, sync=False) as draft:
         draft.write_text("".join(f"./{image}\n" for image in images), encoding="utf-8")
 
 

@@ -1,0 +1,160 @@
+"""Drafts: files and folders under a temporary name until they are whole, and those that dead processes left behind.
+
+A draft's name tells who writes it: ``.draft-<system>-<process>-<random><suffix>``. It is short and does not depend on
+the target's name, so a target may have any name that the file system takes.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+LONGEST_SUFFIX = 20  # bytes; what is longer is no suffix that says a format
+FOREIGN_SECONDS = 24 * 3600.0  # a draft of another system that nobody touched for so long is nobody's
+_NAME = re.compile(r"\.draft-(?P<system>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{8}(\..*)?")
+_EARLIER_NAME = re.compile(r"\..+-(?P<process>\d+)(-[0-9a-f]{3,8}(\..*)?|\.mp4)")  # as earlier versions called them
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)  # of files and folders that cannot be synchronised
+
+_open: set[str] = set()  # drafts that this process is writing
+_swept: set[str] = set()  # folders in which this process has looked for abandoned drafts
+
+
+def draft_path(target: Path) -> Path:
+    """A new draft's path beside ``target``, with its suffix: libraries choose a format by it.
+
+    Before the first draft in a folder those of dead processes are removed there.
+    """
+    folder = str(target.parent.absolute())
+    if folder not in _swept:
+        _swept.add(folder)
+        remove_abandoned(target.parent)
+    suffix = target.suffix if len(os.fsencode(target.suffix)) <= LONGEST_SUFFIX else ""
+    draft = target.with_name(f".draft-{_system()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}")
+    _open.add(str(draft.absolute()))
+    return draft
+
+
+@contextmanager
+def open_draft(target: Path) -> Iterator[Path]:
+    """Yield a draft's path beside ``target``; what is there in the end is removed.
+
+    An OSError that names no file, or the draft, names ``target`` instead.
+    """
+    draft = draft_path(target)
+    try:
+        yield draft
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, draft, str(draft)):
+            error.filename = str(target)
+        raise
+    finally:
+        _remove(draft)
+        _open.discard(str(draft.absolute()))
+
+
+def remove_abandoned(folder: str | Path, held: bool = False) -> None:
+    """Remove the drafts of processes that have ended from ``folder``.
+
+    With ``held`` the folder is this run's alone: the folders in it are searched, too, and drafts of earlier versions
+    are removed without asking for their process, whose number may be another's by now.
+
+    Drafts of living processes stay. Of another system (another computer, container or boot) it is not known which
+    processes live: its drafts are removed when nobody has touched them for a day.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if name.startswith(".") and _is_abandoned(Path(place, name), held):
+                _remove(Path(place, name))
+        if not held:
+            return
+
+
+def remove_own() -> None:
+    """Remove the drafts that this process is writing: it is about to end."""
+    for draft in list(_open):
+        _remove(Path(draft))
+
+
+def synchronise(path: Path) -> None:
+    """Have the content of a file, or the names in a folder, on the disk before anything that follows (fsync)."""
+    if path.is_dir() and os.name == "nt":
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this number exists on this system."""
+    if sys.platform == "win32":
+        return _is_running_on_windows(process)
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
+def _is_running_on_windows(process: int) -> bool:
+    import ctypes
+
+    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined, unused-ignore]
+    handle = kernel.OpenProcess(0x00100000, False, process)  # SYNCHRONIZE
+    if not handle:
+        return kernel.GetLastError() == 5  # it exists and is another user's
+    running = kernel.WaitForSingleObject(handle, 0) == 0x102  # WAIT_TIMEOUT
+    kernel.CloseHandle(handle)
+    return running
+
+
+@functools.cache
+def _system() -> str:
+    """Six letters for what has the same process numbers: this computer since its start, and this container."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=3).hexdigest()
+
+
+def _is_abandoned(path: Path, held: bool) -> bool:
+    current, earlier = _NAME.fullmatch(path.name), _EARLIER_NAME.fullmatch(path.name)
+    if current is None and earlier is None:
+        return False
+    if current is not None and current["system"] != _system():
+        with suppress(OSError):
+            return path.lstat().st_mtime < time.time() - FOREIGN_SECONDS
+        return False
+    if current is None and held:
+        return True
+    process = int((current or earlier)["process"])  # type: ignore[index]
+    if process == os.getpid():
+        return str(path.absolute()) not in _open
+    return not is_running(process)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):  # as a rule there is none; where it cannot be removed, the next process tries again
+        path.unlink()
