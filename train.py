@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from utils.callbacks import Callbacks
     from utils.distributed import World
     from utils.loggers import Loggers
+    from utils.resume import Resumption
     from utils.run_folder import RunFolder
     from utils.state import TrainingState
 
@@ -41,11 +42,14 @@ class Trainer:
 
     def __init__(
         self, options: TrainOptions, folder: RunFolder, hyp: dict[str, Any] | None, callbacks: Callbacks,
-        device: torch.device, world: World,
+        device: torch.device, world: World, resumption: Resumption | None = None,
     ) -> None:  # fmt: skip
-        """Keep the options; nothing is read or written before ``prepare``. ``hyp`` goes before ``options.hyp``."""
+        """Keep the options; nothing is read or written before ``prepare``. ``hyp`` goes before ``options.hyp``.
+
+        ``resumption`` is that of an interrupted run, whose options these are.
+        """
         self.options, self.folder, self.given_hyp = options, folder, hyp
-        self.callbacks, self.device, self.world = callbacks, device, world
+        self.callbacks, self.device, self.world, self.resumption = callbacks, device, world, resumption
         self.start_epoch = 0
         self.results = NOTHING
         self.maps: list[float] = []  # mAP50-95 of each class, as of the last validation
@@ -84,7 +88,10 @@ class Trainer:
         if options.compile:
             check_compiler(self.device)
         self.callbacks.run("on_pretrain_routine_start")
-        self.data = check_dataset(options.data, allow_scripts=options.allow_download_scripts)
+        if self.resumption is not None:
+            self.data = self.resumption.dataset()
+        else:
+            self.data = check_dataset(options.data, allow_scripts=options.allow_download_scripts)
         weights = options.resume or options.weights
         checkpoint = load_checkpoint(weights) if weights else None
         self.hyp = read_hyperparameters(self.given_hyp or check_file(options.hyp))
@@ -92,6 +99,11 @@ class Trainer:
         seed_everything(options.seed)
 
         self.names = ["item"] if options.single_cls and self.data["nc"] != 1 else list(self.data["names"].values())
+        if options.resume and checkpoint is not None:
+            from utils.resume_record import check_names, judge
+
+            self.counters = judge(checkpoint, options.resume)
+            check_names(checkpoint["model"], self.names, options.resume, options.data)
         model = build_model(options, dict(self.hyp), len(self.names), checkpoint).to(self.device)
         freeze_layers(model, options.freeze)
         self.grid_size = max(int(model.stride.max()), 32)
@@ -137,6 +149,7 @@ class Trainer:
         model.class_weights = class_weights(self.dataset.labels, model.nc).to(self.device) * model.nc
 
     def _build_state(self, model: torch.nn.Module) -> None:
+        from utils.data_record import record_of
         from utils.optim import EarlyStopping
         from utils.state import build_state
 
@@ -146,12 +159,15 @@ class Trainer:
             image_size=self.image_size, grid_size=self.grid_size, ranks=self.world.size, is_main=self.world.is_main,
             plots=not self.options.noplots,
         )  # fmt: skip
+        if self.world.is_main:
+            self.state.data = {"train": record_of(self.dataset), "val": record_of(self.val_loader.dataset)}
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         """Continue exactly where last.pt was written: weights, optimizer, EMA, random numbers, best fitness."""
-        from utils.resume import restore, trim_results
+        from utils.resume import trim_results
+        from utils.resume_record import restore
 
-        restored = restore(checkpoint, self.state, self.stopper, self.options.resume)
+        restored = restore(checkpoint, self.counters, self.state, self.stopper, self.options.resume)
         self.start_epoch, self.folder.best_fitness, self.maps = restored
         if self.loggers is not None:
             trim_results(self.loggers.csv, self.start_epoch)
@@ -277,7 +293,10 @@ class Trainer:
         LOGGER.info(f"Results saved to {colorstr('bold', str(self.folder.path))}")
 
 
-def main(options: TrainOptions, callbacks: Callbacks | None = None, next_step: str = "") -> Results | None:
+def main(
+    options: TrainOptions, callbacks: Callbacks | None = None, next_step: str = "",
+    resumption: Resumption | None = None,
+) -> Results | None:  # fmt: skip
     """Train with ``options``; returns the results of the best checkpoint, or None when a callback stopped the run.
 
     --evolve trains once for each generation and returns the results of the best one.
@@ -293,16 +312,19 @@ def main(options: TrainOptions, callbacks: Callbacks | None = None, next_step: s
 
     folder, callbacks = Path(), callbacks or Callbacks()
     if options.resume and not options.evolve:
-        options, folder = resume_options(options)
+        resumption = resumption or resume_options(options)
+        options, folder = resumption.options, resumption.folder
     with processes(options) as (device, world):
         show_arguments("train", options)
+        if resumption is not None:
+            resumption.announce()
         LOGGER.info(device_line(device))
         if options.evolve:
             return evolve(
                 options, lambda chosen, place, hyp: Trainer(chosen, place, hyp, callbacks, device, world).run()
             )
         with run_folder(options, folder) as folder:
-            trainer = Trainer(options, RunFolder(folder), None, callbacks, device, world)
+            trainer = Trainer(options, RunFolder(folder), None, callbacks, device, world, resumption)
             results = trainer.run()
     advice = next_step or (
         "Next: python val.py --weights {best} --data {data} --imgsz {imgsz}"

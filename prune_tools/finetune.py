@@ -51,10 +51,12 @@ def main(options: FinetuneOptions, callbacks: Callbacks | None = None) -> Any:
     from utils.callbacks import Callbacks
 
     callbacks = callbacks or Callbacks()
+    resumption = None
     if options.resume and not options.evolve:
         from utils.resume import resume_options
 
-        options, _ = resume_options(options)  # recipe and teacher are those of the interrupted run
+        resumption = resume_options(options)
+        options = resumption.options  # recipe and teacher are those of the interrupted run
     else:
         options = with_recipe(options)
         if not options.weights:
@@ -65,7 +67,7 @@ def main(options: FinetuneOptions, callbacks: Callbacks | None = None) -> Any:
         from prune_tools.start import KeepStart
 
         KeepStart(options).register(callbacks)
-    return train.main(options, callbacks, next_step=NEXT_STEP)
+    return train.main(options, callbacks, next_step=NEXT_STEP, resumption=resumption)
 
 
 def run(**keywords: Any) -> FinetuneOptions:

@@ -21,6 +21,7 @@ from prune_tools.rates import DEADLINE, LARGEST_CHANGE, NEARLY_ZERO, Course, dec
 from prune_tools.tracing import trace_model
 from utils.distributed import from_first, plain_norms
 from utils.log import LOGGER
+from utils.resume_record import Judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -298,7 +299,11 @@ class SparsityPenalty:
         parts = {"rate": self.rate, "best_map": self.best_map, "verdict": self.verdict, "course": vars(self.course)}
         return parts | ({"polarizer": self.polarizer.state_dict()} if self.polarizer is not None else {})
 
-    def _load(self, saved: dict[str, Any]) -> None:
+    def _load(self, saved: Any) -> None:
+        """Go on where ``_state_dict`` was taken. Raises InputError for a damaged record."""
+        judged = Judge("last.pt")
+        wanted = {**self._state_dict(), "course": {**vars(self.course), "force": self.course.start}}
+        judged.alike("plugins: sparsity", saved, wanted, optional=("force",))
         self.rate, self.best_map, self.verdict = saved["rate"], saved["best_map"], saved["verdict"]
         device = self.gammas.layer.device
         course: dict[str, Any] = {

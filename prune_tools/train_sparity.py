@@ -183,16 +183,18 @@ def main(options: SparseOptions) -> Any:
     from utils.callbacks import Callbacks
 
     callbacks = Callbacks()
+    resumption = None
     if options.resume and not options.evolve:
         from utils.resume import resume_options
 
-        options, _ = resume_options(options)  # penalty, recipe and teacher are those of the interrupted run
+        resumption = resume_options(options)
+        options = resumption.options  # penalty, recipe and teacher are those of the interrupted run
     else:
         options = with_recipe(options)
     if options.st:
         make_penalty(options).register(callbacks)
     register_recipe(options, callbacks)
-    return train.main(options, callbacks, next_step=NEXT_STEP % options.same_pruning())
+    return train.main(options, callbacks, next_step=NEXT_STEP % options.same_pruning(), resumption=resumption)
 
 
 def run(**keywords: Any) -> SparseOptions:

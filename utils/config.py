@@ -83,6 +83,11 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def flag_of(name: str) -> str:
+    """The flag of the option ``name``."""
+    return "--" + name.replace("_", "-")
+
+
 def _default(field: dataclasses.Field) -> Any:
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
@@ -103,7 +108,7 @@ def parser_for(options_class: type, description: str) -> argparse.ArgumentParser
     """The argparse parser of an options dataclass; prefix abbreviations work as in YOLOv5."""
     parser = argparse.ArgumentParser(description=description, formatter_class=_HelpFormatter)
     for field in dataclasses.fields(options_class):
-        flag = "--" + field.name.replace("_", "-")
+        flag = flag_of(field.name)
         default = _default(field)
         arguments = dict(field.metadata["arguments"])
         if isinstance(default, bool) and "nargs" not in arguments:
@@ -144,7 +149,7 @@ def command_line(script: str, options_class: type, values: Mapping[str, Any]) ->
     """The command that gives a script these values of its options; those that are the defaults are left out."""
     words = ["python", script]
     for field in dataclasses.fields(options_class):
-        flag, value = "--" + field.name.replace("_", "-"), values.get(field.name)
+        flag, value = flag_of(field.name), values.get(field.name)
         if value is None or value == _default(field):
             continue
         if isinstance(value, bool):
@@ -284,9 +289,7 @@ class TrainOptions:
             if (name == "batch_size" and value == AUTO_BATCH) or (name == "evolve" and value is None):
                 continue
             if not isinstance(value, int) or value < least:
-                raise InputError(
-                    f"--{name.replace('_', '-')} must be a whole number of at least {least}, got {value!r}"
-                )
+                raise InputError(f"{flag_of(name)} must be a whole number of at least {least}, got {value!r}")
         if self.image_weights and self.rect:
             raise InputError(
                 "--image-weights draws images at random, --rect sorts them by shape: leave one of them out"

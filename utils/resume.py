@@ -1,140 +1,321 @@
-"""Continuing an interrupted run: its options, and what a checkpoint needs beyond weights and optimizer."""
+"""Continuing an interrupted run: whose options count, and which of the files in its folder.
+
+A run folder may come from somebody else. What its opt.yaml may decide is said at each option (``on_resume`` in
+``utils.config``); consent, where to write and what to fetch are not among it.
+"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-import numpy as np
-import torch
-
-from utils.config import TrainOptions, build
-from utils.errors import InputError, MissingFileError
+from utils.config import CALL, KEPT, OPEN, TrainOptions, build, flag_of, read_hyperparameters
+from utils.errors import InputError, MissingFileError, short_repr
 from utils.files import ROOT, atomic_path, newest_file, read_yaml_mapping
 from utils.log import LOGGER
-from utils.optim import load_optimizer
 
-FOLLOWS_CHECKPOINT = ("resume", "hyp", "project", "name", "exist_ok")  # given by where the checkpoint lies
-OF_THE_LAUNCHER = ("local_rank",)  # says nothing about the run
 REMEDY = "name the checkpoint, --resume RUN/weights/last.pt"
-STILL_OPEN = ("device", "workers")  # options that may change when a run is resumed
+OF_THE_RECORD = ("save_dir",)  # in opt.yaml beside the options
+SCHEMES = ("http://", "https://")
 SomeOptions = TypeVar("SomeOptions", bound=TrainOptions)
 
-if TYPE_CHECKING:
-    from utils.optim import EarlyStopping
-    from utils.state import TrainingState
+
+@dataclass(frozen=True)
+class Resumption(Generic[SomeOptions]):
+    """An interrupted run that is about to go on.
+
+    Attributes:
+        options: those of the run, with what this command line has changed.
+        folder: of the run.
+        named_data: the data set was named on this command line; only then missing data may be fetched.
+        notes: what there is to say of the options.
+    """
+
+    options: SomeOptions
+    folder: Path
+    named_data: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def announce(self) -> None:
+        """Log what differs from the record."""
+        for note in self.notes:
+            LOGGER.info(note)
+
+    def dataset(self) -> dict[str, Any]:
+        """The checked data set.
+
+        Raises:
+            MissingFileError: it is not where the record says. A recorded data set is never fetched: what the run folder
+                names may be anybody's.
+        """
+        from utils.checks import check_dataset
+
+        options = self.options
+        may_fetch = self.named_data or options.allow_download_scripts
+        try:
+            return check_dataset(options.data, autodownload=may_fetch, allow_scripts=options.allow_download_scripts)
+        except MissingFileError as error:
+            if self.named_data:
+                raise
+            raise MissingFileError(
+                f"{error} ({self.folder / 'opt.yaml'} names this data set: if the data have moved, add --data NEW.yaml "
+                "to this command, which also fetches missing data)"
+            ) from error
 
 
-def resume_options(options: SomeOptions) -> tuple[SomeOptions, Path]:
-    """The options of the interrupted run, and its folder; of this call's flags only --device counts beside them."""
+def resume_options(options: SomeOptions) -> Resumption[SomeOptions]:
+    """The interrupted run that ``options.resume`` names, True being the newest below runs/.
+
+    Raises:
+        MissingFileError: there is no such checkpoint or no opt.yaml in its run folder.
+        InputError: the record is damaged, of another command, or contradicts this command line.
+    """
     checkpoint = (
         Path(options.resume) if isinstance(options.resume, str) else newest_file(ROOT / "runs", "last*.pt", REMEDY)
     )
-    run_folder = checkpoint.resolve().parent.parent
-    if not checkpoint.is_file() or not (run_folder / "opt.yaml").is_file():
+    folder = checkpoint.resolve().parent.parent
+    record = folder / "opt.yaml"
+    if not checkpoint.is_file() or not record.is_file():
         raise MissingFileError(f"--resume needs RUN/weights/last.pt beside RUN/opt.yaml, got {checkpoint}")
-    recorded = read_yaml_mapping(run_folder / "opt.yaml")
-    saved = {key: value for key, value in recorded.items() if key not in ("save_dir", "hyp", *OF_THE_LAUNCHER)}
+    _check_links(folder)
+    recorded = _read_record(record)
+    _check_command(checkpoint, recorded, options)
+    saved, notes = _trusted(recorded, options, record)
+    given = _given(options)
+    lost = _contradicted(options, given, saved, folder)
+    if lost:
+        flags = ", ".join(flag_of(name) for name in lost)
+        raise InputError(f"--resume continues with the options of {record}: leave out {flags}")
+    changed = {name: value for name, value in given.items() if _policy(options, name) == OPEN}
+    for name, value in saved.items():
+        if name not in changed and _policy(options, name) == OPEN and _is_path(options, name) and value:
+            saved[name] = located(value, flag_of(name), record)
+    notes += [
+        f"Resuming with {flag_of(name)} {value} instead of {saved.get(name)}"
+        for name, value in changed.items()
+        if name in saved and not _same(options, name, value, saved[name])
+    ]
+    own = {name: getattr(options, name) for name in _named(options, CALL)}
+    follows = {
+        "resume": str(checkpoint), "hyp": str(folder / "hyp.yaml"), "project": str(folder.parent), "name": folder.name,
+    }  # fmt: skip
+    return Resumption(build(type(options), **{**saved, **changed, **own, **follows}), folder, "data" in changed, notes)
+
+
+def located(value: str, flag: str, record: Path) -> str:
+    """The file that ``record``, a run's opt.yaml, names for ``flag``, which must be on this machine.
+
+    A relative path, which older records have, starts at the working folder, at a folder above the run, or at the
+    repository root. Raises InputError for an address and MissingFileError for what is nowhere.
+    """
+    if value.lower().startswith(SCHEMES):
+        raise InputError(
+            f"{record} names the address {value} for {flag}, and nothing is fetched for a record: "
+            f"fetch it yourself, or add {flag} to this command"
+        )
+    path = Path(value).expanduser()
+    starts = [] if path.is_absolute() else [*record.parents, ROOT]
+    for candidate in (path, *(start / path for start in starts)):
+        if candidate.exists():
+            return str(candidate.absolute())
+    raise MissingFileError(f"{record} names {value} for {flag}, which is not there: add {flag} with its present place")
+
+
+def as_recorded(options: TrainOptions) -> dict[str, Any]:
+    """The options as opt.yaml has them: plain values, files by absolute paths, so that any folder will do to resume."""
+    values = vars(options)
+    return {
+        name: absolute(value) if _is_path(options, name) else str(value) if isinstance(value, Path) else value
+        for name, value in values.items()
+    }
+
+
+def absolute(value: Any) -> Any:
+    """The absolute path of a file that exists; what is no such path, as it is."""
+    if isinstance(value, (str, Path)) and str(value) and Path(value).exists():
+        return str(Path(value).absolute())
+    return str(value) if isinstance(value, Path) else value
+
+
+# -- the record --------------------------------------------------------------------------------------------------------
+
+
+def _read_record(record: Path) -> dict[str, Any]:
+    content = read_yaml_mapping(record)
+    if not all(isinstance(name, str) for name in content):
+        raise InputError(f"{record} does not hold the options of a run: expected 'name: value' lines")
+    return content
+
+
+def _check_command(checkpoint: Path, recorded: Mapping[str, Any], options: TrainOptions) -> None:
+    """Raise InputError when the run is of a command with further options."""
     for own_option, kind, command in (
         ("sr", "sparse training", "train_sparity"),
         ("recipe", "fine-tuning", "finetune"),
     ):
-        if own_option in saved and not hasattr(options, own_option):
+        if own_option in recorded and not hasattr(options, own_option):
             raise InputError(f"{checkpoint} is of {kind}: prune_tools/{command}.py --resume {checkpoint}")
+
+
+def _trusted(
+    recorded: Mapping[str, Any], options: TrainOptions, record: Path
+) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
+    """The recorded values that may count, each of the kind that its option takes, and what there is to say."""
+    fields = {entry.name: entry for entry in dataclasses.fields(options)}
+    unknown = [name for name in recorded if name not in fields and name not in OF_THE_RECORD]
+    notes = [f"{record} holds options that this command does not have, which are left out: {', '.join(unknown)}"]
+    saved = {}
+    for name, value in recorded.items():
+        if name not in fields or _policy(options, name) not in (KEPT, OPEN):
+            continue
+        if value is None and getattr(type(options), name, 0) is not None:
+            continue  # not given, in records of YOLOv5
+        if not _fits(fields[name], value):
+            raise InputError(f"{record} is damaged: {name} is {short_repr(value)}, expected {_expected(fields[name])}")
+        saved[name] = value
+    return saved, notes if unknown else []
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "int": (lambda value: type(value) is int, "a whole number"),
+    "float": (lambda value: type(value) in (int, float), "a number"),
+    "str": (lambda value: isinstance(value, str), "a text"),
+    "Any": (lambda value: isinstance(value, (bool, int, float, str)), "a text or a number"),
+    "None": (lambda value: value is None, "nothing"),
+}
+
+
+def _fits(entry: dataclasses.Field, value: Any) -> bool:
+    """Whether ``value`` is of the kind that an option has by its annotation, and one of its choices."""
+    choices = entry.metadata["arguments"].get("choices")
+    if choices and value not in (*choices, entry.default):
+        return False
+    for kind in str(entry.type).split(" | "):
+        if kind.startswith("list["):
+            fits = _KINDS[kind[5:-1]][0]
+            if isinstance(value, list) and all(fits(item) for item in value):
+                return True
+        elif _KINDS[kind][0](value):
+            return True
+    return False
+
+
+def _expected(entry: dataclasses.Field) -> str:
+    choices = entry.metadata["arguments"].get("choices")
+    if choices:
+        return f"one of {', '.join(choices)}"
+    kinds = str(entry.type).split(" | ")
+    return " or ".join(
+        f"a list, each entry {_KINDS[kind[5:-1]][1]}" if kind.startswith("list[") else _KINDS[kind][1] for kind in kinds
+    )
+
+
+def _check_links(folder: Path) -> None:
+    """Raise InputError when a file of the run is a link that leads out of its folder: it would be written there."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent) / name
+            if path.is_symlink() and not path.resolve().is_relative_to(folder):
+                raise InputError(
+                    f"{path} is a link to {path.resolve()}, outside the run folder, where a resumed run does not "
+                    "write: replace it by what it leads to"
+                )
+
+
+# -- this command line -------------------------------------------------------------------------------------------------
+
+
+def _policy(options: TrainOptions, name: str) -> str:
+    return type(options).__dataclass_fields__[name].metadata["on_resume"]
+
+
+def _is_path(options: TrainOptions, name: str) -> bool:
+    return type(options).__dataclass_fields__[name].metadata["path"]
+
+
+def _named(options: TrainOptions, *policies: str) -> list[str]:
+    """The options with one of these policies."""
+    return [entry.name for entry in dataclasses.fields(options) if entry.metadata["on_resume"] in policies]
+
+
+def _given(options: TrainOptions) -> dict[str, Any]:
+    """What this command line has said: the values that are not the defaults."""
     own = vars(build(type(options)))
+    return {name: value for name, value in vars(options).items() if value != own[name]}
+
+
+def _same(options: TrainOptions, name: str, first: Any, second: Any) -> bool:
+    return first == second or (_is_path(options, name) and absolute(first) == absolute(second))
+
+
+def _contradicted(
+    options: TrainOptions, given: Mapping[str, Any], saved: Mapping[str, Any], folder: Path
+) -> list[str]:  # fmt: skip
+    """The options on this command line that the run cannot follow."""
+    from utils.checks import check_file
+
     lost = [
-        f"--{name.replace('_', '-')}"
-        for name, value in vars(options).items()
-        if name not in (*FOLLOWS_CHECKPOINT, *STILL_OPEN, *OF_THE_LAUNCHER)
-        and value not in (own[name], saved.get(name))
+        name
+        for name in _named(options, KEPT)
+        if name in given and not (name in saved and _same(options, name, given[name], saved[name]))
     ]
-    if lost:
-        raise InputError(f"--resume continues with the options of {run_folder}/opt.yaml: leave out {', '.join(lost)}")
-    chosen = {name: getattr(options, name) for name in STILL_OPEN if getattr(options, name) != own[name]}
-    chosen |= {name: getattr(options, name) for name in OF_THE_LAUNCHER}
-    saved |= {"resume": str(checkpoint), "hyp": str(run_folder / "hyp.yaml"), **chosen}
-    return build(type(options), **saved), run_folder
+    elsewhere = (Path(options.project) / options.name).resolve() != folder
+    lost += [name for name in ("project", "name") if name in given and elsewhere]
+    if "hyp" in given and read_hyperparameters(check_file(given["hyp"])) != read_yaml_mapping(folder / "hyp.yaml"):
+        lost.append("hyp")
+    return lost
 
 
-def snapshot(state: TrainingState, stopper: EarlyStopping, maps: Sequence[float]) -> dict[str, Any]:
-    """Random generators, loss scale, step counters, early stopping and the mAP of each class, as plain values.
-
-    NumPy's state is stored as a tensor: its own pickles name private modules that other NumPy versions do not have.
-    """
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    generator = getattr(state.loader.sampler, "generator", None)
-    return {
-        "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "loader": generator.get_state() if generator is not None else None,
-        "scaler": state.scaler.state_dict(),
-        "maps": list(maps),
-        "last_step": state.last_step,
-        "accumulate": state.accumulate,
-        "best_grade": state.best_grade,
-        "plugins": state.plugins,
-        "stopper": (stopper.best_fitness, stopper.best_epoch, stopper.possible_stop, stopper.stopped),
-    }
-
-
-def restore(
-    checkpoint: dict[str, Any], state: TrainingState, stopper: EarlyStopping, path: str
-) -> tuple[int, float, list[float]]:
-    """Put a run back where ``checkpoint`` was written.
-
-    Returns:
-        The epoch to start with, the best fitness so far, and the mAP of each class (empty where it is unknown).
-
-    Raises:
-        InputError: the checkpoint is that of a finished run, or of one that has no epoch left.
-    """
-    epoch = checkpoint.get("epoch", -1)
-    if epoch < 0 or checkpoint.get("optimizer") is None:
-        raise InputError(
-            f"{path} is of a finished run, there is nothing to resume: train from it with --weights {path}"
-        )
-    LOGGER.info(f"Resuming after epoch {epoch} of {path}")
-    state.model.load_state_dict(checkpoint["model"].float().state_dict())
-    load_optimizer(state.optimizer, checkpoint["optimizer"])
-    if checkpoint.get("ema") is not None:
-        state.ema.ema.load_state_dict(checkpoint["ema"].float().state_dict())
-        state.ema.updates = checkpoint["updates"]
-    saved = checkpoint.get("resume")
-    if saved is None:
-        LOGGER.warning(
-            f"{path} holds no random states (it was written by another program): the run goes on, not bit for bit"
-        )
-    else:
-        _restore_generators(saved, state)
-        state.scaler.load_state_dict(saved["scaler"]) if saved["scaler"] else None
-        state.last_step, state.accumulate = saved["last_step"], saved["accumulate"]
-        state.best_grade, state.plugins = saved.get("best_grade", 0.0), saved.get("plugins", {})
-        stopper.best_fitness, stopper.best_epoch, stopper.possible_stop, stopper.stopped = saved["stopper"]
-    return epoch + 1, float(checkpoint.get("best_fitness") or 0.0), (saved or {}).get("maps", [])
-
-
-def _restore_generators(saved: dict[str, Any], state: TrainingState) -> None:
-    name, keys, *rest = saved["numpy"]
-    random.setstate(saved["python"])
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(saved["torch"])
-    if saved["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(saved["cuda"])
-    generator = getattr(state.loader.sampler, "generator", None)
-    if generator is not None and saved["loader"] is not None:
-        generator.set_state(saved["loader"])
+# -- results.csv -------------------------------------------------------------------------------------------------------
 
 
 def trim_results(path: Path, start_epoch: int) -> None:
-    """Drop the rows of results.csv that the resumed run will write again, and one that was broken off."""
+    """Drop the rows of results.csv that the resumed run will write again, and one that was broken off.
+
+    Damaged rows are left out, too; the file as it was then stays beside it, and a warning says so.
+    """
+    from utils.loggers import RESULT_COLUMNS
+
     if not path.is_file():
+        LOGGER.warning(f"WARNING: there is no {path}: the rows of the epochs before {start_epoch} are missing")
         return
-    header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    complete = [row for row in rows if row.endswith("\n") and row.count(",") == header.count(",")]
-    kept = [row for row in complete if int(row.split(",")[0]) < start_epoch]
+    content = path.read_bytes()
+    header = ",".join(f"{name:>20}" for name in ("epoch", *RESULT_COLUMNS)).encode()
+    rows, kept = content.splitlines(keepends=True), list[bytes]()
+    damaged = not rows or not _is_header(rows[0])
+    rows = rows if damaged else rows[1:]
+    for row in rows:
+        epoch = _epoch_of(row, len(RESULT_COLUMNS))
+        if epoch == len(kept) < start_epoch:
+            kept.append(row.rstrip())
+        elif row.endswith(b"\n") and (epoch is None or epoch < start_epoch):
+            damaged = True
+    if damaged or len(kept) < start_epoch:
+        original = path.with_name("results_damaged.csv")
+        with atomic_path(original) as draft:
+            draft.write_bytes(content)
+        LOGGER.warning(
+            f"WARNING: {path} is damaged: {len(kept)} of the {start_epoch} rows before epoch {start_epoch} can be read "
+            f"and are kept; the file as it was is now {original}"
+        )
     with atomic_path(path) as draft:
-        draft.write_text("".join([header, *kept]), encoding="utf-8")
+        draft.write_bytes(b"\n".join([header, *kept]) + b"\n")
+
+
+def _is_header(line: bytes) -> bool:
+    return line.endswith(b"\n") and line.split(b",")[0].strip() == b"epoch"
+
+
+def _epoch_of(row: bytes, values: int) -> int | None:
+    """The epoch of a whole row, None when the row is damaged."""
+    first, *others = row.split(b",")
+    try:
+        epoch, numbers = int(first), [float(cell) for cell in others]
+    except ValueError:
+        return None
+    return epoch if row.endswith(b"\n") and len(numbers) == values else None

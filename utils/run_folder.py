@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config import TrainOptions, to_dict
+from utils.config import TrainOptions
 from utils.drafts import remove_abandoned
 from utils.files import make_folder, write_yaml
 from utils.folder_lock import claimed_folder, held_folder
@@ -79,7 +79,9 @@ class RunFolder:
             LOGGER.info(f"The last.pt of an earlier run in this folder is now {earlier}")
 
     def _record(self, options: TrainOptions, hyp: dict[str, Any]) -> dict[str, Any]:
-        return {**to_dict(options), "hyp": hyp, "save_dir": str(self.path)}
+        from utils.resume import as_recorded
+
+        return {**as_recorded(options), "hyp": hyp, "save_dir": str(self.path)}
 
     def rate(self, fitness: float, state: TrainingState, stopper: EarlyStopping) -> bool:
         """Take in the fitness of an epoch; whether it is the best so far of the highest grade, of equals the first."""
@@ -99,7 +101,7 @@ class RunFolder:
         last.pt comes last: a run killed before that repeats the epoch, and writes the other files again just so.
         """
         from utils.checkpoint import save_checkpoint
-        from utils.resume import snapshot
+        from utils.resume_record import snapshot
 
         checkpoint = {
             "epoch": state.epoch,

@@ -52,6 +52,7 @@ class TrainingState:
     grade: float = 0.0  # of the latest epoch, set by plug-ins: best.pt is the fittest epoch of the highest grade
     best_grade: float = 0.0
     plugins: dict[str, Any] = field(default_factory=dict)  # plain values that plug-ins find again when resumed
+    data: dict[str, torch.Tensor] = field(default_factory=dict)  # records of the images, by split, on the first rank
     epoch: int = 0
     last_step: int = -1  # global batch index of the last optimizer step
     pending_batches: int = 0  # batches whose gradients the next optimizer step will apply
