@@ -124,7 +124,8 @@ def check_dataset(
 
     entries = {split: _split_entries(content[split], split, title) for split in SPLITS if content.get(split)}
     folder = Path(str(content.get("path") or "")).expanduser()
-    roots = list(dict.fromkeys((base / folder).resolve() for base in bases))
+    # An absolute path stays as it is, links too: labels are looked for beside a folder that is called images here
+    roots = [folder] if folder.is_absolute() else list(dict.fromkeys((base / folder).resolve() for base in bases))
     requested = [entry for split in splits for entry in entries[split]]
     root = max(roots, key=lambda place: len(requested) - len(_missing(place, requested)))  # the first of equals
     absent = [split for split in splits if _missing(root, entries[split])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.errors import InputError, MissingFileError
-from utils.images import IMAGE_SUFFIXES, inspect_image
+from utils.errors import InputError
+from utils.image_files import find_images as find_images
+from utils.images import inspect_image
 from utils.segments import segments2boxes
 
 if TYPE_CHECKING:
@@ -25,46 +25,6 @@ POLYGON_FIELDS = 7  # at least: class and three points
 
 
 # -- finding -------------------------------------------------------------------------------------------------------
-
-
-def find_images(path: str | Path | Sequence[str | Path]) -> list[str]:
-    """List the images of a split: sorted, each once.
-
-    Args:
-        path: a folder (searched with its subfolders), a text file with one image on each line (``./`` at the start
-            means the folder of the text file, other relative paths start at the working folder), an image, or a list
-            of these.
-
-    Raises:
-        MissingFileError: a path does not exist. InputError: there is no image.
-    """
-    parts = [path] if isinstance(path, (str, Path)) else list(path)
-    images = sorted({image for part in parts for image in _images_of(Path(part))})
-    if not images:
-        where = ", ".join(map(str, parts)) or "an empty list of paths"
-        raise InputError(f"no images in {where}: expected files with one of the suffixes {' '.join(IMAGE_SUFFIXES)}")
-    return images
-
-
-def _images_of(path: Path) -> list[str]:
-    if path.is_dir():
-        found = glob.glob(os.path.join(glob.escape(str(path)), "**", "*.*"), recursive=True)
-    elif not path.is_file():
-        raise MissingFileError(f"{path} does not exist: correct the path in the data set's YAML file")
-    elif _is_image(str(path)):
-        found = [str(path)]
-    else:
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        found = [_resolve(line.strip(), path.parent) for line in lines]
-    return [file for file in found if _is_image(file)]
-
-
-def _resolve(line: str, folder: Path) -> str:
-    return str(folder / line[2:]) if line.startswith("./") else line.replace("/", os.sep)
-
-
-def _is_image(file: str) -> bool:
-    return file.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def img2label_paths(img_paths: Iterable[str]) -> list[str]:
@@ -84,9 +44,9 @@ def parse_label_file(file: str | Path) -> tuple[np.ndarray, Segments]:
         box (an empty list if no line is a polygon).
 
     Raises:
-        InputError: a line cannot be used; its number is named.
+        InputError: it is no UTF-8 text, or a line cannot be used; its number is named.
     """
-    text = Path(file).read_text(encoding="utf-8-sig", errors="replace")
+    text = _label_text(file)
     lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1)]
     lines = [(number, words) for number, words in lines if words]
     segments: Segments = []
@@ -99,6 +59,14 @@ def parse_label_file(file: str | Path) -> tuple[np.ndarray, Segments]:
     numbers = [number for number, _ in lines]
     _check_rows(rows, numbers)
     return rows, segments
+
+
+def _label_text(file: str | Path) -> str:
+    try:
+        return Path(file).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"line {line} is no UTF-8 text: save the file in that encoding") from error
 
 
 def _box_rows(lines: list[tuple[int, list[str]]]) -> np.ndarray:
@@ -179,8 +147,8 @@ def verify_image_label(image: str, label_file: str) -> ImageRecord:
         record.found = 1
         rows, segments = parse_label_file(label_file)
     except (InputError, OSError) as error:
-        culprit = label_file if record.found else image
-        record.usable, record.corrupt, record.message = False, 1, f"WARNING: ignoring {image}: {culprit}: {error}"
+        culprit = f"{label_file}: " if record.found else ""
+        record.usable, record.corrupt, record.message = False, 1, f"WARNING: ignoring {image}: {culprit}{error}"
         return record
     record.empty = int(not len(rows))
     record.labels, record.segments, dropped = remove_duplicates(rows, segments)

@@ -14,6 +14,7 @@ from utils.augmentations import letterbox
 from utils.errors import InputError, MissingFileError
 from utils.images import IMAGE_SUFFIXES, read_image
 from utils.log import LOGGER
+from utils.text_lists import QUOTES, TextList, find_listed, locations, quoted
 
 IMG_FORMATS = IMAGE_SUFFIXES
 VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "wmv")
@@ -158,19 +159,24 @@ def find_files(source: Source) -> list[str]:
 
 
 def _listed_files(list_file: Path) -> list[str]:
-    """Read a list file: one source on each line; relative to the current folder, with ``./`` to the list file's own."""
-    lines = [line.strip() for line in list_file.read_text(encoding="utf-8", errors="ignore").splitlines()]
-    files = []
-    for line in filter(None, lines):
-        source = list_file.parent / line if line.startswith("./") else Path(line)
-        if _suffix(line) == "txt":
-            raise InputError(f"{list_file} lists another list, {line}: give images, videos or folders")
+    """Read a list file: one source on each line; relative to the current folder, with ``./`` to the list file's own.
+
+    What else its lines may be like is that of ``utils.text_lists``. Raises InputError for a line that is no source.
+    """
+    listed, files = TextList(list_file), []
+    for number, text in listed.lines:
+        where = f"{list_file}, {quoted(number, text)}"
+        if _suffix(text.strip(QUOTES)) == "txt":
+            raise InputError(f"{list_file} lists another list ({quoted(number, text)}): give images, videos or folders")
+        is_local = "://" not in text
+        source = (find_listed(text, list_file.parent) if is_local else None) or next(locations(text, list_file.parent))
         try:
-            files += find_files(line if "://" in line else source)
+            files += find_files(source if is_local else text)
         except MissingFileError as error:
-            if "://" in line or _suffix(line) not in (*IMG_FORMATS, *VID_FORMATS):
-                raise MissingFileError(f"{list_file} lists what cannot be read: {error}") from error
+            if not is_local or _suffix(text) not in (*IMG_FORMATS, *VID_FORMATS):
+                raise MissingFileError(f"{where}: {error}") from error
             files.append(os.path.abspath(source))  # named and skipped when its turn comes
+    listed.report()
     return files
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER, log_once
 from utils.sources import IMG_FORMATS, VID_FORMATS, network_image
+from utils.text_lists import TextList
 
 DEFAULT_RATE = 30.0  # frames per second of a source that announces none
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0  # between attempts to reach a lost stream; doubled each time
@@ -264,5 +265,4 @@ def _listed(sources: str) -> list[str]:
 
 
 def _lines(file: Path) -> list[str]:
-    lines = (line.strip() for line in file.read_text(encoding="utf-8", errors="ignore").splitlines())
-    return [line for line in lines if line]
+    return [text for _, text in TextList(file).lines]

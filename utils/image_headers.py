@@ -1,0 +1,210 @@
+"""What the heads of JPEG and PNG files say, read so strictly that no decoder has to be asked about the common ones.
+
+JPEG: ITU-T T.81, annex B, with the limits of libjpeg; Exif: CIPA DC-008. PNG: ISO/IEC 15948.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+EXIF_MARK = b"Exif\0\0"
+ORIENTATION_TAG = 274
+EXIF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # by the kind of a value
+EXCHANGE_SIDES = (5, 6, 7, 8)  # orientations that exchange width and height
+SOF_PLAIN, SOF_EXTENDED, DHT, SOS, DQT, DRI, COM = 0xC0, 0xC1, 0xC4, 0xDA, 0xDB, 0xDD, 0xFE
+APP_FIRST, APP_EXIF, APP_LAST = 0xE0, 0xE1, 0xEF
+LONGEST_JPEG_SIDE = 65500  # of libjpeg
+LARGEST_UNIT_BLOCKS = 10  # of a scan with several components
+LONGEST_PNG_SIDE = 1_000_000  # of libpng
+PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # by type of colour
+PNG_PALETTE_TYPE = 3
+PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+PNG_ASK_DECODER = (b"eXIf", b"acTL", b"fcTL", b"fdAT")  # orientation and animation: decoders differ
+
+
+class Unusual(Exception):
+    """The head has something that decoders may see differently, or refuse."""
+
+
+@dataclass
+class _Jpeg:
+    """What has been read of a JPEG up to its first scan."""
+
+    size: tuple[int, int] = (0, 0)
+    components: dict[int, int] = field(default_factory=dict)  # identifier -> quantization table
+    quantization: set[int] = field(default_factory=set)
+    huffman: set[tuple[int, int]] = field(default_factory=set)  # (class, number)
+    orientation: int | None = None
+
+
+def jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """(width, height), after the Exif rotation, of a JPEG that is baseline and without fault up to its first scan.
+
+    Returns None where only a decoder can tell, also if ``content``, the beginning of the file, ends before that scan.
+    """
+    try:
+        return _jpeg_size(content)
+    except (Unusual, struct.error, IndexError):
+        return None
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int]:
+    head, position = _Jpeg(), len(JPEG_START)
+    while True:
+        if content[position] != 0xFF:
+            raise Unusual
+        while content[position] == 0xFF:
+            position += 1
+        marker = content[position]
+        (length,) = struct.unpack_from(">H", content, position + 1)
+        body = content[position + 3 : position + 1 + length]
+        if len(body) != length - 2:
+            raise Unusual
+        position += 1 + length
+        if marker in (SOF_PLAIN, SOF_EXTENDED):
+            _frame(head, body)
+        elif marker == DQT:
+            _quantization_tables(head, body)
+        elif marker == DHT:
+            _huffman_tables(head, body)
+        elif marker == APP_EXIF and body.startswith(EXIF_MARK):
+            if head.orientation is not None:
+                raise Unusual
+            head.orientation = exif_orientation(body[len(EXIF_MARK) :])
+        elif marker == SOS:
+            _scan(head, body)
+            width, height = head.size
+            return (height, width) if head.orientation in EXCHANGE_SIDES else (width, height)
+        elif not (APP_FIRST <= marker <= APP_LAST or marker == COM or (marker == DRI and length == 4)):
+            raise Unusual
+
+
+def _frame(head: _Jpeg, body: bytes) -> None:
+    precision, height, width, count = struct.unpack_from(">BHHB", body)
+    parts = [body[start : start + 3] for start in range(6, 6 + 3 * count, 3)]
+    factors = [(part[1] >> 4, part[1] & 15) for part in parts]
+    plain = (
+        not head.components
+        and precision == 8
+        and count in (1, 3)
+        and len(body) == 6 + 3 * count
+        and 0 < min(width, height) <= max(width, height) <= LONGEST_JPEG_SIDE
+        and all(factor in (1, 2, 4) for pair in factors for factor in pair)
+        and sum(across * down for across, down in factors) <= LARGEST_UNIT_BLOCKS
+    )
+    head.size, head.components = (width, height), {part[0]: part[2] for part in parts}
+    if not plain or len(head.components) != count:
+        raise Unusual
+
+
+def _quantization_tables(head: _Jpeg, body: bytes) -> None:
+    position = 0
+    while position < len(body):
+        wide, number = body[position] >> 4, body[position] & 15
+        position += 1 + 64 * (wide + 1)
+        if wide > 1 or number > 3 or position > len(body):
+            raise Unusual
+        head.quantization.add(number)
+
+
+def _huffman_tables(head: _Jpeg, body: bytes) -> None:
+    position = 0
+    while position < len(body):
+        kind, number = body[position] >> 4, body[position] & 15
+        counts = body[position + 1 : position + 17]
+        symbols = body[position + 17 : position + 17 + sum(counts)]
+        position += 17 + sum(counts)
+        free = 1  # codes of the present length that no shorter one begins
+        for count in counts:
+            free = 2 * free - count
+            if free < 0:
+                raise Unusual
+        for_differences = kind == 0
+        if kind > 1 or number > 3 or position > len(body) or len(symbols) > 256:
+            raise Unusual
+        if for_differences and any(symbol > 15 for symbol in symbols):
+            raise Unusual
+        head.huffman.add((kind, number))
+
+
+def _scan(head: _Jpeg, body: bytes) -> None:
+    count = body[0]
+    parts = {body[start]: body[start + 1] for start in range(1, 1 + 2 * count, 2)}
+    tables = {(kind, chosen >> 4 if kind == 0 else chosen & 15) for chosen in parts.values() for kind in (0, 1)}
+    whole = len(body) == 4 + 2 * count and body[-3:] == b"\x00\x3f\x00"
+    if not (
+        whole
+        and count
+        and parts.keys() == head.components.keys()
+        and set(head.components.values()) <= head.quantization
+        and tables <= head.huffman
+    ):
+        raise Unusual
+
+
+def exif_orientation(content: bytes) -> int:
+    """The orientation, 1 to 8, that Exif data name; 1 if they name none. Raises Unusual for what is not well formed."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(content[:4])
+    if order is None:
+        raise Unusual
+    (start,) = struct.unpack_from(f"{order}I", content, 4)
+    (count,) = struct.unpack_from(f"{order}H", content, start)
+    if start + 2 + 12 * count > len(content):
+        raise Unusual
+    found = []
+    for entry in range(count):
+        tag, kind, values, place = struct.unpack_from(f"{order}HHII", content, start + 2 + 12 * entry)
+        size = EXIF_BYTES.get(kind, len(content)) * values
+        if size > 4 and place + size > len(content):  # some decoders then give up all of the data
+            raise Unusual
+        if tag == ORIENTATION_TAG:
+            (value,) = struct.unpack_from(f"{order}H", content, start + 10 + 12 * entry)
+            found.append(value if (kind, values) == (3, 1) and 1 <= value <= 8 else 0)
+    if len(found) > 1 or 0 in found:
+        raise Unusual
+    return found[0] if found else 1
+
+
+def png_size(content: bytes) -> tuple[int, int] | None:
+    """(width, height) of a PNG whose parts are all there and have the right checksums.
+
+    Returns None where only a decoder can tell: damaged, animated, or perhaps to be turned.
+    """
+    try:
+        return _png_size(content)
+    except (Unusual, struct.error, IndexError):
+        return None
+
+
+def _png_size(content: bytes) -> tuple[int, int]:
+    position, kinds, view = len(PNG_START), [], memoryview(content)
+    while not kinds or kinds[-1] != b"IEND":
+        (length,) = struct.unpack_from(">I", content, position)
+        kind, end = content[position + 4 : position + 8], position + 8 + length
+        (checksum,) = struct.unpack_from(">I", content, end)
+        is_critical = kind[0] < 0x60  # a capital letter
+        if zlib.crc32(view[position + 4 : end]) != checksum or (is_critical and kind not in PNG_CRITICAL):
+            raise Unusual
+        if kind in PNG_ASK_DECODER:
+            raise Unusual
+        kinds.append(kind)
+        position = end + 4
+    width, height, depth, colours, compression, filtering, interlace = struct.unpack_from(">IIBBBBB", content, 16)
+    sound = (
+        kinds[0] == b"IHDR"
+        and content[8:12] == b"\0\0\0\x0d"
+        and kinds.count(b"IHDR") == 1
+        and b"IDAT" in kinds
+        and kinds.count(b"PLTE") == int(colours == PNG_PALETTE_TYPE)
+        and depth in PNG_DEPTHS.get(colours, ())
+        and (compression, filtering) == (0, 0)
+        and interlace in (0, 1)
+        and 0 < min(width, height) <= max(width, height) <= LONGEST_PNG_SIDE
+    )
+    if not sound:
+        raise Unusual
+    return width, height
