@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import glob
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -11,12 +13,14 @@ from typing import Any, overload
 from utils.archives import unpack
 from utils.dataset_download import MARKER, is_incomplete, provide
 from utils.downloads import download, is_url, url_name
-from utils.errors import InputError, MissingFileError
+from utils.errors import InputError, MissingFileError, short_repr
 from utils.files import ROOT, read_yaml
 from utils.log import LOGGER
 
 SEARCH_FOLDERS = ("data", "models", "utils")  # below the repository root
 SPLITS = ("train", "val", "test")
+MOST_CLASSES = 100_000
+LONGEST_NAME = 1000  # characters of a class name
 
 
 @overload
@@ -36,7 +40,7 @@ def check_img_size(imgsz: int | Sequence[int], s: int = 32, floor: int = 0) -> i
     except (TypeError, ValueError):
         size = 0
     if size != imgsz or size < 1:
-        raise InputError(f"the image size must be a whole number of pixels above 0, got {imgsz!r}: try 640")
+        raise InputError(f"the image size must be a whole number of pixels above 0, got {short_repr(imgsz)}: try 640")
     allowed = max(math.ceil(size / stride) * stride, int(floor))
     if allowed != size:
         LOGGER.warning(
@@ -109,7 +113,8 @@ def check_dataset(
     Returns:
         A new dict: ``path`` absolute, splits as absolute strings or lists of them, ``nc`` an int, ``names`` a dict of
         index to name, everything else as it was. A relative ``path`` starts at the repository root (YOLOv5's rule);
-        if the splits are not there, but below the folder of the YAML file, it starts at that folder.
+        if the splits are not there, but below the folder of the YAML file, it starts at that folder. Of a split such
+        as ../train/images a leading ../ that leads nowhere is left out, as in v7.0.
 
     Raises:
         InputError: wrong content, a download that fails, a script that is not allowed. MissingFileError: the YAML file
@@ -123,11 +128,9 @@ def check_dataset(
     result["nc"], result["names"] = _class_names(content, title)
 
     entries = {split: _split_entries(content[split], split, title) for split in SPLITS if content.get(split)}
-    folder = Path(str(content.get("path") or "")).expanduser()
-    # An absolute path stays as it is, links too: labels are looked for beside a folder that is called images here
-    roots = [folder] if folder.is_absolute() else list(dict.fromkeys((base / folder).resolve() for base in bases))
+    roots = _roots(content.get("path"), bases, title)
     requested = [entry for split in splits for entry in entries[split]]
-    root = max(roots, key=lambda place: len(requested) - len(_missing(place, requested)))  # the first of equals
+    root = min(roots, key=lambda place: len(_missing(place, requested)))  # the first of equals
     absent = [split for split in splits if _missing(root, entries[split])]
     if absent and autodownload and content.get("download"):
         provide(title, content, root, absent, lambda: bool(_missing(root, requested)), allow_scripts)
@@ -140,14 +143,50 @@ def check_dataset(
 
     result["path"] = str(root)
     for split, relative in entries.items():
-        absolute = [str(root / entry) for entry in relative]
+        absolute = [str(root / (_existing(root, entry, title) or entry)) for entry in relative]
         result[split] = absolute[0] if isinstance(content[split], (str, Path)) else absolute
     return result
 
 
+def _roots(path: Any, bases: list[Path], title: str) -> list[Path]:
+    """The folders that ``path`` may mean. An absolute one may be a link, which stays: labels lie beside it."""
+    if path is not None and not isinstance(path, (str, Path)):
+        raise InputError(f"{title}: path must be a folder, got {short_repr(path)}")
+    folder = _expanded(path or "", "path", title)
+    if folder.is_absolute():
+        return [Path(os.path.abspath(folder))]
+    return list(dict.fromkeys(Path(os.path.realpath(base / folder)) for base in bases))
+
+
+def _expanded(entry: str | Path, key: str, title: str) -> Path:
+    """A path with ~ written out."""
+    try:
+        if "\0" not in str(entry):
+            return Path(entry).expanduser()
+    except RuntimeError:  # the home of a user that this machine does not know
+        pass
+    raise InputError(f"{title}: '{key}' is no path that can exist here: {short_repr(str(entry))}")
+
+
+def _existing(root: Path, entry: str, title: str = "") -> str | None:
+    """``entry`` if it exists below ``root``, else without a leading ../ if that exists, as in v7.0; else None.
+
+    Data sets exported by Roboflow have ../train/images where train/ lies beside the YAML file. With a ``title`` the
+    change is logged.
+    """
+    if os.path.exists(root / entry):
+        return entry
+    inside = entry.removeprefix("../")
+    if inside == entry or not os.path.exists(root / inside):
+        return None
+    if title:
+        LOGGER.info(f"{title}: {entry} leads nowhere from {root}, {inside} is taken instead")
+    return inside
+
+
 def _missing(root: Path, entries: list[str]) -> list[str]:
     """Those entries that do not exist below ``root``; all of them while a download into it is unfinished."""
-    return entries if is_incomplete(root) else [entry for entry in entries if not (root / entry).exists()]
+    return entries if is_incomplete(root) else [entry for entry in entries if _existing(root, entry) is None]
 
 
 def _read_description(data: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[Path]]:
@@ -185,9 +224,10 @@ def _unpacked_description(archive: Path) -> Path:
 def _class_names(content: Mapping[str, Any], title: str) -> tuple[int, dict[int, str]]:
     """Return (number of classes, {index: name}) from ``names``, ``nc`` or both; they have to agree."""
     count, given = content.get("nc"), content.get("names")
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise InputError(f"{title}: nc must be the number of classes, a whole number above 0, got {count!r}")
-    if not given:
+    if count is not None and (type(count) is not int or not 1 <= count <= MOST_CLASSES):
+        expected = f"the number of classes, a whole number from 1 to {MOST_CLASSES}"
+        raise InputError(f"{title}: nc must be {expected}, got {short_repr(count)}")
+    if given is None or given in ("", [], {}):
         if count is None:
             raise InputError(f"{title} has neither 'names' nor 'nc': add names, the list of the classes")
         LOGGER.warning(f"{title} has no 'names': the classes are called class0 to class{count - 1}")
@@ -197,22 +237,34 @@ def _class_names(content: Mapping[str, Any], title: str) -> tuple[int, dict[int,
     elif isinstance(given, (list, tuple)):
         named = dict(enumerate(given))
     else:
-        raise InputError(f"{title}: names must be a list, or a mapping of index to name, got {given!r}")
+        raise InputError(f"{title}: names must be a list, or a mapping of index to name, got {short_repr(given)}")
+    if len(named) > MOST_CLASSES:
+        raise InputError(f"{title}: names has {len(named)} entries, at most {MOST_CLASSES} are possible")
     if count is not None and len(named) != count:
         raise InputError(f"{title}: nc is {count} but names has {len(named)} entries: correct one, or leave nc out")
-    truths = [index for index, name in named.items() if isinstance(name, bool)]
-    if truths:
-        LOGGER.warning(f"{title}: YAML reads the name of class {truths[0]} as {named[truths[0]]}: put it into quotes")
-    return len(named), {index: str(name) for index, name in named.items()}
+    return len(named), {index: _checked_name(index, name, title) for index, name in named.items()}
+
+
+def _checked_name(index: int, name: Any, title: str) -> str:
+    """A class name as text. Raises InputError for what is no name: nothing, a truth value, a list."""
+    if name is None or isinstance(name, bool):
+        raise InputError(f"{title}: YAML reads the name of class {index} as {name}: put it into quotes")
+    if not isinstance(name, (str, int, float, datetime.date)):
+        raise InputError(f"{title}: the name of class {index} must be a text, got {short_repr(name)}")
+    text = str(name)
+    if not text.strip() or len(text) > LONGEST_NAME:
+        expected = f"a text of 1 to {LONGEST_NAME} characters"
+        raise InputError(f"{title}: the name of class {index} must be {expected}, got {short_repr(text)}")
+    return text
 
 
 def _indexed_names(given: Mapping[Any, Any], title: str) -> dict[int, Any]:
     try:
         named = {int(index): name for index, name in given.items()}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         named = {}
     if sorted(named) != list(range(len(given))):
-        keys = list(given)[:10]
+        keys = short_repr(list(given))
         raise InputError(f"{title}: the keys of names must be 0 to {len(given) - 1} without a gap, got {keys}")
     return dict(sorted(named.items()))
 
@@ -220,12 +272,12 @@ def _indexed_names(given: Mapping[Any, Any], title: str) -> dict[int, Any]:
 def _split_entries(value: Any, split: str, title: str) -> list[str]:
     entries = value if isinstance(value, (list, tuple)) else [value]
     if not all(isinstance(entry, (str, Path)) and str(entry) for entry in entries):
-        raise InputError(f"{title}: '{split}' must be a path or a list of paths, got {value!r}")
-    return [str(Path(entry).expanduser()) for entry in entries]
+        raise InputError(f"{title}: '{split}' must be a path or a list of paths, got {short_repr(value)}")
+    return [str(_expanded(entry, split, title)) for entry in entries]
 
 
 def _missing_message(title: str, missing: list[str], roots: list[Path], remedy: str) -> str:
-    shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+    shown = ", ".join(entry if len(entry) < 200 else short_repr(entry) for entry in missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     absolute = all(Path(entry).is_absolute() for entry in missing)
     looked = "" if absolute else f" (looked below {' and '.join(map(str, roots))})"
     return f"{title}: images not found: {shown}{looked}: {remedy}"
