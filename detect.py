@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import run_command, show_arguments
-from utils.config import as_list, build, check_thresholds, option, parse
-from utils.errors import InputError
+from utils.config import LARGEST_IMAGE, as_list, build, check_numbers, option, parse
+from utils.errors import InputError, short_repr
 from utils.files import ROOT, make_folder
 from utils.folder_lock import claimed_folder
 from utils.log import LOGGER, colorstr
@@ -49,21 +49,23 @@ class DetectOptions:
     data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML; read only for names that a checkpoint lacks")
     imgsz: Any = option(
         None, "image size in pixels: longer side, or height and width (default: 640); an export has its own", "--img",
-        "--img-size", nargs="+", type=int,
+        "--img-size", nargs="+", type=int, at_least=1, at_most=LARGEST_IMAGE,
     )  # fmt: skip
     batch_size: int = option(
-        1, "images of one shape to detect in together; above 1 threads read and write meanwhile: more images per second"
+        1,
+        "images of one shape to detect in together; above 1 threads read and write meanwhile: more images per second",
+        at_least=1,
     )
-    conf_thres: float = option(0.25, "least confidence")
-    iou_thres: float = option(0.45, "NMS threshold")
-    max_det: int = option(1000, "most detections per image")
+    conf_thres: float = option(0.25, "least confidence", at_least=0, at_most=1)
+    iou_thres: float = option(0.45, "NMS threshold", at_least=0, at_most=1)
+    max_det: int = option(1000, "most detections per image", at_least=1)
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     view_img: bool = option(False, "show the results in a window, where there is a display; streams always do")
     save_txt: bool = option(False, "write the detections as label files")
     save_conf: bool = option(False, "with --save-txt: append the confidence to each line")
     save_crop: bool = option(False, "save each detected box as a picture of its own")
     nosave: bool = option(False, "write no annotated images or videos")
-    classes: list[int] | None = option(None, "keep these class indices only", nargs="+", type=int)
+    classes: list[int] | None = option(None, "keep these class indices only", nargs="+", type=int, at_least=0)
     agnostic_nms: bool = option(False, "let boxes of different classes suppress each other")
     augment: bool = option(False, "augmented inference: three sizes, flipped")
     visualize: bool = option(False, "save pictures of each layer's output")
@@ -71,23 +73,20 @@ class DetectOptions:
     project: str = option(str(ROOT / "runs/detect"), "folder of the runs")
     name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken")
     exist_ok: bool = option(False, "write into the run folder even if it exists")
-    line_thickness: int = option(3, "thickness of the boxes in pixels")
+    line_thickness: int = option(3, "thickness of the boxes in pixels", at_least=1, at_most=LARGEST_IMAGE)
     hide_labels: bool = option(False, "draw no labels")
     hide_conf: bool = option(False, "draw no confidences")
     half: bool = option(False, "compute in FP16 (on a GPU)")
     dnn: bool = option(False, "run an ONNX file with OpenCV")
-    vid_stride: int = option(1, "take every n-th frame of videos and streams")
+    vid_stride: int = option(1, "take every n-th frame of videos and streams", at_least=1)
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
+        check_numbers(self)
         self.weights = as_list(self.weights)
         self.imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz or [])
-        if len(self.imgsz) > 2 or min(self.imgsz, default=1) < 1:
-            raise InputError(f"--imgsz takes one or two positive numbers (height width), got {self.imgsz}")
-        check_thresholds(self.conf_thres, self.iou_thres)
-        for name in ("batch_size", "max_det", "line_thickness", "vid_stride"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if len(self.imgsz) > 2:
+            raise InputError(f"--imgsz takes one or two numbers (height width), got {short_repr(self.imgsz)}")
         if self.save_conf and not self.save_txt:
             raise InputError("--save-conf only acts on label files: add --save-txt")
         if self.batch_size > 1 and (self.view_img or self.visualize):

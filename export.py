@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from models.formats import DEFAULT_OPSET, FORMATS, INT8_OPSET, ONE_IMAGE, OPSETS, Format, export_formats, find_formats
 from utils.cli import run_command, show_arguments
-from utils.config import as_list, build, check_thresholds, option, parse
-from utils.errors import InputError, MissingFileError
+from utils.config import LARGEST_IMAGE, as_list, build, check_numbers, option, parse
+from utils.errors import InputError, MissingFileError, short_repr
 from utils.files import ROOT
 from utils.log import LOGGER, colorstr
 from utils.packages import is_installed
@@ -52,9 +52,15 @@ class ExportOptions:
     )
     weights: list[str] = option([str(ROOT / "yolov5s.pt")], "checkpoint; several are exported one by one", nargs="+")
     imgsz: list[int] = option(
-        [640], "image size in pixels: side of the square, or height and width", "--img", "--img-size", nargs="+"
+        [640],
+        "image size in pixels: side of the square, or height and width",
+        "--img",
+        "--img-size",
+        nargs="+",
+        at_least=1,
+        at_most=LARGEST_IMAGE,
     )
-    batch_size: int = option(1, "images per call; with --dynamic only a hint for TensorRT")
+    batch_size: int = option(1, "images per call; with --dynamic only a hint for TensorRT", at_least=1)
     device: str = option("cpu", "cpu, or cuda device number such as 0")
     half: bool = option(False, "FP16")
     inplace: bool = option(False, "refused: no export writes in place")
@@ -62,35 +68,40 @@ class ExportOptions:
     optimize: bool = option(False, "refused: PyTorch for phones has ended")
     int8: bool = option(False, "quantize to INT8 with training images of --data; written as <name>_int8")
     calibration_images: int | None = option(
-        None, f"with --int8: images to calibrate on (default: {CALIBRATION_IMAGES})", type=int
+        None, f"with --int8: images to calibrate on (default: {CALIBRATION_IMAGES})", type=int, at_least=1
     )
     dynamic: bool = option(False, "take any batch and image size")
     simplify: bool = option(False, "simplify the ONNX graph, by onnxslim")
-    opset: int | None = option(None, f"opset of the ONNX graph (default: {DEFAULT_OPSET})", type=int)
+    opset: int | None = option(None, f"opset of the ONNX graph (default: {DEFAULT_OPSET})", type=int, at_least=1)
     verbose: bool = option(False, "TensorRT: log everything")
-    workspace: float | None = option(None, "TensorRT: memory to build with, in GiB (default: 4)", type=float)
+    workspace: float | None = option(
+        None, "TensorRT: memory to build with, in GiB (default: 4)", type=float, at_least=0
+    )
     nms: bool = option(False, "apply NMS inside the graph: output (batch, topk-all, 6) of x1 y1 x2 y2 score class")
     agnostic_nms: bool = option(False, "with --nms: let boxes of different classes suppress each other")
-    topk_per_class: int | None = option(None, "with --nms: most detections of a class (default: 100)", type=int)
-    topk_all: int | None = option(None, "with --nms: detections per image (default: 100)", type=int)
-    iou_thres: float | None = option(None, "with --nms: NMS threshold (default: 0.45)", type=float)
-    conf_thres: float | None = option(None, "with --nms: least confidence (default: 0.25)", type=float)
+    topk_per_class: int | None = option(
+        None, "with --nms: most detections of a class (default: 100)", type=int, at_least=1
+    )
+    topk_all: int | None = option(None, "with --nms: detections per image (default: 100)", type=int, at_least=1)
+    iou_thres: float | None = option(
+        None, "with --nms: NMS threshold (default: 0.45)", type=float, at_least=0, at_most=1
+    )
+    conf_thres: float | None = option(
+        None, "with --nms: least confidence (default: 0.25)", type=float, at_least=0, at_most=1
+    )
     include: list[str] = option(
         ["torchscript", "onnx"], "formats: " + " ".join(entry.argument for entry in FORMATS[1:]), nargs="+"
     )
 
     def __post_init__(self) -> None:
         """Refuse values that no export can use and flags that a format cannot honour, by name."""
+        check_numbers(self)
         self.weights = as_list(self.weights)
         self.imgsz = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz)
         self.include = as_list(self.include)
-        if len(self.imgsz) not in (1, 2) or min(self.imgsz) < 1:
-            raise InputError(f"--imgsz takes one or two positive numbers (height width), got {self.imgsz}")
+        if len(self.imgsz) not in (1, 2):
+            raise InputError(f"--imgsz takes one or two numbers (height width), got {short_repr(self.imgsz)}")
         self.imgsz = self.imgsz * 2 if len(self.imgsz) == 1 else self.imgsz
-        check_thresholds(*((0.0 if value is None else value) for value in (self.conf_thres, self.iou_thres)))
-        for name in ("batch_size", "topk_per_class", "topk_all", "calibration_images"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if self.workspace is not None and self.workspace <= 0:
             raise InputError(f"--workspace must be above 0 GiB, got {self.workspace:g}")
         for name, reason in REFUSED.items():

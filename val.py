@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.cli import run_command, show_arguments
-from utils.config import as_list, build, check_thresholds, option, parse
+from utils.config import LARGEST_IMAGE, as_list, build, check_numbers, option, parse
 from utils.errors import InputError, OtherClassesError
 from utils.files import ROOT, make_folder
 from utils.folder_lock import claimed_folder
@@ -47,22 +47,24 @@ class ValOptions:
     weights: list[str] = option(
         [str(ROOT / "yolov5s.pt")], "checkpoint or export; several checkpoints make an ensemble", nargs="+"
     )
-    batch_size: int = option(32, "images per batch")
+    batch_size: int = option(32, "images per batch", at_least=1)
     imgsz: Any = option(
         None,
         f"image size in pixels, longer side (default: {IMAGE_SIZE}); an export has its own",
         "--img",
         "--img-size",
         type=int,
+        at_least=1,
+        at_most=LARGEST_IMAGE,
     )
-    conf_thres: Any = option(None, f"least confidence ({_defaults_of_tasks(0)})", type=float)
-    iou_thres: Any = option(None, f"NMS threshold ({_defaults_of_tasks(1)})", type=float)
-    max_det: int = option(300, "most detections per image")
+    conf_thres: Any = option(None, f"least confidence ({_defaults_of_tasks(0)})", type=float, at_least=0, at_most=1)
+    iou_thres: Any = option(None, f"NMS threshold ({_defaults_of_tasks(1)})", type=float, at_least=0, at_most=1)
+    max_det: int = option(300, "most detections per image", at_least=1)
     task: str = option(
         "val", "a split; or time, or accuracy and time over image sizes", choices=[*SPLITS, "speed", "study"]
     )
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
-    workers: int = option(8, "most data loading processes")
+    workers: int = option(8, "most data loading processes", at_least=0)
     single_cls: bool = option(False, "treat all classes as one")
     augment: bool = option(False, "augmented inference: three sizes, flipped")
     verbose: bool = option(False, "always print a row per class")
@@ -78,6 +80,7 @@ class ValOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
+        check_numbers(self)
         self.weights = as_list(self.weights)
         if self.task == "study" and (self.imgsz or self.save_txt or self.save_hybrid or self.save_json):
             raise InputError("--task study goes through its own image sizes and writes its own files: leave out "
@@ -87,10 +90,6 @@ class ValOptions:
         self.iou_thres = defaults[1] if self.iou_thres is None else self.iou_thres
         self.save_json |= self.task in SPLITS and self.data.endswith("coco.yaml")
         self.save_txt |= self.save_hybrid
-        check_thresholds(self.conf_thres, self.iou_thres)
-        for name, least in (("batch_size", 1), ("imgsz", 1), ("max_det", 1), ("workers", 0)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
         if self.save_conf and not self.save_txt:
             raise InputError("--save-conf only acts on label files: add --save-txt")
 

@@ -18,7 +18,7 @@ from utils.augmentations import letterbox
 from utils.boxes import scale_coords
 from utils.device import time_sync
 from utils.downloads import download, is_url, url_name
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 from utils.images import read_image
 from utils.nms import non_max_suppression
 from utils.result_files import UniqueStems
@@ -136,7 +136,7 @@ class AutoShape(nn.Module):
             size = self.model.image_size(None) if isinstance(self.model, DetectMultiBackend) else DEFAULT_SIZE
         wanted = (size, size) if isinstance(size, int) else tuple(size)
         if len(wanted) != 2 or min(wanted) < 1:
-            raise InputError(f"size must be a number of pixels or (height, width), got {size!r}")
+            raise InputError(f"size must be a number of pixels or (height, width), got {short_repr(size)}")
         stride = max(int(torch.as_tensor(getattr(self, "stride", 32)).max()), 32)
         longest = max(wanted)
         sides = [max(shape[axis] * longest / max(shape) for shape in shapes) for axis in (0, 1)]

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 
 SIZED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
 
@@ -73,7 +73,7 @@ def apply_widths(model: nn.Module, channels: Mapping[str, Sequence[int]]) -> Non
         built = width_of(module)
         valid = isinstance(widths, list | tuple) and all(type(width) is int and width > 0 for width in widths)
         if not valid or not 1 <= len(widths) <= len(built):
-            raise InputError(f"channels: {path} must be {len(built)} positive whole numbers, got {widths!r}")
+            raise InputError(f"channels: {path} must be {len(built)} positive whole numbers, got {short_repr(widths)}")
         try:
             _resize(module, [*widths, *built[len(widths) :]])
         except InputError as error:

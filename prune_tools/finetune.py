@@ -43,7 +43,7 @@ class FinetuneOptions(RecipeOptions):
         "", "pruned checkpoint; default: the newest pruned_model.pt below runs/val", on_resume=OPEN, path=True,
         handed_on=False,
     )  # fmt: skip
-    epochs: int = option(100, "number of epochs", handed_on=False)
+    epochs: int = option(100, "number of epochs", handed_on=False, at_least=1)
 
 
 def main(options: FinetuneOptions, callbacks: Callbacks | None = None) -> Any:

@@ -27,7 +27,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.cli import run_command
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,7 +154,7 @@ def find_groups(model: nn.Module, trace: Trace | None = None) -> list[ChannelGro
 def select_groups(groups: Iterable[ChannelGroup], scope: str = "seed") -> list[ChannelGroup]:
     """The groups that may be pruned in ``scope``. Raises InputError when there are none, saying why."""
     if scope not in SCOPES:
-        raise InputError(f"unknown scope {scope!r}: expected one of {', '.join(SCOPES)}")
+        raise InputError(f"unknown scope {short_repr(scope)}: expected one of {', '.join(SCOPES)}")
     groups = list(groups)
     chosen = [group for group in groups if not group.exclusion(scope)]
     if not chosen:
@@ -184,7 +184,7 @@ def protect(groups: Iterable[ChannelGroup], model: nn.Module, patterns: Iterable
         if not matched:
             close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
             hint = f"did you mean {', '.join(close)}?" if close else "prune_tools/groups.py lists the layers"
-            raise InputError(f"--skip {pattern!r} fits no layer of this model: {hint}")
+            raise InputError(f"--skip {short_repr(pattern)} fits no layer of this model: {hint}")
 
         def fits(path: str, matched: set[str] = matched) -> bool:
             return any(path == whole or path.startswith(whole + ".") for whole in matched)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from prune_tools.groups import ChannelGroup, Member
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 
 REDUCTIONS = {
     "mean": lambda scores: scores.mean(0),
@@ -147,7 +147,7 @@ def score_channels(name: str, material: Material, groups: Sequence[ChannelGroup]
         InputError: an unknown name, gammas that are no numbers, no images where they are needed.
     """
     if name not in SCORES:
-        raise InputError(f"--score {name!r} is unknown: expected one of {', '.join(SCORES)}")
+        raise InputError(f"--score {short_repr(name)} is unknown: expected one of {', '.join(SCORES)}")
     return SCORES[name](material, groups)
 
 

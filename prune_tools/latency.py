@@ -21,7 +21,7 @@ from models.exporters import ExportJob, exporter
 from models.exporters.graph import ExportModel
 from models.formats import FORMATS
 from models.metadata import Metadata
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 from utils.packages import require
 
 WARMUP_RUNS = 5
@@ -96,7 +96,7 @@ def _exported(model: Any, image: torch.Tensor, argument: str) -> Call:
 def check_runtime(runtime: str) -> None:
     """Raise InputError unless ``runtime`` can be used here: before hours of work, not after."""
     if runtime not in RUNTIMES:
-        raise InputError(f"--runtime {runtime!r} is unknown: expected one of {', '.join(RUNTIMES)}")
+        raise InputError(f"--runtime {short_repr(runtime)} is unknown: expected one of {', '.join(RUNTIMES)}")
     needed = next(entry.packages for entry in FORMATS if entry.argument == RUNTIMES[runtime])
     for module, package in needed:
         require(module, f"--runtime {runtime}", package)

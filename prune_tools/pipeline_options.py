@@ -9,8 +9,8 @@ from typing import Any
 from prune_tools.planning import DEFAULT_ROUNDING
 from prune_tools.recipes import RECIPES
 from prune_tools.train_sparity import AUTO, PENALTIES, SCOPES, SparseOptions
-from utils.config import TrainOptions, as_list, build, option
-from utils.errors import InputError
+from utils.config import LARGEST_IMAGE, LARGEST_SEED, TrainOptions, as_list, build, check_numbers, option
+from utils.errors import InputError, short_repr
 from utils.files import ROOT
 
 DEFAULT_FLOPS = "0.5"
@@ -33,32 +33,47 @@ class PipelineOptions:
     weights: str = option("", "start from this checkpoint; '' starts from scratch with --cfg")
     cfg: str = option("", "model YAML; default: the architecture stored in --weights")
     hyp: str = option("", "hyperparameter YAML of the three trainings; default: those of the three commands")
-    imgsz: int = option(320, "image size in pixels, longer side", "--img", "--img-size")
-    batch_size: int = option(16, "images per batch")
-    base_epochs: int = option(100, "epochs of the base model")
-    sparse_epochs: int = option(50, "epochs of sparse training")
-    finetune_epochs: int = option(50, "epochs of fine-tuning")
-    rounds: int = option(1, "prune in so many equal steps, each with its part of the sparse and the fine-tuning epochs")
+    imgsz: int = option(
+        320, "image size in pixels, longer side", "--img", "--img-size", at_least=1, at_most=LARGEST_IMAGE
+    )
+    batch_size: int = option(16, "images per batch", at_least=1)
+    base_epochs: int = option(100, "epochs of the base model", at_least=1)
+    sparse_epochs: int = option(50, "epochs of sparse training", at_least=1)
+    finetune_epochs: int = option(50, "epochs of fine-tuning", at_least=1)
+    rounds: int = option(
+        1, "prune in so many equal steps, each with its part of the sparse and the fine-tuning epochs", at_least=1
+    )
     target_flops: str = option("", "operations that remain, at 640 pixels: 2.1G, or a ratio; default: 0.5")
     target_params: str = option("", "instead: parameters that remain, such as 0.9M, or a ratio")
-    percent: float | None = option(None, "instead: share of the prunable channels to remove", type=float)
+    percent: float | None = option(
+        None, "instead: share of the prunable channels to remove", type=float, at_least=0, at_most=1
+    )
     scope: str = option(
         "", "prunable channels: seed, of layers outside shortcuts, default of --percent; all, coupled ones too",
         choices=SCOPES,
     )  # fmt: skip
     skip: list[str] = option([], "leave these layers whole: module paths, wildcards allowed", nargs="+")
     round_to: int | None = option(
-        None, "for the targets: round the channels that a layer keeps to multiples of this; default: 8", type=int
+        None,
+        "for the targets: round the channels that a layer keeps to multiples of this; default: 8",
+        type=int,
+        at_least=1,
     )
     penalty: str = option(
         "polarize", "of sparse training: polarize pushes just the channels that will go; l1 and prox push all",
         choices=list(PENALTIES),
     )  # fmt: skip
-    sr: float | None = option(None, "rate of --penalty l1 or prox; default: found out by itself", type=float)
-    max_map_loss: float | None = option(
-        None, "sparse training holds back while mAP50 is further than this below the base's; default: 0.03", type=float
+    sr: float | None = option(
+        None, "rate of --penalty l1 or prox; default: found out by itself", type=float, at_least=0, at_most=1000
     )
-    reconstruct: int = option(192, "training images on which the pruned layers are re-fitted; 0 = off")
+    max_map_loss: float | None = option(
+        None,
+        "sparse training holds back while mAP50 is further than this below the base's; default: 0.03",
+        type=float,
+        at_least=0,
+        at_most=1,
+    )
+    reconstruct: int = option(192, "training images on which the pruned layers are re-fitted; 0 = off", at_least=0)
     recipe: str = option(
         "", "schedule of fine-tuning; default: gentle, short where pruning has cost more than a twentieth of the "
         "base's mAP50, v6.2 with a --hyp of your own", choices=list(RECIPES),
@@ -69,8 +84,8 @@ class PipelineOptions:
         choices=["auto", "ram", "disk", "none"],
     )  # fmt: skip
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
-    workers: int = option(8, "most data loading processes")
-    seed: int = option(0, "seed of all random numbers")
+    workers: int = option(8, "most data loading processes", at_least=0)
+    seed: int = option(0, "seed of all random numbers", at_least=0, at_most=LARGEST_SEED)
     project: str = option(str(ROOT / "runs/pipeline"), "folder of the runs")
     name: str = option("exp", "name of this run; an existing one is continued")
     sweep: str = option("", "run folder of sweep.py whose curve goes into report.html")
@@ -80,6 +95,7 @@ class PipelineOptions:
         """Build the options of every step, so that a bad value stops before the first and not before the third."""
         from prune_tools.prune import PruneOptions
 
+        check_numbers(self)
         self.skip = as_list(self.skip)
         if self.percent is None and not self.target_params and not self.target_flops:
             self.target_flops = DEFAULT_FLOPS
@@ -99,7 +115,7 @@ class PipelineOptions:
         for epochs in (self.base_epochs, self.finetune_epochs):
             build(TrainOptions, epochs=epochs, **common)
         if self.recipe not in ("", *RECIPES):
-            raise InputError(f"unknown --recipe {self.recipe!r}: choose one of {', '.join(RECIPES)}")
+            raise InputError(f"unknown --recipe {short_repr(self.recipe)}: choose one of {', '.join(RECIPES)}")
         build(PruneOptions, **self.of_pruning(), **common)
         build(SparseOptions, epochs=self.sparse_epochs, **self.of_penalty(), **common)
 

@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from utils.config import as_list, option, read_hyperparameters, scale_gains
+from utils.config import MOST, as_list, check_numbers, option, read_hyperparameters, scale_gains
 from utils.errors import InputError
 from utils.files import ROOT
 from utils.log import LOGGER
@@ -40,21 +40,19 @@ class ChannelOptions:
         "gamma", "importance of a channel: |gamma|, |gamma| x norm of its readers, first-order loss, random",
         choices=["gamma", "gamma-norm", "taylor", "random"],
     )  # fmt: skip
-    score_images: int = option(SCORE_IMAGES, "training images for --score taylor")
-    min_channels: int = option(1, "least channels that every layer keeps")
+    score_images: int = option(SCORE_IMAGES, "training images for --score taylor", at_least=1)
+    min_channels: int = option(1, "least channels that every layer keeps", at_least=1)
     round_to: int | None = option(
         None, "round the channels that a layer keeps to multiples of this; default: 8, what kernels like, for what is "
-        "given in parameters, operations or time, else 1", type=int,
+        "given in parameters, operations or time, else 1", type=int, at_least=1,
     )  # fmt: skip
-    max_layer_ratio: float = option(1.0, "largest share of its channels that a layer may lose")
+    max_layer_ratio: float = option(1.0, "largest share of its channels that a layer may lose", at_least=0, at_most=1)
     skip: list[str] = option(
         [], "leave these layers whole: module paths such as model.9.cv1 or 'model.1?.*', wildcards allowed", nargs="+"
     )
 
     def check_channels(self) -> None:
         """Refuse values that no plan can use."""
-        if self.score_images < 1:
-            raise InputError(f"--score-images must be at least 1, got {self.score_images}")
         if self.score_images != SCORE_IMAGES and self.score != "taylor":
             raise InputError(f"--score-images {self.score_images} only acts with --score taylor: leave it out")
         self.skip = as_list(self.skip)
@@ -77,6 +75,7 @@ class PlanOptions(ChannelOptions):
         None,
         f"share of the prunable channels to remove, in [0, 1); {DEFAULT_PERCENT} if no target is given",
         type=float,
+        at_least=-MOST,
     )
     target_params: str = option("", "parameters that remain: absolute such as 0.9M, or a ratio such as 0.5")
     target_flops: str = option("", "operations that remain, at 640 pixels as YOLOv5 prints them: 2.1G, or a ratio")
@@ -87,6 +86,7 @@ class PlanOptions(ChannelOptions):
         """Refuse values that no plan can use, and settle the defaults that depend on others."""
         from prune_tools.plan import check_percent
 
+        check_numbers(self)
         target = self.target()
         if self.percent is not None and target is not None:
             raise InputError(f"--percent and {target.flag} contradict each other: give one of them")

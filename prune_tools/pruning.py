@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config import as_list, build, check_thresholds, option
+from utils.config import LARGEST_IMAGE, as_list, build, option
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, read_yaml_mapping
 from utils.log import LOGGER
@@ -39,15 +39,19 @@ class PruningOptions:
     cfg: str = option(DEFAULT_CFG, "model YAML to check the checkpoint against; the default and '' accept any")
     weights: list[str] = option([""], "checkpoint of the sparse run; default: the newest below runs/train", nargs="+")
     fold: bool = option(True, "fold the constants that removed channels emitted into their readers")
-    reconstruct: int = option(192, "training images on which the layers are re-fitted to the unpruned model; 0 = off")
-    recalibrate: int = option(0, "training images on which batch norm is estimated anew; 0 = off")
-    batch_size: int = option(64, "images per batch")
-    imgsz: int = option(320, "image size in pixels, longer side", "--img", "--img-size")
-    conf_thres: float = option(0.001, "least confidence; mAP needs 0.001")
-    iou_thres: float = option(0.6, "NMS threshold")
-    max_det: int = option(300, "most detections per image")
+    reconstruct: int = option(
+        192, "training images on which the layers are re-fitted to the unpruned model; 0 = off", at_least=0
+    )
+    recalibrate: int = option(0, "training images on which batch norm is estimated anew; 0 = off", at_least=0)
+    batch_size: int = option(64, "images per batch", at_least=1)
+    imgsz: int = option(
+        320, "image size in pixels, longer side", "--img", "--img-size", at_least=1, at_most=LARGEST_IMAGE
+    )
+    conf_thres: float = option(0.001, "least confidence; mAP needs 0.001", at_least=0, at_most=1)
+    iou_thres: float = option(0.6, "NMS threshold", at_least=0, at_most=1)
+    max_det: int = option(300, "most detections per image", at_least=1)
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
-    workers: int = option(0, "most data loading processes")
+    workers: int = option(0, "most data loading processes", at_least=0)
     project: str = option(str(ROOT / "runs/val"), "folder of the runs")
     name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken")
     exist_ok: bool = option(False, "write into the run folder even if it exists")
@@ -57,11 +61,6 @@ class PruningOptions:
     def check_inputs(self) -> None:
         """Refuse values that no run can use, by name."""
         self.weights = as_list(self.weights)
-        check_thresholds(self.conf_thres, self.iou_thres)
-        least = {"batch_size": 1, "imgsz": 1, "max_det": 1, "reconstruct": 0, "recalibrate": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise InputError(f"--{name.replace('_', '-')} must be at least {value}, got {getattr(self, name)}")
         if len(self.weights) > 1:
             raise InputError(
                 f"--weights names {len(self.weights)} files, but one model is pruned at a time: give one checkpoint"

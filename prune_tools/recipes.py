@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from utils.config import FOLDER, OPEN, TrainOptions, option
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 from utils.files import ROOT
 from utils.log import LOGGER
 
@@ -103,7 +103,11 @@ class RecipeOptions(TrainOptions):
         path=True, handed_on=False,
     )  # fmt: skip
     teacher_gain: float = option(
-        TEACHER_GAIN, "weight of the distance to the teacher beside the loss of the labels", handed_on=False
+        TEACHER_GAIN,
+        "weight of the distance to the teacher beside the loss of the labels",
+        handed_on=False,
+        at_least=0,
+        at_most=1000,
     )
 
     def __post_init__(self) -> None:
@@ -135,7 +139,7 @@ def with_recipe(options: Options) -> Options:
     """
     name = options.recipe or (PUBLISHED if options.hyp else options.default_recipe())
     if name not in RECIPES:
-        raise InputError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
+        raise InputError(f"unknown recipe {short_repr(name)}: choose one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]
     if options.optimizer not in ("", recipe.optimizer) and not options.hyp and name != PUBLISHED:
         raise InputError(

@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from prune_tools.survey import Point, Survey, SurveyOptions
 from utils.cli import run_command, show_arguments
-from utils.config import build, command_line, option, parse
+from utils.config import build, check_numbers, command_line, option, parse
 from utils.errors import InputError
 from utils.files import ROOT
 from utils.folder_lock import held_folder
@@ -31,16 +31,24 @@ from utils.log import LOGGER
 class SensitivityOptions(SurveyOptions):
     """Options of sensitivity.py."""
 
-    ratios: list[float] = option([0.5], "shares of a layer's channels that are removed", nargs="+", type=float)
-    tolerance: float = option(
-        0.02, "protect layers that lose more than this share of the whole model's mAP50-95 at the smallest ratio"
+    ratios: list[float] = option(
+        [0.5], "shares of a layer's channels that are removed", nargs="+", type=float, at_least=0, at_most=1
     )
-    reconstruct: int = option(0, "training images on which the layers are re-fitted to the unpruned model; 0 = off")
+    tolerance: float = option(
+        0.02,
+        "protect layers that lose more than this share of the whole model's mAP50-95 at the smallest ratio",
+        at_least=0,
+        at_most=1,
+    )
+    reconstruct: int = option(
+        0, "training images on which the layers are re-fitted to the unpruned model; 0 = off", at_least=0
+    )
     project: str = option(str(ROOT / "runs/sensitivity"), "folder of the runs")
     name: str = option("exp", "name of this run; continued if its options are the same, else exp2, exp3, ...")
 
     def __post_init__(self) -> None:
         """Refuse values that no analysis can use, by name."""
+        check_numbers(self)
         self.scope = self.scope or "all"
         ratios = [self.ratios] if isinstance(self.ratios, (int, float)) else self.ratios
         self.ratios = sorted({round(float(ratio), 4) for ratio in ratios})

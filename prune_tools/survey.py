@@ -25,7 +25,7 @@ from prune_tools.pruning import (
     warnings_only,
 )
 from utils.config import command_line, option, to_dict
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 from utils.files import atomic_path, make_folder
 from utils.log import LOGGER, colorstr
 
@@ -38,16 +38,14 @@ IRRELEVANT = ("cfg", "project", "name", "exist_ok", "workers", "dnn", "images", 
 class SurveyOptions(ChannelOptions, PruningOptions):
     """Options of the commands that measure many prunings."""
 
-    images: int = option(0, "validation images to measure on, evenly spread over all; 0 = all")
+    images: int = option(0, "validation images to measure on, evenly spread over all; 0 = all", at_least=0)
     runtime: str = option("torch", "where the time per image is measured", choices=["torch", "onnxruntime", "openvino"])
-    batch_size: int = option(16, "images per batch")
+    batch_size: int = option(16, "images per batch", at_least=1)
 
     def check_survey(self) -> None:
         """Refuse values that no survey can use."""
         self.check_channels()
         self.check_inputs()
-        if self.images < 0:
-            raise InputError(f"--images must be at least 0, got {self.images}")
 
 
 @dataclass
@@ -130,7 +128,9 @@ def _is_created(folder: Path) -> bool:
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
     names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
-    return ", ".join(f"{name} {stored.get(name)!r} instead of {wanted.get(name)!r}" for name in names[:3])
+    return ", ".join(
+        f"{name} {short_repr(stored.get(name))} instead of {short_repr(wanted.get(name))}" for name in names[:3]
+    )
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 from prune_tools.planning import DEFAULT_ROUNDING
 from prune_tools.survey import Point, Survey, SurveyOptions
 from utils.cli import run_command, show_arguments
-from utils.config import build, command_line, option, parse
+from utils.config import build, check_numbers, command_line, option, parse
 from utils.errors import InputError
 from utils.files import ROOT
 from utils.folder_lock import held_folder
@@ -40,16 +40,24 @@ class SweepOptions(SurveyOptions):
     """Options of sweep.py."""
 
     ratios: list[float] = option(
-        [20], "how many ratios from 0 to --largest, evenly spaced; or the ratios themselves", nargs="+", type=float
+        [20],
+        "how many ratios from 0 to --largest, evenly spaced; or the ratios themselves",
+        nargs="+",
+        type=float,
+        at_least=0,
+        at_most=1000,
     )
-    largest: float = option(0.95, "the largest ratio when --ratios is a number of ratios")
+    largest: float = option(0.95, "the largest ratio when --ratios is a number of ratios", at_least=0, at_most=1)
     by: str = option("channels", "what is removed in these ratios", choices=list(FLAGS))
-    tolerance: float = option(0.05, "the proposed ratio loses at most this share of the whole model's mAP50-95")
+    tolerance: float = option(
+        0.05, "the proposed ratio loses at most this share of the whole model's mAP50-95", at_least=0, at_most=1
+    )
     project: str = option(str(ROOT / "runs/sweep"), "folder of the runs")
     name: str = option("exp", "name of this run; continued if its options are the same, else exp2, exp3, ...")
 
     def __post_init__(self) -> None:
         """Refuse values that no sweep can use, by name."""
+        check_numbers(self)
         self.scope = self.scope or ("seed" if self.by == "channels" else "all")
         if self.round_to is None and self.by != "channels":
             self.round_to = DEFAULT_ROUNDING

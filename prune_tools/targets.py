@@ -17,7 +17,7 @@ import torch
 from prune_tools.costs import CostModel, readable
 from prune_tools.groups import ChannelGroup
 from prune_tools.plan import Limits, Plan, keep_largest
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 
 TOLERANCE = 0.02  # share of a target by which it may be missed before the log says so
 FIXED_SHARE = 0.7  # of the whole network's time: if the narrowest one takes more, its width is not what costs time
@@ -61,8 +61,8 @@ def parse_target(quantity: str, text: str) -> Target:
     """Read ``0.9M``, ``2.1G``, ``12ms`` (absolute) or ``0.5`` (a ratio). Raises InputError."""
     match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", str(text).lower())
     problem = InputError(
-        f"--target-{quantity} {text!r} is no amount: expected one such as {EXAMPLES[quantity]}, or the ratio that "
-        "remains, above 0 and below 1, such as 0.5"
+        f"--target-{quantity} {short_repr(text)} is no amount: expected one such as {EXAMPLES[quantity]}, or the ratio "
+        "that remains, above 0 and below 1, such as 0.5"
     )
     if match is None:
         raise problem

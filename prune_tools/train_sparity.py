@@ -48,7 +48,7 @@ def rate(text: str) -> float | str:
 class SparseOptions(RecipeOptions):
     """Options of train.py, of recipe and teacher, and those of the penalty."""
 
-    epochs: int = option(100, "number of epochs", handed_on=False)
+    epochs: int = option(100, "number of epochs", handed_on=False, at_least=1)
     recipe: str = option(
         "", f"schedule; default: {SPARSE} with polarize, {PUBLISHED} with other penalties or a --hyp of your own",
         choices=list(RECIPES), handed_on=False,
@@ -65,9 +65,16 @@ class SparseOptions(RecipeOptions):
         "penalty rate per batch on gamma, or auto: found out so that --target-share is reached; "
         "default: 0.0005, with polarize auto",
         type=rate,
+        at_least=0,
+        at_most=1000,
+        also=(AUTO,),
     )
     sr_beta: float | None = option(
-        None, "penalty rate on beta, 0 = off; default: 10 times --sr with l1 at a given rate, else 0", type=float
+        None,
+        "penalty rate on beta, 0 = off; default: 10 times --sr with l1 at a given rate, else 0",
+        type=float,
+        at_least=0,
+        at_most=1000,
     )
     scope: str = option(
         "", "channels to act on: those of the original tools (seed, the default), or coupled ones too (default of the "
@@ -75,19 +82,28 @@ class SparseOptions(RecipeOptions):
     )  # fmt: skip
     skip: list[str] = option([], "leave these layers alone, as --skip of prune.py does", nargs="+")
     target_share: float | None = option(
-        None, f"wanted share of nearly zero gammas at the end, in (0, 1); default: {TARGET_SHARE}", type=float
+        None,
+        f"wanted share of nearly zero gammas at the end, in (0, 1); default: {TARGET_SHARE}",
+        type=float,
+        at_least=0,
+        at_most=1,
     )
     target_params: str = option("", "with polarize, instead of --target-share: parameters left, 0.9M, or a ratio")
     target_flops: str = option(
         "", "with polarize, instead of --target-share: operations left (640 pixels), 2.1G or 0.5"
     )
     round_to: int | None = option(
-        None, "with these targets: round each layer's remaining channels to multiples of this; default: 8", type=int
+        None,
+        "with these targets: round each layer's remaining channels to multiples of this; default: 8",
+        type=int,
+        at_least=1,
     )
     max_map_loss: float | None = option(
         None,
         "with auto: hold back while mAP50 is further than this below the start's (twice at first); default: 0.03",
         type=float,
+        at_least=0,
+        at_most=1,
     )
 
     def __post_init__(self) -> None:

@@ -65,7 +65,7 @@ def test_only_a_changed_image_size_is_reported(heard):
     assert "641" in heard[0] and "672" in heard[0]
 
 
-@pytest.mark.parametrize("size", [0, -32, 640.5, "large", None, [640, 0]])
+@pytest.mark.parametrize("size", [0, -32, 640.5, "large", None, [640, 0], float("inf"), float("nan"), 10**400, 65537])
 def test_bad_image_size(size):
     with pytest.raises(InputError, match="whole number of pixels"):
         check_img_size(size)
@@ -162,12 +162,16 @@ def test_class_names(repository, given, expected):
     assert checked["nc"] == 2
 
 
-def test_names_that_yaml_takes_for_truth_values_are_reported(repository, heard):
+def test_names_that_yaml_takes_for_something_else_have_to_be_quoted(repository):
     file = repository / "data" / "answers.yaml"
-    file.write_text("names: [yes, maybe]\n")
-    assert check_dataset(file, splits=())["names"] == {0: "True", 1: "maybe"}
-    assert len(heard) == 1
-    assert "quotes" in heard[0]
+    for text, read in (("yes", "True"), ("NO", "False"), ("~", "None"), ("", "None")):
+        file.write_text(f"names:\n  0: maybe\n  1: {text}\n")
+        with pytest.raises(InputError, match=f"the name of class 1 as {read}: put it into quotes"):
+            check_dataset(file, splits=())
+        file.write_text(f"names: [maybe, '{text or 'no'}', 7, 2.5, 2001-02-03]\n")
+        assert check_dataset(file, splits=())["names"] == dict(
+            enumerate(["maybe", text or "no", "7", "2.5", "2001-02-03"])
+        )
 
 
 @pytest.mark.parametrize(
@@ -183,12 +187,30 @@ def test_names_that_yaml_takes_for_truth_values_are_reported(repository, heard):
         ({"names": {"first": "a"}}, "must be 0 to 0 without a gap"),
         ({"names": ["a"], "test": 5}, "'test' must be a path or a list of paths, got 5"),
         ({"names": ["a"], "test": ["x", None]}, "'test' must be a path"),
+        ({"names": ["a"], "test": "~nobody_of_this_name/x"}, "'test' is no path that can exist here"),
+        ({"names": ["a"], "test": "x\0y"}, "'test' is no path that can exist here"),
+        ({"names": ["a"], "path": "x\0y"}, "'path' is no path that can exist here"),
+        ({"names": ["a"], "path": ["x"]}, "path must be a folder"),
+        ({"names": ["a", ""]}, "name of class 1 must be a text of 1 to 1000"),
+        ({"names": ["a", " \t"]}, "name of class 1 must be a text of 1 to 1000"),
+        ({"names": ["x" * 1001]}, "name of class 0 must be a text of 1 to 1000"),
+        ({"names": ["a", ["b"]]}, "name of class 1 must be a text, got"),
+        ({"names": {0: {1: "a"}}}, "name of class 0 must be a text, got"),
+        ({"names": {float("inf"): "a"}}, "must be 0 to 0 without a gap"),
+        ({"nc": 10**18}, "nc must be .* from 1 to 100000, got 1000000000000000000"),
+        ({"nc": 10**5000}, "nc must be .*, got a number of 5001 digits"),
+        ({"nc": float("nan")}, "nc must be"),
+        ({"names": ["a"] * 100_001}, "at most 100000"),
+        ({"names": "x" * 10**6}, "names must be a list"),
+        ({"names": ["a"], "nc": [["x" * 1000] * 1000] * 1000}, "nc must be"),
+        ({"names": ["a"], "test": [["x" * 1000] * 1000] * 1000}, "'test' must be a path"),
     ],
 )
 def test_bad_descriptions(repository, given, message):
     with pytest.raises(InputError, match=message) as caught:
         check_dataset(given, splits=())
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("where", ["repository root", "folder of the file"])
@@ -207,6 +229,34 @@ def test_repository_root_goes_first_and_content_decides(repository, tmp_path):
     assert check_dataset(own / "own.yaml")["path"] == str(own)
     make_images(repository, "val")
     assert check_dataset(own / "own.yaml")["path"] == str(repository)
+
+
+@pytest.mark.parametrize("kind", [str, lambda entry: [entry]])
+def test_a_leading_parent_folder_that_leads_nowhere_is_left_out(repository, tmp_path, monkeypatch, kind):
+    """Roboflow's layout: ../train/images in the YAML file that lies beside train/."""
+    told: list[str] = []
+    monkeypatch.setattr(checks.LOGGER, "info", told.append)
+    own = tmp_path / "sets" / "mask"
+    for split in ("train", "valid"):
+        (own / split / "images").mkdir(parents=True)
+    content = {"train": kind("../train/images"), "val": kind("../valid/images"), "test": kind("../test/images")}
+    write_yaml(own / "data.yaml", {**content, "names": ["a"]})
+    checked = check_dataset(own / "data.yaml")
+    assert checked["train"] == kind(str(own / "train/images"))
+    assert checked["val"] == kind(str(own / "valid/images"))
+    assert checked["test"] == kind(str(own / "../test/images"))  # is nowhere
+    assert [text for text in told if "../train/images leads nowhere" in text and "train/images is taken" in text]
+    for place in (repository, own.parent):
+        (place / "train/images").mkdir(parents=True)
+        (place / "valid/images").mkdir(parents=True)
+    assert check_dataset(own / "data.yaml")["train"] == kind(str(own / "../train/images"))  # what is written goes first
+
+
+def test_an_absolute_path_that_is_a_link_stays(repository, tmp_path):
+    (tmp_path / "store/train").mkdir(parents=True)
+    (tmp_path / "images").symlink_to(tmp_path / "store")
+    checked = check_dataset({"path": str(tmp_path / "images"), "train": "train", "val": "train", "names": ["a"]})
+    assert checked["train"] == str(tmp_path / "images/train")
 
 
 def test_absolute_entries_win(repository, tmp_path):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
 
 from detect import DetectOptions
+from export import ExportOptions
+from prune_tools.finetune import FinetuneOptions
+from prune_tools.pipeline_options import PipelineOptions
+from prune_tools.prune import PruneOptions
+from prune_tools.sensitivity import SensitivityOptions
+from prune_tools.sweep import SweepOptions
+from prune_tools.train_sparity import SparseOptions
 from utils.config import TrainOptions, build, option, parse, parser_for, read_hyperparameters, scale_gains
 from utils.errors import InputError
 from utils.files import ROOT, read_yaml, write_yaml
@@ -61,6 +69,65 @@ def test_unknown_keyword_names_the_close_one():
         build(TrainOptions, batchsize=4)
 
 
+OPTIONS = (
+    TrainOptions, ValOptions, DetectOptions, ExportOptions, SparseOptions, FinetuneOptions, PruneOptions, SweepOptions,
+    SensitivityOptions, PipelineOptions,
+)  # fmt: skip
+
+
+def numbers_of(options_class) -> list[dataclasses.Field]:
+    """The options that are numbers or lists of numbers, by what argparse makes of them."""
+    actions = {action.dest: action for action in parser_for(options_class, "")._actions}
+    return [
+        field for field in dataclasses.fields(options_class)
+        if (kind := actions[field.name].type) in (int, float) or getattr(kind, "__name__", "") == "rate"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("options_class", OPTIONS)
+def test_every_number_has_a_range_and_is_kept_to_it(options_class):
+    fields = numbers_of(options_class)
+    assert len(fields) > 5
+    for field in fields:
+        least, most = field.metadata["range"]
+        assert least is not None, field.name
+        many = field.metadata["arguments"].get("nargs") == "+"
+        for wrong in (
+            least - 1 - 10 * (least == -1),
+            most + 1,
+            10**400,
+            float("nan"),
+            float("inf"),
+            "many",
+            True,
+            [[1]],
+        ):
+            if wrong in field.metadata["also"]:
+                continue
+            with pytest.raises(InputError, match=f"--{field.name.replace('_', '-')} must (be|lie)") as caught:
+                build(options_class, **{field.name: [wrong] if many else wrong})
+            assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("options_class", OPTIONS)
+def test_switches_are_true_or_false(options_class):
+    for field in dataclasses.fields(options_class):
+        if isinstance(field.default, bool) and field.name != "resume":
+            with pytest.raises(InputError, match=f"--{field.name.replace('_', '-')} is a switch"):
+                build(options_class, **{field.name: "maybe"})
+
+
+def test_accepted_values_of_v62():
+    for accepted in (
+        {"batch_size": -1}, {"save_period": -1}, {"save_period": 0}, {"patience": 10**8}, {"workers": 0}, {"imgsz": 1},
+        {"workers": 9999}, {"seed": 2**32 - 1}, {"freeze": [10]}, {"freeze": (0, 3)}, {"label_smoothing": 0},
+        {"evolve": 300}, {"local_rank": -1}, {"epochs": 100_000}, {"resume": "last.pt"},
+    ):  # fmt: skip
+        build(TrainOptions, **accepted)
+    build(ValOptions, imgsz=None, conf_thres=0, iou_thres=1)
+    build(DetectOptions, imgsz=(640, 480), classes=[0, 15], max_det=1)
+
+
 @pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch_size": 0}, {"imgsz": -1}, {"label_smoothing": 1.0}])
 def test_impossible_values_are_named(bad):
     with pytest.raises(InputError, match="--" + next(iter(bad)).replace("_", "-")):
@@ -76,12 +143,28 @@ def test_every_shipped_hyperparameter_file_is_valid():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"lr0": "fast"}, "lr0 must be a number"), ({"mosaic": 2}, "mosaic"), ({"mosiac": 1}, "did you mean 'mosaic'")],
+    [
+        ({"lr0": "fast"}, "lr0 must be a number"),
+        ({"mosaic": 2}, "mosaic"),
+        ({"mosiac": 1}, "did you mean 'mosaic'"),
+        ({"lr0": float("nan")}, "lr0 must be a number .* got nan"),
+        ({"lr0": float("inf")}, "lr0 must be"),
+        ({"lr0": [0.1]}, r"lr0 must be .* got \[0.1\]"),
+        ({"lr0": True}, "lr0 must be"),
+        ({"lr0": None}, "lr0 must be"),
+        ({"lr0": "1e-3"}, "YAML takes 1e-3 for a text"),
+        ({"anchors": 0}, "anchors must be"),
+        ({7: 1}, "parameter 7"),
+        ({"lr0": 10**50}, "lr0 must be"),
+        ({"box": [["x" * 1000] * 9] * 9}, "box must be"),
+        ({"x" * 9999: 1}, "unknown hyperparameter 'xxx"),
+    ],
 )
 def test_bad_hyperparameters_are_named(tmp_path, change, message):
     write_yaml(tmp_path / "hyp.yaml", read_yaml(LOW) | change)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         read_hyperparameters(tmp_path / "hyp.yaml")
+    assert len(str(caught.value)) < 400
 
 
 def test_missing_hyperparameter_is_named():

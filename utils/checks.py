@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from utils.archives import unpack
+from utils.config import LARGEST_IMAGE
 from utils.dataset_download import MARKER, is_incomplete, provide
 from utils.downloads import download, is_url, url_name
 from utils.errors import InputError, MissingFileError, short_repr
@@ -30,17 +31,18 @@ def check_img_size(imgsz: Sequence[int], s: int = 32, floor: int = 0) -> list[in
 def check_img_size(imgsz: int | Sequence[int], s: int = 32, floor: int = 0) -> int | list[int]:
     """Round an image size, or each of several, up to a multiple of the stride ``s`` and to at least ``floor`` pixels.
 
-    A changed size is reported. Raises InputError for sizes that are no whole number above 0.
+    A changed size is reported. Raises InputError for sizes that are no whole number from 1 to LARGEST_IMAGE.
     """
     if isinstance(imgsz, (list, tuple)):
         return [check_img_size(size, s, floor) for size in imgsz]
     stride = int(s)  # may come as a tensor
     try:
         size = int(imgsz)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         size = 0
-    if size != imgsz or size < 1:
-        raise InputError(f"the image size must be a whole number of pixels above 0, got {short_repr(imgsz)}: try 640")
+    if size != imgsz or not 1 <= size <= LARGEST_IMAGE:
+        expected = f"a whole number of pixels from 1 to {LARGEST_IMAGE}"
+        raise InputError(f"the image size must be {expected}, got {short_repr(imgsz)}: try 640")
     allowed = max(math.ceil(size / stride) * stride, int(floor))
     if allowed != size:
         LOGGER.warning(
@@ -130,7 +132,7 @@ def check_dataset(
     entries = {split: _split_entries(content[split], split, title) for split in SPLITS if content.get(split)}
     roots = _roots(content.get("path"), bases, title)
     requested = [entry for split in splits for entry in entries[split]]
-    root = min(roots, key=lambda place: len(_missing(place, requested)))  # the first of equals
+    root = min(roots, key=lambda place: _misfit(place, requested))  # the first of equals
     absent = [split for split in splits if _missing(root, entries[split])]
     if absent and autodownload and content.get("download"):
         provide(title, content, root, absent, lambda: bool(_missing(root, requested)), allow_scripts)
@@ -187,6 +189,11 @@ def _existing(root: Path, entry: str, title: str = "") -> str | None:
 def _missing(root: Path, entries: list[str]) -> list[str]:
     """Those entries that do not exist below ``root``; all of them while a download into it is unfinished."""
     return entries if is_incomplete(root) else [entry for entry in entries if _existing(root, entry) is None]
+
+
+def _misfit(root: Path, entries: list[str]) -> tuple[int, int]:
+    """The number of entries that are missing below ``root``, and of those that are not where they say."""
+    return len(_missing(root, entries)), sum(_existing(root, entry) != entry for entry in entries)
 
 
 def _read_description(data: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[Path]]:
@@ -277,7 +284,9 @@ def _split_entries(value: Any, split: str, title: str) -> list[str]:
 
 
 def _missing_message(title: str, missing: list[str], roots: list[Path], remedy: str) -> str:
-    shown = ", ".join(entry if len(entry) < 200 else short_repr(entry) for entry in missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+    shown = ", ".join(entry if len(entry) < 200 else short_repr(entry) for entry in missing[:3]) + (
+        f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    )
     absolute = all(Path(entry).is_absolute() for entry in missing)
     looked = "" if absolute else f" (looked below {' and '.join(map(str, roots))})"
     return f"{title}: images not found: {shown}{looked}: {remedy}"

@@ -9,17 +9,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
+import numbers
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 from utils.files import ROOT, read_yaml_mapping
 
 Options = TypeVar("Options")
 AUTO_BATCH = -1  # --batch-size that stands for what fits
+MOST = 1_000_000  # the largest whole number of an option, where it says no other
+LARGEST_IMAGE = 65_536  # pixels of a side
+LARGEST_SEED = 2**32 - 1
 
 # What a resumed run does with an option, said at the option itself (``on_resume``)
 KEPT = "kept"  # the recorded value counts; another one on the command line is refused
@@ -61,7 +66,7 @@ HYPERPARAMETER_RANGES: dict[str, tuple[float, float]] = {
 
 def option(
     default: Any, text: str, *aliases: str, on_resume: str = KEPT, handed_on: bool = True, path: bool = False,
-    **argparse_arguments: Any,
+    at_least: float | None = None, at_most: float = MOST, also: tuple[Any, ...] = (), **argparse_arguments: Any,
 ) -> Any:  # fmt: skip
     """A dataclass field that is also a flag: ``text`` is its help, ``aliases`` are further spellings.
 
@@ -73,10 +78,12 @@ def option(
         handed_on: the command proposed as the next one repeats the value, if it has the option; False for what
             belongs to one run alone, such as its name.
         path: the value names a file or a folder.
+        at_least, at_most: the range of a number, or of each in a list; every option that is a number has one.
+        also: what is allowed beside these numbers.
     """
     metadata = {
         "help": text, "aliases": aliases, "arguments": argparse_arguments, "on_resume": on_resume,
-        "handed_on": handed_on, "path": path,
+        "handed_on": handed_on, "path": path, "range": (at_least, at_most), "also": also,
     }  # fmt: skip
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
@@ -136,7 +143,7 @@ def build(options_class: type[Options], **keywords: Any) -> Options:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
-            raise InputError(f"unknown option {name!r} for {options_class.__name__}{hint}")
+            raise InputError(f"unknown option {short_repr(name)} for {options_class.__name__}{hint}")
     return options_class(**keywords)
 
 
@@ -159,11 +166,27 @@ def command_line(script: str, options_class: type, values: Mapping[str, Any]) ->
     return shlex.join(words)
 
 
-def check_thresholds(confidence: float, iou: float) -> None:
-    """Raise InputError unless both lie in [0, 1]."""
-    for name, value in (("--conf-thres", confidence), ("--iou-thres", iou)):
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} must lie in [0, 1], got {value}")
+def check_numbers(options: Any) -> None:
+    """Check every option that is a number, or a list of numbers, or a switch; None passes where it is the default.
+
+    Raises:
+        InputError: by flag, the first value that is of another kind or out of its range.
+    """
+    for field in dataclasses.fields(options):
+        value, default, flag = getattr(options, field.name), _default(field), flag_of(field.name)
+        least, most = field.metadata.get("range", (None, MOST))
+        if isinstance(default, bool) and "nargs" not in field.metadata["arguments"]:
+            if value not in (True, False):
+                raise InputError(f"{flag} is a switch: expected True or False, got {short_repr(value)}")
+        elif least is not None and value is not default and not any(value == other for other in field.metadata["also"]):
+            sample = default[0] if isinstance(default, list) else default
+            whole = field.metadata["arguments"].get("type", type(sample)) is int
+            for number in value if isinstance(value, (list, tuple)) else [value]:
+                is_number = isinstance(number, numbers.Integral if whole else numbers.Real)
+                if not is_number or isinstance(number, bool) or not least <= number <= most:
+                    bounds = f"be at least {least} and at most {most}" if whole else f"lie in [{least:g}, {most:g}]"
+                    kind = ", a whole number" if whole else ""
+                    raise InputError(f"{flag} must {bounds}{kind}, got {short_repr(number)}")
 
 
 @dataclass
@@ -190,9 +213,15 @@ class TrainOptions:
         path=True,
         handed_on=False,
     )
-    epochs: int = option(300, "number of epochs", handed_on=False)
-    batch_size: int = option(16, "images per batch, of all processes together; -1 = what the GPU has room for")
-    imgsz: int = option(640, "image size in pixels, longer side, for training and validation", "--img", "--img-size")
+    epochs: int = option(300, "number of epochs", handed_on=False, at_least=1)
+    batch_size: int = option(
+        16, "images per batch, of all processes together; -1 = what the GPU has room for", at_least=1,
+        also=(AUTO_BATCH,),
+    )  # fmt: skip
+    imgsz: int = option(
+        640, "image size in pixels, longer side, for training and validation", "--img", "--img-size", at_least=1,
+        at_most=LARGEST_IMAGE,
+    )  # fmt: skip
     rect: bool = option(False, "rectangular batches: no mosaic, no shuffling", handed_on=False)
     resume: Any = option(
         False,
@@ -209,14 +238,9 @@ class TrainOptions:
     noautoanchor: bool = option(False, "keep the anchors without checking them against the labels", handed_on=False)
     noplots: bool = option(False, "draw no pictures and no TensorBoard graph", on_resume=OPEN, handed_on=False)
     evolve: Any = option(
-        None,
-        "evolve the hyperparameters over this many generations",
-        nargs="?",
-        const=300,
-        type=int,
-        on_resume=CALL,
-        handed_on=False,
-    )
+        None, "evolve the hyperparameters over this many generations", nargs="?", const=300, type=int, on_resume=CALL,
+        handed_on=False, at_least=1,
+    )  # fmt: skip
     cache: Any = option(
         "auto",
         "keep the resized images in memory (ram; val: those of validation only), in a file beside the labels (disk), "
@@ -247,7 +271,7 @@ class TrainOptions:
     compile: bool = option(
         False, "have torch.compile make kernels for the model, which takes minutes at first", handed_on=False
     )
-    workers: int = option(8, "most data loading processes, of each training process", on_resume=OPEN)
+    workers: int = option(8, "most data loading processes, of each training process", on_resume=OPEN, at_least=0)
     project: str = option(
         str(ROOT / "runs/train"),
         "folder of the runs; runs/evolve by default with --evolve",
@@ -264,32 +288,28 @@ class TrainOptions:
     exist_ok: bool = option(False, "write into the run folder even if it exists", on_resume=FOLDER, handed_on=False)
     quad: bool = option(False, "make one image of four: twice the size, a quarter of the batch", handed_on=False)
     cos_lr: bool = option(False, "cosine instead of linear decay of the learning rate", handed_on=False)
-    label_smoothing: float = option(0.0, "label smoothing epsilon", handed_on=False)
-    patience: int = option(100, "stop after this many epochs without a better fitness; 0 = never", handed_on=False)
+    label_smoothing: float = option(0.0, "label smoothing epsilon", handed_on=False, at_least=0, at_most=1)
+    patience: int = option(
+        100, "stop after this many epochs without a better fitness; 0 = never", handed_on=False, at_least=0,
+        at_most=10**9,
+    )  # fmt: skip
     freeze: list[int] = option(
-        [0], "layers to freeze: one number n = the first n, several = exactly those", nargs="+", handed_on=False
-    )
+        [0], "layers to freeze: one number n = the first n, several = exactly those", nargs="+", handed_on=False,
+        at_least=0,
+    )  # fmt: skip
     save_period: int = option(
-        -1, "also save epoch<N>.pt every this many epochs; below 1 = off", on_resume=OPEN, handed_on=False
-    )
-    seed: int = option(0, "seed of all random numbers")
+        -1, "also save epoch<N>.pt every this many epochs; below 1 = off", on_resume=OPEN, handed_on=False,
+        at_least=-MOST, at_most=MOST,
+    )  # fmt: skip
+    seed: int = option(0, "seed of all random numbers", at_least=0, at_most=LARGEST_SEED)
     local_rank: int = option(
-        -1,
-        "given by launchers older than torchrun; must agree with LOCAL_RANK",
-        "--local_rank",
-        on_resume=CALL,
-        handed_on=False,
-    )
+        -1, "given by launchers older than torchrun; must agree with LOCAL_RANK", "--local_rank", on_resume=CALL,
+        handed_on=False, at_least=-1,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
-        least_values = {"epochs": 1, "batch_size": 1, "imgsz": 1, "workers": 0, "patience": 0, "seed": 0, "evolve": 1}
-        for name, least in least_values.items():
-            value = getattr(self, name)
-            if (name == "batch_size" and value == AUTO_BATCH) or (name == "evolve" and value is None):
-                continue
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"{flag_of(name)} must be a whole number of at least {least}, got {value!r}")
+        check_numbers(self)
         if self.image_weights and self.rect:
             raise InputError(
                 "--image-weights draws images at random, --rect sorts them by shape: leave one of them out"
@@ -298,8 +318,8 @@ class TrainOptions:
             raise InputError("--compile makes kernels for one image size: leave out --multi-scale and --rect")
         if self.quad and self.batch_size in range(4):
             raise InputError(f"--quad makes one image of four: --batch-size must be at least 4, got {self.batch_size}")
-        if min(self.freeze, default=-1) < 0:
-            raise InputError(f"--freeze takes layer numbers of at least 0, got {self.freeze}")
+        if not self.freeze:
+            raise InputError("--freeze takes layer numbers: give 0 to freeze none")
         if not 0 <= self.label_smoothing < 1:
             raise InputError(f"--label-smoothing must lie in [0, 1), got {self.label_smoothing}")
 
@@ -317,14 +337,23 @@ def read_hyperparameters(source: str | Path | dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"{place} lacks {', '.join(missing)}: copy them from data/hyps/hyp.scratch-low.yaml")
     for name, value in values.items():
         if name not in HYPERPARAMETER_RANGES and name != "anchors":
-            close = difflib.get_close_matches(name, HYPERPARAMETER_RANGES, n=1)
+            close = difflib.get_close_matches(str(name)[:100], HYPERPARAMETER_RANGES, n=1)
             raise InputError(
-                f"{place}: unknown hyperparameter {name!r}" + (f", did you mean {close[0]!r}?" if close else "")
+                f"{place}: unknown hyperparameter {short_repr(name)}"
+                + (f", did you mean {close[0]!r}?" if close else "")
             )
         low, high = HYPERPARAMETER_RANGES.get(name, (1, 100))  # anchors: per level
-        if not isinstance(value, (int, float)) or not low <= value <= high:
-            raise InputError(f"{place}: {name} must be a number in [{low:g}, {high:g}], got {value!r}")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+            hint = ": YAML takes 1e-3 for a text, write 1.0e-3 or 0.001" if _is_number(value) else ""
+            raise InputError(f"{place}: {name} must be a number in [{low:g}, {high:g}], got {short_repr(value)}{hint}")
     return values
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def scale_gains(hyp: dict[str, Any], levels: int, class_count: int, image_size: int, label_smoothing: float) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from utils.augmentations import draw_colours, draw_warp, letterbox, mixup, recolour, warp_labels, warp_limits
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 from utils.image_cache import CACHES, ImageStore, cache_in_memory, cache_on_disk, content_hash
 from utils.images import read_image
 from utils.label_cache import load_labels
@@ -75,7 +75,9 @@ class LoadImagesAndLabels(Dataset):
         prefix: str = "",
     ) -> None:
         if cache_images not in (None, False, True, *CACHES):
-            raise InputError(f"image cache {cache_images!r} is not supported, expected one of {', '.join(CACHES)}")
+            raise InputError(
+                f"image cache {short_repr(cache_images)} is not supported, expected one of {', '.join(CACHES)}"
+            )
         self.path, self.img_size, self.stride = path, img_size, stride
         self.augment, self.image_weights = augment, image_weights
         self.hyp: Mapping[str, float] = hyp or {}

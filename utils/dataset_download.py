@@ -7,6 +7,7 @@ the next step; ``.download-incomplete`` is there until all is, so that a half da
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -100,7 +101,7 @@ class DatasetFolder:
 
 def is_incomplete(root: str | Path) -> bool:
     """Whether a download into this folder was interrupted."""
-    return (Path(root) / MARKER).exists()
+    return os.path.exists(Path(root) / MARKER)
 
 
 def provide(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from utils.checkpoint import de_parallel
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 from utils.log import LOGGER
 
 FUSED_DEVICES = ("cpu", "cuda")
@@ -78,7 +78,7 @@ def smart_optimizer(
         "RMSProp": functools.partial(torch.optim.RMSprop, lr=lr, momentum=momentum),
     }
     if name not in makers:
-        raise InputError(f"unknown optimizer {name!r}: choose one of {', '.join(makers)}")
+        raise InputError(f"unknown optimizer {short_repr(name)}: choose one of {', '.join(makers)}")
     groups = parameter_groups(model)
     decays = {BIASES: 0.0, DECAYED: decay, NORMS: 0.0}
     optimizer = makers[name]([{"params": groups[index], "weight_decay": decays[index]} for index in decays])
