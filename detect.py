@@ -24,6 +24,7 @@ from utils.errors import InputError, short_repr
 from utils.files import ROOT, make_folder
 from utils.folder_lock import claimed_folder
 from utils.log import LOGGER, colorstr
+from utils.names import terminal_text
 from utils.result_files import Writer
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from utils.sources import LoadImages
     from utils.streams import LoadStreams
 
+DEFAULT_SOURCE = str(ROOT / "data/images")  # as in v6.2; no pictures are shipped
 REMEMBERED_CALLS = 100_000  # of whose times percentiles are taken
 WINDOW_BATCHES = 4  # batches of images that are looked through for equal shapes
 
@@ -45,7 +47,7 @@ class DetectOptions:
     weights: list[str] = option(
         [str(ROOT / "yolov5s.pt")], "checkpoint or export; several checkpoints make an ensemble", nargs="+"
     )
-    source: str = option(str(ROOT / "data/images"), "image, folder, glob, video, list file, camera number, address")
+    source: str = option(DEFAULT_SOURCE, "image, folder, glob, video, list file, camera number, address")
     data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML; read only for names that a checkpoint lacks")
     imgsz: Any = option(
         None, "image size in pixels: longer side, or height and width (default: 640); an export has its own", "--img",
@@ -100,7 +102,7 @@ class DetectOptions:
 def summarize(found: torch.Tensor, names: dict[int, str]) -> str:
     """Counts by class in class order: ``6 persons, 1 handbag, ``; empty if nothing was found."""
     counts = sorted(Counter(found[:, 5].int().tolist()).items())
-    return "".join(f"{count} {names[index]}{'s' if count > 1 else ''}, " for index, count in counts)
+    return "".join(f"{count} {terminal_text(names[index])}{'s' if count > 1 else ''}, " for index, count in counts)
 
 
 class Detector:
@@ -196,8 +198,7 @@ class DetectionRun:
             return all(self.batch(rgb[index : index + 1], [picture]) for index, picture in enumerate(pictures))
         feature_folder = None
         if self.options.visualize:
-            stem, frame = self.writer.stem(pictures[0].path), pictures[0].frame
-            feature_folder = self.folder / (stem if frame is None else f"{stem}_{frame}")
+            feature_folder = self.folder / self.writer.stem(pictures[0])
         sizes = [picture.native.shape[:2] for picture in pictures]
         detections, seconds = self.detector.batch(rgb, sizes, feature_folder)
         size = f"{rgb.shape[2]}x{rgb.shape[3]} "
@@ -256,8 +257,8 @@ class DetectionRun:
         if self.viewer:
             self.viewer.close()
 
-    def report(self, skipped: int, seconds: float) -> None:
-        """Log the times, what was skipped, and where the results are; ``seconds`` from the first image to the last."""
+    def report(self, seconds: float) -> None:
+        """Log the times, and where the results are; ``seconds`` from the first image to the last."""
         import numpy as np
 
         options = self.options
@@ -273,11 +274,19 @@ class DetectionRun:
             f"{self.seen / max(seconds, 1e-9):.1f} images per second in all; latency of each call, "
             f"for {of_images}: median {middle:.1f} ms, 95th percentile {late:.1f} ms"
         )
-        if skipped:
-            LOGGER.warning(f"{skipped} file(s) could not be read and were skipped: they are named above")
         labels = f", {self.writer.label_files} label files in {self.folder / 'labels'}" if options.save_txt else ""
         if not options.nosave or options.save_txt or options.save_crop or options.visualize:
             LOGGER.info(f"Results saved to {colorstr('bold', str(self.folder))}{labels}")
+
+    def shortcomings(self, sources: LoadImages | LoadStreams) -> str:
+        """How many files could not be read or written, in words; '' if all is there."""
+        counts = {
+            "could not be read and were skipped": sources.skipped,
+            "could be read in part only": sources.incomplete,
+            "have results that could not be written": len(self.writer.incomplete),
+        }
+        found = [f"{count} file(s) {what}" for what, count in counts.items() if count]
+        return f"{', '.join(found)}: they are named above" if found else ""
 
 
 def wants_windows(options: DetectOptions, live: bool) -> bool:
@@ -292,21 +301,35 @@ def wants_windows(options: DetectOptions, live: bool) -> bool:
     return not problem
 
 
-def main(options: DetectOptions) -> Path:
-    """Detect and write; returns the run folder."""
-    from utils.streams import is_stream
+def check_source(options: DetectOptions) -> None:
+    """Raise InputError for a source that cannot be read, and for options that do not go with it."""
+    from utils.sources import LoadImages
+    from utils.streams import is_stream, remote_file_name
 
-    show_arguments("detect", options)
     if options.view_img:
-        wants_windows(options, live=False)  # before the model is loaded
-    if options.batch_size > 1 and is_stream(options.source):
-        raise InputError("--batch-size is for files: of several streams one frame each is a batch, leave it out")
+        wants_windows(options, live=False)
+    if is_stream(options.source):
+        if options.batch_size > 1:
+            raise InputError("--batch-size is for files: of several streams one frame each is a batch, leave it out")
+    elif options.source == DEFAULT_SOURCE and not Path(DEFAULT_SOURCE).exists():
+        raise InputError(
+            f"--source is missing, and its default, {DEFAULT_SOURCE}, is not there: give an image, a folder, a video, "
+            "a list file, a camera number or an address"
+        )
+    elif not remote_file_name(options.source):
+        LoadImages(options.source)
+
+
+def detect(options: DetectOptions) -> tuple[Path, str]:
+    """Detect and write; returns the run folder, and in words what could not be read or written ('': nothing)."""
+    show_arguments("detect", options)
+    check_source(options)  # before the model is loaded
     detector = Detector(options)
     with claimed_folder(Path(options.project) / options.name, options.exist_ok) as folder:
-        return _detect_into(folder, options, detector)
+        return folder, _detect_into(folder, options, detector)
 
 
-def _detect_into(folder: Path, options: DetectOptions, detector: Detector) -> Path:
+def _detect_into(folder: Path, options: DetectOptions, detector: Detector) -> str:
     from utils.inputs import open_sources
 
     sources = open_sources(
@@ -331,18 +354,32 @@ def _detect_into(folder: Path, options: DetectOptions, detector: Detector) -> Pa
         sources.close()
     if sources.skipped and not detection.seen:
         raise InputError(f"nothing in {options.source} could be read: the files are named above")
-    detection.report(sources.skipped, time.perf_counter() - start)
+    detection.report(time.perf_counter() - start)
     if options.update:
         from utils.checkpoint import strip_optimizer
 
         for file in options.weights:
             strip_optimizer(file)
+    return detection.shortcomings(sources)
+
+
+def main(options: DetectOptions) -> Path:
+    """The command: returns the run folder; raises InputError, at the end, if a file could not be read or written."""
+    folder, shortcomings = detect(options)
+    if shortcomings:
+        raise InputError(shortcomings)
     return folder
 
 
 def run(**keywords: Any) -> Path:
-    """Detect from Python, ``detect.run(weights='best.pt', source='photo.jpg')``: the flags as keywords."""
-    return main(build(DetectOptions, **keywords))
+    """Detect from Python, ``detect.run(weights='best.pt', source='photo.jpg')``: the flags as keywords.
+
+    Returns the run folder. A file that cannot be read, or whose results cannot be written, costs a warning.
+    """
+    folder, shortcomings = detect(build(DetectOptions, **keywords))
+    if shortcomings:
+        LOGGER.warning(shortcomings)
+    return folder
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from utils.device import time_sync
 from utils.downloads import download, is_url, url_name
 from utils.errors import InputError, short_repr
 from utils.images import read_image
+from utils.log import LOGGER
 from utils.nms import non_max_suppression
 from utils.result_files import UniqueStems
 
@@ -58,8 +59,6 @@ class AutoShape(nn.Module):
         """Wrap ``model`` and put it into eval mode; ``verbose`` logs that."""
         super().__init__()
         if verbose:
-            from utils.log import LOGGER
-
             LOGGER.info("Adding AutoShape: the model takes files, addresses, PIL images, arrays and lists of them")
         for name in CARRIED:
             if name in vars(model):
@@ -87,14 +86,15 @@ class AutoShape(nn.Module):
             Detections; of a tensor, what the model returns.
 
         Raises:
-            InputError: a picture cannot be read, or is of no such kind; it is named.
+            InputError: a picture is of no such kind, or none of the files can be read. One of several that cannot be
+                read is logged; it has no detections, and Detections.unreadable says why.
         """
         if isinstance(imgs, Tensor):
             return self._infer(imgs, augment, profile)
         if isinstance(self.model, DetectMultiBackend):
             self.model.check_request(self.conf, self.iou, augment, agnostic=self.agnostic)
         times = [time_sync()]
-        pictures, files = read_pictures(imgs)
+        pictures, files, unreadable = read_pictures(imgs)
         shape = self._network_shape([picture.shape[:2] for picture in pictures], size)
         batch = np.stack([letterbox(picture, shape, auto=False)[0] for picture in pictures])
         tensor = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
@@ -108,8 +108,10 @@ class AutoShape(nn.Module):
         )  # fmt: skip
         for boxes, picture in zip(found, pictures, strict=True):
             scale_coords(shape, boxes[:, :4], picture.shape[:2])
+        for place in unreadable:
+            found[place] = found[place][:0]
         times.append(time_sync())
-        return Detections(pictures, found, files, times, self.names, tuple(tensor.shape))
+        return Detections(pictures, found, files, times, self.names, tuple(tensor.shape), unreadable)
 
     @property
     def _parameter(self) -> Tensor:
@@ -143,36 +145,53 @@ class AutoShape(nn.Module):
         return math.ceil(sides[0] / stride) * stride, math.ceil(sides[1] / stride) * stride
 
 
-def read_pictures(source: Any) -> tuple[list[np.ndarray], list[str]]:
-    """One picture or a list of them -> RGB arrays (H, W, 3) uint8, and a name ending in .jpg for each, no two alike."""
+def read_pictures(source: Any) -> tuple[list[np.ndarray], list[str], dict[int, str]]:
+    """One picture or a list of them -> RGB arrays (H, W, 3) uint8, a name ending in .jpg for each, no two alike.
+
+    The third of the results has, by its place, why a file cannot be read; a black picture stands for it. Raises
+    InputError if that is so for all.
+    """
     items = list(source) if isinstance(source, (list, tuple)) else [source]
     if not items:
         raise InputError("no pictures given: the list is empty")
-    pictures, files = zip(*_read_each(items), strict=True)
-    return list(pictures), list(files)
-
-
-def _read_each(items: Sequence[Any]) -> Iterator[tuple[np.ndarray, str]]:
     stem = UniqueStems()
+    pictures: list[np.ndarray | None] = []
+    files: list[str] = []
+    unreadable: dict[int, str] = {}
     for index, item in enumerate(items):
-        source: Any = f"image{index}"
+        name: Any = getattr(item, "filename", "") or f"image{index}"
         if isinstance(item, (str, Path)):
-            source = item
-            picture = _read_file(str(item))
-        elif isinstance(item, np.ndarray):
-            picture = _rgb_array(item, index)
-        elif hasattr(item, "convert") and hasattr(item, "getexif"):  # a PIL image, without importing PIL for it
-            from PIL import ImageOps
-
-            source = getattr(item, "filename", "") or source
-            picture = np.asarray(ImageOps.exif_transpose(item).convert("RGB"))
+            name = url_name(str(item)) if is_url(item) else item
+            try:
+                pictures.append(_read_file(str(item)))
+            except InputError as error:
+                pictures.append(None)
+                unreadable[index] = str(error)
         else:
-            raise InputError(
-                f"picture {index} is of type {type(item).__name__}: expected a path, an http(s) address, a PIL image "
-                "or a NumPy array"
-            )
-        name = Path(url_name(str(source))) if is_url(source) else Path(str(source))
-        yield picture, f"{stem(name)}.jpg"
+            pictures.append(_array(item, index))
+        files.append(f"{stem(Path(str(name)))}.jpg")
+    present = [picture for picture in pictures if picture is not None]
+    if not present:
+        more = f" (nor can the {len(items) - 1} others)" if len(items) > 1 else ""
+        raise InputError(unreadable[0] + more)
+    for index, problem in unreadable.items():
+        LOGGER.warning(f"picture {index} is left out: {problem}")
+    blank = np.zeros_like(present[0])
+    return [blank if picture is None else picture for picture in pictures], files, unreadable
+
+
+def _array(item: Any, index: int) -> np.ndarray:
+    """RGB (H, W, 3) uint8 of an array or a PIL image."""
+    if isinstance(item, np.ndarray):
+        return _rgb_array(item, index)
+    if not (hasattr(item, "convert") and hasattr(item, "getexif")):  # a PIL image, without importing PIL for it
+        raise InputError(
+            f"picture {index} is of type {type(item).__name__}: expected a path, an http(s) address, a PIL image "
+            "or a NumPy array"
+        )
+    from PIL import ImageOps
+
+    return np.asarray(ImageOps.exif_transpose(item).convert("RGB"))
 
 
 def _read_file(source: str) -> np.ndarray:

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from utils.boxes import xyxy2xywh
 from utils.errors import InputError
-from utils.files import increment_path, make_folder
+from utils.files import fitting_name, increment_path, make_folder
+from utils.names import terminal_text
+from utils.result_files import CropNames, Incomplete, crop_box, folder_names, one_result
 
 DEFAULT_FOLDER = "runs/detect/exp"
+_crop_names = CropNames()  # those of one call after the other, as for the frames of a video
 COLUMNS = {
     "xyxy": ("xmin", "ymin", "xmax", "ymax"),
     "xyxyn": ("xmin", "ymin", "xmax", "ymax"),
@@ -38,6 +41,8 @@ class Detections:
         times: clock readings in seconds before and after each of the three stages; t: milliseconds per picture of
             pre-processing, inference, NMS.
         s: shape of the network's input.
+        unreadable: {place in the batch: why that file could not be read}; a black picture, which is not saved or shown,
+            and no detections stand for it.
     """
 
     def __init__(
@@ -48,11 +53,13 @@ class Detections:
         times: Sequence[float] = (0, 0, 0, 0),
         names: Mapping[int, str] | Sequence[str] | None = None,
         shape: Sequence[int] | None = None,
+        unreadable: Mapping[int, str] | None = None,
     ) -> None:
         """Arguments as the attributes of their names; ``shape`` is s."""
         self.imgs, self.pred, self.files, self.times = imgs, pred, files, times
         self.names = dict(names if isinstance(names, Mapping) else enumerate(names or ()))
         self.n, self.s = len(pred), shape
+        self.unreadable = dict(unreadable or {})
         self.t = tuple(1e3 * (end - start) / max(self.n, 1) for start, end in pairwise(times))
         self.xyxy: list[Any] = pred
         self.xywh: list[Any] = [xyxy2xywh(boxes) for boxes in pred]
@@ -71,7 +78,8 @@ class Detections:
         """The detections in one picture."""
         place = range(self.n)[index]
         only = [self.imgs[place]], [self.pred[place]], [self.files[place]]
-        return Detections(*only, self.times, self.names, self.s)
+        unreadable = {0: self.unreadable[place]} if place in self.unreadable else None
+        return Detections(*only, self.times, self.names, self.s, unreadable)
 
     def __iter__(self) -> Iterator[Detections]:
         """The detections in each picture, one after the other."""
@@ -86,8 +94,11 @@ class Detections:
     def __str__(self) -> str:
         """A line for each picture, ``image 1/2: 480x640 2 faces, 1 mask``, and one for the times."""
         lines = [
-            f"image {index}/{self.n}: {image.shape[0]}x{image.shape[1]} {self._counts(found)}"
-            for index, (image, found) in enumerate(zip(self.imgs, self.pred, strict=True), 1)
+            f"image {place + 1}/{self.n}: "
+            + terminal_text(
+                self.unreadable.get(place) or f"{image.shape[0]}x{image.shape[1]} {self._counts(self.pred[place])}"
+            )
+            for place, image in enumerate(self.imgs)
         ]
         pre, inference, nms = self.t
         shape = tuple(self.s) if self.s else None
@@ -152,19 +163,20 @@ class Detections:
 
         from utils.display import display_problem
 
-        pictures = [Image.fromarray(picture) for picture in self._drawn(labels)]
+        drawn = self._readable(self._drawn(labels))
+        pictures = [(Image.fromarray(picture), file) for picture, file in drawn]
         if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
-            for picture in pictures:
+            for picture, _ in pictures:
                 sys.modules["IPython"].display.display(picture)
             return
         problem = display_problem()
         if problem:
             raise InputError(f"pictures cannot be shown here ({problem}): use save() or render()")
-        for picture, file in zip(pictures, self.files, strict=True):
+        for picture, file in pictures:
             picture.show(title=file)
 
     def save(self, labels: bool = True, save_dir: str | Path = DEFAULT_FOLDER) -> Path:
-        """Write the pictures with their boxes into a folder, and return it.
+        """Write the pictures with their boxes into a folder, and return it. One that cannot be written is logged.
 
         The default folder gets a number when it exists (exp, exp2, ...), any other one is written into.
         """
@@ -181,10 +193,11 @@ class Detections:
             the folder (see ``save``) gets crops/<class>/<file>, and the pictures without boxes.
         """
         from utils.annotator import write_picture
-        from utils.result_files import crop_box, safe_name
 
         folder = _results_folder(save_dir) if save else None
-        crops = []
+        class_folders = folder_names(self.names, folder or Path())
+        crops: list[dict[str, Any]] = []
+        incomplete: Incomplete = {}
         for image, found, file in zip(self.imgs, self.pred, self.files, strict=True):
             for *box, confidence, index in found.flip(0):
                 name = self._name(index)
@@ -192,19 +205,32 @@ class Detections:
                 label = f"{name} {float(confidence):.2f}"
                 crops.append({"box": box, "conf": confidence, "cls": index, "label": label, "im": piece})
                 if folder is not None and piece.size:
-                    target = make_folder(folder / "crops" / safe_name(name)) / file
-                    write_picture(increment_path(target), piece, full_colour=True)
+                    with one_result(Path(file), folder, incomplete):
+                        class_folder = make_folder(folder / "crops" / class_folders.get(int(index), name))
+                        write_picture(_crop_names(class_folder, Path(file).stem), piece, full_colour=True)
         if folder is not None:
             self._write(self.imgs, folder)
         return crops
+
+    def _readable(self, pictures: list[np.ndarray]) -> list[tuple[np.ndarray, str]]:
+        """Those of ``pictures`` (one for each of the batch) that are no substitutes, with their file names."""
+        pairs = zip(pictures, self.files, strict=True)
+        return [pair for place, pair in enumerate(pairs) if place not in self.unreadable]
 
     def _write(self, pictures: list[np.ndarray], folder: Path) -> None:
         from utils.annotator import write_picture
         from utils.log import LOGGER
 
-        for picture, file in zip(pictures, self.files, strict=True):
-            write_picture(folder / file, picture[:, :, ::-1])
-        LOGGER.info(f"Saved {self.n} image{'s' * (self.n != 1)} to {folder}")
+        incomplete: Incomplete = {}
+        readable = self._readable(pictures)
+        for picture, file in readable:
+            with one_result(Path(file), folder, incomplete):
+                name = fitting_name(folder, Path(file).stem, Path(file).suffix)
+                write_picture(folder / name, picture[:, :, ::-1])
+        written = len(readable) - len(incomplete)
+        LOGGER.info(f"Saved {written} image{'s' * (written != 1)} to {folder}")
+        if incomplete:
+            LOGGER.warning(f"{len(incomplete)} image(s) could not be saved: they are named above")
 
 
 def _results_folder(save_dir: str | Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 import threading
@@ -26,7 +28,9 @@ from utils.errors import InputError
 from utils.files import ROOT
 from utils.images import read_image
 from utils.log import LOGGER
-from utils.result_files import UniqueStems, crop_box, safe_name
+from utils.names import safe_name
+from utils.result_files import CropNames, UniqueStems, crop_box
+from utils.video_files import VideoFile
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +304,7 @@ def test_stems_stay_with_their_file():
     assert [stems(Path(name)) for name in ("a/x.jpg", "b/x.png", "a/x.jpg", "c/x_2.jpg")] == ["x", "x_2", "x", "x_2_2"]
 
 
-def test_what_cannot_be_read_is_named_counted_and_the_rest_is_done(run, pictures, tmp_path, heard):
+def test_what_cannot_be_read_is_named_counted_and_the_rest_is_done(run, weights, pictures, tmp_path, heard):
     source = tmp_path / "mixed"
     shutil.copytree(pictures, source)
     (source / "broken.jpg").write_bytes(b"no image")
@@ -308,8 +312,157 @@ def test_what_cannot_be_read_is_named_counted_and_the_rest_is_done(run, pictures
     assert len(rows(run(source=str(source), save_txt=True))) == 4
     assert "broken.jpg" in heard.text and "broken.mp4" in heard.text
     assert "2 file(s) could not be read" in heard.text
+    (source / "long.avi").touch()
+    options = {"weights": str(weights), "source": str(source), "imgsz": 128, "nosave": True}
+    with pytest.raises(InputError, match=r"^3 file\(s\) could not be read and were skipped: they are named above$"):
+        detect.main(detect.DetectOptions(project=str(tmp_path / "runs"), **options))
     with pytest.raises(InputError, match=r"nothing in .* could be read"):
         run(source=str(source / "broken.jpg"))
+
+
+def test_a_damaged_frame_costs_a_frame_and_a_cut_video_its_end(run, pictures, tmp_path, heard):
+    rng = np.random.default_rng(0)
+    whole = write_noise(tmp_path / "whole.avi", 12)
+    content = bytearray(whole.read_bytes())
+    start = content.find(b"movi")
+    chunks = [place for place in range(start, len(content)) if content[place : place + 4] == b"00dc"][:12]
+    damaged = bytearray(content)
+    for place in (chunks[4], chunks[5], chunks[9]):
+        length = int.from_bytes(damaged[place + 4 : place + 8], "little")
+        damaged[place + 8 : place + 8 + length] = rng.integers(0, 255, length, dtype=np.uint8).tobytes()
+    source = tmp_path / "videos"
+    source.mkdir()
+    (source / "damaged.avi").write_bytes(damaged)
+    (source / "cut.avi").write_bytes(content[: chunks[7] + 60])
+    (source / "empty.mp4").touch()
+    shutil.copy(whole, source)
+    options = {"source": str(source), "conf_thres": 1e-6, "max_det": 1, "save_txt": True, "nosave": False}
+    numbers: dict[str, list[int]] = {}
+    for name in rows(run(**options)):
+        stem, number = name.rsplit("_", 1)
+        numbers.setdefault(stem, []).append(int(number))
+    assert sorted(numbers["damaged"]) == [1, 2, 3, 4, 7, 8, 9, 11, 12]
+    assert sorted(numbers["whole"]) == list(range(1, 13)) and set(numbers["cut"]) == set(range(1, 8))
+    assert "damaged.avi: 3 of 12 frames cannot be decoded" in heard.text
+    assert "cut.avi ended after 7 frames, it announces 12: the file is cut off" in heard.text
+    assert "empty.mp4 cannot be read as a video (0 bytes)" in heard.text
+    assert "1 file(s) could not be read and were skipped, 2 file(s) could be read in part only" in heard.text
+
+
+def write_noise(file: Path, frames: int, rate: float = 10.0) -> Path:
+    """A motion JPEG video of 96 x 64 pixels in which a detector may see anything."""
+    rng = np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), rate, (96, 64))
+    if not writer.isOpened():
+        pytest.skip("this build of OpenCV writes no video")
+    for _ in range(frames):
+        writer.write(rng.integers(0, 255, (64, 96, 3), dtype=np.uint8))
+    writer.release()
+    return file
+
+
+@pytest.mark.parametrize("rate", [119.983, 240.003, 66.667, 90000])
+def test_a_video_of_any_rate_is_written(run, tmp_path, rate):
+    folder = run(source=str(write_noise(tmp_path / "phone.avi", 3, rate)), nosave=False)
+    assert frames_of(folder / "phone.mp4")[0] == 3
+
+
+def test_a_video_that_cannot_be_written_does_not_cost_the_others(run, mixed, monkeypatch, heard):
+    def fail(self: VideoFile, frame: np.ndarray) -> None:
+        raise InputError(f"cannot write the video {self.target}: there is no encoder")
+
+    monkeypatch.setattr(VideoFile, "write", fail)
+    shutil.copy(mixed / "clip.avi", mixed / "other.avi")
+    folder = run(source=str(mixed), save_txt=True, nosave=False)
+    assert len(rows(folder)) == 9 + 14 and len(list(folder.glob("*.png"))) == 9
+    assert [heard.text.count(f"{name}.mp4: there is no encoder") for name in ("clip", "other")] == [1, 1]
+    assert "2 file(s) have results that could not be written" in heard.text
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_full_disk_ends_the_run(run, monkeypatch, batch_size):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "crop.jpg")
+
+    monkeypatch.setattr("utils.annotator.write_picture", fail)
+    with pytest.raises(OSError, match="No space left"):
+        run(save_crop=True, batch_size=batch_size)
+
+
+def test_names_may_be_as_long_as_the_file_system_takes(run, pictures, tmp_path, heard):
+    source = tmp_path / "long"
+    source.mkdir()
+    stems = ["\u9577" * 81, "x" * 251, "x" * 250 + "y", "short"]
+    for stem in stems:
+        shutil.copy(pictures / "000.jpg", source / f"{stem}.jpg")
+    folder = run(source=str(source), save_txt=True, save_crop=True, nosave=False)
+    assert {path.stem for path in folder.glob("*.jpg")} == set(stems)
+    assert set(rows(folder)) == set(stems)
+    assert {path.name for path in (folder / "crops/disc").iterdir()} >= {f"{stem}.jpg" for stem in stems}
+    shutil.copy(write_noise(tmp_path / "v.avi", 2), source / f"{'v' * 251}.avi")
+    folder = run(source=str(source / f"{'v' * 251}.avi"), save_txt=True, conf_thres=1e-6, max_det=1, nosave=False)
+    assert len(rows(folder)) == 2 and len({name[:200] for name in rows(folder)}) == 1
+    assert "is too long for its results" in heard.text
+
+
+def test_crops_of_videos_carry_the_number_of_the_frame(run, video, tmp_path):
+    folder = tmp_path / "runs/exp/crops/disc"
+    folder.mkdir(parents=True)
+    for number in range(2, 40):  # as earlier versions called them
+        (folder / f"clip{number}.jpg").touch()
+    run(source=str(video), save_crop=True, save_txt=True, exist_ok=True)
+    for name, lines in rows(tmp_path / "runs/exp").items():
+        for index, class_name in enumerate(("disc", "square")):
+            count = sum(int(line[0]) == index for line in lines)
+            crops = {path.name for path in (tmp_path / "runs/exp/crops" / class_name).glob(f"{name}[-.]*")}
+            assert crops == {f"{name}.jpg", *(f"{name}-{number}.jpg" for number in range(2, count + 1))} if count else 1
+
+
+def test_a_further_crop_costs_no_look_at_the_others(tmp_path, monkeypatch):
+    names, looks = CropNames(), []
+    exists = os.path.lexists
+    monkeypatch.setattr(os.path, "lexists", lambda path: looks.append(path) or exists(path))
+    for _ in range(300):
+        names(tmp_path, "a").touch()
+    assert len(looks) < 3 * 300 and len(list(tmp_path.iterdir())) == 300
+    assert names(tmp_path, "a").name == "a301.jpg" and names(tmp_path, "b").name == "b.jpg"
+
+
+def test_a_picture_named_like_a_frame_is_not_overwritten(run, pictures, video, tmp_path, heard):
+    source = tmp_path / "alike"
+    source.mkdir()
+    shutil.copy(pictures / "001.jpg", source / "clip_3.jpg")
+    shutil.copy(video, source)
+    found = rows(run(source=str(source), save_txt=True))
+    assert set(found) == {"clip_3", *(f"clip_2_{number}" for number in range(1, 8))}
+
+
+def test_class_names_of_any_kind(run, tmp_path, heard):
+    for names in (
+        ["..", "."],
+        ["a/b", "a:b"],
+        ["x" * 400, "x" * 399 + "y"],
+        ["\x1b[31mred", "two\nlines"],
+        ["nul", ""],
+    ):
+        model = colour_detector()
+        model.names = names
+        save_checkpoint({"model": model}, tmp_path / "odd.pt")
+        folder = run(weights=str(tmp_path / "odd.pt"), save_crop=True, save_txt=True, nosave=False)
+        assert len(list((folder / "crops").iterdir())) == 2
+        assert {path.parent.parent for path in folder.rglob("*.jpg") if path.parent != folder} == {folder / "crops"}
+        assert not any("\x1b" in record.getMessage() for record in heard.records)
+
+
+def test_without_a_source_the_command_says_what_to_give(weights, monkeypatch, tmp_path):
+    monkeypatch.setattr(detect, "DEFAULT_SOURCE", str(tmp_path / "data/images"))
+    monkeypatch.setattr(detect, "Detector", None)  # the source is looked at first
+    with pytest.raises(
+        InputError, match=r"--source is missing, and its default, .*images, is not there: give an image"
+    ):
+        detect.main(detect.DetectOptions(weights=[str(weights)], source=detect.DEFAULT_SOURCE))
+    with pytest.raises(InputError, match="no such image"):
+        detect.main(detect.DetectOptions(weights=[str(weights)], source="gone.jpg"))
 
 
 def test_a_list_of_files(run, pictures, tmp_path):

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -20,10 +20,15 @@ from utils.errors import InputError, MissingFileError
 from utils.streams import LoadStreams, clean_name, is_stream, remote_file_name
 
 
-class MotionJpegServer:
-    """A camera on loopback: each connection gets ``frames`` frames, then it is cut."""
+def jpeg(size: tuple[int, int] = (48, 64), grey: int = 90) -> bytes:
+    """A picture of ``size`` (height, width)."""
+    return cv2.imencode(".jpg", np.full((*size, 3), grey, np.uint8))[1].tobytes()
 
-    def __init__(self, frames: int) -> None:
+
+class MotionJpegServer:
+    """A camera on loopback: each connection gets ``frames`` of ``pictures`` in turns, then it is cut."""
+
+    def __init__(self, frames: int, pictures: Sequence[bytes] = (jpeg(),)) -> None:
         self.frames, self.connections = frames, 0
         outer = self
 
@@ -33,9 +38,9 @@ class MotionJpegServer:
                 self.send_response(200)
                 self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
                 self.end_headers()
-                picture = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
                 try:
-                    for _ in range(outer.frames):
+                    for number in range(outer.frames):
+                        picture = pictures[number % len(pictures)]
                         self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n")
                         self.wfile.write(f"Content-Length: {len(picture)}\r\n\r\n".encode() + picture + b"\r\n")
                         time.sleep(0.02)
@@ -71,6 +76,9 @@ class Camera:
 
     def get(self, what: int) -> float:
         return {cv2.CAP_PROP_FPS: 0.0, cv2.CAP_PROP_FRAME_COUNT: -1.0}[what]
+
+    def getBackendName(self) -> str:
+        return "V4L2"
 
     def grab(self) -> bool:
         self.number += 1
@@ -179,6 +187,60 @@ def test_a_lost_stream_reconnects(heard):
         assert any("is lost: reconnecting" in line for line in heard) and any("is back" in line for line in heard)
     finally:
         server.stop()
+
+
+def test_a_garbage_picture_costs_that_picture(heard):
+    garbage = np.random.default_rng(0).integers(0, 256, 900, dtype=np.uint8).tobytes()
+    server = MotionJpegServer(70, [jpeg()] * 6 + [garbage])
+    try:
+        assert len(list(take(LoadStreams(server.address, img_size=64), 40))) == 40
+        assert server.connections == 1
+        assert any("1 picture(s) could not be decoded so far" in line for line in heard)
+        assert len(heard) < 5 and not any("lost" in line for line in heard)  # not a line for each
+    finally:
+        server.stop()
+
+
+def test_a_change_of_resolution_keeps_the_shape(heard):
+    sizes = [(48, 64), (64, 96), (96, 48)]
+    server = MotionJpegServer(90, [jpeg(size) for size in sizes for _ in range(5)])
+    try:
+        seen = {originals[0].shape[:2] for _, _, originals, _, _ in take(LoadStreams(server.address, img_size=64), 30)}
+        assert seen == set(sizes) and server.connections == 1
+    finally:
+        server.stop()
+
+
+def test_a_damaged_frame_of_a_camera_is_no_loss(camera, heard):
+    camera.frames_per_opening = 1000
+    grab = Camera.grab
+
+    def sometimes(self) -> bool:
+        return grab(self) and self.number % 4 != 0
+
+    camera.grab = sometimes
+    assert len(list(take(LoadStreams("0", img_size=64), 9))) == 9
+    assert camera.opened == [0] and any("could not be decoded" in line for line in heard)
+
+
+def test_a_source_of_a_list_that_cannot_be_opened_does_not_cost_the_others(tmp_path, heard):
+    listing = tmp_path / "list.streams"
+    listing.write_text(f"{tmp_path / 'gone.avi'}\n{write_video(tmp_path / 'a.avi')}\nhttp://127.0.0.1:9/none\n")
+    loader = LoadStreams(listing, img_size=64)
+    assert len(loader) == 1 and loader.skipped == 2
+    assert [names for names, *_ in loader]
+    assert [sum(name in line for line in heard) for name in ("gone.avi", "127.0.0.1:9/none")] == [1, 1]
+
+
+def test_a_line_that_is_no_utf8_is_named(tmp_path, heard):
+    listing = tmp_path / "list.streams"
+    listing.write_bytes(f"{write_video(tmp_path / 'a.avi')}\n".encode() + "口.avi\n".encode("gbk"))
+    loader = LoadStreams(listing, img_size=64)
+    assert loader.skipped == 1 and any("not valid UTF-8: \udcbf" in line for line in heard)
+    loader.close()
+    listing.write_bytes("\ufeffrtsp://host/1\n".encode("utf-16-le"))
+    with pytest.raises(InputError, match="UTF-16"):
+        LoadStreams(listing)
 
 
 def test_a_webcam_is_opened_by_its_number_and_reopened(camera, heard):

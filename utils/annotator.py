@@ -13,6 +13,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.fonts import load_font
+from utils.names import terminal_text
 
 Colour = tuple[int, int, int]
 
@@ -67,12 +68,16 @@ class Annotator:
         self.line_width = line_width or max(round((height + width + 3) / 2 * 0.003), 2)
         self.font_size = font_size or max(round((height + width) / 2 * 0.035), 12)
         self.pil = pil or not example.isascii()
-        self._characters = "".join(sorted(set(example)))
+        self._characters = "".join(sorted(set(terminal_text(example))))
 
     def box_label(
         self, box: Sequence[float], label: str = "", color: Colour = (128, 128, 128), txt_color: Colour = WHITE
     ) -> None:
-        """Frame ``box`` (x1, y1, x2, y2 in pixels), with ``label`` on a plate above, or inside for want of room."""
+        """Frame ``box`` (x1, y1, x2, y2 in pixels), with ``label`` on a plate above, or inside for want of room.
+
+        Control characters of ``label`` are spelled out.
+        """
+        label = terminal_text(label)
         left, top, right, bottom = (round(float(value)) for value in box)
         cv2.rectangle(self.im, (left, top), (right, bottom), color, thickness=self.line_width)
         if not label:
@@ -92,7 +97,7 @@ class Annotator:
 
     def text(self, xy: Sequence[float], text: str, txt_color: Colour = WHITE) -> None:
         """``text`` with its upper left corner at ``xy``."""
-        self._write((round(float(xy[0])), round(float(xy[1]))), text, txt_color)
+        self._write((round(float(xy[0])), round(float(xy[1]))), terminal_text(text), txt_color)
 
     def result(self) -> np.ndarray:
         """The image with everything drawn so far."""
@@ -143,7 +148,10 @@ def write_picture(path: str | Path, image: np.ndarray, quality: int = 95, full_c
         parameters += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     if not cv2.haveImageWriter(f"picture{target.suffix}"):
         raise InputError(f"cannot write {target}: OpenCV has no encoder for {target.suffix!r}; use .jpg or .png")
-    done, encoded = cv2.imencode(target.suffix, image, parameters)
+    try:
+        done, encoded = cv2.imencode(target.suffix, image, parameters)
+    except cv2.error:  # empty, or larger than the format takes
+        done = False
     if not done:
         raise InputError(f"cannot write {target}: OpenCV could not encode the image of shape {image.shape}")
     with atomic_path(target, sync=False) as draft:

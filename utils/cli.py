@@ -12,6 +12,7 @@ from utils.allocator import keep_freed_memory
 from utils.config import parse
 from utils.errors import InputError
 from utils.log import LOGGER, colorstr, setup_logging
+from utils.names import terminal_text
 
 
 def show_arguments(command: str, options: Any) -> None:
@@ -33,9 +34,9 @@ def run_command(main: Callable[[], object]) -> None:
     try:
         main()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {terminal_text(error)}")
     except OSError as error:
-        place = f" ({error.filename})" if error.filename else ""
+        place = f" ({terminal_text(error.filename)})" if error.filename else ""
         sys.exit(f"error: {error.strerror or error}{place}: check that the path exists, is writable and has free space")
     except BaseException as error:
         if not _caused_by_interrupt(error):

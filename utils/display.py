@@ -9,6 +9,8 @@ from functools import cache
 import cv2
 import numpy as np
 
+from utils.names import terminal_text
+
 PROBE = "import cv2, numpy; cv2.imshow('probe', numpy.zeros((9, 9, 3), 'uint8')); cv2.waitKey(1)"
 PROBE_SECONDS = 20
 
@@ -38,6 +40,7 @@ class Viewer:
 
     def show(self, name: str, picture: np.ndarray) -> bool:
         """Show ``picture`` (H, W, 3) BGR; returns whether the key q was pressed."""
+        name = terminal_text(name)
         if name not in self._names:
             self._names.add(name)
             cv2.namedWindow(name, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)

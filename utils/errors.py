@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import reprlib
 from typing import Any
 
 LONGEST_QUOTE = 100  # characters
+
+# Errors of the disk, or of the process: what fails with one of these for one file fails for the others, too.
+_OF_ALL_FILES = {"EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EROFS"}
+_OF_ALL_FILES_NUMBERS = {getattr(errno, name) for name in _OF_ALL_FILES if hasattr(errno, name)}
 
 
 class InputError(ValueError):
@@ -41,3 +46,22 @@ def short_repr(value: Any) -> str:
     """``repr(value)`` for a message: on one line and at most LONGEST_QUOTE characters, however large the value is."""
     text = " ".join(_SHORTENER.repr(value).split())
     return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 3]}..."
+
+
+def is_of_one_file(error: BaseException | None) -> bool:
+    """Whether ``error``, raised while one file was read or written, says nothing of others: they can go on.
+
+    An error of the file system counts, also where an InputError tells it in other words.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _OF_ALL_FILES_NUMBERS:
+            return False
+        error = error.__cause__
+    return True
+
+
+def reason(error: BaseException) -> str:
+    """What ``error`` says, in one line: of an error of the file system, the file and why."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

@@ -13,6 +13,7 @@ from utils.boxes import as_array, scale_coords, xywh2xyxy, xyxy2xywh
 from utils.files import atomic_path
 from utils.log import LOGGER
 from utils.metrics import ap_per_class, match_predictions
+from utils.names import terminal_text
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Metrics:
         for index, name in enumerate(self.classes if per_class else ()):
             ap = self.ap[index]
             values = self.precision[index], self.recall[index], ap[0], ap.mean()
-            LOGGER.info(row, names[int(name)], self.images, self.labels[name], *values)
+            LOGGER.info(row, terminal_text(names[int(name)]), self.images, self.labels[name], *values)
 
     def ap_by_class(self, class_count: int) -> np.ndarray:
         """mAP50-95 of every class (class_count,); classes without labels get the mean."""

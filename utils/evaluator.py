@@ -17,9 +17,10 @@ from utils.coco_json import CocoPredictions
 from utils.device import time_sync
 from utils.engine import prepare_images
 from utils.evaluation import Scores, native_boxes, save_labels
+from utils.files import fitting_name
 from utils.metrics import ConfusionMatrix
 from utils.nms import non_max_suppression
-from utils.result_files import UniqueStems
+from utils.result_files import Incomplete, UniqueStems, one_result
 
 PICTURES = 3  # batches drawn as val_batch<i>_{labels,pred}.jpg
 MAX_SUBPLOTS = 16  # images of a batch that are drawn
@@ -31,6 +32,7 @@ class Evaluation:
     Attributes:
         scores: the matched predictions. confusion: filled when plots are drawn. predictions: for --save-json. loss: sum
             over the batches of the three losses. seconds: of pre-process, inference and NMS. label_files: written ones.
+        incomplete: images whose label file could not be written.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Evaluation:
         self.loss = torch.zeros(3, device=self.device)
         self.seconds = [0.0, 0.0, 0.0]
         self.label_files = 0
+        self.incomplete: Incomplete = {}
         self._stem = UniqueStems()
 
     def batch(self, number: int, batch: tuple) -> None:
@@ -98,9 +101,11 @@ class Evaluation:
         if self.draw is not None:
             self.confusion.process_batch(native, native_labels)
         if self.options.save_txt and len(native):
-            file = self.folder / "labels" / f"{self._stem(path)}.txt"
-            save_labels(native, shapes[0], file, self.options.save_conf)
-            self.label_files += 1
+            folder = self.folder / "labels"
+            with one_result(path, folder, self.incomplete):
+                file = folder / fitting_name(folder, self._stem(path), ".txt")
+                save_labels(native, shapes[0], file, self.options.save_conf)
+                self.label_files += 1
         if self.options.save_json:
             self.predictions.add(path, native)
         if len(found) and self.callbacks.get_registered_actions("on_val_image_end"):

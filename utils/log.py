@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+
+from utils.names import terminal_text
 
 LOGGER = logging.getLogger("yolov5")
 
@@ -29,7 +32,23 @@ _STYLES = {
     "bold": 1,
     "underline": 4,
 }
+_OWN_STYLE = re.compile("(\033\\[(?:" + "|".join(map(str, _STYLES.values())) + ")m)")
 _said: set[str] = set()
+
+
+class _PlainFormatter(logging.Formatter):
+    """The bare message. Control characters in it, which names in files of others may bring, are spelled out.
+
+    What ``colorstr`` adds stays, and so do the line breaks of tables; a warning has none.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if text.isprintable():
+            return text
+        keep = "\n\t" if record.levelno < logging.WARNING or record.exc_info else ""
+        parts = _OWN_STYLE.split(text) if sys.stderr.isatty() else [text]  # text and styles in turns
+        return "".join(part if place % 2 else terminal_text(part, keep) for place, part in enumerate(parts))
 
 
 def setup_logging(rank: int = -1) -> None:
@@ -42,7 +61,7 @@ def setup_logging(rank: int = -1) -> None:
     LOGGER.propagate = False
     if not LOGGER.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_PlainFormatter("%(message)s"))
         LOGGER.addHandler(handler)
 
 

@@ -11,9 +11,11 @@ import cv2
 import numpy as np
 
 from utils.augmentations import letterbox
+from utils.captures import missing_bytes, next_frame, open_file, retrieved
 from utils.errors import InputError, MissingFileError
 from utils.images import IMAGE_SUFFIXES, read_image
 from utils.log import LOGGER
+from utils.names import terminal_text
 from utils.text_lists import QUOTES, TextList, find_listed, locations, quoted
 
 IMG_FORMATS = IMAGE_SUFFIXES
@@ -38,9 +40,9 @@ class LoadImages:
         vid_stride: of a video, take the first frame and then every n-th.
 
     Attributes:
-        files: what is read, images first. mode: 'image' or 'video'. skipped: how many files could not be read so far
-            (each is named in the log). cap, frame, frames: the open video, its current frame counted from 1, and their
-            number as the file announces it.
+        files: what is read, images first. mode: 'image' or 'video'. skipped: how many files could not be read so far;
+            incomplete: how many videos were read in part (each is named in the log). cap, frame, frames: the open
+            video, its current frame counted from 1, and their number as the file announces it.
 
     Raises:
         MissingFileError: a path does not exist. InputError: no image and no video found.
@@ -87,7 +89,8 @@ class LoadImages:
         self._running.close()
 
     def _restart(self) -> None:
-        self.mode, self.skipped, self.frame, self.frames = "image", 0, 0, 0
+        self.mode, self.frame, self.frames = "image", 0, 0
+        self.skipped = self.incomplete = 0
         self._running = self._items()
 
     def _items(self) -> Generator[Item, None, None]:
@@ -99,32 +102,49 @@ class LoadImages:
                 except InputError as error:
                     self._skip(str(error))
                     continue
-                yield file, self._network_image(picture), picture, None, f"image {place} {file}: "
+                yield file, self._network_image(picture), picture, None, f"image {place} {terminal_text(file)}: "
             else:
                 yield from self._video_items(file, place)
 
     def _video_items(self, file: str, place: str) -> Iterator[Item]:
-        self.mode, self.frame = "video", 0
-        self.cap = capture = cv2.VideoCapture(file)
+        self.mode, self.frame, damaged = "video", 0, 0
+        try:
+            self.cap = capture = open_file(file)
+        except InputError as error:
+            self._skip(str(error))
+            return
         try:
             self.frames = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-            while capture.grab():
-                self.frame += 1
+            while (passed := next_frame(capture)) is not None:
+                self.frame += passed + 1
+                damaged += passed
                 if (self.frame - 1) % self.vid_stride:
                     continue
-                success, picture = capture.retrieve()
-                if not success:
-                    LOGGER.warning(f"skipped: frame {self.frame} of {file} cannot be decoded")
+                picture = retrieved(capture)
+                if picture is None:
+                    damaged += 1
                     continue
-                text = f"video {place} ({self.frame}/{self.frames}) {file}: "
+                text = f"video {place} ({self.frame}/{self.frames}) {terminal_text(file)}: "
                 yield file, self._network_image(picture), picture, capture, text
-            if self.frame == 0:
-                self._skip(f"{file} cannot be read as a video")
-            elif self.frame < self.frames:
-                LOGGER.warning(f"{file} ended after {self.frame} frames, it announces {self.frames}")
+            self._judge_video(file, damaged)
         finally:
             capture.release()
             self.cap = None
+
+    def _judge_video(self, file: str, damaged: int) -> None:
+        """Say what of a video that has ended could not be read."""
+        missing = missing_bytes(file) if self.frame < max(self.frames, 1) else 0
+        cut = f"the file is cut off, {missing} bytes are missing" if missing else ""
+        if self.frame == damaged:
+            empty = os.path.isfile(file) and not os.path.getsize(file)
+            self._skip(f"{file} cannot be read as a video" + (" (0 bytes)" if empty else f": {cut}" if cut else ""))
+            return
+        if damaged:
+            LOGGER.warning(f"{file}: {damaged} of {self.frame} frames cannot be decoded and were passed over")
+        if self.frame < self.frames:
+            remark = f": {cut}" if cut else ""
+            LOGGER.warning(f"{file} ended after {self.frame} frames, it announces {self.frames}{remark}")
+        self.incomplete += bool(damaged or cut)
 
     def _skip(self, reason: str) -> None:
         self.skipped += 1

@@ -12,12 +12,14 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import cv2
 import numpy as np
 
+from utils.captures import StreamCapture
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER, log_once
 from utils.sources import IMG_FORMATS, VID_FORMATS, network_image
 from utils.text_lists import TextList
+from utils.video_files import opencv_path, usable_rate
 
-DEFAULT_RATE = 30.0  # frames per second of a source that announces none
+HIGHEST_RATE = 1000.0  # frames per second: beyond, it is the clock of the protocol, such as 90000
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0  # between attempts to reach a lost stream; doubled each time
 UNSAFE = re.compile(r"[|@#!¡·$€%&()=?¿^*;:,¨\u00b4><+]")  # characters of an address that a file name should not have
 YOUTUBE_HOSTS = ("youtube.com", "youtu.be")
@@ -72,7 +74,8 @@ class LoadStreams:
     Each item holds the streams that have a frame not seen yet: (their cleaned names, letterboxed RGB (B, 3, h, w)
     uint8, originals as BGR (H, W, 3), None, ''). A frame that the network was too slow for is never seen; none is seen
     twice. A lost stream is left out until it is reached again, which is tried for ever; a video file in the list plays
-    once, in real time.
+    once, in real time. A picture that cannot be decoded is left out. If the resolution of a stream changes, its frames
+    do (``utils.captures.StreamCapture`` says of which streams that can be seen).
 
     Args:
         sources: a text file with a source on each line, or one source: a camera number, an address, a video file.
@@ -84,14 +87,14 @@ class LoadStreams:
     Attributes:
         sources: cleaned names of all streams. mode: 'stream'. count: items so far, from 0. rates: frames per second of
             all streams, after ``vid_stride``. indices, frames: which streams the item holds and the number of each
-            one's frame, from 0.
+            one's frame, from 0. skipped: how many sources of the list could not be opened (each is named in the log).
 
     Raises:
-        MissingFileError, InputError: no such list, nothing in it, or a stream that cannot be opened (it is named).
+        MissingFileError, InputError: no such list, nothing in it, or none of its sources can be opened.
     """
 
     mode = "stream"
-    skipped = 0  # as in LoadImages: here a source that cannot be opened is an error, and a lost one comes back
+    incomplete = 0  # as in LoadImages: here a lost source comes back
 
     def __init__(
         self,
@@ -108,12 +111,17 @@ class LoadStreams:
         self.frames: list[int] = []
         self._news = threading.Condition()
         self._readers: list[_Reader] = []
-        try:
-            for source in _listed(str(sources)):
+        problems: list[InputError] = []
+        for source in _listed(str(sources)):
+            try:
                 self._readers.append(_Reader(source, vid_stride, self._news))
-        except InputError:
-            self.close()
-            raise
+            except InputError as error:
+                problems.append(error)
+        if not self._readers:
+            raise problems[0]
+        self.skipped = len(problems)
+        for problem in problems:
+            LOGGER.warning(f"skipped: {problem}")
         self.sources = [clean_name(reader.source) for reader in self._readers]
         self.rates = [reader.rate / vid_stride for reader in self._readers]
         for reader in self._readers:
@@ -162,12 +170,11 @@ class _Reader(threading.Thread):
         self.source, self.vid_stride, self.news = source, vid_stride, news
         self.stopped = threading.Event()
         self.latest: np.ndarray | None = None
-        self.taken, self.ended = 0, False
+        self.taken, self.next_word, self.ended = 0, 1, False
         self.capture = _open(source)
         if not self.capture.isOpened():
             raise InputError(f"cannot open the stream {source}: check the number or address, and that it is running")
-        rate = self.capture.get(cv2.CAP_PROP_FPS)
-        self.rate = rate if 0 < rate < 1000 else DEFAULT_RATE  # also true for a NaN
+        self.rate = usable_rate(self.capture.get(cv2.CAP_PROP_FPS), HIGHEST_RATE)
         self.finite = self.capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0  # a recording: played once, at its own speed
 
     def take(self) -> tuple[np.ndarray, int]:
@@ -182,9 +189,10 @@ class _Reader(threading.Thread):
         """Read until the source ends or ``stopped`` is set."""
         due = time.monotonic()
         try:
+            self.pictures = self._pictures(damaged=0)
             while not self.stopped.is_set():
                 picture = self._read()
-                if picture is None and not self.finite:
+                if picture is None and not self.stopped.is_set() and not self.finite:
                     picture = self._reconnect()
                 if picture is None:
                     break
@@ -200,17 +208,24 @@ class _Reader(threading.Thread):
                 self.ended = True
                 self.news.notify_all()
 
+    def _pictures(self, damaged: int) -> StreamCapture:
+        from_network = not (self.finite or self.source.isdecimal())
+        return StreamCapture(self.capture, from_network, damaged)
+
     def _read(self) -> np.ndarray | None:
         """The next frame that counts, or None if the source gives none."""
-        try:
-            for _ in range(self.vid_stride - 1):
-                if not self.capture.grab():
-                    return None
-            success, picture = self.capture.read()
-        except cv2.error as error:
-            LOGGER.warning(f"stream {self.source}: {error}")
-            return None
-        return picture if success else None
+        while not self.stopped.is_set():
+            try:
+                alive, picture = self.pictures.read(self.vid_stride)
+            except cv2.error as error:
+                LOGGER.warning(f"stream {self.source}: {error}")
+                return None
+            if self.pictures.damaged >= self.next_word:
+                self.next_word = 2 * self.pictures.damaged  # not a line for each
+                LOGGER.warning(f"stream {self.source}: {self.pictures.damaged} picture(s) could not be decoded so far")
+            if picture is not None or not alive:
+                return picture
+        return None
 
     def _reconnect(self) -> np.ndarray | None:
         """Try until a frame arrives, and return it; None when stopped."""
@@ -221,6 +236,7 @@ class _Reader(threading.Thread):
             self.capture.release()
             try:
                 self.capture = _open(self.source)
+                self.pictures = self._pictures(self.pictures.damaged)
                 picture = self._read()
             except InputError as error:  # the address could not be looked up
                 LOGGER.warning(str(error))
@@ -233,7 +249,7 @@ class _Reader(threading.Thread):
 
 
 def _open(source: str) -> cv2.VideoCapture:
-    return cv2.VideoCapture(int(source) if source.isdecimal() else _media_address(source))
+    return cv2.VideoCapture(int(source) if source.isdecimal() else opencv_path(_media_address(source)))
 
 
 def _media_address(source: str) -> str:
