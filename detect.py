@@ -23,6 +23,7 @@ from utils.config import LARGEST_IMAGE, as_list, build, check_numbers, option, p
 from utils.errors import InputError, short_repr
 from utils.files import ROOT, make_folder
 from utils.folder_lock import claimed_folder
+from utils.interrupts import obeying
 from utils.log import LOGGER, colorstr
 from utils.names import terminal_text
 from utils.result_files import Writer
@@ -214,7 +215,7 @@ class DetectionRun:
         """Detect on each image as it comes, or on one of each stream, until the user has enough."""
         from utils.inputs import picture_batches
 
-        for rgb, pictures in picture_batches(sources):
+        for rgb, pictures in obeying(picture_batches(sources)):
             if not self.batch(rgb, pictures):
                 break
 
@@ -224,7 +225,7 @@ class DetectionRun:
         from utils.threads import ReadAhead, WriteBehind
 
         with ReadAhead(picture_batches(sources), 2 * size) as batches, WriteBehind(self._deliver, 2 * size) as deliver:
-            for window in windows(batches, WINDOW_BATCHES * size):
+            for window in obeying(windows(batches, WINDOW_BATCHES * size)):
                 for (rgb, picture), (found, seconds) in zip(window, self._detect(window, size), strict=True):
                     deliver(picture, found)
                     self.seen += 1

@@ -247,6 +247,7 @@ def evaluate(
     from utils.background import BackgroundDrawing
     from utils.engine import tqdm_is_quiet
     from utils.evaluator import Evaluation
+    from utils.interrupts import obeying
 
     training = compute_loss is not None
     was_training = model.training
@@ -260,7 +261,8 @@ def evaluate(
         drawing = draw if plots else None
         evaluation = Evaluation(model, options, data, names, folder, drawing, callbacks, compute_loss)
         callbacks.run("on_val_start")
-        for number, batch in enumerate(tqdm(loader, disable=None, leave=False, bar_format="{l_bar}{bar:10}{r_bar}")):
+        bar = tqdm(loader, disable=None, leave=False, bar_format="{l_bar}{bar:10}{r_bar}")
+        for number, batch in enumerate(obeying(bar)):
             callbacks.run("on_val_batch_start")
             evaluation.batch(number, batch)
             callbacks.run("on_val_batch_end")

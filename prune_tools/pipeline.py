@@ -25,6 +25,7 @@ from utils.config import TrainOptions, build, parse, to_dict
 from utils.errors import InputError
 from utils.files import increment_path, make_folder, read_yaml_mapping, write_yaml
 from utils.folder_lock import held_folder
+from utils.interrupts import advising, same_command
 from utils.log import LOGGER, colorstr
 
 STEPS = ("base", "sparse", "pruned", "finetuned")  # of one round; earlier rounds have steps of their own
@@ -167,7 +168,7 @@ def main(options: PipelineOptions) -> Path:
 
     show_arguments("pipeline", options)
     surveys = find_surveys(options, Path(options.project) / options.name)
-    with held_folder(make_folder(Path(options.project) / options.name)):
+    with held_folder(make_folder(Path(options.project) / options.name)), advising(same_command):
         return _run_and_report(options, surveys)
 
 

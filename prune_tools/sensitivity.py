@@ -24,6 +24,7 @@ from utils.config import build, check_numbers, command_line, option, parse
 from utils.errors import InputError
 from utils.files import ROOT
 from utils.folder_lock import held_folder
+from utils.interrupts import advising, same_command
 from utils.log import LOGGER
 
 
@@ -170,7 +171,7 @@ def main(options: SensitivityOptions) -> Path:
     """Analyse, draw, print the layers to protect; returns the run folder."""
     show_arguments("sensitivity", options)
     survey = Sensitivity(options, "sensitivity")
-    with held_folder(survey.folder):
+    with held_folder(survey.folder), advising(same_command):
         points = survey.run()
         conclusion, text = conclude(points, options)
         survey.publish(points, conclusion, text, table_rows, draw_sensitivity)

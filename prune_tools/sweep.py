@@ -27,6 +27,7 @@ from utils.config import build, check_numbers, command_line, option, parse
 from utils.errors import InputError
 from utils.files import ROOT
 from utils.folder_lock import held_folder
+from utils.interrupts import advising, same_command
 from utils.log import LOGGER
 
 CLIFF = 0.1  # of the whole model's mAP50-95: a smaller fall is no cliff, however steep
@@ -232,7 +233,7 @@ def main(options: SweepOptions) -> Path:
     """Sweep, draw, propose; returns the run folder."""
     show_arguments("sweep", options)
     sweep = Sweep(options, "sweep")
-    with held_folder(sweep.folder):
+    with held_folder(sweep.folder), advising(same_command):
         points = sweep.run()
         conclusion, text = conclude(points, options)
         sweep.publish(points, conclusion, text, table_rows, draw_sweep)

@@ -224,7 +224,7 @@ def test_ctrl_c_during_training(tiny_dataset, tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "Traceback" not in errors
     assert "interrupted" in errors.strip().splitlines()[-1]
     assert load_checkpoint(last)["optimizer"] is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import io
 import os
 import pickle
 import zipfile
@@ -159,18 +160,34 @@ def test_strip_finds_its_reader(trained, monkeypatch):
     assert load_checkpoint(trained)["epoch"] == -1
 
 
-def test_a_failed_save_leaves_the_old_file(trained, monkeypatch):
+class FullDisk(io.FileIO):
+    """A file on a disk that is full after ``room`` bytes."""
+
+    room = 0
+
+    def write(self, data):
+        if self.tell() + len(data) > self.room:
+            raise OSError(28, "No space left on device")
+        return super().write(data)
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.6, 0.99])
+def test_a_failed_save_leaves_the_old_file(trained, monkeypatch, share):
     before = trained.read_bytes()
-
-    def full_disk(state, path):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint({"model": tiny_model()}, trained)
+    monkeypatch.setattr(FullDisk, "room", share * len(before))
+    monkeypatch.setattr(checkpoint_module, "open", FullDisk, raising=False)
+    with pytest.raises(OSError, match="No space") as caught:
+        save_checkpoint({"model": tiny_model(), "optimizer": {"state": torch.ones(len(before))}}, trained)
+    assert caught.value.filename == str(trained)
     assert trained.read_bytes() == before
     assert [path.name for path in trained.parent.iterdir()] == ["last.pt"]
+
+
+def test_the_same_checkpoint_is_the_same_file(tmp_path):
+    model = tiny_model()
+    for name in ("a.pt", "another.pt"):
+        save_checkpoint({"model": model}, tmp_path / name)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "another.pt").read_bytes()
 
 
 def test_fused_models_are_not_saved(tmp_path):

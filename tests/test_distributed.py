@@ -199,7 +199,7 @@ def test_what_a_single_process_cannot_do():
 
 def test_several_devices_start_one_process_each(monkeypatch):
     commands: list[list[str]] = []
-    monkeypatch.setattr(distributed.subprocess, "call", lambda command: commands.append(command) or 3)
+    monkeypatch.setattr(distributed, "run_child", lambda command: commands.append(command) or 3)
     monkeypatch.setattr(sys, "argv", ["train.py", "--device", "0,1"])
     monkeypatch.setattr("utils.device.select_device", lambda name: torch.device("cuda", int(name)))
     with pytest.raises(SystemExit) as ending:

@@ -11,7 +11,7 @@ import importlib
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 
 from utils.distributed import plain_norms
 from utils.files import atomic_path
+from utils.interrupts import deferred, obey
 from utils.log import LOGGER
 from utils.restricted import CheckpointError, pickled_globals, read_restricted
 
@@ -125,8 +126,48 @@ def save_checkpoint(state: dict[str, Any], path: str | Path) -> None:
     for key in MODULE_KEYS:
         if isinstance(portable.get(key), nn.Module):
             portable[key] = portable_copy(portable[key], half)
-    with atomic_path(path) as draft:
-        torch.save(portable, draft)
+    with deferred(), atomic_path(path) as draft, RecordingStream(draft) as stream:
+        torch.save(portable, cast(Any, stream))
+    obey()
+
+
+class RecordingStream:
+    """A file for ``torch.save``, whose own writer makes errors of its own of a full disk, and bears none of Python's.
+
+    Every write seems to succeed; the first OSError is raised when the block ends. Nothing in the archive depends on the
+    file's name, as it does when torch opens the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open nothing yet."""
+        self._path = path
+        self._error: OSError | None = None
+
+    def __enter__(self) -> RecordingStream:
+        """Open the file."""
+        self._stream = open(self._path, "wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file; raises what went wrong."""
+        try:
+            self._stream.close()
+        except OSError as error:
+            self._error = self._error or error
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: Any) -> int:
+        """Write all of ``data``; returns its size."""
+        if self._error is None:
+            try:
+                self._stream.write(data)
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Leave it to the end of the block."""
 
 
 def use_reader(read: Callable[[Path], dict[str, Any]]) -> None:

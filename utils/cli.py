@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
+from utils import interrupts
 from utils.allocator import keep_freed_memory
 from utils.config import parse
 from utils.errors import InputError
-from utils.log import LOGGER, colorstr, setup_logging
+from utils.log import LOGGER, colorstr, log_once, setup_logging
 from utils.names import terminal_text
+
+BROKEN_PIPE = 13  # number of SIGPIPE, which Windows does not have
+_WRITERS_OF_TORCH = re.compile(r"inline_container|PytorchStreamWriter|iostream error|No space left on device")
 
 
 def show_arguments(command: str, options: Any) -> None:
@@ -24,25 +29,55 @@ def show_arguments(command: str, options: Any) -> None:
 def run_command(main: Callable[[], object]) -> None:
     """Run ``main`` and end the process: 0, or 1 after an error that a user can mend, told in one line.
 
-    Errors of the program itself keep their traceback. Ctrl-C ends with 1, too, and says so; every file is written
-    under a temporary name and renamed, so what was saved before stays whole. SIGTERM ends with 143, as it does without
-    this, but removes the temporary files first.
+    Errors of the program itself keep their traceback. After Ctrl-C, SIGTERM and SIGHUP the exit code is 128 and the
+    signal's number (130, 143, 129), and one line says what is kept; see ``utils.interrupts``. Every file is written
+    under a temporary name and renamed, so what was saved before stays whole.
     """
     setup_logging()
-    _clean_up_on_termination()
+    interrupts.install()
+    threading.excepthook = _tell_error_of_thread
     keep_freed_memory()
     try:
         main()
-    except InputError as error:
-        sys.exit(f"error: {terminal_text(error)}")
-    except OSError as error:
-        place = f" ({terminal_text(error.filename)})" if error.filename else ""
-        sys.exit(f"error: {error.strerror or error}{place}: check that the path exists, is writable and has free space")
+        code: Any = _after_signal(interrupts.requested()) if interrupts.requested() != signal.SIGINT else 0
+    except SystemExit as error:
+        code = error.code
     except BaseException as error:
-        if not _caused_by_interrupt(error):
+        number = interrupts.requested() or (signal.SIGINT if _caused_by_interrupt(error) else 0)
+        words = describe(error)
+        if number:
+            code = _after_signal(number, getattr(error, "advice", ""))
+        elif isinstance(error, BrokenPipeError):  # who read the output has gone: nobody is told
+            code = 128 + BROKEN_PIPE
+        elif words:
+            code = f"error: {words}"
+        else:
             raise
-        sys.exit("interrupted: files saved before this moment are complete")
-    sys.exit(0)
+    finally:
+        interrupts.clean_up()
+        interrupts.end_output()
+    sys.exit(code)
+
+
+def describe(error: BaseException) -> str:
+    """An error that a user can mend, in one line: what is wrong and what to do; '' for an error of the program."""
+    if isinstance(error, InputError):
+        return terminal_text(error)
+    advice = getattr(error, "advice", "")
+    remedy = "check that the path exists, is writable and has free space" + (f"; then {advice}" if advice else "")
+    if isinstance(error, OSError):
+        named = f" ({terminal_text(error.filename)})" if error.filename else ""
+        return f"{error.strerror or error}{named}: {remedy}"
+    if isinstance(error, RuntimeError) and _WRITERS_OF_TORCH.search(str(error)):
+        return f"a file could not be written: {remedy}"
+    return ""
+
+
+def _after_signal(number: int, advice: str = "") -> int:
+    """Say that a signal has ended the work; the exit code."""
+    if number:
+        interrupts.tell(number, advice)
+    return 128 + number if number else 0
 
 
 def run_training_command(main: Callable[[Any], object], options_class: type, description: str) -> None:
@@ -57,21 +92,13 @@ def run_training_command(main: Callable[[Any], object], options_class: type, des
     run_command(work)
 
 
-def _clean_up_on_termination() -> None:
-    """Turn SIGTERM into SystemExit in this process; those that it forks still end at once.
-
-    Processes of torchrun, which sends SIGTERM when another one has failed, are left as they are: they may wait for that
-    one in a call that never returns.
-    """
-    if "LOCAL_RANK" in os.environ or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return
-
-    def end(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, end)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+def _tell_error_of_thread(details: threading.ExceptHookArgs) -> None:
+    """What a thread could not write is told in a line, once; other errors with their traceback."""
+    words = describe(details.exc_value) if details.exc_value is not None else ""
+    if words:
+        log_once(f"WARNING: {words}")
+    else:
+        threading.__excepthook__(details)
 
 
 def _caused_by_interrupt(error: BaseException | None) -> bool:

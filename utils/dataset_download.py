@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from utils.archives import is_archive, unpack
 from utils.downloads import download, is_url, only_one_process, url_name
 from utils.errors import InputError
 from utils.files import ROOT, make_folder
+from utils.interrupts import run_child
 from utils.log import LOGGER
 
 MARKER, STEPS, ARCHIVES = ".download-incomplete", ".download-steps", ".download-archives"
@@ -194,7 +194,7 @@ def _run_script(title: str, source: str, description: Mapping[str, Any]) -> None
 
 
 def _run(title: str, command: list[str]) -> None:
-    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+    if run_child(command, cwd=ROOT):
         raise InputError(f"{title}: its download failed, see above")
 
 

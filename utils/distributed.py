@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.config import TrainOptions
 from utils.errors import InputError
+from utils.interrupts import run_child
 from utils.log import LOGGER, setup_logging
 
 PATIENCE = timedelta(hours=12)  # the other ranks wait for the first one while it validates
@@ -73,7 +73,7 @@ def launch(main: Callable[[Any], Result], options: Any) -> Result:
     for name in devices:
         select_device(name)
     starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(devices)}"]
-    sys.exit(subprocess.call([*starter, *sys.argv]))
+    sys.exit(run_child([*starter, *sys.argv]))
 
 
 def device_of_rank(device: str, world: World) -> str:

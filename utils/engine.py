@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from utils.distributed import average, from_first, local_gradients
 from utils.errors import InputError
+from utils.interrupts import obeying
 from utils.log import LOGGER
 from utils.optim import FUSED_DEVICES, overflow_flag
 from utils.state import TrainingState
@@ -116,7 +117,7 @@ def train_one_epoch(state: TrainingState) -> np.ndarray | None:
     if state.epoch == 0 or not tqdm_is_quiet():
         LOGGER.info("\n" + "%10s" * len(PROGRESS_COLUMNS), *PROGRESS_COLUMNS)
     bar, shown = progress_bar(state.loader) if state.is_main else state.loader, -math.inf
-    for number, (images, targets, paths, _) in enumerate(bar):
+    for number, (images, targets, paths, _) in enumerate(obeying(bar)):
         state.callbacks.run("on_train_batch_start")
         batch_index = number + len(state.loader) * state.epoch
         if batch_index <= state.warmup_batches:

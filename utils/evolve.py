@@ -16,6 +16,7 @@ from utils.engine import DivergedError
 from utils.errors import InputError
 from utils.files import ROOT, atomic_path, write_yaml
 from utils.folder_lock import claimed_folder
+from utils.interrupts import advising
 from utils.log import LOGGER, colorstr
 from utils.loggers import RESULT_COLUMNS
 from utils.metrics import fitness
@@ -150,7 +151,10 @@ def evolve(
             last epoch, or None when it was stopped.
     """
     project = ROOT / "runs/evolve" if options.project == TrainOptions.project else Path(options.project)
-    with claimed_folder(project / options.name, options.exist_ok or bool(options.resume)) as folder:
+    with (
+        claimed_folder(project / options.name, options.exist_ok or bool(options.resume)) as folder,
+        advising(lambda: "continue with --resume"),
+    ):
         return _evolve_in(folder, options, train)
 
 

@@ -54,6 +54,26 @@ def atomic_path(path: str | Path, sync: bool = True) -> Iterator[Path]:
         synchronise(target.parent)
 
 
+def append_whole(path: str | Path, text: str) -> None:
+    """Add ``text`` to a file, on the disk when this returns; if it cannot be written, the file stays as it was."""
+    file = Path(path)
+    before = file.stat().st_size if file.exists() else None
+    try:
+        with file.open("ab") as stream:
+            stream.write(text.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(file)
+        with suppress(OSError):
+            if before is None:
+                file.unlink(missing_ok=True)
+            else:
+                os.truncate(file, before)
+        raise
+
+
 @contextmanager
 def atomic_output(path: str | Path) -> Iterator[Path]:
     """As ``atomic_path``, for a file or a folder that needs its final name while it is made.

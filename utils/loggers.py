@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from utils.files import append_whole
+from utils.interrupts import deferred, requested
 from utils.log import LOGGER, colorstr
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ class Loggers:
         self.csv = self.save_dir / "results.csv"
         self.plots = plots
         self._tensorboard = tensorboard
-        self._writer: SummaryWriter | None = None
+        self._writer: CarefulWriter | None = None
         self._drawing: list[threading.Thread] = []
         self._callbacks: Callbacks | None = None
         self.first_epoch = 0  # of a resumed run; TensorBoard hides what an event file before this one has from it on
@@ -66,8 +69,10 @@ class Loggers:
                 callbacks.register_action(hook, type(self).__name__, method)
 
     @property
-    def writer(self) -> SummaryWriter | None:
-        """TensorBoard's writer, opened at the first use; None when it is switched off, closed, or not installed."""
+    def writer(self) -> CarefulWriter | None:
+        """TensorBoard's writer, opened at first use; None if it is switched off, closed, not installed, or broken."""
+        if self._writer is not None and self._writer.broken:
+            return None
         if self._tensorboard and self._writer is None:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -75,7 +80,10 @@ class Loggers:
                 self._tensorboard = False
                 LOGGER.info("TensorBoard is not installed: no event file is written (pip install tensorboard)")
                 return None
-            self._writer = SummaryWriter(str(self.save_dir), purge_step=self.first_epoch or None)
+            purge_step = self.first_epoch or None
+            self._writer = CarefulWriter(partial(SummaryWriter, str(self.save_dir), purge_step=purge_step))
+            if self._writer.broken:
+                return None
             label = colorstr("TensorBoard: ")
             LOGGER.info(f"{label}watch with 'tensorboard --logdir {self.save_dir.parent}' at http://localhost:6006/")
         return self._writer
@@ -144,7 +152,8 @@ class Loggers:
             self._writer = None
 
     def _join(self) -> None:
-        while self._drawing:
+        """Wait for the pictures being drawn, but not when a signal ends the process: they are not worth the time."""
+        while self._drawing and not requested():
             self._drawing.pop().join()
 
     def _append_row(self, epoch: int, values: list[float]) -> None:
@@ -153,11 +162,42 @@ class Loggers:
         text = ",".join(cells) + "\n"
         if not self.csv.exists() or not self.csv.stat().st_size:
             text = ",".join(f"{name:>20}" for name in ("epoch", *RESULT_COLUMNS)) + "\n" + text
-        with self.csv.open("a", encoding="utf-8") as file:
-            file.write(text)
+        append_whole(self.csv, text)
 
 
-def _add_graph(writer: SummaryWriter, model: nn.Module, size: tuple[int, int]) -> None:
+class CarefulWriter:
+    """TensorBoard's writer; what it cannot write is told once and then left out: it must not cost the run.
+
+    Its methods are those of ``SummaryWriter``. They are not broken off by signals, as that writer's locks would stay
+    closed.
+    """
+
+    def __init__(self, open_writer: Callable[[], SummaryWriter]) -> None:
+        """Open it."""
+        self.broken = False
+        self._writer: Any = None
+        self._writer = self._try(open_writer)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """The method ``name``, without its result and its errors."""
+        return lambda *arguments, **keywords: self._try(lambda: getattr(self._writer, name)(*arguments, **keywords))
+
+    def _try(self, work: Callable[[], Any]) -> Any:
+        if self.broken:
+            return None
+        try:
+            with deferred():
+                return work()
+        except OSError as error:
+            self.broken = True
+            LOGGER.warning(
+                f"WARNING: TensorBoard's event file cannot be written ({error.strerror or error}): "
+                "the run goes on without it"
+            )
+            return None
+
+
+def _add_graph(writer: CarefulWriter, model: nn.Module, size: tuple[int, int]) -> None:
     """Trace an eval-mode copy on a blank image: the live model's batch norm statistics must not see it."""
     try:
         network = copy.deepcopy(getattr(model, "module", model)).float().eval()

@@ -12,6 +12,7 @@ from utils.config import TrainOptions
 from utils.drafts import remove_abandoned
 from utils.files import make_folder, write_yaml
 from utils.folder_lock import claimed_folder, held_folder
+from utils.interrupts import advising, resume_flag
 from utils.log import LOGGER
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def run_folder(options: TrainOptions, resumed: Path) -> Iterator[Path]:
                 held_folder(resumed) if options.resume else claimed_folder(place, options.exist_ok)
             )
 
-        yield by_first(take)
+        folder = by_first(take)
+        with advising(lambda: resume_flag(folder / "weights/last.pt")):
+            yield folder
 
 
 class RunFolder:
