@@ -163,10 +163,20 @@ def square_side(size: Sequence[int], weights: str | list[str]) -> int:
 
 
 def run(
+    data: str | dict[str, Any], weights: str | list[str] = "", **keywords: Any
+) -> tuple[tuple[float, ...], Any, tuple[float, ...]]:
+    """``validate``, with its arguments, for its results alone: a file that could not be written costs a warning."""
+    results, shortcomings = validate(data, weights, **keywords)
+    if shortcomings:
+        LOGGER.warning(shortcomings)
+    return results
+
+
+def validate(
     data: str | dict[str, Any], weights: str | list[str] = "", *, model: Any = None, dataloader: Any = None,
     save_dir: str | Path = "", plots: bool = True, callbacks: Callbacks | None = None, compute_loss: Any = None,
     **keywords: Any,
-) -> tuple[tuple[float, ...], Any, tuple[float, ...]]:  # fmt: skip
+) -> tuple[tuple[tuple[float, ...], Any, tuple[float, ...]], str]:  # fmt: skip
     """Validate ``weights``, or a ``model`` in memory, on a split of ``data``.
 
     Args:
@@ -181,7 +191,8 @@ def run(
         keywords: the other fields of ValOptions.
 
     Returns:
-        ((P, R, mAP50, mAP50-95, box, objectness, class loss), mAP50-95 by class, (pre, inference, NMS) ms per image).
+        The results: ((P, R, mAP50, mAP50-95, box, objectness, class loss), mAP50-95 by class, (pre, inference, NMS) ms
+        per image); and in words what could not be written ('': nothing).
     """
     import torch
 
@@ -239,8 +250,8 @@ def results_folder(options: ValOptions, save_dir: str | Path, plots: bool) -> It
 def evaluate(
     model: Any, options: ValOptions, data: dict[str, Any], names: dict[int, str], loader: Any, folder: Path,
     plots: bool, callbacks: Callbacks, compute_loss: Any,
-) -> tuple[tuple[float, ...], Any, tuple[float, ...]]:  # fmt: skip
-    """Run the loader through the model and report; arguments and result as in ``run``."""
+) -> tuple[tuple[tuple[float, ...], Any, tuple[float, ...]], str]:  # fmt: skip
+    """Run the loader through the model and report; arguments and result as in ``validate``."""
     import torch
     from tqdm import tqdm
 
@@ -284,8 +295,11 @@ def evaluate(
     if not training and (plots or options.save_txt or options.save_json):
         labels = f", {evaluation.label_files} label files in {folder / 'labels'}" if options.save_txt else ""
         LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}{labels}")
+    missing = len(evaluation.incomplete)
+    shortcomings = f"{missing} label file(s) could not be written: they are named above" if missing else ""
     losses = (evaluation.loss / max(len(loader), 1)).tolist()
-    return (precision, recall, map50, map50_95, *losses), metrics.ap_by_class(len(names)), milliseconds
+    means = precision, recall, map50, map50_95, *losses
+    return (means, metrics.ap_by_class(len(names)), milliseconds), shortcomings
 
 
 def save_predictions(evaluation: Any, options: ValOptions, data: dict[str, Any]) -> tuple[float, float] | None:
@@ -329,7 +343,7 @@ def _study_into(folder: Path, options: ValOptions) -> Path:
 
 
 def main(options: ValOptions) -> None:
-    """The command: validate and log."""
+    """The command: validate and log; raises InputError, at the end, if a result could not be written."""
     from utils.background import start_ahead
 
     if options.task in SPLITS:
@@ -348,11 +362,13 @@ def main(options: ValOptions) -> None:
         return
     keywords = dict(vars(options))
     data, weights = keywords.pop("data"), keywords.pop("weights")
-    if options.task == "speed":
-        for file in weights:  # several are compared, not joined
-            run(data, file, plots=False, **keywords)
+    if options.task == "speed":  # several are compared, not joined
+        outcomes = [validate(data, file, plots=False, **keywords) for file in weights]
     else:
-        run(data, weights, **keywords)
+        outcomes = [validate(data, weights, **keywords)]
+    for _, shortcomings in outcomes:
+        if shortcomings:
+            raise InputError(shortcomings)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from utils import display, weights
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT
 from utils.images import read_image
+from utils.log import LOGGER
 
 __all__ = ["site"]
 
@@ -155,6 +156,24 @@ def test_profile_times_the_layers(model: AutoShape, picture: np.ndarray, caplog)
 def test_bad_pictures_are_named(model: AutoShape, source: object, reason: str):
     with pytest.raises(InputError, match=reason):
         model(source, size=64)
+
+
+def test_one_of_several_that_cannot_be_read_is_left_out(
+    model: AutoShape, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    results = model([tmp_path / "broken.jpg", file, "nowhere.jpg"], size=128)
+    alone = model(file, size=128)
+    assert len(results) == 3 and results.unreadable.keys() == {0, 2}
+    torch.testing.assert_close(results.pred[1], alone.pred[0])
+    assert [len(found) for found in results.pred] == [0, len(alone.pred[0]), 0]
+    assert [len(table) for table in results.pandas().xyxy] == [0, len(alone.pred[0]), 0]
+    assert "picture 0 is left out" in caplog.text and "nowhere.jpg cannot be read" in str(results).splitlines()[2]
+    assert results[2].unreadable.keys() == {0} and not results[1].unreadable
+    assert [path.name for path in results.save(save_dir=tmp_path / "out").iterdir()] == ["shapes.jpg"]
+    with pytest.raises(InputError, match="broken"):
+        model([tmp_path / "broken.jpg", "nowhere.jpg"], size=128)
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -302,6 +321,25 @@ def test_crop(results: Detections, tmp_path: Path):
     assert read_image(tmp_path / "out/crops/disc/a.jpg")[5, 5, 2] > 180
     results.crop(save_dir=tmp_path / "out")
     assert (tmp_path / "out/crops/disc/a2.jpg").exists()
+
+
+def test_one_file_that_cannot_be_written_does_not_cost_the_others(
+    results: Detections, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    (tmp_path / "a.jpg").mkdir()
+    (tmp_path / "crops").mkdir()
+    (tmp_path / "crops/disc").touch()
+    assert len(results.crop(save_dir=tmp_path)) == 2
+    assert (tmp_path / "b.jpg").is_file() and (tmp_path / "crops/square/a.jpg").is_file()
+    assert "Is a directory" in caplog.text and "1 image(s) could not be saved" in caplog.text
+
+
+def test_class_names_of_any_kind(results: Detections, tmp_path: Path):
+    results.names = {0: "..", 1: "a/b\x1b[2J"}
+    results.crop(save_dir=tmp_path)
+    assert {path.name for path in (tmp_path / "crops").iterdir()} == {"_", "a_b_[2J"}
+    assert "a/b\\x1b[2J" in str(results) and "\x1b" not in str(results)
 
 
 def test_crop_without_saving(results: Detections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,6 +11,7 @@ import pytest
 from utils import sources
 from utils.errors import InputError, MissingFileError
 from utils.images import read_image
+from utils.log import LOGGER
 from utils.sources import LoadImages, find_files
 
 
@@ -124,6 +125,19 @@ def test_list_file_with_a_line_that_cannot_be_read(tmp_path, line):
         LoadImages(listing)
     assert str(listing) in str(caught.value)
     assert line.removeprefix("./") in str(caught.value)
+
+
+def test_nothing_is_left_out_unsaid(tmp_path, caplog, monkeypatch, heard):
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    present = write_image(tmp_path / "in/a.jpg")
+    (tmp_path / "in/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "notes.doc").touch()
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"{present}\n./notes.doc\n")
+    assert names(LoadImages(listing).files) == ["a.jpg"]
+    assert "line 2, './notes.doc' is left out: it is neither an image nor a video" in caplog.text
+    images = LoadImages(tmp_path / "in")
+    assert len(list(images)) == 1 and images.skipped == 1 and "gone.jpg" in " ".join(heard)
 
 
 def test_list_file_within_a_list_file_is_refused(tmp_path):

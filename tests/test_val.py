@@ -98,6 +98,16 @@ def test_the_table_and_the_files(command, tmp_path, heard):
     assert lines[-1] == f"Results saved to {tmp_path / 'runs/exp'}"
 
 
+def test_a_label_file_that_cannot_be_written_does_not_cost_the_others(run, command, tmp_path, heard):
+    (tmp_path / "runs/exp/labels/001.txt").mkdir(parents=True)
+    results, _, _ = run(save_txt=True, exist_ok=True)
+    assert results == run()[0]
+    assert {path.name for path in (tmp_path / "runs/exp/labels").glob("*.txt")} == {f"00{i}.txt" for i in range(4)}
+    assert "001.txt: Is a directory" in heard.text and "1 label file(s) could not be written" in heard.text
+    with pytest.raises(InputError, match=r"1 label file\(s\) could not be written: they are named above"):
+        command("--save-txt", "--exist-ok", "--imgsz", 128)
+
+
 def test_the_result(run):
     results, by_class, milliseconds = run()
     assert len(results) == 7 and results[4:] == (0, 0, 0)

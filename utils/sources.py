@@ -167,7 +167,7 @@ def find_files(source: Source) -> list[str]:
     name = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(name):
         inside = (os.path.join(name, entry) for entry in sorted(os.listdir(name)))
-        return [file for file in inside if os.path.isfile(file)]
+        return [file for file in inside if os.path.isfile(file) or _leads_nowhere(file)]
     if os.path.isfile(name):
         return _listed_files(Path(name)) if _suffix(name) == "txt" else [name]
     if "*" in str(source):
@@ -190,6 +190,9 @@ def _listed_files(list_file: Path) -> list[str]:
             raise InputError(f"{list_file} lists another list ({quoted(number, text)}): give images, videos or folders")
         is_local = "://" not in text
         source = (find_listed(text, list_file.parent) if is_local else None) or next(locations(text, list_file.parent))
+        if is_local and os.path.isfile(source) and _suffix(source) not in (*IMG_FORMATS, *VID_FORMATS):
+            listed.leave_out(number, text, "neither an image nor a video, as its suffix says")
+            continue
         try:
             files += find_files(source if is_local else text)
         except MissingFileError as error:
@@ -198,6 +201,11 @@ def _listed_files(list_file: Path) -> list[str]:
             files.append(os.path.abspath(source))  # named and skipped when its turn comes
     listed.report()
     return files
+
+
+def _leads_nowhere(file: str) -> bool:
+    """Whether ``file`` is a link to an image or video that is not there: it is named when its turn comes."""
+    return os.path.islink(file) and not os.path.exists(file) and _suffix(file) in (*IMG_FORMATS, *VID_FORMATS)
 
 
 def _suffix(file: str | Path) -> str:
