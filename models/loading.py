@@ -1,88 +1,35 @@
 """Reading checkpoints of YOLOv5 v5.0 to v7.0 and of this project, and bringing old models up to date.
 
-Only classes of the list below are ever unpickled; nothing in a file can run other code.
+A file is data: ``utils.torch_files`` reads it whole, into records; ``models.rebuilding`` judges these and makes modules
+of them.
 """
 
 from __future__ import annotations
 
-import argparse
-import functools
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from models import common, experimental, yolo
-from utils.checkpoint import CheckpointError, plain, plain_checkpoint, read_restricted, use_reader
+from models import yolo
+from models.rebuilding import module_classes, rebuild
+from models.soundness import check_detector, check_finite
+from utils.checkpoint import MODULE_KEYS, plain, plain_checkpoint, use_reader
+from utils.errors import CheckpointError, MissingFileError
+from utils.torch_files.messages import message
+from utils.torch_files.reader import read_torch_file
+from utils.torch_files.records import Refusal
 from utils.weights import fetch_weights
 
-# Where earlier releases kept classes: {path in the file: class}
-MOVED = {
-    "models.yolo.Model": yolo.DetectionModel,  # to v6.1
-    "models.experimental.GhostConv": common.GhostConv,  # to v5.0
-    "models.experimental.GhostBottleneck": common.GhostBottleneck,
-    "models.experimental.C3": common.C3,  # v2.0 and v3.0
-    "models.experimental.CrossConv": common.CrossConv,  # to v6.1
-}
-OTHER_TASKS = ("ClassificationModel", "SegmentationModel")
-INPLACE_ACTIVATIONS = (nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.ReLU6, nn.SiLU)
 
-
-def _posix_path(*parts: str) -> str:
-    return str(PurePosixPath(*parts))
-
-
-def _windows_path(*parts: str) -> str:
-    return str(PureWindowsPath(*parts))
-
-
-def _numpy_globals() -> list[tuple[Callable, str]]:
-    """What pickled NumPy numbers and arrays (best_fitness of v6.2) name, under the module paths of NumPy 1 and 2."""
-    functions: dict[str, Any] = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
-    found: list[tuple[Callable, str]] = []
-    for core in ("core", "_core"):
-        found += [(function, f"numpy.{core}.multiarray.{name}") for name, function in functions.items()]
-    # An array's element type is an instance of a class of its own, whose state is set, too
-    kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdUS"}
-    found += [(kind, f"{kind.__module__}.{kind.__qualname__}") for kind in kinds]
-    return [*found, (np.ndarray, "numpy.ndarray"), (np.dtype, "numpy.dtype")]
-
-
-@functools.cache
-def allowed_globals() -> tuple[tuple[Callable, str], ...]:
-    """Every class and function that a checkpoint may name, with its path there.
-
-    These are the blocks of ``models``, torch's layers, NumPy's numbers, and what options contain; paths become text.
-    """
-    found: list[tuple[Callable, str]] = [(kind, path) for path, kind in MOVED.items()]
-    for module in (common, yolo, experimental):
-        found += [
-            (kind, f"{module.__name__}.{kind.__name__}")
-            for kind in vars(module).values()
-            if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == module.__name__
-        ]
-    for kind in vars(nn).values():
-        if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__.startswith("torch.nn.modules."):
-            found.append((kind, f"{kind.__module__}.{kind.__name__}"))
-    attention_output = nn.modules.linear.NonDynamicallyQuantizableLinear  # the second name is that of torch < 1.9
-    for name in ("NonDynamicallyQuantizableLinear", "_LinearWithBias"):
-        found.append((attention_output, f"torch.nn.modules.linear.{name}"))
-    found += _numpy_globals()
-    for home in ("pathlib", "pathlib._local"):  # the second from Python 3.13 on
-        found += [(_posix_path, f"{home}.{name}") for name in ("Path", "PosixPath", "PurePath", "PurePosixPath")]
-        found += [(_windows_path, f"{home}.{name}") for name in ("WindowsPath", "PureWindowsPath")]
-    return (*found, (argparse.Namespace, "argparse.Namespace"), (set, "builtins.set"), (range, "builtins.range"))
-
-
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, finite: bool = True) -> dict[str, Any]:
     """Read a detection checkpoint to the CPU.
 
     Args:
         path: a training or stripped file of YOLOv5 v5.0 to v7.0 or of this project. An http(s) address, and the name
             of released weights such as yolov5s.pt that are missing there, is fetched (``utils.weights``).
+        finite: refuse weights that are no finite numbers.
 
     Returns:
         The file's dict: 'model' and possibly 'ema' are DetectionModels brought up to date, in the file's precision; all
@@ -91,29 +38,40 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         MissingFileError: there is no such file.
         CheckpointError: it is damaged, of another kind, or names a class that is not allowed.
+        InputError: it has weights that are no finite numbers.
     """
-    path = fetch_weights(path)
-    try:
-        content = read_restricted(path, allowed_globals())
-    except CheckpointError as error:
-        task = next((name for name in OTHER_TASKS if f"models.yolo.{name}" in str(error)), None)
-        if task is None:
-            raise
-        raise CheckpointError(f"{path} is of another task, a {task}: expected a detection checkpoint") from error
+    path = Path(fetch_weights(path))
+    if not path.is_file():
+        raise MissingFileError(_missing(path))
+    content = _read(path)
     _check_kind(path, content)
-    try:
-        checkpoint = plain_checkpoint(content)
-        for key in ("model", "ema"):
-            if checkpoint.get(key) is not None:
-                modernize(checkpoint[key])
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the model in {path} is incomplete or of an unknown kind ({error})") from error
+    checkpoint = plain_checkpoint(content)
+    for key in MODULE_KEYS:
+        if checkpoint.get(key) is not None:
+            check_detector(checkpoint[key], path)
+            modernize(checkpoint[key])
+            if finite:
+                check_finite(checkpoint[key], path)
     if checkpoint.get("model") is None:
         checkpoint["model"] = checkpoint["ema"]
     return checkpoint
 
 
-use_reader(load_checkpoint)
+use_reader(lambda path: load_checkpoint(path, finite=False))
+
+
+def _missing(file: Path) -> str:
+    if file.is_dir():
+        return f"{file} is a folder, expected a checkpoint file: name the .pt file in it"
+    return f"no such checkpoint: {file} (check the path)"
+
+
+def _read(path: Path) -> Any:
+    """The content of a file, with its modules made."""
+    try:
+        return rebuild(read_torch_file(path, module_classes().keys()))
+    except Refusal as refusal:
+        raise CheckpointError(message(path, refusal)) from refusal
 
 
 def _check_kind(path: str | Path, content: Any) -> None:
@@ -131,7 +89,7 @@ def _check_kind(path: str | Path, content: Any) -> None:
             start + f"weights alone ({len(weights)} tensors): build the network with models.yolo.DetectionModel from "
             "its YAML, load them with load_state_dict, and save it as {'model': model}"
         )
-    models = [content[key] for key in ("model", "ema") if content.get(key) is not None]
+    models = [content[key] for key in MODULE_KEYS if content.get(key) is not None]
     if not models:
         keys = ", ".join(str(key) for key in list(content)[:6]) or "no keys"
         raise CheckpointError(start + f"a dict without it (keys: {keys}): choose another file")
@@ -152,12 +110,6 @@ def modernize(model: yolo.DetectionModel) -> None:
     for module in model.modules():
         if isinstance(module, yolo.Detect):
             _modernize_head(module)
-        elif isinstance(module, nn.Upsample):
-            vars(module).setdefault("recompute_scale_factor", None)  # saved with torch < 1.11
-        elif isinstance(module, nn.MultiheadAttention):
-            vars(module).setdefault("batch_first", False)  # saved with torch < 1.9
-        elif type(module) in INPLACE_ACTIVATIONS:
-            vars(module).setdefault("inplace", True)
     attributes = vars(model)
     if "yaml" not in attributes and "md" in attributes:  # v1.0
         attributes["yaml"] = attributes["md"]

@@ -46,20 +46,7 @@ def load_model(path: str | Path) -> tuple[DetectionModel, dict[str, Any]]:
     """
     checkpoint = load_checkpoint(path)
     model = checkpoint["model"] if checkpoint.get("ema") is None else checkpoint["ema"]
-    check_finite(model, path)
     return model.float().eval(), checkpoint
-
-
-def check_finite(model: nn.Module, path: str | Path) -> None:
-    """Raise InputError if a weight is no finite number, by parameter and output channel."""
-    for name, values in model.state_dict().items():
-        if values.is_floating_point() and not values.isfinite().all():
-            place = (~values.isfinite()).nonzero()[0].tolist()
-            channel = f" (channel {place[0]})" if place else ""
-            raise InputError(
-                f"{path}: {name}{channel} is not a finite number: its training has diverged, "
-                "take an earlier checkpoint or train again with a lower rate"
-            )
 
 
 def find_cuts(model: nn.Module, groups: Iterable[ChannelGroup], plan: Plan) -> dict[str, Cut]:

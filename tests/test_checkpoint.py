@@ -18,12 +18,12 @@ from torch import nn
 from models.loading import load_checkpoint
 from models.parser import read_config
 from models.yolo import DetectionModel
+from tests.torch_file_tools import pickled_globals
 from utils import checkpoint as checkpoint_module
 from utils.checkpoint import (
     CheckpointError,
     copy_matching,
     intersect_dicts,
-    pickled_globals,
     plain,
     save_checkpoint,
     strip_optimizer,

@@ -18,21 +18,19 @@ import torch
 from torch import nn
 
 from utils.distributed import plain_norms
+from utils.errors import CheckpointError
 from utils.files import atomic_path
 from utils.interrupts import deferred, obey
 from utils.log import LOGGER
-from utils.restricted import CheckpointError, pickled_globals, read_restricted
 
 __all__ = [
     "CheckpointError",
     "copy_matching",
     "de_parallel",
     "intersect_dicts",
-    "pickled_globals",
     "plain",
     "plain_checkpoint",
     "portable_copy",
-    "read_restricted",
     "save_checkpoint",
     "strip_optimizer",
     "use_reader",

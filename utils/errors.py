@@ -25,6 +25,10 @@ class MissingFileError(InputError, FileNotFoundError):
     """A file or folder that the user named does not exist."""
 
 
+class CheckpointError(InputError):
+    """A file that should be a checkpoint is damaged, of another kind, or holds what no checkpoint needs."""
+
+
 class _Shortener(reprlib.Repr):
     """``repr`` that looks at no more of a value than it shows."""
 

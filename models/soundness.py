@@ -1,0 +1,146 @@
+"""What a detection model must be like to be used: its layers and where each reads, its head, its names, its numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models import yolo
+from utils.errors import CheckpointError, InputError
+from utils.torch_files.records import shown
+
+MOST_LAYERS, MOST_LEVELS, MOST_ANCHORS, MOST_CLASSES = 1000, 10, 100, 100_000
+LARGEST_STRIDE = 4096  # pixels
+_TYPE = re.compile(r"[\w.]{1,200}", re.ASCII)  # part of the name of a file, with --visualize
+
+
+def check_detector(model: nn.Module, path: str | Path) -> None:
+    """Raise CheckpointError unless ``model`` can be brought up to date and run.
+
+    Args:
+        model: a DetectionModel as it came out of a file.
+        path: the file, for messages.
+    """
+    problem = _problem(model)
+    if problem:
+        raise CheckpointError(
+            f"the model in {path} is incomplete or of an unknown kind: {problem}; take another copy of the file, "
+            "or save it again with the program that wrote it"
+        )
+
+
+def check_finite(model: nn.Module, path: str | Path) -> None:
+    """Raise InputError if a weight is no finite number, by parameter and output channel."""
+    for name, values in model.state_dict().items():
+        if values.is_floating_point() and not values.isfinite().all():
+            index = (~values.isfinite()).nonzero()[0].tolist()
+            channel = f" (channel {index[0]})" if index else ""
+            raise InputError(
+                f"{path}: {name}{channel} is not a finite number: its training has diverged, "
+                "take an earlier checkpoint or train again with a lower rate"
+            )
+
+
+def _problem(model: nn.Module) -> str | None:
+    """What is wrong with a detection model, or None."""
+    layers = model._modules.get("model")
+    if not isinstance(layers, nn.Sequential) or not 0 < len(layers) <= MOST_LAYERS:
+        return "it has no layers"
+    head = layers[-1]
+    if not isinstance(head, yolo.Detect) or any(isinstance(layer, yolo.Detect) for layer in layers[:-1]):
+        return "its last layer, and no other, must be Detect"
+    return (
+        _problem_of_rows(layers, vars(model).get("save"))
+        or _problem_of_head(head)
+        or _problem_of_names(vars(model).get("names"), head.nc)
+        or _problem_of_attributes(model, head.nl)
+    )
+
+
+def _problem_of_rows(layers: nn.Sequential, save: Any) -> str | None:
+    """Each layer must read from layers before it, whose outputs are kept."""
+    if type(save) is not list or len(save) > MOST_LAYERS or any(type(index) is not int for index in save):
+        return "it has no list of the layers whose output is kept (save)"
+    kept = set(save)
+    for index, layer in enumerate(layers):
+        facts = vars(layer)
+        source, kind = facts.get("f"), facts.get("type")
+        sources: list[Any] = source if type(source) is list else [source]
+        if type(facts.get("i")) is not int or facts["i"] != index:
+            return f"layer {index} has no number, or another one (i)"
+        if type(kind) is not str or not _TYPE.fullmatch(kind):
+            return f"layer {index} has no name (type)"
+        if not 0 < len(sources) <= MOST_LAYERS or any(type(number) is not int for number in sources):
+            return f"layer {index} does not say what it reads (f)"
+        for number in sources:
+            if number != -1 and not -index <= number < index:
+                return f"layer {index} reads layer {number}, which is not before it"
+            if number != -1 and number % index not in kept:
+                return f"layer {index} reads layer {number % index}, whose output is not kept"
+    return None
+
+
+def _problem_of_head(head: yolo.Detect) -> str | None:
+    counts = {"nc": MOST_CLASSES, "no": MOST_CLASSES + 5, "nl": MOST_LEVELS, "na": MOST_ANCHORS}
+    for name, most in counts.items():
+        value = vars(head).get(name)
+        if type(value) is not int or not 1 <= value <= most:
+            return f"its head has {shown(value)} as {name}"
+    if head.no != head.nc + 5:
+        return f"its head has {head.no} outputs for {head.nc} classes"
+    convolutions = head._modules.get("m")
+    if not isinstance(convolutions, nn.ModuleList) or len(convolutions) != head.nl:
+        return "its head has another number of levels than it says"
+    for convolution in convolutions:
+        if not isinstance(convolution, nn.Conv2d) or convolution.out_channels != head.na * head.no:
+            return "its head has convolutions of another width than it says"
+    sources = vars(head)["f"]
+    if type(sources) is not list or len(sources) != head.nl:
+        return "its head reads another number of layers than it has levels"
+    anchors = head._buffers.get("anchors")
+    if anchors is None or anchors.shape != (head.nl, head.na, 2) or not anchors.is_floating_point():
+        return "its head has no anchors, or others than it says"
+    return _problem_of_strides(vars(head).get("stride"), head.nl)
+
+
+def _problem_of_strides(strides: Any, levels: int) -> str | None:
+    if not isinstance(strides, torch.Tensor) or strides.shape not in ((levels,), (1,)):
+        return "it has no strides, or another number of them than levels"
+    numbers = strides.float()
+    if not bool(((numbers >= 1) & (numbers <= LARGEST_STRIDE)).all()):
+        return f"its strides are {[round(number, 3) for number in numbers.tolist()]}"
+    return None
+
+
+def _problem_of_names(names: Any, classes: int) -> str | None:
+    if not names and (names is None or type(names) in (list, dict, tuple)):
+        return None  # a model without names
+    if isinstance(names, Mapping):
+        if set(names) != set(range(classes)):
+            return f"it has names for {len(names)} classes, which are not 0 to {classes - 1}"
+        names = list(names.values())
+    if type(names) not in (list, tuple) or not all(type(name) in (str, int, float, bool) for name in names):
+        return "the names of its classes are none"
+    if len(names) != classes:
+        return f"it has {len(names)} names for {classes} classes"
+    for name in names:
+        try:
+            str(name).encode()
+        except UnicodeEncodeError:
+            return f"its class name {shown(name)} is no text"
+    return None
+
+
+def _problem_of_attributes(model: nn.Module, levels: int) -> str | None:
+    attributes = vars(model)
+    if not isinstance(attributes.get("yaml", {}), dict):
+        return "its configuration (yaml) is none"
+    if type(attributes.get("inplace", True)) is not bool:
+        return f"it has {shown(attributes['inplace'])} as inplace"
+    strides = attributes.get("stride")
+    return None if strides is None else _problem_of_strides(strides, levels)

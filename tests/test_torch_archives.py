@@ -1,0 +1,98 @@
+"""The archive of a checkpoint: checksums, what is said twice, what lies beside it, bytes that were changed."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.loading import load_checkpoint
+from tests.torch_file_tools import refusal, rewrite, tiny_model
+from utils.checkpoint import CheckpointError
+
+
+@pytest.fixture
+def good(tmp_path) -> Path:
+    """A checkpoint whose entries lie in the folder 'good'."""
+    torch.save({"model": tiny_model().half(), "epoch": 3}, tmp_path / "good.pt")
+    return tmp_path / "good.pt"
+
+
+def test_compressed_entries(good):
+    rewrite(good, lambda _, content: content, compression=zipfile.ZIP_DEFLATED)
+    assert "compressed" in refusal(good)
+
+
+def test_what_lies_beside_the_entries(good):
+    content = good.read_bytes()
+    for damaged in (content + b"x", b"x" + content, content[:-2] + b"\x01\x00x", content + content):
+        good.write_bytes(damaged)
+        refusal(good)
+    rewritten = bytearray(content)
+    start = rewritten.index(b"PK\x03\x04", 1)
+    good.write_bytes(bytes(rewritten[:start] + b"hidden" + rewritten[start:]))
+    refusal(good)
+
+
+def test_entries_that_do_not_belong(good, tmp_path):
+    content = good.read_bytes()
+    for entry, payload in (("good/data/999", bytes(4)), ("good/code.py", b"import os"), ("good/.note", bytes(5000)),
+                           ("other/version", b"3"), ("good/data.pkl", b"N."), ("good/../x", b"")):  # fmt: skip
+        good.write_bytes(content)
+        with zipfile.ZipFile(good, "a") as archive:
+            archive.writestr(entry, payload)
+        refusal(good)
+    good.write_bytes(content)
+    rewrite(good, lambda entry, payload: None if entry == "data/3" else payload)
+    assert "'data/3' is missing" in refusal(good)
+    good.write_bytes(content)
+    rewrite(good, lambda entry, payload: payload[:-4] if entry == "data/3" else payload)
+    assert "another size" in refusal(good)
+
+
+@pytest.mark.parametrize("offset", [6, 8, 14, 18, 26], ids=["flags", "method", "checksum", "size", "name"])
+def test_headers_that_contradict_the_index(good, offset):
+    rewrite(good, lambda _, content: content)  # by zipfile, which writes the sizes into both
+    content = bytearray(good.read_bytes())
+    content[content.index(b"PK\x03\x04", 1) + offset] ^= 1
+    good.write_bytes(bytes(content))
+    refusal(good)
+
+
+def test_every_flipped_bit_is_seen(good):
+    content, reference = good.read_bytes(), load_checkpoint(good)["model"].state_dict()
+    for step in range(60):
+        position = (step * 2_654_435_761) % (8 * len(content))
+        damaged = bytearray(content)
+        damaged[position // 8] ^= 1 << position % 8
+        good.write_bytes(bytes(damaged))
+        try:
+            found = load_checkpoint(good)["model"].state_dict()
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+            continue
+        assert all(torch.equal(value, found[key]) for key, value in reference.items()), (
+            position
+        )  # a byte that says nothing
+
+
+def test_bytes_of_the_pickle_exchanged(good):
+    """With a checksum that is right: a pickle that somebody changed, not one that was damaged."""
+    with zipfile.ZipFile(good) as archive:
+        pickled = archive.read(next(entry for entry in archive.namelist() if entry.endswith("/data.pkl")))
+    content = good.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        changed = bytearray(pickled)
+        for _ in range(3):
+            changed[int(torch.randint(len(changed), (1,), generator=generator))] = int(
+                torch.randint(256, (1,), generator=generator)
+            )
+        good.write_bytes(content)
+        rewrite(good, lambda entry, payload, changed=bytes(changed): changed if entry == "data.pkl" else payload)
+        try:
+            load_checkpoint(good)
+        except ValueError as error:
+            assert "\n" not in str(error)

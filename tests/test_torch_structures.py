@@ -1,0 +1,163 @@
+"""Models in checkpoints that are none, or do not fit together; and those of other programs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from models.loading import load_checkpoint
+from tests.torch_file_tools import name, refusal, tiny_model, write
+from utils.checkpoint import save_checkpoint
+
+
+def _loop(model):
+    model._modules["loop"] = model
+
+
+def _twice(model):
+    for _ in range(40):
+        model = nn.Sequential(model, model)
+    return model
+
+
+def _set(path: str, attribute: str, value):
+    def change(model):
+        vars(model.get_submodule(path))[attribute] = value
+
+    return change
+
+
+def _drop(path: str, attribute: str):
+    def change(model):
+        vars(model.get_submodule(path)).pop(attribute)
+
+    return change
+
+
+def _part(path: str, store: str, part: str):
+    def change(model):
+        del vars(model.get_submodule(path))[store][part]
+
+    return change
+
+
+def _replace(path: str, module: nn.Module | None):
+    def change(model):
+        parent, child = path.rsplit(".", 1)
+        model.get_submodule(parent)._modules[child] = module
+
+    return change
+
+
+STRUCTURES = {
+    "module in itself": _loop,
+    "no buffers": _drop("", "_buffers"),
+    "no modules": _drop("model.0", "_modules"),
+    "names of a dict of words": _set("", "names", {"a": 1}),
+    "names are a number": _set("", "names", 7),
+    "one name of two": _set("", "names", ["a"]),
+    "three names of two": _set("", "names", ["a", "b", "c"]),
+    "names of lists": _set("", "names", [["a"], ["b"]]),
+    "no text": _set("", "names", ["\ud800", "b"]),
+    "stride of nan": _set("", "stride", torch.tensor([float("nan"), 8])),
+    "stride 0": _set("model.3", "stride", torch.zeros(2)),
+    "stride of one": _set("", "stride", 8),
+    "huge stride": _set("", "stride", torch.tensor([8.0, 1e9])),
+    "no source": _drop("model.1", "f"),
+    "source ahead": _set("model.1", "f", 2),
+    "source far back": _set("model.1", "f", -5),
+    "source not kept": _set("model.3", "f", [0, 2]),
+    "source of text": _set("model.1", "f", "0"),
+    "no number": _drop("model.1", "i"),
+    "number is a path": _set("model.1", "i", "/../evil"),
+    "kind is a path": _set("model.1", "type", "../../evil"),
+    "no kind": _drop("model.1", "type"),
+    "save is none": _set("", "save", None),
+    "save of text": _set("", "save", ["1"]),
+    "fuse in the way": _set("", "fuse", nn.Identity()),
+    "forward in the way": _set("model.0", "forward", nn.Identity()),
+    "class": _set("model.0", "__class__", "x"),
+    "dict": _set("model.0", "__dict__", {}),
+    "text in the way": _set("", "to", "x"),
+    "hook": lambda model: model._forward_hooks.update({0: nn.Identity()}) or None,
+    "pre-hook": lambda model: model.model[0]._forward_pre_hooks.update({0: nn.Identity()}) or None,
+    "inner": _set("model.0", "_call_impl", nn.Identity()),
+    "a list of modules": _set("", "extra", [nn.Identity()]),
+    "a module as an attribute": _set("model.0", "extra", nn.Identity()),
+    "no layers": _part("", "_modules", "model"),
+    "no convolution": _replace("model.0.conv", None),
+    "no activation": _part("model.0", "_modules", "act"),
+    "part with a dot": lambda model: model.model[0]._modules.update({"a.b": nn.Identity()}),
+    "part in place of a method": lambda model: model.model[0]._modules.update({"forward": nn.Identity()}),
+    "no head": _replace("model.3", nn.Identity()),
+    "channels": _set("model.0.conv", "in_channels", 5),
+    "groups": _set("model.0.conv", "groups", 0),
+    "kernel": _set("model.0.conv", "kernel_size", (10**9, 10**9)),
+    "padding": _set("model.0.conv", "padding", (10**9, 10**9)),
+    "padding mode": _set("model.0.conv", "padding_mode", "x"),
+    "features": _set("model.0.bn", "num_features", 3),
+    "no mean": _part("model.0.bn", "_buffers", "running_mean"),
+    "eps": _set("model.0.bn", "eps", float("nan")),
+    "no eps": _drop("model.0.bn", "eps"),
+    "inplace": _set("", "inplace", "x"),
+    "classes": _set("model.3", "nc", 10**12),
+    "classes that do not fit": _set("model.3", "nc", 3),
+    "levels": _set("model.3", "nl", 9),
+    "no anchors": _part("model.3", "_buffers", "anchors"),
+    "training": _set("", "training", "x"),
+    "anchors of another shape": lambda model: model.model[3]._buffers.update(anchors=torch.ones(7)),
+    "parameter is a buffer": lambda model: model.model[0].conv._parameters.update(weight=torch.ones(8, 3, 3, 3)),
+    "overlapping weights": lambda model: model.model[0].conv._parameters.update(
+        weight=nn.Parameter(torch.ones(1).expand(8, 3, 3, 3))
+    ),
+    "yaml": _set("", "yaml", ["x"]),
+    "modules of modules": _twice,
+}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_models_that_are_none(tmp_path, structure):
+    model = tiny_model()
+    changed = STRUCTURES[structure](model)
+    torch.save({"model": model if changed is None else changed}, tmp_path / "model.pt")
+    refusal(tmp_path / "model.pt")
+
+
+def test_weights_that_are_no_numbers(tmp_path):
+    model = tiny_model()
+    model.model[1].cv1.conv.weight.data[3] = float("inf")
+    save_checkpoint({"model": model}, tmp_path / "inf.pt")
+    with pytest.raises(ValueError, match=r"inf\.pt: model\.1\.cv1\.conv\.weight \(channel 3\) is not a finite number"):
+        load_checkpoint(tmp_path / "inf.pt")
+    load_checkpoint(tmp_path / "inf.pt", finite=False)
+
+
+def test_torchscript_by_another_name(tmp_path):
+    torch.jit.script(nn.Identity()).save(str(tmp_path / "best.torchscript.pt"))
+    assert "is a TorchScript export" in refusal(tmp_path / "best.torchscript.pt")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("ultralytics.nn.tasks.DetectionModel", "of the package ultralytics"),
+        ("models.yolo.IDetect", "of YOLOv7"), ("models.common.RepNCSPELAN4", "of YOLOv9"),
+        ("yolov5.models.yolo.Model", "of the pip package yolov5"), ("models.common.AutoShape", "wrapper of torch.hub"),
+        ("models.yolo.SegmentationModel", "of another task"),
+        ("torch.nn.modules.rnn.LSTM", "that detectors do not have"),
+        ("builtins.getattr", "a fused model"), ("somebody.Block", "which no detection checkpoint needs"),
+    ],
+)  # fmt: skip
+def test_known_homes(tmp_path, path, expected):
+    message = refusal(write(tmp_path / "other.pt", name(path) + b")\x81"))
+    assert expected in message
+    assert path in message
+    assert "nothing of it was run" in message
+
+
+def test_names_from_outside_are_shortened(tmp_path):
+    model = tiny_model()
+    model.names = ["x" * 100_000]
+    torch.save({"model": model}, tmp_path / "long.pt")
+    assert len(refusal(tmp_path / "long.pt")) < 500

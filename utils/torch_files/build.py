@@ -1,0 +1,69 @@
+"""From records to plain values and tensors, once the whole file has been judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.torch_files.records import (
+    SCALARS,
+    ArrayRecord,
+    ModuleRecord,
+    NamespaceRecord,
+    OrderedRecord,
+    ParameterRecord,
+    Refusal,
+    TensorRecord,
+    ValueRecord,
+)
+
+
+class Builder:
+    """Builds values; what is one object in the file becomes one object.
+
+    OrderedDicts and namespaces become dicts, NumPy's numbers and arrays plain numbers and lists; paths are text by now.
+    """
+
+    def __init__(self, storages: Mapping[str, Tensor]) -> None:
+        """Prepare: ``storages`` are the bytes (uint8) of each key."""
+        self.storages = storages
+        self.made: dict[int, Any] = {}
+
+    def build(self, value: Any) -> Any:
+        """The plain value or tensor of a record. Raises Refusal where there is a module."""
+        kind = type(value)
+        if kind in SCALARS:
+            return value
+        key = id(value)
+        if key not in self.made:
+            self.made[key] = self._build(kind, value)
+        return self.made[key]
+
+    def _build(self, kind: type, value: Any) -> Any:
+        if kind is list or kind is tuple:
+            return kind([self.build(part) for part in value])
+        if kind is dict or kind is OrderedRecord:
+            return {name: self.build(part) for name, part in value.items()}
+        if kind is TensorRecord:
+            return self._tensor(value)
+        if kind is ParameterRecord:
+            return nn.Parameter(self.build(value.tensor), value.requires_grad)
+        if kind is NamespaceRecord:
+            return self.build(value.state)
+        if kind is ArrayRecord:
+            return value.values
+        if kind is ValueRecord:
+            makers: dict[str, Any] = {"device": torch.device, "size": torch.Size, "dtype": lambda dtype: dtype}
+            return makers[value.kind](value.value)
+        if kind is ModuleRecord:
+            raise Refusal(f"an object of {value.path} where plain values are expected")
+        return value  # a set or a range
+
+    def _tensor(self, record: TensorRecord) -> Tensor:
+        content = self.storages[record.storage.key].untyped_storage()
+        tensor = torch.empty(0, dtype=record.storage.dtype)
+        tensor.set_(content, record.offset, record.size, record.stride)  # type: ignore[call-overload]
+        return tensor.requires_grad_() if record.requires_grad else tensor

@@ -1,0 +1,90 @@
+"""The last look at the records of a file before anything is made of them: depth, extent, and what is no value."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from utils.torch_files.records import (
+    DEPTH,
+    EXPANDED_BYTES,
+    SCALARS,
+    VALUE_BYTES,
+    WEIGHT,
+    ArrayRecord,
+    ModuleRecord,
+    NamespaceRecord,
+    OrderedRecord,
+    ParameterRecord,
+    Refusal,
+    TensorRecord,
+    ValueRecord,
+    shown,
+)
+
+_ON_THE_WAY = -1
+
+
+def judge(value: Any, stored_bytes: int) -> None:
+    """Raise Refusal unless all that ``value`` holds is a value, finite in depth and extent.
+
+    Args:
+        value: what a pickle was turned into.
+        stored_bytes: size of the file, by which the extent of the tensors is measured.
+    """
+    _Judge(EXPANDED_BYTES + stored_bytes).weigh(value, 0)
+
+
+class _Judge:
+    """Weighs values, each object once; a list that refers to another one twice weighs as much as its text would."""
+
+    def __init__(self, tensor_bytes: int) -> None:
+        self.weights: dict[int, int] = {}
+        self.tensor_bytes = tensor_bytes
+
+    def weigh(self, value: Any, depth: int) -> int:
+        kind = type(value)
+        if kind in SCALARS:
+            return VALUE_BYTES + len(value) if kind is str or kind is bytes else VALUE_BYTES
+        known = self.weights.get(id(value))
+        if known is not None:
+            if known == _ON_THE_WAY:
+                raise Refusal(f"{_kind(value)} that contains itself")
+            return known
+        if depth > DEPTH:
+            raise Refusal(f"values nested more than {DEPTH} times")
+        self.weights[id(value)] = _ON_THE_WAY
+        weight = VALUE_BYTES + sum([self.weigh(part, depth + 1) for part in self._parts(value)])
+        if weight > WEIGHT:
+            raise Refusal("values that refer to each other so often that they would fill the memory")
+        self.weights[id(value)] = weight
+        return weight
+
+    def _parts(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is list or kind is tuple or kind is set:
+            return value
+        if kind is dict or kind is OrderedRecord:
+            return [*value, *value.values()]
+        if kind is ModuleRecord or kind is NamespaceRecord:
+            if value.state is None:
+                raise Refusal(f"{_kind(value)} without a state")
+            return (value.state,)
+        if kind is ParameterRecord:
+            return (value.tensor,)
+        if kind is TensorRecord:
+            self.tensor_bytes -= math.prod(value.size) * value.storage.dtype.itemsize
+            if self.tensor_bytes < 0:
+                raise Refusal("tensors that are far larger than the numbers stored for them")
+            return ()
+        if kind is ArrayRecord:
+            if not value.filled:
+                raise Refusal("a NumPy array without values")
+            return ()
+        if kind is range or kind is ValueRecord:
+            return ()
+        raise Refusal(f"{shown(value)} where a value is expected")
+
+
+def _kind(value: Any) -> str:
+    return shown(value) if type(value) is not ModuleRecord else f"an object of {value.path}"

@@ -1,0 +1,116 @@
+"""One file of ``torch.save``, from its bytes to judged records and the numbers beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from utils.torch_files.container import SIGNATURE, ZipContainer
+from utils.torch_files.judge import judge
+from utils.torch_files.legacy import MAGIC, legacy_storages, read_legacy
+from utils.torch_files.machine import Machine
+from utils.torch_files.records import FILE_BYTES, PICKLE_BYTES, Damage, ForeignName, Refusal, Storage
+from utils.torch_files.unpickle import interpret
+
+LONGEST_NOTE = 1024  # bytes of the entries in which torch.save keeps notes of its own
+
+
+@dataclass
+class Content:
+    """A file that was read.
+
+    Attributes:
+        value: its records (``records``), judged. storages: the bytes (uint8) of each storage that they refer to.
+        names: the classes and functions that its pickle names, in order.
+    """
+
+    value: Any
+    storages: dict[str, Tensor]
+    names: list[str]
+
+
+def read_torch_file(path: str | Path, modules: Collection[str]) -> Content:
+    """Read a file without creating any object that it describes.
+
+    Args:
+        path: the file.
+        modules: paths of the module classes that it may name.
+
+    Raises:
+        Refusal: it is damaged (Damage), names something else (ForeignName), or is no file of tensors and plain values.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(max(len(MAGIC), 4))
+        if not head:
+            raise Damage("empty")
+        if os.fstat(stream.fileno()).st_size > FILE_BYTES:
+            raise Refusal(f"it has more than {FILE_BYTES // 2**30} GiB")
+        if head.startswith(SIGNATURE[:2]):
+            return _read_zip(stream, modules)
+        return _read_old(stream, modules, head)
+
+
+def _read_zip(stream: BinaryIO, modules: Collection[str]) -> Content:
+    archive = ZipContainer(stream)
+    _check_entries(archive)
+    machine = Machine(archive.read("data.pkl"), modules)
+    value = interpret(machine)
+    if machine.position != len(machine.data):
+        raise Damage(f"{len(machine.data) - machine.position} bytes behind its pickle belong to nothing")
+    judge(value, archive.size)
+    wanted = {f"data/{key}": storage for key, storage in machine.storages.items()}
+    present = {name for name in archive.entries if name.startswith("data/")}
+    for name in (*sorted(wanted.keys() - present)[:1], *sorted(present - wanted.keys())[:1]):
+        raise Damage(f"its entry {name!r} is {'missing' if name in wanted else 'referred to by nothing'}")
+    storages = {}
+    for entry in archive.order:  # as they lie in the file
+        if entry.name in wanted:
+            storage = wanted[entry.name]
+            if entry.size != storage.count * storage.dtype.itemsize:
+                raise Damage(f"its entry {entry.name!r} has another size than its tensors need")
+            storages[storage.key] = _checked_numbers(storage, archive.read_tensor(entry.name))
+        elif entry.name != "data.pkl":
+            archive.read_tensor(entry.name)  # for its checksum
+    return Content(value, storages, machine.names)
+
+
+def _check_entries(archive: ZipContainer) -> None:
+    """Besides pickle and numbers there are notes of torch.save: its version, the byte order, an identity."""
+    for name, entry in archive.entries.items():
+        known = name in ("data.pkl", "version", "byteorder") or name.startswith(("data/", "."))
+        if not known:
+            raise Refusal(f"it has an entry {name!r}, which no checkpoint has")
+        if entry.size > LONGEST_NOTE and not name.startswith("data"):
+            raise Refusal(f"its entry {name!r} has {entry.size} bytes, and torch.save keeps a note of a few there")
+    if "byteorder" in archive.entries and archive.read("byteorder") != b"little":
+        raise Refusal("it was written on a machine that stores numbers the other way round")
+
+
+def _checked_numbers(storage: Storage, content: Tensor) -> Tensor:
+    if storage.dtype is torch.bool and content.numel() and int(content.max()) > 1:
+        raise Damage(f"the truth values {storage.key} are none")
+    return content
+
+
+def _read_old(stream: BinaryIO, modules: Collection[str], head: bytes) -> Content:
+    """A file of the format before the zip archive, or a pickle without one, which is only asked for foreign names."""
+    if not head.startswith(MAGIC):
+        try:
+            interpret(Machine(head + stream.read(PICKLE_BYTES), modules))
+        except ForeignName:
+            raise
+        except Refusal:
+            pass
+        raise Refusal("another kind")
+    data = head + stream.read()
+    value, machine, position = read_legacy(data, modules)
+    judge(value, len(data))
+    found = legacy_storages(data, machine.storages, position)
+    storages = {key: _checked_numbers(machine.storages[key], content) for key, content in found.items()}
+    return Content(value, storages, machine.names)
