@@ -65,5 +65,5 @@ class Builder:
     def _tensor(self, record: TensorRecord) -> Tensor:
         content = self.storages[record.storage.key].untyped_storage()
         tensor = torch.empty(0, dtype=record.storage.dtype)
-        tensor.set_(content, record.offset, record.size, record.stride)  # type: ignore[call-overload]
+        tensor.set_(content, record.offset, record.size, record.stride)
         return tensor.requires_grad_() if record.requires_grad else tensor
