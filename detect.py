@@ -46,10 +46,15 @@ class DetectOptions:
     """Options of detect.py."""
 
     weights: list[str] = option(
-        [str(ROOT / "yolov5s.pt")], "checkpoint or export; several checkpoints make an ensemble", nargs="+"
+        [str(ROOT / "yolov5s.pt")],
+        "checkpoint or export; several checkpoints make an ensemble",
+        nargs="+",
+        handed_on=False,
     )
     source: str = option(DEFAULT_SOURCE, "image, folder, glob, video, list file, camera number, address")
-    data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML; read only for names that a checkpoint lacks")
+    data: str = option(
+        str(ROOT / "data/coco128.yaml"), "data set YAML; read only for names that a checkpoint lacks", handed_on=False
+    )
     imgsz: Any = option(
         None, "image size in pixels: longer side, or height and width (default: 640); an export has its own", "--img",
         "--img-size", nargs="+", type=int, at_least=1, at_most=LARGEST_IMAGE,
@@ -58,6 +63,7 @@ class DetectOptions:
         1,
         "images of one shape to detect in together; above 1 threads read and write meanwhile: more images per second",
         at_least=1,
+        handed_on=False,
     )
     conf_thres: float = option(0.25, "least confidence", at_least=0, at_most=1)
     iou_thres: float = option(0.45, "NMS threshold", at_least=0, at_most=1)
@@ -73,9 +79,9 @@ class DetectOptions:
     augment: bool = option(False, "augmented inference: three sizes, flipped")
     visualize: bool = option(False, "save pictures of each layer's output")
     update: bool = option(False, "strip the optimizer from the weights files afterwards")
-    project: str = option(str(ROOT / "runs/detect"), "folder of the runs")
-    name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken")
-    exist_ok: bool = option(False, "write into the run folder even if it exists")
+    project: str = option(str(ROOT / "runs/detect"), "folder of the runs", handed_on=False)
+    name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken", handed_on=False)
+    exist_ok: bool = option(False, "write into the run folder even if it exists", handed_on=False)
     line_thickness: int = option(3, "thickness of the boxes in pixels", at_least=1, at_most=LARGEST_IMAGE)
     hide_labels: bool = option(False, "draw no labels")
     hide_conf: bool = option(False, "draw no confidences")

@@ -10,7 +10,6 @@ The result lies beside the checkpoint, and val.py, detect.py and torch.hub take 
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from models.formats import DEFAULT_OPSET, FORMATS, INT8_OPSET, ONE_IMAGE, OPSETS, Format, export_formats, find_formats
 from utils.cli import run_command, show_arguments
-from utils.config import LARGEST_IMAGE, as_list, build, check_numbers, option, parse
+from utils.config import LARGEST_IMAGE, as_list, build, check_numbers, option, parse, quoted
 from utils.errors import InputError, MissingFileError, short_repr
 from utils.files import ROOT
 from utils.log import LOGGER, colorstr
+from utils.next_steps import following
 from utils.packages import is_installed
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ class ExportOptions:
     data: str = option(
         DEFAULT_DATA, "data set YAML: the exports are compared on one of its images, --int8 is calibrated on others"
     )
-    weights: list[str] = option([str(ROOT / "yolov5s.pt")], "checkpoint; several are exported one by one", nargs="+")
+    weights: list[str] = option(
+        [str(ROOT / "yolov5s.pt")], "checkpoint; several are exported one by one", nargs="+", handed_on=False
+    )
     imgsz: list[int] = option(
         [640],
         "image size in pixels: side of the square, or height and width",
@@ -60,9 +62,9 @@ class ExportOptions:
         at_least=1,
         at_most=LARGEST_IMAGE,
     )
-    batch_size: int = option(1, "images per call; with --dynamic only a hint for TensorRT", at_least=1)
-    device: str = option("cpu", "cpu, or cuda device number such as 0")
-    half: bool = option(False, "FP16")
+    batch_size: int = option(1, "images per call; with --dynamic only a hint for TensorRT", at_least=1, handed_on=False)
+    device: str = option("cpu", "cpu, or cuda device number such as 0", handed_on=False)
+    half: bool = option(False, "FP16", handed_on=False)
     inplace: bool = option(False, "refused: no export writes in place")
     keras: bool = option(False, "refused: Keras models are not offered")
     optimize: bool = option(False, "refused: PyTorch for phones has ended")
@@ -84,10 +86,10 @@ class ExportOptions:
     )
     topk_all: int | None = option(None, "with --nms: detections per image (default: 100)", type=int, at_least=1)
     iou_thres: float | None = option(
-        None, "with --nms: NMS threshold (default: 0.45)", type=float, at_least=0, at_most=1
+        None, "with --nms: NMS threshold (default: 0.45)", type=float, at_least=0, at_most=1, handed_on=False
     )
     conf_thres: float | None = option(
-        None, "with --nms: least confidence (default: 0.25)", type=float, at_least=0, at_most=1
+        None, "with --nms: least confidence (default: 0.25)", type=float, at_least=0, at_most=1, handed_on=False
     )
     include: list[str] = option(
         ["torchscript", "onnx"], "formats: " + " ".join(entry.argument for entry in FORMATS[1:]), nargs="+"
@@ -201,17 +203,21 @@ def comparison_files(options: ExportOptions) -> list[str]:
 def report(files: Sequence[Path], options: ExportOptions) -> None:
     """Log where the exports are and what to run next."""
     LOGGER.info(f"Exports saved to {colorstr('bold', str(files[-1].parent.resolve()))}. Next:")
+    from detect import DetectOptions
+    from val import ValOptions
+
     nms = options.nms_settings()
-    thresholds = f" --conf-thres {nms.conf_thres:g} --iou-thres {nms.iou_thres:g}" if nms else ""
-    across = " --agnostic-nms" if nms and nms.agnostic else ""
-    data = "<data set YAML>" if options.data == DEFAULT_DATA else shlex.quote(options.data)
+    thresholds: dict[str, Any] = {"conf_thres": nms.conf_thres, "iou_thres": nms.iou_thres} if nms else {}
+    across = {"agnostic_nms": True} if nms and nms.agnostic else {}
+    data = "DATA.yaml" if options.data == DEFAULT_DATA else options.data
     for file in files:
         if file.suffix == ".mlpackage" and sys.platform != "darwin":
-            LOGGER.info(f"  on an Apple computer: open {shlex.quote(str(file))} with Xcode, detect.py or val.py")
+            LOGGER.info(f"  on an Apple computer: open {quoted([str(file)])} with Xcode, detect.py or val.py")
             continue
-        weights = f"--weights {shlex.quote(str(file))}" + " --device 0" * (file.suffix == ".engine")
-        LOGGER.info(f"  python detect.py {weights} --source <images>{thresholds}{across}")
-        LOGGER.info(f"  python val.py {weights} --data {data}{thresholds}")
+        given: dict[str, Any] = {"weights": file, **({"device": "0"} if file.suffix == ".engine" else {})}
+        detecting = given | {"source": "IMAGES", **thresholds, **across}
+        LOGGER.info(f"  {following('detect.py', DetectOptions, None, **detecting)}")
+        LOGGER.info(f"  {following('val.py', ValOptions, None, **given, data=data, **thresholds)}")
         LOGGER.info(f"  torch.hub.load('.', 'custom', {str(file)!r}, source='local')")
 
 

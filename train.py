@@ -12,12 +12,16 @@ A pruned checkpoint (pruned_model.pt) is trained like any other: its widths are 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.classes import SINGLE_CLASS, SINGLE_CLASS_NOTE, class_names, is_single_class
 from utils.cli import run_training_command, show_arguments
 from utils.config import TrainOptions, build, read_hyperparameters, scale_gains
 from utils.log import LOGGER, colorstr
+from utils.next_steps import following, log_next
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from utils.run_folder import RunFolder
     from utils.state import TrainingState
 
+NextSteps = Callable[[str, Any], Sequence[str]]
 Results = tuple[float, ...]  # P, R, mAP50, mAP50-95, box loss, objectness loss, class loss
 NOTHING: Results = (0.0,) * 7
 CHECKPOINT_ATTRIBUTES = ["yaml", "nc", "hyp", "names", "stride", "class_weights"]
@@ -98,7 +103,15 @@ class Trainer:
         self.unscaled_hyp = dict(self.hyp)
         seed_everything(options.seed)
 
-        self.names = ["item"] if options.single_cls and self.data["nc"] != 1 else list(self.data["names"].values())
+        trained = checkpoint["model"] if options.keeps_anchors and checkpoint is not None else None
+        if trained is not None and not options.single_cls and is_single_class(class_names(trained), self.data["nc"]):
+            self.options = options = replace(
+                options, single_cls=True
+            )  # what goes on with a trained head has its classes
+            LOGGER.info(SINGLE_CLASS_NOTE.format(options.weights))
+        self.names = (
+            [SINGLE_CLASS] if options.single_cls and self.data["nc"] != 1 else list(self.data["names"].values())
+        )
         if options.resume and checkpoint is not None:
             from utils.resume_record import check_names, judge
 
@@ -294,14 +307,14 @@ class Trainer:
 
 
 def main(
-    options: TrainOptions, callbacks: Callbacks | None = None, next_step: str = "",
+    options: TrainOptions, callbacks: Callbacks | None = None, next_steps: NextSteps | None = None,
     resumption: Resumption | None = None,
 ) -> Results | None:  # fmt: skip
     """Train with ``options``; returns the results of the best checkpoint, or None when a callback stopped the run.
 
     --evolve trains once for each generation and returns the results of the best one.
 
-    ``next_step`` is logged last and may name ``{best}`` and ``{last}``; by default the val and sparse commands.
+    ``next_steps`` gives the commands to propose at the end, from best.pt and the options of the run.
     """
     from utils.callbacks import Callbacks
     from utils.device import device_line
@@ -326,13 +339,19 @@ def main(
         with run_folder(options, folder) as folder:
             trainer = Trainer(options, RunFolder(folder), None, callbacks, device, world, resumption)
             results = trainer.run()
-    advice = next_step or (
-        "Next: python val.py --weights {best} --data {data} --imgsz {imgsz}"
-        "\n  or: python prune_tools/train_sparity.py --weights {best} --data {data} --imgsz {imgsz}"
-    )
-    files = {"best": trainer.folder.best, "last": trainer.folder.last}
-    LOGGER.info(advice.format(**files, data=options.data, imgsz=options.imgsz))
+    log_next(*(next_steps or steps_after_training)(str(trainer.folder.best), trainer.options))
     return results
+
+
+def steps_after_training(best: str, options: TrainOptions) -> list[str]:
+    """Validation, and sparse training the way that costs least accuracy: with the model itself as teacher."""
+    from val import ValOptions
+
+    sparsely = {"penalty": "polarize", "target_flops": "0.5", "teacher": best}
+    return [
+        following("val.py", ValOptions, options, weights=best),
+        following("prune_tools/train_sparity.py", TrainOptions, options, weights=best, more=sparsely),
+    ]
 
 
 def run(callbacks: Callbacks | None = None, **keywords: Any) -> TrainOptions:

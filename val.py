@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.classes import SINGLE_CLASS_NOTE, class_names, is_single_class
 from utils.cli import run_command, show_arguments
 from utils.config import LARGEST_IMAGE, as_list, build, check_numbers, option, parse
 from utils.errors import InputError, OtherClassesError
@@ -43,9 +44,14 @@ class ValOptions:
     """Options of val.py."""
 
     data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML")
-    allow_download_scripts: bool = option(False, "run the script that the data set YAML has for getting missing data")
+    allow_download_scripts: bool = option(
+        False, "run the script that the data set YAML has for getting missing data", handed_on=False
+    )
     weights: list[str] = option(
-        [str(ROOT / "yolov5s.pt")], "checkpoint or export; several checkpoints make an ensemble", nargs="+"
+        [str(ROOT / "yolov5s.pt")],
+        "checkpoint or export; several checkpoints make an ensemble",
+        nargs="+",
+        handed_on=False,
     )
     batch_size: int = option(32, "images per batch", at_least=1)
     imgsz: Any = option(
@@ -72,9 +78,9 @@ class ValOptions:
     save_hybrid: bool = option(False, "write labels and predictions, joined by NMS, as label files")
     save_conf: bool = option(False, "with --save-txt or --save-hybrid: append the confidence to each line")
     save_json: bool = option(False, "write the predictions in COCO's format and score them; always for coco.yaml")
-    project: str = option(str(ROOT / "runs/val"), "folder of the runs")
-    name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken")
-    exist_ok: bool = option(False, "write into the run folder even if it exists")
+    project: str = option(str(ROOT / "runs/val"), "folder of the runs", handed_on=False)
+    name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken", handed_on=False)
+    exist_ok: bool = option(False, "write into the run folder even if it exists", handed_on=False)
     half: bool = option(False, "compute in FP16 (on a GPU)")
     dnn: bool = option(False, "run an ONNX file with OpenCV")
 
@@ -143,6 +149,9 @@ def open_model(options: ValOptions, data: dict[str, Any]) -> tuple[Any, dict[int
     weights = options.weights[0] if len(options.weights) == 1 else options.weights
     model = DetectMultiBackend(weights, device=device, data=data, fp16=options.half, dnn=options.dnn)
     model.check_request(options.conf_thres, options.iou_thres, augment=options.augment)
+    if not options.single_cls and is_single_class(class_names(model), data["nc"]):
+        options.single_cls = True
+        LOGGER.info(SINGLE_CLASS_NOTE.format(weights))
     if not options.single_cls and len(model.names) != data["nc"]:
         raise OtherClassesError(
             f"{weights} knows {len(model.names)} classes but {options.data} has {data['nc']}: "

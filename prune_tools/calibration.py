@@ -32,7 +32,12 @@ class Batch:
 
 
 def read_training_images(
-    data: dict[str, Any], count: int, image_size: int, stride: int, batch_size: int = BATCH_SIZE
+    data: dict[str, Any],
+    count: int,
+    image_size: int,
+    stride: int,
+    single_cls: bool = False,
+    batch_size: int = BATCH_SIZE,
 ) -> Iterator[tuple[Tensor, Tensor, Any]]:
     """About ``count`` training images, chosen at random but always the same ones, without augmentation.
 
@@ -41,6 +46,7 @@ def read_training_images(
         count: rounded down to whole batches, but at least one; at most the images there are.
         image_size: pixels; images are letterboxed to squares of this side.
         stride: the network's largest stride in pixels.
+        single_cls: treat all classes as one.
         batch_size: images of one batch; all batches are equally large.
 
     Yields:
@@ -50,6 +56,7 @@ def read_training_images(
 
     loader, dataset = create_dataloader(
         data["train"], image_size, min(batch_size, count), stride, shuffle=True, workers=0, seed=SEED,
+        single_cls=single_cls,
         prefix=colorstr("train: "),
     )  # fmt: skip
     size = loader.batch_size or 1
@@ -58,11 +65,13 @@ def read_training_images(
         yield images, labels, shapes
 
 
-def repair_images(data: dict[str, Any], count: int, image_size: int, stride: int) -> list[Batch]:
+def repair_images(
+    data: dict[str, Any], count: int, image_size: int, stride: int, single_cls: bool = False
+) -> list[Batch]:
     """What ``read_training_images`` gives for these arguments, with the focus of each image."""
     return [
         Batch(images, focus_on_objects(images, labels, [padding for _, (_, padding) in shapes]))
-        for images, labels, shapes in read_training_images(data, count, image_size, stride)
+        for images, labels, shapes in read_training_images(data, count, image_size, stride, single_cls)
     ]
 
 

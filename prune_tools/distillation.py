@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from utils.checkpoint import de_parallel
+from utils.classes import class_names
 from utils.errors import InputError
 from utils.log import LOGGER
 from utils.metrics import bbox_iou
@@ -151,7 +152,7 @@ class Distillation:
 
 def check_heads(teacher: Any, student: Any, path: str | Path) -> None:
     """Raise InputError unless both models speak of the same classes, levels and anchors."""
-    for what, read in (("classes", _names), ("strides", _strides)):
+    for what, read in (("classes", class_names), ("strides", _strides)):
         if read(teacher) != read(student):
             raise InputError(
                 f"--teacher {path} has the {what} {read(teacher)}, the model to train {read(student)}: "
@@ -163,10 +164,6 @@ def check_heads(teacher: Any, student: Any, path: str | Path) -> None:
             f"--teacher {path} has other anchors than the model to train: take the model that this one was pruned "
             "from, and --noautoanchor if the anchors were changed at the start of this run"
         )
-
-
-def _names(model: Any) -> list[str]:
-    return list(model.names.values()) if isinstance(model.names, dict) else list(model.names)
 
 
 def _strides(model: Any) -> list[int]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,20 +24,19 @@ from utils.cli import run_training_command
 from utils.config import OPEN, build, option
 from utils.files import ROOT, newest_file
 from utils.log import LOGGER
+from utils.next_steps import following
 
 if TYPE_CHECKING:
     from utils.callbacks import Callbacks
 
 REMEDY = "run prune_tools/prune.py first, or name it with --weights"
-NEXT_STEP = (
-    "Next: python val.py --weights {best} --data {data} --imgsz {imgsz}"
-    "\n  or: python detect.py --weights {best} --source IMAGES --imgsz {imgsz}"
-)
 
 
 @dataclass
 class FinetuneOptions(RecipeOptions):
     """Options of train.py with other defaults, and those of recipe and teacher."""
+
+    script: ClassVar[str] = "prune_tools/finetune.py"
 
     weights: str = option(
         "", "pruned checkpoint; default: the newest pruned_model.pt below runs/val", on_resume=OPEN, path=True,
@@ -67,7 +66,20 @@ def main(options: FinetuneOptions, callbacks: Callbacks | None = None) -> Any:
         from prune_tools.start import KeepStart
 
         KeepStart(options).register(callbacks)
-    return train.main(options, callbacks, next_step=NEXT_STEP, resumption=resumption)
+    return train.main(options, callbacks, next_steps=steps_after_finetuning, resumption=resumption)
+
+
+def steps_after_finetuning(best: str, options: FinetuneOptions) -> list[str]:
+    """Validation, detection, and the export that all of it was for."""
+    from detect import DetectOptions
+    from export import ExportOptions
+    from val import ValOptions
+
+    return [
+        following("val.py", ValOptions, options, weights=best),
+        following("detect.py", DetectOptions, options, weights=best, source="IMAGES"),
+        following("export.py", ExportOptions, options, weights=best, include=["onnx"]),
+    ]
 
 
 def run(**keywords: Any) -> FinetuneOptions:

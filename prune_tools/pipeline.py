@@ -27,6 +27,7 @@ from utils.files import increment_path, make_folder, read_yaml_mapping, write_ya
 from utils.folder_lock import held_folder
 from utils.interrupts import advising, same_command
 from utils.log import LOGGER, colorstr
+from utils.next_steps import following, log_next
 
 STEPS = ("base", "sparse", "pruned", "finetuned")  # of one round; earlier rounds have steps of their own
 RECORD = "pipeline.yaml"
@@ -85,7 +86,7 @@ class Pipeline:
         if self.options.rounds > 1 and kind != "base":
             wanted["rounds"] = self.options.rounds
         entry = self.record.get(step)
-        if entry is None or entry["options"] != wanted:
+        if entry is None or {"single_cls": False, **entry["options"]} != wanted:  # earlier versions had no such option
             entry = {"options": wanted, "folder": increment_path(self.folder / step).name, "checkpoint": ""}
             self.record[step] = entry
             write_yaml(self.folder / RECORD, self.record)
@@ -109,7 +110,7 @@ class Pipeline:
         chosen = build(
             prune.PruneOptions, weights=[str(start)], cfg="", data=options.data,
             batch_size=options.batch_size, imgsz=options.imgsz, device=options.device, project=str(self.folder),
-            name=self.places[step].name, exist_ok=True, **options.of_pruning(),
+            name=self.places[step].name, exist_ok=True, single_cls=options.single_cls, **options.of_pruning(),
         )  # fmt: skip
         return Path(prune.main(chosen)) / "pruned_model.pt"
 
@@ -128,7 +129,7 @@ class Pipeline:
         figures = json.loads((pruned / "report.json").read_text(encoding="utf-8"))
         (_, _, before, *_), _, _ = val.run(
             options.data, str(self._teacher()), imgsz=options.imgsz, batch_size=options.batch_size * 2, plots=False,
-            device=options.device, workers=options.workers,
+            device=options.device, workers=options.workers, single_cls=options.single_cls,
         )  # fmt: skip
         return recipe_after(figures["steps"][-1]["map50"], before)
 
@@ -144,7 +145,7 @@ class Pipeline:
         common = {
             "data": options.data, "imgsz": options.imgsz, "batch_size": options.batch_size,
             "device": options.device, "workers": options.workers, "seed": options.seed, "project": str(self.folder),
-            "name": self.places[step].name, "exist_ok": True,
+            "name": self.places[step].name, "exist_ok": True, "single_cls": options.single_cls,
             "cache": options.cache,
             "resume": str(unfinished) if resumable(unfinished) else False,
         }  # fmt: skip
@@ -173,6 +174,8 @@ def main(options: PipelineOptions) -> Path:
 
 
 def _run_and_report(options: PipelineOptions, surveys: dict[str, dict[str, Any]]) -> Path:
+    from detect import DetectOptions
+    from export import ExportOptions
     from prune_tools.comparison import as_text, compare, save_csv, save_picture
     from prune_tools.pictures import draw_gammas, draw_run
     from prune_tools.pipeline_report import report_of
@@ -187,7 +190,7 @@ def _run_and_report(options: PipelineOptions, surveys: dict[str, dict[str, Any]]
     LOGGER.info(colorstr("\nComparing the models"))
     rows = compare(
         checkpoints, options.data, options.imgsz, folder / "comparison", batch_size=options.batch_size * 2,
-        device=options.device, workers=options.workers,
+        device=options.device, workers=options.workers, single_cls=options.single_cls,
     )  # fmt: skip
     text = as_text(rows)
     with atomic_path(folder / "table.txt") as draft:
@@ -205,7 +208,11 @@ def _run_and_report(options: PipelineOptions, surveys: dict[str, dict[str, Any]]
     names = "report.html and .json, table.txt, .csv and .png, gammas.png, widths.png, detections.jpg"
     LOGGER.info(f"\n{text}\n\nResults saved to {colorstr('bold', str(folder))}: {names}")
     LOGGER.info(f"The pruned detector: {checkpoints['finetuned']}")
-    LOGGER.info(f"Next: python detect.py --weights {checkpoints['finetuned']} --source IMAGES --imgsz {options.imgsz}")
+    weights = str(checkpoints["finetuned"])
+    log_next(
+        following("detect.py", DetectOptions, options, weights=weights, source="IMAGES"),
+        following("export.py", ExportOptions, options, weights=weights, include=["onnx"]),
+    )
     return folder
 
 

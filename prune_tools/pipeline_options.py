@@ -15,7 +15,7 @@ from utils.files import ROOT
 
 DEFAULT_FLOPS = "0.5"
 
-SHARED = ("data", "hyp", "imgsz", "batch_size", "seed")  # options that every step depends on
+SHARED = ("data", "hyp", "imgsz", "batch_size", "seed", "single_cls")  # options that every step depends on
 GOAL = ("target_flops", "target_params", "percent", "scope", "skip", "round_to")
 OWN = {
     "base": ("weights", "cfg", "base_epochs"),
@@ -30,9 +30,11 @@ class PipelineOptions:
     """Options of the steps together."""
 
     data: str = option(str(ROOT / "data/mask.yaml"), "data set YAML")
-    weights: str = option("", "start from this checkpoint; '' starts from scratch with --cfg")
-    cfg: str = option("", "model YAML; default: the architecture stored in --weights")
-    hyp: str = option("", "hyperparameter YAML of the three trainings; default: those of the three commands")
+    weights: str = option("", "start from this checkpoint; '' starts from scratch with --cfg", handed_on=False)
+    cfg: str = option("", "model YAML; default: the architecture stored in --weights", handed_on=False)
+    hyp: str = option(
+        "", "hyperparameter YAML of the three trainings; default: those of the three commands", handed_on=False
+    )
     imgsz: int = option(
         320, "image size in pixels, longer side", "--img", "--img-size", at_least=1, at_most=LARGEST_IMAGE
     )
@@ -41,7 +43,10 @@ class PipelineOptions:
     sparse_epochs: int = option(50, "epochs of sparse training", at_least=1)
     finetune_epochs: int = option(50, "epochs of fine-tuning", at_least=1)
     rounds: int = option(
-        1, "prune in so many equal steps, each with its part of the sparse and the fine-tuning epochs", at_least=1
+        1,
+        "prune in so many equal steps, each with its part of the sparse and the fine-tuning epochs",
+        at_least=1,
+        handed_on=False,
     )
     target_flops: str = option("", "operations that remain, at 640 pixels: 2.1G, or a ratio; default: 0.5")
     target_params: str = option("", "instead: parameters that remain, such as 0.9M, or a ratio")
@@ -73,11 +78,15 @@ class PipelineOptions:
         at_least=0,
         at_most=1,
     )
-    reconstruct: int = option(192, "training images on which the pruned layers are re-fitted; 0 = off", at_least=0)
+    reconstruct: int = option(
+        192, "training images on which the pruned layers are re-fitted; 0 = off", at_least=0, handed_on=False
+    )
     recipe: str = option(
         "", "schedule of fine-tuning; default: gentle, short where pruning has cost more than a twentieth of the "
         "base's mAP50, v6.2 with a --hyp of your own", choices=list(RECIPES),
+        handed_on=False,
     )  # fmt: skip
+    single_cls: bool = option(False, "treat all classes as one")
     cache: str = option(
         "auto",
         "keep images in memory (ram; auto: where they fit comfortably), on disk (disk) or not (none)",
@@ -86,10 +95,10 @@ class PipelineOptions:
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     workers: int = option(8, "most data loading processes", at_least=0)
     seed: int = option(0, "seed of all random numbers", at_least=0, at_most=LARGEST_SEED)
-    project: str = option(str(ROOT / "runs/pipeline"), "folder of the runs")
-    name: str = option("exp", "name of this run; an existing one is continued")
-    sweep: str = option("", "run folder of sweep.py whose curve goes into report.html")
-    sensitivity: str = option("", "run folder of sensitivity.py whose figures go into report.html")
+    project: str = option(str(ROOT / "runs/pipeline"), "folder of the runs", handed_on=False)
+    name: str = option("exp", "name of this run; an existing one is continued", handed_on=False)
+    sweep: str = option("", "run folder of sweep.py whose curve goes into report.html", handed_on=False)
+    sensitivity: str = option("", "run folder of sensitivity.py whose figures go into report.html", handed_on=False)
 
     def __post_init__(self) -> None:
         """Build the options of every step, so that a bad value stops before the first and not before the third."""

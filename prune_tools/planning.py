@@ -133,7 +133,10 @@ def score_groups(
 
         network = with_hyperparameters(model, image_size)
         checked = check_dataset(data, splits=("train",))
-        read = read_training_images(checked, options.score_images, image_size, int(max(model.stride)))
+        head: Any = model.model[-1]
+        read = read_training_images(
+            checked, options.score_images, image_size, int(max(model.stride)), single_cls=head.nc == 1
+        )
         batches = ((images.float() / 255, labels) for images, labels, _ in read)
     return groups, score_channels(options.score, Material(network, batches), groups)
 
@@ -227,5 +230,5 @@ def warning_of_large_gammas(model: DetectionModel, groups: Sequence[ChannelGroup
     return (
         f"{share:.0%} of the {len(values)} channels about to be cut have a |gamma| of {SMALL_GAMMA:g} or more (median "
         f"{values.median():.3g}, largest {values.max():.3g} in {layer}): their removal changes what the model "
-        "computes. Prune less, or train with the penalty longer or at a higher --sr (prune_tools/train_sparity.py)"
+        "computes. Prune less, or train with the penalty first, or longer (prune_tools/train_sparity.py)"
     )

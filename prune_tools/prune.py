@@ -39,6 +39,7 @@ from utils.errors import InputError
 from utils.files import atomic_path
 from utils.folder_lock import claimed_folder
 from utils.log import LOGGER, colorstr
+from utils.next_steps import following, log_next
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,9 +55,11 @@ TIMING_SECONDS = 0.5  # for each network
 class PruneOptions(PlanOptions, PruningOptions):
     """Options of prune.py."""
 
-    noval: bool = option(False, "neither validate nor time: the report shows what was removed, but no accuracy")
-    sweep: str = option("", "run folder of sweep.py whose curve goes into report.html")
-    sensitivity: str = option("", "run folder of sensitivity.py whose figures go into report.html")
+    noval: bool = option(
+        False, "neither validate nor time: the report shows what was removed, but no accuracy", handed_on=False
+    )
+    sweep: str = option("", "run folder of sweep.py whose curve goes into report.html", handed_on=False)
+    sensitivity: str = option("", "run folder of sensitivity.py whose figures go into report.html", handed_on=False)
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
@@ -108,17 +111,29 @@ def _prune_into(
     report_of(pruning, pruned, rows, options, surveys, data).save(folder)
     files = "pruned_model.pt, pruned_model.yaml, orign_model.pt, report.html, report.json, report.txt"
     LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: {files}")
-    LOGGER.info(f"Next: {next_step(result, options, checkpoint, rows)}")
+    log_next(next_step(result, options, checkpoint, rows, pruned=pruning.removes_any()))
     return folder
 
 
-def next_step(result: Path, options: PruneOptions, checkpoint: dict[str, Any], rows: Sequence[Row]) -> str:
-    """The command of fine-tuning: what sparse training started from teaches, a hurt model learns at a higher rate."""
-    words = f"python prune_tools/finetune.py --weights {result} --data {options.data} --imgsz {options.imgsz}"
-    words += f" --teacher {find_teacher(checkpoint, options.weights[0])}"
-    before, after = (row.map50 for row in rows)
+def next_step(
+    result: Path, options: PruneOptions, checkpoint: dict[str, Any], rows: Sequence[Row], pruned: bool = True
+) -> str:
+    """The command of fine-tuning: what sparse training started from teaches, a hurt model learns at a higher rate.
+
+    Where nothing was removed there is nothing to fine-tune: then the command that finds out how much may be.
+    """
+    from prune_tools.finetune import FinetuneOptions
+    from prune_tools.sweep import SweepOptions
+
+    if not pruned:
+        return following("prune_tools/sweep.py", SweepOptions, options, weights=options.weights)
+    before, after = [row.map50 for row in rows]
     recipe = DEFAULT if before is None or after is None else recipe_after(after, before)
-    return words if recipe == DEFAULT else f"{words} --recipe {recipe}"
+    chosen: dict[str, Any] = {} if recipe == DEFAULT else {"recipe": recipe}
+    return following(
+        "prune_tools/finetune.py", FinetuneOptions, options, weights=result,
+        teacher=find_teacher(checkpoint, options.weights[0]), **chosen,
+    )  # fmt: skip
 
 
 def find_teacher(checkpoint: dict[str, Any], weights: str) -> str:

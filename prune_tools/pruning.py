@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.classes import SINGLE_CLASS_NOTE, class_names, is_single_class
 from utils.config import LARGEST_IMAGE, as_list, build, option
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, read_yaml_mapping
 from utils.log import LOGGER
+from utils.next_steps import handed_on
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +39,9 @@ class PruningOptions:
 
     data: str = option(str(ROOT / "data/mask.yaml"), "data set YAML, the one of the training")
     cfg: str = option(DEFAULT_CFG, "model YAML to check the checkpoint against; the default and '' accept any")
-    weights: list[str] = option([""], "checkpoint of the sparse run; default: the newest below runs/train", nargs="+")
+    weights: list[str] = option(
+        [""], "checkpoint of the sparse run; default: the newest below runs/train", nargs="+", handed_on=False
+    )
     fold: bool = option(True, "fold the constants that removed channels emitted into their readers")
     reconstruct: int = option(
         192, "training images on which the layers are re-fitted to the unpruned model; 0 = off", at_least=0
@@ -50,11 +54,12 @@ class PruningOptions:
     conf_thres: float = option(0.001, "least confidence; mAP needs 0.001", at_least=0, at_most=1)
     iou_thres: float = option(0.6, "NMS threshold", at_least=0, at_most=1)
     max_det: int = option(300, "most detections per image", at_least=1)
+    single_cls: bool = option(False, "treat all classes as one; found out by itself for a model trained with it")
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     workers: int = option(0, "most data loading processes", at_least=0)
-    project: str = option(str(ROOT / "runs/val"), "folder of the runs")
-    name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken")
-    exist_ok: bool = option(False, "write into the run folder even if it exists")
+    project: str = option(str(ROOT / "runs/val"), "folder of the runs", handed_on=False)
+    name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken", handed_on=False)
+    exist_ok: bool = option(False, "write into the run folder even if it exists", handed_on=False)
     half: bool = option(False, "validate in FP16 (on a GPU)")
     dnn: bool = option(False, "OpenCV DNN for ONNX files: not possible here, stops with a message")
 
@@ -132,8 +137,13 @@ def check_architecture(model: DetectionModel, cfg: str, checkpoint: str) -> None
 
 
 def check_classes(model: DetectionModel, data: dict[str, Any], options: PruningOptions) -> None:
-    """Raise InputError unless checkpoint and data set have the same classes."""
-    own = model.names.values() if isinstance(model.names, dict) else model.names
+    """Raise InputError unless checkpoint and data set have the same classes; sets --single-cls for such a model."""
+    own = class_names(model)
+    if is_single_class(own, data["nc"]) and not options.single_cls:
+        options.single_cls = True
+        LOGGER.info(SINGLE_CLASS_NOTE.format(options.weights[0]))
+    if options.single_cls:
+        return
     ours, theirs = [str(name) for name in own], list(data["names"].values())
     unnamed = ours == [str(index) for index in range(len(ours))]
     if len(ours) != len(theirs) or not (unnamed or ours == theirs):
@@ -171,9 +181,11 @@ def open_inputs(options: PruningOptions) -> tuple[DetectionModel, dict[str, Any]
 
 
 def val_options(options: PruningOptions) -> dict[str, Any]:
-    """The options of a validation, for ``val.run`` and ``open_loader``."""
-    names = ("batch_size", "imgsz", "conf_thres", "iou_thres", "max_det", "half")
-    return {name: getattr(options, name) for name in names}
+    """The options of a validation, for ``val.run`` and ``open_loader``: those that both commands have."""
+    import val
+
+    shared = handed_on(options, val.ValOptions)
+    return {name: value for name, value in shared.items() if name not in ("data", "device", "workers")}
 
 
 def open_loader(options: PruningOptions, data: dict[str, Any], model: DetectionModel) -> Any:
@@ -190,7 +202,7 @@ def repair_batches(options: PruningOptions, data: dict[str, Any], model: Detecti
     from prune_tools.calibration import repair_images
 
     count = max(options.reconstruct, options.recalibrate)
-    return repair_images(data, count, options.imgsz, int(max(model.stride))) if count else []
+    return repair_images(data, count, options.imgsz, int(max(model.stride)), options.single_cls) if count else []
 
 
 @dataclass
@@ -212,6 +224,10 @@ class Pruning:
     plan: Plan
     cuts: dict[str, Cut] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def removes_any(self) -> bool:
+        """Whether the plan removes anything."""
+        return any(len(self.plan.removed(group)) for group in self.groups)
 
     def narrow(self) -> DetectionModel:
         """The narrowed network."""

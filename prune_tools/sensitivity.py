@@ -20,12 +20,12 @@ if __name__ == "__main__":
 
 from prune_tools.survey import Point, Survey, SurveyOptions
 from utils.cli import run_command, show_arguments
-from utils.config import build, check_numbers, command_line, option, parse
+from utils.config import build, check_numbers, command_line, option, parse, to_dict
 from utils.errors import InputError
 from utils.files import ROOT
 from utils.folder_lock import held_folder
 from utils.interrupts import advising, same_command
-from utils.log import LOGGER
+from utils.next_steps import following, log_next
 
 
 @dataclass
@@ -33,19 +33,31 @@ class SensitivityOptions(SurveyOptions):
     """Options of sensitivity.py."""
 
     ratios: list[float] = option(
-        [0.5], "shares of a layer's channels that are removed", nargs="+", type=float, at_least=0, at_most=1
+        [0.5],
+        "shares of a layer's channels that are removed",
+        nargs="+",
+        type=float,
+        at_least=0,
+        at_most=1,
+        handed_on=False,
     )
     tolerance: float = option(
         0.02,
         "protect layers that lose more than this share of the whole model's mAP50-95 at the smallest ratio",
         at_least=0,
         at_most=1,
+        handed_on=False,
     )
     reconstruct: int = option(
-        0, "training images on which the layers are re-fitted to the unpruned model; 0 = off", at_least=0
+        0,
+        "training images on which the layers are re-fitted to the unpruned model; 0 = off",
+        at_least=0,
+        handed_on=False,
     )
-    project: str = option(str(ROOT / "runs/sensitivity"), "folder of the runs")
-    name: str = option("exp", "name of this run; continued if its options are the same, else exp2, exp3, ...")
+    project: str = option(str(ROOT / "runs/sensitivity"), "folder of the runs", handed_on=False)
+    name: str = option(
+        "exp", "name of this run; continued if its options are the same, else exp2, exp3, ...", handed_on=False
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that no analysis can use, by name."""
@@ -96,6 +108,7 @@ def conclude(points: Sequence[Point], options: SensitivityOptions) -> tuple[dict
     lost = {point.layer: whole - point.map for point in points[1:] if point.ratio == ratio}
     protected = [layer for layer in sorted(lost, key=lambda name: -lost[name])
                  if whole > 0 and lost[layer] > options.tolerance * whole]  # fmt: skip
+    most = len(protected) > len(lost) / 2
     skip = list(dict.fromkeys(layer.split("#")[0] for layer in protected))  # a producer's groups have one path
     share = f"more than {options.tolerance:.0%} of the whole model's mAP50-95 ({whole:.3f})"
     if whole <= 0:
@@ -104,11 +117,12 @@ def conclude(points: Sequence[Point], options: SensitivityOptions) -> tuple[dict
         text = (f"{len(protected)} of {len(lost)} layers lose {share} when {ratio:.0%} of their channels go; "
                 f"to protect them:\n--skip {' '.join(skip)}")  # fmt: skip
         text += "\nFor the same budget other layers then have to give more: compare sweeps with and without it"
-        if len(protected) > len(lost) / 2:
+        if most:
             text += f"\nThat is most of the network: repeat with --ratios {ratio / 2:.2g} to see which matter most"
     else:
         text = f"No layer loses {share} when {ratio:.0%} of its channels go: none needs protection"
-    data = {"tolerance": options.tolerance, "ratio": ratio, "protected": protected, "skip": skip, "text": text}
+    data = {"tolerance": options.tolerance, "ratio": ratio, "protected": protected, "skip": skip, "text": text,
+            "repeat": float(f"{ratio / 2:.2g}") if most else None}  # fmt: skip
     return data, text
 
 
@@ -160,11 +174,17 @@ def sweep_command(options: SensitivityOptions, skip: Sequence[str]) -> str:
     """The command that sweeps the model with these layers protected."""
     from prune_tools.sweep import SweepOptions
 
-    names = ("data", "weights", "score", "score_images", "min_channels", "round_to", "max_layer_ratio", "fold",
-             "recalibrate", "imgsz", "device", "images", "conf_thres", "iou_thres", "max_det")  # fmt: skip
-    values: dict[str, Any] = {name: getattr(options, name) for name in names}
-    values |= {"scope": options.scope, "skip": [*options.skip, *skip]}
-    return command_line("prune_tools/sweep.py", SweepOptions, values)
+    chosen: dict[str, Any] = {"skip": [*options.skip, *skip]} if options.skip or skip else {}
+    return following("prune_tools/sweep.py", SweepOptions, options, exact=True, weights=options.weights, **chosen)
+
+
+def next_commands(options: SensitivityOptions, conclusion: Mapping[str, Any]) -> list[str]:
+    """The sweep with and without protection; where most layers would need it, the analysis with a smaller share."""
+    if conclusion["repeat"]:
+        values = to_dict(options) | {"ratios": [conclusion["repeat"]]}
+        return [command_line("prune_tools/sensitivity.py", SensitivityOptions, values)]
+    without = sweep_command(options, [])
+    return [sweep_command(options, conclusion["skip"]), without] if conclusion["skip"] else [without]
 
 
 def main(options: SensitivityOptions) -> Path:
@@ -175,7 +195,7 @@ def main(options: SensitivityOptions) -> Path:
         points = survey.run()
         conclusion, text = conclude(points, options)
         survey.publish(points, conclusion, text, table_rows, draw_sensitivity)
-    LOGGER.info(f"Next: {sweep_command(options, conclusion['skip'])}")
+    log_next(*next_commands(options, conclusion))
     return survey.folder
 
 

@@ -78,6 +78,7 @@ class SparsityPenalty:
         self.polarizer: Polarizer | None = None
         self.batches = 0  # that the optimizer step under way applies
         self.skipped = False  # whether that step does nothing
+        self.share_of_best: float | None = None  # of small gammas in best.pt where the goal was missed
         self.share = 0.0  # of small gammas in the averaged model, after the latest epoch
         self.state: TrainingState
         self.gammas: ChannelGammas
@@ -192,11 +193,16 @@ class SparsityPenalty:
         if reached > wanted - ROUNDING:
             LOGGER.info(f"best.pt is the best of the epochs in which {wanted:.0%} of the prunable channels are small")
         else:
-            LOGGER.warning(
-                f"no epoch has reached {wanted:.0%} small gammas; best.pt is the sparsest, with {reached:.1%}: prune "
-                "no more than that, or train longer, with a higher --sr or a larger --max-map-loss"
-                + (", or with --penalty polarize, which needs fewer epochs" if self.polarizer is None else "")
-            )
+            self.share_of_best = reached
+            text = f"no epoch has reached {wanted:.0%} small gammas; best.pt is the sparsest, with {reached:.1%}"
+            remedies = ["train longer"]
+            if self.polarizer is None and not self.automatic:
+                remedies.append("with a higher --sr")
+            else:
+                remedies.append("with a larger --max-map-loss")
+            if self.polarizer is None:
+                remedies.append("with --penalty polarize, which needs fewer epochs")
+            LOGGER.warning(f"WARNING: {text}: prune no more than that, or {', '.join(remedies[:-1])} or {remedies[-1]}")
 
     # -- the goal ------------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,9 @@ class SurveyOptions(ChannelOptions, PruningOptions):
     """Options of the commands that measure many prunings."""
 
     images: int = option(0, "validation images to measure on, evenly spread over all; 0 = all", at_least=0)
-    runtime: str = option("torch", "where the time per image is measured", choices=["torch", "onnxruntime", "openvino"])
+    runtime: str = option(
+        "torch", "where the time per image is measured", choices=["torch", "onnxruntime", "openvino"], handed_on=False
+    )
     batch_size: int = option(16, "images per batch", at_least=1)
 
     def check_survey(self) -> None:

@@ -23,12 +23,13 @@ if __name__ == "__main__":
 from prune_tools.planning import DEFAULT_ROUNDING
 from prune_tools.survey import Point, Survey, SurveyOptions
 from utils.cli import run_command, show_arguments
-from utils.config import build, check_numbers, command_line, option, parse
+from utils.config import build, check_numbers, option, parse
 from utils.errors import InputError
 from utils.files import ROOT
 from utils.folder_lock import held_folder
 from utils.interrupts import advising, same_command
 from utils.log import LOGGER
+from utils.next_steps import following, log_next
 
 CLIFF = 0.1  # of the whole model's mAP50-95: a smaller fall is no cliff, however steep
 STEEP = 2.0  # of the whole model's mAP50-95 per whole ratio: a tenth lost within 0.05
@@ -47,14 +48,21 @@ class SweepOptions(SurveyOptions):
         type=float,
         at_least=0,
         at_most=1000,
+        handed_on=False,
     )
     largest: float = option(0.95, "the largest ratio when --ratios is a number of ratios", at_least=0, at_most=1)
     by: str = option("channels", "what is removed in these ratios", choices=list(FLAGS))
     tolerance: float = option(
-        0.05, "the proposed ratio loses at most this share of the whole model's mAP50-95", at_least=0, at_most=1
+        0.05,
+        "the proposed ratio loses at most this share of the whole model's mAP50-95",
+        at_least=0,
+        at_most=1,
+        handed_on=False,
     )
-    project: str = option(str(ROOT / "runs/sweep"), "folder of the runs")
-    name: str = option("exp", "name of this run; continued if its options are the same, else exp2, exp3, ...")
+    project: str = option(str(ROOT / "runs/sweep"), "folder of the runs", handed_on=False)
+    name: str = option(
+        "exp", "name of this run; continued if its options are the same, else exp2, exp3, ...", handed_on=False
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that no sweep can use, by name."""
@@ -152,11 +160,22 @@ def prune_command(options: SweepOptions, ratio: float, folder: Path) -> str:
     from prune_tools.prune import PruneOptions
 
     wanted = ratio if options.by == "channels" else f"{1 - ratio:.4g}"
-    names = ("data", "scope", "score", "score_images", "min_channels", "round_to", "max_layer_ratio", "skip", "fold",
-             "reconstruct", "recalibrate", "imgsz", "device")  # fmt: skip
-    values = {name: getattr(options, name) for name in names}
-    values |= {"weights": options.weights, FLAGS[options.by]: wanted, "sweep": str(folder)}
-    return command_line("prune_tools/prune.py", PruneOptions, values)
+    chosen: dict[str, Any] = {FLAGS[options.by]: wanted, "sweep": str(folder)}
+    return following("prune_tools/prune.py", PruneOptions, options, exact=True, weights=options.weights, **chosen)
+
+
+def command_without_proposal(options: SweepOptions, points: Sequence[Point]) -> str:
+    """Sparse training, so that there is something to prune; for a model that finds nothing, validation."""
+    from prune_tools.train_sparity import SparseOptions
+    from val import ValOptions
+
+    weights = options.weights[0]
+    if points[0].map <= 0:
+        return following("val.py", ValOptions, options, weights=weights)
+    return following(
+        "prune_tools/train_sparity.py", SparseOptions, options, weights=weights, penalty="polarize",
+        target_flops="0.5", teacher=weights,
+    )  # fmt: skip
 
 
 def conclude(points: Sequence[Point], options: SweepOptions) -> tuple[dict[str, Any], str]:
@@ -239,9 +258,9 @@ def main(options: SweepOptions) -> Path:
         sweep.publish(points, conclusion, text, table_rows, draw_sweep)
     ratio = conclusion["proposal"]
     if ratio is None:
-        LOGGER.info("Next: python prune_tools/train_sparity.py, then sweep its best.pt")
+        log_next(command_without_proposal(options, points))
     else:
-        LOGGER.info(f"Next: {prune_command(options, ratio, sweep.folder)}")
+        log_next(prune_command(options, ratio, sweep.folder))
     return sweep.folder
 
 

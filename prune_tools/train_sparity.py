@@ -11,12 +11,12 @@ best.pt is the best among the epochs that have reached --target-share, or the sp
 
 from __future__ import annotations
 
-import shlex
+import math
 import sys
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,6 +27,10 @@ from prune_tools.recipes import PUBLISHED, RECIPES, RecipeOptions, register_reci
 from utils.cli import run_training_command
 from utils.config import as_list, build, option
 from utils.errors import InputError
+from utils.next_steps import again, following
+
+if TYPE_CHECKING:
+    from prune_tools.sparsity import SparsityPenalty
 
 BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
 TARGET_SHARE = 0.4
@@ -35,8 +39,8 @@ PENALTIES = ("l1", "prox", "polarize")
 SCOPES = ("seed", "all")
 AUTO = "auto"
 SPARSE = "short"  # recipe of polarize
-
-NEXT_STEP = "Next: python prune_tools/prune.py --weights {best} %s --data {data} --imgsz {imgsz}"
+LEAST_SHARE = 0.01  # of small gammas: with fewer of them there is nothing to prune
+HYP_OF_RECIPE = {"recipe": "", "hyp": "", "optimizer": ""}  # another penalty comes with another schedule
 
 
 def rate(text: str) -> float | str:
@@ -47,6 +51,8 @@ def rate(text: str) -> float | str:
 @dataclass
 class SparseOptions(RecipeOptions):
     """Options of train.py, of recipe and teacher, and those of the penalty."""
+
+    script: ClassVar[str] = "prune_tools/train_sparity.py"
 
     epochs: int = option(100, "number of epochs", handed_on=False, at_least=1)
     recipe: str = option(
@@ -154,15 +160,15 @@ class SparseOptions(RecipeOptions):
 
         return target_of(self, ("params", "flops"))
 
-    def same_pruning(self) -> str:
+    def same_pruning(self) -> dict[str, Any]:
         """The options of prune.py that remove just what this training has brought to zero."""
-        channels = "" if self.scope == self._default_scope() else f" --scope {self.scope}"
-        channels += f" --skip {shlex.join(self.skip)}" if self.skip else ""
+        chosen: dict[str, Any] = {"scope": self.scope} if self.scope != self._default_scope() else {}
+        chosen |= {"skip": self.skip} if self.skip else {}
         if not self.target():
-            return f"--percent {self.target_share:g}{channels}"
-        quantity = "params" if self.target_params else "flops"
-        rounding = "" if self.round_to == DEFAULT_ROUNDING else f" --round-to {self.round_to}"
-        return f"--target-{quantity} {getattr(self, f'target_{quantity}')}{rounding}{channels}"
+            return {"percent": self.target_share} | chosen
+        name = "target_params" if self.target_params else "target_flops"
+        rounding = {} if self.round_to == DEFAULT_ROUNDING else {"round_to": self.round_to}
+        return {name: getattr(self, name)} | rounding | chosen
 
     def default_recipe(self) -> str:
         """The published penalties come with the published schedule."""
@@ -194,6 +200,27 @@ def make_penalty(options: SparseOptions) -> Any:
     return SparsityPenalty(settings, cache(partial(start_map50, options)) if options.sr == AUTO else None)
 
 
+def steps_after_sparsity(best: str, options: SparseOptions, penalty: SparsityPenalty | None) -> list[str]:
+    """The pruning that the training was for; where the gammas fell short, a better training, or a smaller cut.
+
+    ``penalty`` has seen the training to its end; None without --st.
+    """
+    from prune_tools.prune import PruneOptions
+
+    script, small = "prune_tools/prune.py", None if penalty is None else penalty.share_of_best
+    if small is None:
+        return [following(script, PruneOptions, options, weights=best, **options.same_pruning())]
+    changes: dict[str, Any] = {"epochs": 2 * options.epochs}
+    if options.penalty != "polarize" and options.weights:
+        changes = {"penalty": "polarize", "sr": None, "sr_beta": None, "teacher": options.weights, **HYP_OF_RECIPE}
+    better = again(options, resume=False, **changes)
+    share = math.floor(small * 1000) / 1000
+    if share < LEAST_SHARE:
+        return [better]
+    chosen = {name: value for name, value in options.same_pruning().items() if name in ("scope", "skip")}
+    return [better, following(script, PruneOptions, options, weights=best, percent=share, **chosen)]
+
+
 def main(options: SparseOptions) -> Any:
     """Train with the penalty; returns what train.main returns."""
     from utils.callbacks import Callbacks
@@ -207,10 +234,12 @@ def main(options: SparseOptions) -> Any:
         options = resumption.options  # penalty, recipe and teacher are those of the interrupted run
     else:
         options = with_recipe(options)
-    if options.st:
-        make_penalty(options).register(callbacks)
+    penalty = make_penalty(options) if options.st else None
+    if penalty is not None:
+        penalty.register(callbacks)
     register_recipe(options, callbacks)
-    return train.main(options, callbacks, next_step=NEXT_STEP % options.same_pruning(), resumption=resumption)
+    steps = partial(steps_after_sparsity, penalty=penalty)
+    return train.main(options, callbacks, next_steps=steps, resumption=resumption)
 
 
 def run(**keywords: Any) -> SparseOptions:

@@ -148,7 +148,7 @@ def test_a_share_of_nothing_is_refused_by_its_own_name(tiny_dataset, tmp_path):
 def test_a_broken_off_step_is_resumed(tiny_dataset, tmp_path, monkeypatch):
     original, epochs = train.main, []
 
-    def interrupted(chosen, callbacks=None, next_step=""):
+    def interrupted(chosen, callbacks=None, **keywords):
         from utils.callbacks import Callbacks
 
         callbacks = callbacks or Callbacks()
@@ -162,7 +162,7 @@ def test_a_broken_off_step_is_resumed(tiny_dataset, tmp_path, monkeypatch):
 
         callbacks.register_action("on_fit_epoch_end", callback=watch)
         callbacks.register_action("on_model_save", callback=stop)
-        return original(chosen, callbacks, next_step)
+        return original(chosen, callbacks, **keywords)
 
     monkeypatch.setattr(train, "main", interrupted)
     with pytest.raises(KeyboardInterrupt):

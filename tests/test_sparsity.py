@@ -143,11 +143,14 @@ def test_polarized_runs_end_at_the_wanted_share_with_exact_zeros(run_options, tm
 @pytest.mark.parametrize(
     "given, told",
     [
-        ({"target_share": 0.3}, "--percent 0.3"),
-        ({"target_share": 0.3, "scope": "all"}, "--percent 0.3 --scope all"),
-        ({"target_params": "0.5", "round_to": 16}, "--target-params 0.5 --round-to 16"),
-        ({"target_flops": "0.5", "scope": "seed"}, "--target-flops 0.5 --scope seed"),
-        ({"target_flops": "0.5", "skip": ["model.1", "model.2*"]}, "--target-flops 0.5 --skip model.1 'model.2*'"),
+        ({"target_share": 0.3}, {"percent": 0.3}),
+        ({"target_share": 0.3, "scope": "all"}, {"percent": 0.3, "scope": "all"}),
+        ({"target_params": "0.5", "round_to": 16}, {"target_params": "0.5", "round_to": 16}),
+        ({"target_flops": "0.5", "scope": "seed"}, {"target_flops": "0.5", "scope": "seed"}),
+        (
+            {"target_flops": "0.5", "skip": ["model.1", "model.2*"]},
+            {"target_flops": "0.5", "skip": ["model.1", "model.2*"]},
+        ),
     ],
 )
 def test_the_next_command_prunes_what_was_made_sparse(given, told):
@@ -156,7 +159,7 @@ def test_the_next_command_prunes_what_was_made_sparse(given, told):
 
 def test_a_run_for_a_budget_zeroes_just_what_pruning_for_it_removes(run_options, tmp_path):
     options = run_options(penalty="polarize", target_flops="0.6", epochs=6)
-    assert (options.scope, options.same_pruning()) == ("all", "--target-flops 0.6")
+    assert (options.scope, options.same_pruning()) == ("all", {"target_flops": "0.6"})
     train_sparity.main(options)
     model = load_checkpoint(tmp_path / "exp/weights/best.pt")["model"].float()
     trace = trace_model(model)

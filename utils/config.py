@@ -11,7 +11,9 @@ import dataclasses
 import difflib
 import math
 import numbers
+import os
 import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -95,7 +97,8 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _default(field: dataclasses.Field) -> Any:
+def default_of(field: dataclasses.Field) -> Any:
+    """The default of an option."""
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
@@ -116,7 +119,7 @@ def parser_for(options_class: type, description: str) -> argparse.ArgumentParser
     parser = argparse.ArgumentParser(description=description, formatter_class=_HelpFormatter)
     for field in dataclasses.fields(options_class):
         flag = flag_of(field.name)
-        default = _default(field)
+        default = default_of(field)
         arguments = dict(field.metadata["arguments"])
         if isinstance(default, bool) and "nargs" not in arguments:
             arguments["action"] = argparse.BooleanOptionalAction if default else "store_true"
@@ -156,14 +159,25 @@ def command_line(script: str, options_class: type, values: Mapping[str, Any]) ->
     """The command that gives a script these values of its options; those that are the defaults are left out."""
     words = ["python", script]
     for field in dataclasses.fields(options_class):
-        flag, value = flag_of(field.name), values.get(field.name)
-        if value is None or value == _default(field):
-            continue
-        if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
-        else:
-            words += [flag, *(map(str, value) if isinstance(value, (list, tuple)) else [str(value)])]
-    return shlex.join(words)
+        value = values.get(field.name)
+        if value is not None and value != default_of(field):
+            words += flag_words(field.name, value)
+    return quoted(words)
+
+
+def flag_words(name: str, value: Any) -> list[str]:
+    """The words of a command line that give the option ``name`` this value."""
+    flag = flag_of(name)
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    if isinstance(value, (list, tuple)):
+        return [flag, *map(str, value)]
+    return [f"{flag}={value}"] if str(value).startswith("-") and isinstance(value, (str, Path)) else [flag, str(value)]
+
+
+def quoted(words: Sequence[str]) -> str:
+    """The words as one line to be pasted into a shell, of Windows on Windows."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def check_numbers(options: Any) -> None:
@@ -173,7 +187,7 @@ def check_numbers(options: Any) -> None:
         InputError: by flag, the first value that is of another kind or out of its range.
     """
     for field in dataclasses.fields(options):
-        value, default, flag = getattr(options, field.name), _default(field), flag_of(field.name)
+        value, default, flag = getattr(options, field.name), default_of(field), flag_of(field.name)
         least, most = field.metadata.get("range", (None, MOST))
         if isinstance(default, bool) and "nargs" not in field.metadata["arguments"]:
             if value not in (True, False):
@@ -193,6 +207,7 @@ def check_numbers(options: Any) -> None:
 class TrainOptions:
     """Options of train.py; train_sparity.py and finetune.py add theirs."""
 
+    script: ClassVar[str] = "train.py"
     keeps_anchors: ClassVar[bool] = False  # whether a trained head goes on with its anchors, however they fit
 
     weights: str = option(

@@ -20,6 +20,7 @@ from utils.interrupts import advising
 from utils.log import LOGGER, colorstr
 from utils.loggers import RESULT_COLUMNS
 from utils.metrics import fitness
+from utils.next_steps import again, log_next
 from utils.run_folder import RunFolder
 
 PARENTS = 5  # the best generations, of which one is mutated
@@ -163,6 +164,7 @@ def _evolve_in(
     options: TrainOptions,
     train: Callable[[TrainOptions, RunFolder, dict[str, Any]], Sequence[float] | None],
 ) -> tuple[float, ...]:
+    asked = options
     options = replace(options, noval=True, nosave=True, noplots=True, resume=False)
     start = read_hyperparameters(check_file(options.hyp))
     evolution = Evolution(folder, start, anchors=not options.noautoanchor, seed=options.seed)
@@ -181,7 +183,5 @@ def _evolve_in(
         return (0.0,) * len(METRICS)
     evolution.plot()
     LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: evolve.csv, hyp_evolve.yaml, evolve.png")
-    LOGGER.info(
-        f"Next: python train.py --hyp {folder / 'hyp_evolve.yaml'} --data {options.data} --imgsz {options.imgsz}"
-    )
+    log_next(again(asked, hyp=str(folder / "hyp_evolve.yaml"), evolve=None, resume=False))
     return tuple(evolution.results[evolution.fitness.argmax()].tolist())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from utils.classes import class_names
 from utils.data_record import changes
 from utils.errors import InputError, short_repr
 from utils.log import LOGGER
@@ -305,7 +306,7 @@ def _compare_data(before: dict[str, torch.Tensor], now: dict[str, torch.Tensor])
 
 def check_names(model: Any, names: list[str], path: str, data: str) -> None:
     """Raise InputError when the data set has another number of classes than the run; warn of other names."""
-    own = [str(name) for name in (model.names.values() if isinstance(model.names, dict) else model.names)]
+    own = class_names(model)
     if len(own) != len(names):
         raise InputError(
             f"{path} has {len(own)} classes but {data} has {len(names)}: resume with the data set of the run, "

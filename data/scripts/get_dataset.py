@@ -21,10 +21,12 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from utils.cli import run_command
+from utils.config import TrainOptions, command_line
 from utils.dataset_download import DatasetFolder
 from utils.errors import InputError
 from utils.files import ROOT, read_yaml
 from utils.log import LOGGER
+from utils.next_steps import log_next
 
 DESCRIPTIONS = {
     "argoverse": "Argoverse.yaml",
@@ -58,7 +60,8 @@ def get(
         raise InputError(f"--segments: the annotations of {name} are boxes, leave it out")
     with DatasetFolder(root, again) as folder:
         fetch(folder, splits, **keywords)
-    LOGGER.info(f"{name} is complete in {root}. Next: python train.py --data {DESCRIPTIONS[name]}")
+    LOGGER.info(f"{name} is complete in {root}")
+    log_next(command_line("train.py", TrainOptions, {"data": DESCRIPTIONS[name]}))
     return root
 
 

@@ -80,7 +80,7 @@ def test_the_command_says_what_it_made_and_what_comes_next(stock, tmp_path, tiny
     assert "--conf-thres 0.3 --iou-thres 0.45" in caplog.text
     caplog.clear()
     export.report([tmp_path / "a.onnx", tmp_path / "a.mlpackage"], export.ExportOptions())
-    assert "val.py --weights " in caplog.text and "--data <data set YAML>" in caplog.text
+    assert "val.py --weights " in caplog.text and "--data DATA.yaml" in caplog.text
     if sys.platform != "darwin":
         assert f"--weights {tmp_path / 'a.mlpackage'}" not in caplog.text and caplog.text.count("torch.hub.load") == 1
 
