@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from utils.cli import run_command, show_arguments
 from utils.config import LARGEST_IMAGE, as_list, build, check_numbers, option, parse
 from utils.errors import InputError, short_repr
-from utils.files import ROOT, make_folder
+from utils.files import ROOT, fitting_name, make_folder
 from utils.folder_lock import claimed_folder
 from utils.interrupts import obeying
 from utils.log import LOGGER, colorstr
@@ -205,7 +205,7 @@ class DetectionRun:
             return all(self.batch(rgb[index : index + 1], [picture]) for index, picture in enumerate(pictures))
         feature_folder = None
         if self.options.visualize:
-            feature_folder = self.folder / self.writer.stem(pictures[0])
+            feature_folder = self.folder / fitting_name(self.folder, self.writer.stem(pictures[0]))
         sizes = [picture.native.shape[:2] for picture in pictures]
         detections, seconds = self.detector.batch(rgb, sizes, feature_folder)
         size = f"{rgb.shape[2]}x{rgb.shape[3]} "

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from utils.annotator import Annotator, colors, write_picture
-from utils.charts import plot_confusion_matrix, plot_mc_curve, plot_pr_curve, plot_results, read_results
+from utils.charts import name_in_chart, plot_confusion_matrix, plot_mc_curve, plot_pr_curve, plot_results, read_results
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT
 from utils.fonts import find_font
@@ -185,6 +185,19 @@ def test_other_csv_files_are_refused(tmp_path: Path, text: str) -> None:
         plot_results(tmp_path / "results.csv")
 
 
+def test_any_class_name_can_be_drawn(tmp_path: Path) -> None:
+    names = ["plain", "$\\frac{", "US$ and A$", "\ud800", "\x1b[2J\n", "x" * 400, "a_b^c", "<b>&"]
+    steps = np.linspace(0, 1, 5)
+    curves = np.tile(steps, (len(names), 1))
+    plot_pr_curve(steps, curves, curves, tmp_path / "pr.png", names)
+    plot_mc_curve(steps, curves, tmp_path / "mc.png", names)
+    plot_confusion_matrix(np.eye(len(names) + 1), names, tmp_path / "confusion.png")
+    plot_labels(np.full((3, 5), 0.5), names, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+    drawn = [*map(name_in_chart, names)]
+    assert all("$" not in name.replace("\\$", "") and len(name) <= 2 * 40 for name in drawn) and drawn[0] == "plain"
+
+
 def test_missing_results_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="no results"):
         plot_results(tmp_path / "results.csv")
@@ -209,7 +222,7 @@ heavy = {'matplotlib', 'seaborn', 'pandas', 'tensorboard', 'PIL', 'scipy'} & set
 assert not heavy, heavy
 import matplotlib
 before = matplotlib.rcParams.copy()
-from utils.charts import new_figure, save_figure
+from utils.charts import name_in_chart, new_figure, save_figure
 figure = new_figure(2, 2)
 figure.add_subplot().set_title('é')
 save_figure(figure, sys.argv[1], 50)

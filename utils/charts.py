@@ -16,6 +16,7 @@ import numpy as np
 from utils.errors import InputError, MissingFileError
 from utils.files import atomic_path
 from utils.fonts import DEFAULT_FAMILY, find_font
+from utils.names import terminal_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 LEGEND_LIMIT = 20  # with more classes the curves are grey and only their mean is named
 NUMBER_LIMIT = 30  # with as many classes the confusion matrix shows colours without numbers
 NAME_LIMIT = 99  # with as many classes its ticks carry no names
+LONGEST_NAME = 40  # characters of a class name that are drawn
 BLANK_SHARE = 0.005  # smaller shares are left white
 PNG_COMPRESSION = 1  # of 9; with 6, the usual, it takes half the time of drawing
 SMOOTHING_POINTS = 3  # standard deviation of the smoothed line of results.png, in epochs
@@ -67,6 +69,13 @@ def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
         figure.savefig(draft, dpi=dpi, pil_kwargs={"compress_level": PNG_COMPRESSION})
 
 
+def name_in_chart(name: str) -> str:
+    """A class name as matplotlib draws it letter by letter: shortened, no control characters, no formulas."""
+    text = terminal_text(name)
+    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}\u2026"
+    return text.replace("$", r"\$")
+
+
 def smooth(y: NDArray, f: float = 0.05) -> NDArray:
     """Box filter over a share 2 * ``f`` of the points of ``y``, whose ends are repeated: same length."""
     taps = round(len(y) * f * 2) // 2 + 1
@@ -81,7 +90,7 @@ def plot_pr_curve(
 
     ``save_dir`` is the file to write, 2250 x 1500 pixels.
     """
-    labels = [f"{name} {value:.3f}" for name, value in zip(names, ap[:, 0], strict=False)]
+    labels = [f"{name_in_chart(name)} {value:.3f}" for name, value in zip(names, ap[:, 0], strict=False)]
     mean = f"all classes {ap[:, 0].mean():.3f} mAP@0.5" if len(ap) else "no classes"
     _plot_curves(px, py, save_dir, labels, mean, "Recall", "Precision")
 
@@ -102,7 +111,7 @@ def plot_mc_curve(
     if len(py):
         level = smooth(py.mean(0), 0.05)
         mean = f"all classes {level.max():.2f} at {px[level.argmax()]:.3f}"
-    _plot_curves(px, py, save_dir, list(names), mean, xlabel, ylabel)
+    _plot_curves(px, py, save_dir, [*map(name_in_chart, names)], mean, xlabel, ylabel)
 
 
 def _plot_curves(
@@ -139,9 +148,9 @@ def plot_confusion_matrix(matrix: NDArray, names: Sequence[str], path: str | Pat
             text = f"{value:.2f}" if top == 1 else f"{value:.0f}"
             axes.text(column, row, text, ha="center", va="center", color="white" if value > top / 2 else "black")
     if 0 < class_count < NAME_LIMIT and len(names) == class_count:
-        ticks = range(class_count + 1)
-        axes.set_xticks(ticks, [*names, "background FP"], rotation=90)
-        axes.set_yticks(ticks, [*names, "background FN"])
+        ticks, shown_names = range(class_count + 1), [*map(name_in_chart, names)]
+        axes.set_xticks(ticks, [*shown_names, "background FP"], rotation=90)
+        axes.set_yticks(ticks, [*shown_names, "background FN"])
     axes.set(xlabel="True", ylabel="Predicted")
     save_figure(figure, path, dpi=250)
 

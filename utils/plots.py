@@ -12,7 +12,15 @@ import numpy as np
 
 from utils.annotator import Annotator, colors, write_picture
 from utils.boxes import xywh2xyxy, xyxy2xywh
-from utils.charts import new_figure, plot_confusion_matrix, plot_mc_curve, plot_pr_curve, plot_results, save_figure
+from utils.charts import (
+    name_in_chart,
+    new_figure,
+    plot_confusion_matrix,
+    plot_mc_curve,
+    plot_pr_curve,
+    plot_results,
+    save_figure,
+)
 from utils.files import atomic_path, make_folder
 from utils.log import LOGGER
 
@@ -139,7 +147,7 @@ def plot_labels(labels: NDArray, names: Names = (), save_dir: str | Path = "") -
     histogram.bar(range(class_count), np.bincount(classes, minlength=class_count), color=bar_colors)
     histogram.set_ylabel("labels")
     if known and class_count <= MAX_NAME_TICKS:
-        ticks = [known.get(index, str(index)) for index in range(class_count)]
+        ticks = [name_in_chart(known.get(index, str(index))) for index in range(class_count)]
         histogram.set_xticks(range(class_count), ticks, rotation=90, fontsize=10)
     else:
         histogram.set_xlabel("classes")
