@@ -62,7 +62,8 @@ def _ready_model(name: str | Path, autoshape: bool, verbose: bool, device: Any) 
     from models.backends import DetectMultiBackend
 
     file = name if Path(name).suffix or Path(name).exists() else f"{name}.pt"  # some exports are folders
-    model = DetectMultiBackend(file, device=device, fuse=autoshape)
+    channels = 3 if autoshape else None  # without it the caller makes the tensors
+    model = DetectMultiBackend(file, device=device, fuse=autoshape, channels=channels)
     return AutoShape(model, verbose) if autoshape else model
 
 

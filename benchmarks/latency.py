@@ -176,8 +176,8 @@ def measure(options: LatencyOptions) -> list[Cell]:
     import cv2
     import torch
 
-    from prune_tools.pruning import warnings_only
     from utils.device import select_device
+    from utils.log import warnings_only
 
     device = select_device(options.device)
     before = torch.get_num_threads(), cv2.getNumThreads()

@@ -102,7 +102,7 @@ def one_thread() -> Iterator[None]:
     import cv2
     import torch
 
-    from prune_tools.pruning import warnings_only
+    from utils.log import warnings_only
 
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)

@@ -43,7 +43,7 @@ class PruningBenchmarkOptions:
 
 def _timed(subject: str, limit: float, work: Callable[[], object]) -> Figure:
     """Wall time beside the most allowed; the note says what part of it was work, for a busy machine."""
-    from prune_tools.pruning import warnings_only
+    from utils.log import warnings_only
 
     with warnings_only():
         start, worked = time.perf_counter(), time.process_time()

@@ -84,6 +84,7 @@ def attempt_load(
     device: torch.device | str | None = None,
     inplace: bool = True,
     fuse: bool = True,
+    channels: int | None = 3,
 ) -> Any:
     """Load checkpoints for inference: EMA weights where there are any, FP32, eval mode.
 
@@ -92,14 +93,17 @@ def attempt_load(
         device: where to put the model; default: the CPU.
         inplace: let Detect decode in place (less memory; False for tracing).
         fuse: fold batch norms into their convolutions.
+        channels: of the images that the models will get; None: any, the caller makes images of its own.
 
     Returns:
         A DetectionModel; of several files an Ensemble with ``names``, ``nc`` and ``yaml`` of the first and the largest
         ``stride``.
 
     Raises:
-        MissingFileError, CheckpointError: a file is missing or cannot be used; InputError: the class counts differ.
+        MissingFileError, CheckpointError: a file is missing or cannot be used; InputError: the class counts differ, or
+            a model takes images with other channels.
     """
+    from models.fitness import check_channels
     from models.loading import load_checkpoint  # it needs the blocks of this module
 
     files = [weights] if isinstance(weights, str | Path) else list(weights)
@@ -109,6 +113,8 @@ def attempt_load(
     for file in files:
         checkpoint = load_checkpoint(file)
         model = (checkpoint.get("ema") or checkpoint["model"]).to(device or "cpu").float().eval()
+        if channels is not None:
+            check_channels(model, file, channels)
         _set_inplace(model, inplace)
         members.append(model.fuse().eval() if fuse else model)
     if len(members) == 1:

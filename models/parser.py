@@ -13,6 +13,8 @@ from typing import Any
 from torch import nn
 
 from models import common, experimental
+from models.activations import parse_activation, set_activation
+from models.module_settings import apply_modules
 from models.widths import apply_widths
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, read_yaml
@@ -174,6 +176,7 @@ class LayerBuilder:
         per_level = anchors if isinstance(anchors, int) else len(anchors[0]) // 2
         self.unscaled = per_level * (config["nc"] + 5)  # a layer as wide as the head's output keeps its width
         self.input_channels = input_channels
+        self.activation = parse_activation(config.get("activation"))
         self.channels: list[int] = []  # of each layer
 
     def build(self, row: Row) -> tuple[nn.Module, int, list[Any]]:
@@ -196,6 +199,9 @@ class LayerBuilder:
         except (TypeError, ValueError, IndexError, RuntimeError) as error:
             raise InputError(f"{error}; the arguments were {arguments}") from error
         self.channels.append(width)
+        if self.activation is not None:
+            for module in modules:
+                set_activation(module, self.activation)
         return modules[0] if repeats == 1 else nn.Sequential(*modules), number, arguments
 
     def _widths(self, row: Row, arguments: list[Any]) -> tuple[int, list[Any]]:
@@ -226,7 +232,8 @@ def parse_model(d: Mapping[str, Any], ch: Sequence[int]) -> tuple[nn.Sequential,
     """Build the layers of a configuration and log them as a table.
 
     Args:
-        d: a configuration as of ``read_config``; not modified. Its ``channels`` are applied (see models/widths.py).
+        d: a configuration as of ``read_config``; not modified. ``activation``, ``channels`` and ``modules`` are applied
+            (see models/activations.py, models/widths.py, models/module_settings.py).
         ch: [input channels].
 
     Returns:
@@ -234,7 +241,7 @@ def parse_model(d: Mapping[str, Any], ch: Sequence[int]) -> tuple[nn.Sequential,
         indices of the layers whose output a later one reads.
 
     Raises:
-        InputError: a row that cannot be built, named by its index.
+        InputError: a row that cannot be built, named by its index, or one of these keys that cannot be applied.
     """
     builder, network = LayerBuilder(d, ch[-1]), nn.Module()
     saved: list[int] = []
@@ -253,6 +260,8 @@ def parse_model(d: Mapping[str, Any], ch: Sequence[int]) -> tuple[nn.Sequential,
         lines.append((number, arguments))
     if d.get("channels"):
         apply_widths(network, d["channels"])
+    if d.get("modules"):
+        apply_modules(network, d["modules"])
     LOGGER.info("\n" + _TABLE, "", "from", "n", "params", "module", "arguments")
     for layer, (number, arguments) in zip(network.model, lines, strict=True):
         facts = vars(layer)

@@ -6,22 +6,27 @@ from typing import Any
 
 import torch
 
+from models.description import describe_file
+from models.fitness import PICTURE_CHANNELS, check_channels, check_unfused
+from models.module_settings import differences
+from models.parser import read_config
 from models.yolo import DetectionModel
 from utils.checkpoint import copy_matching
 from utils.checks import check_file
 from utils.config import TrainOptions
+from utils.distributed import plain_norms
 from utils.errors import InputError
-from utils.files import read_yaml_mapping
 from utils.log import LOGGER
 
 
 def build_model(
     options: TrainOptions, hyp: dict[str, Any], class_count: int, checkpoint: dict[str, Any] | None
 ) -> DetectionModel:
-    """The network to train: from --cfg or the checkpoint's own configuration, with the weights that fit.
+    """The network to train: from --cfg, else the one of the checkpoint as it is, with the weights that fit.
 
     Raises:
-        InputError: neither --weights nor --cfg; or a pruned checkpoint whose widths --cfg contradicts.
+        InputError: neither --weights nor --cfg; a network that cannot be trained (fused, other channels than three) or
+            that no configuration describes; or a pruned checkpoint whose widths --cfg contradicts.
     """
     cfg = check_file(options.cfg) if options.cfg and not options.resume else None
     if checkpoint is None:
@@ -29,23 +34,47 @@ def build_model(
             raise InputError(
                 "nothing to train: give --weights CHECKPOINT.pt, or --cfg MODEL.yaml to start from scratch"
             )
-        return DetectionModel(cfg, ch=3, nc=class_count, anchors=hyp.get("anchors"))
+        model = DetectionModel(cfg, ch=PICTURE_CHANNELS, nc=class_count, anchors=hyp.get("anchors"))
+        check_channels(model, cfg)
+        return model
 
+    file = options.resume or options.weights
     source = checkpoint["model"].float()
-    pruned = source.yaml.get("channels")
-    if cfg and pruned and read_yaml_mapping(cfg).get("channels") != pruned:
-        raise InputError(f"{options.weights} is a pruned model whose widths {cfg} does not have: leave out --cfg")
-    channels_in = source.yaml.get("ch", 3)
-    model = DetectionModel(cfg or source.yaml, ch=channels_in, nc=class_count, anchors=hyp.get("anchors"))
+    plain_norms(source)
+    check_channels(source, file)
+    check_unfused(source, file)
+    if cfg:
+        pruned = (getattr(source, "yaml", None) or {}).get("channels")
+        if pruned and read_config(cfg).get("channels") != pruned:
+            raise InputError(f"{file} is a pruned model whose widths {cfg} does not have: leave out --cfg")
+    config = cfg or describe_file(source, file)
+    model = DetectionModel(config, ch=PICTURE_CHANNELS, nc=class_count, anchors=hyp.get("anchors"))
+    check_channels(model, cfg or file)
     new_anchors = _takes_new_anchors(options, hyp, model, source)
-    state = source.state_dict()
-    copied, total = copy_matching(state, model, exclude=["anchor"] if new_anchors else [])
-    LOGGER.info(f"Transferred {copied}/{total} items from {options.weights}")
+    copied, total = copy_matching(source.state_dict(), model, exclude=["anchor"] if new_anchors else [])
+    LOGGER.info(f"Transferred {copied}/{total} items from {file}")
     if copied == 0:
-        raise InputError(
-            f"no weight of {options.weights} fits {cfg}: choose the configuration that it was trained with"
-        )
+        raise InputError(f"no weight of {file} fits {cfg}: choose the configuration that it was trained with")
+    if cfg:
+        _warn_of_other_modules(model, source, cfg, file)
+    elif model.stride.shape != source.stride.shape or not torch.allclose(
+        model.stride, source.stride.float(), rtol=0.01
+    ):
+        ours, theirs = model.stride.tolist(), source.stride.tolist()
+        raise InputError(f"the levels of {file} have the strides {ours}, but its head decodes with {theirs}")
     return model
+
+
+def _warn_of_other_modules(model: DetectionModel, source: DetectionModel, cfg: str, file: str) -> None:
+    """Say in what --cfg, which counts, makes another network of the weights."""
+    found = differences(model, source)
+    if found:
+        LOGGER.warning(
+            f"WARNING: --cfg {cfg} is another network than {file}, and it counts: "
+            f"{found[0].words('in --cfg', 'in the checkpoint')}"
+            f"{f' ({len(found)} differences in all)' if len(found) > 1 else ''}; "
+            "leave --cfg out to train the network of the checkpoint"
+        )
 
 
 def _takes_new_anchors(

@@ -44,17 +44,26 @@ def measure_widths(model: nn.Module, reference: nn.Module) -> dict[str, list[int
     Raises:
         InputError: the two do not consist of the same modules.
     """
-    ours, plain = ({path: width_of(module) for path, module in each.named_modules() if isinstance(module, SIZED)}
-                   for each in (model, reference))  # fmt: skip
+    ours, plain = _sized(model), _sized(reference)
     strangers = sorted(ours.keys() ^ plain.keys())
     if strangers:
         raise InputError(
             f"the two models consist of different modules (such as {strangers[0]}): give the reference of the same "
             "configuration, and fuse neither or both"
         )
-    counted = {path: 1 if path in head_convolutions(model) else 2 for path in ours}  # how many of the widths to compare
+    return differing_widths(model, reference)
+
+
+def differing_widths(model: nn.Module, reference: nn.Module) -> dict[str, list[int]]:
+    """Widths of those modules of ``model`` that have others than the module of the same path in ``reference``."""
+    ours, plain, head = _sized(model), _sized(reference), head_convolutions(model)
+    counted = {path: 1 if path in head else 2 for path in ours.keys() & plain.keys()}  # of the widths, to compare
     return {path: widths[: counted[path]] for path, widths in ours.items()
-            if widths[: counted[path]] != plain[path][: counted[path]]}  # fmt: skip
+            if path in counted and widths[: counted[path]] != plain[path][: counted[path]]}  # fmt: skip
+
+
+def _sized(model: nn.Module) -> dict[str, list[int]]:
+    return {path: width_of(module) for path, module in model.named_modules() if isinstance(module, SIZED)}
 
 
 def apply_widths(model: nn.Module, channels: Mapping[str, Sequence[int]]) -> None:
@@ -75,12 +84,13 @@ def apply_widths(model: nn.Module, channels: Mapping[str, Sequence[int]]) -> Non
         if not valid or not 1 <= len(widths) <= len(built):
             raise InputError(f"channels: {path} must be {len(built)} positive whole numbers, got {short_repr(widths)}")
         try:
-            _resize(module, [*widths, *built[len(widths) :]])
+            resize(module, [*widths, *built[len(widths) :]])
         except InputError as error:
             raise InputError(f"channels: {path}: {error}") from error
 
 
-def _resize(module: nn.Module, widths: list[int]) -> None:
+def resize(module: nn.Module, widths: list[int]) -> None:
+    """Give a convolution, linear layer or batch norm these widths (see ``width_of``) and fresh weights, in place."""
     if isinstance(module, nn.BatchNorm2d):
         module.num_features = widths[0]
         for name in ("weight", "bias", "running_mean", "running_var"):

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from models.common import Conv
+from models.module_settings import set_norms
 from models.parser import find_config, parse_model, read_config
 from models.tta import predict_augmented
 from utils.autoanchor import check_anchor_order
 from utils.errors import InputError
-from utils.fusion import fuse_conv_and_bn
+from utils.fusion import fuse_conv_and_bn, is_foldable
 from utils.log import LOGGER
 from utils.model_info import log_info, module_gflops
 
@@ -121,6 +122,8 @@ class Detect(nn.Module):
         else:
             class_prior = (class_frequencies / class_frequencies.sum()).log()
         for convolution, stride in zip(self.m, self._strides().tolist(), strict=True):
+            if convolution.bias is None:
+                continue
             biases = convolution.bias.view(self.na, self.no)  # type: ignore[operator]
             biases[:, 4] += math.log(8 * (stride / 640) ** 2)
             biases[:, 5:] += class_prior.to(biases)
@@ -171,10 +174,9 @@ class DetectionModel(nn.Module):
         self.names = [str(index) for index in range(self.yaml["nc"])]
         self.inplace = self.yaml.get("inplace", True)
         self.stride = self._prepare_head()
+        set_norms(self, self.yaml.get("modules"))
         for module in self.modules():
-            if type(module) is nn.BatchNorm2d:
-                module.eps, module.momentum = 1e-3, 0.03
-            elif type(module) in INPLACE_ACTIVATIONS:
+            if type(module) in INPLACE_ACTIVATIONS:
                 vars(module)["inplace"] = True
         self.info()
         LOGGER.info("")
@@ -231,10 +233,13 @@ class DetectionModel(nn.Module):
         return x
 
     def fuse(self) -> DetectionModel:
-        """Fold every batch norm that follows a convolution in a Conv block into it, in place; returns self."""
+        """Fold every batch norm that follows a convolution in a Conv block into it, in place; returns self.
+
+        Norms of other kinds, and those without running statistics, stay.
+        """
         LOGGER.info("Fusing layers... ")
         for module in self.modules():
-            if isinstance(module, Conv) and hasattr(module, "bn"):
+            if isinstance(module, Conv) and is_foldable(getattr(module, "bn", None)):
                 module.conv = fuse_conv_and_bn(module.conv, module.bn)
                 del module.bn  # from now on Conv.forward is forward_fuse
         self.info()

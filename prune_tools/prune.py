@@ -30,7 +30,6 @@ from prune_tools.pruning import (
     open_loader,
     repair_batches,
     val_options,
-    warnings_only,
 )
 from prune_tools.recipes import DEFAULT, recipe_after
 from utils.cli import run_command, show_arguments
@@ -38,7 +37,7 @@ from utils.config import build, command_line, option, parse, to_dict
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.folder_lock import claimed_folder
-from utils.log import LOGGER, colorstr
+from utils.log import LOGGER, colorstr, warnings_only
 from utils.next_steps import following, log_next
 
 if TYPE_CHECKING:

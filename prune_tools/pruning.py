@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +13,7 @@ from utils.classes import SINGLE_CLASS_NOTE, class_names, is_single_class
 from utils.config import LARGEST_IMAGE, as_list, build, option
 from utils.errors import InputError, MissingFileError
 from utils.files import ROOT, read_yaml_mapping
-from utils.log import LOGGER
+from utils.log import LOGGER, warnings_only
 from utils.next_steps import handed_on
 
 if TYPE_CHECKING:
@@ -94,17 +92,6 @@ def newest_sparse_run(folder: Path) -> Path:
             f"no sparse training below {folder}: run prune_tools/train_sparity.py, or name a checkpoint with --weights"
         )
     return max(found, key=lambda file: file.stat().st_mtime)
-
-
-@contextmanager
-def warnings_only() -> Iterator[None]:
-    """Keep the tables of a network that is only looked at out of the log."""
-    level = LOGGER.level
-    LOGGER.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        LOGGER.setLevel(level)
 
 
 def check_architecture(model: DetectionModel, cfg: str, checkpoint: str) -> None:

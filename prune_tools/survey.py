@@ -22,12 +22,11 @@ from prune_tools.pruning import (
     open_loader,
     repair_batches,
     val_options,
-    warnings_only,
 )
 from utils.config import command_line, option, to_dict
 from utils.errors import InputError, short_repr
 from utils.files import atomic_path, make_folder
-from utils.log import LOGGER, colorstr
+from utils.log import LOGGER, colorstr, warnings_only
 
 KEPT_BYTES = 1 << 30  # of decoded validation images in memory; more are read anew for each point
 TIMING_SECONDS = 0.5  # for each network

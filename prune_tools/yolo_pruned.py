@@ -1,7 +1,8 @@
 """A pruned network is the stock network with narrower modules: surgery, its description as data, and its files.
 
-``model.yaml['channels']`` lists the widths that differ from the plain configuration (see models/widths.py), so
-``DetectionModel(yaml)`` rebuilds a pruned network, and its file pickles stock classes only.
+``model.yaml['channels']`` lists the widths that differ from the plain configuration (see models/widths.py), and
+``activation``, ``modules`` and the anchors say what else does (see models/description.py), so ``DetectionModel(yaml)``
+rebuilds a pruned network, and its file pickles stock classes only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.description import describe, describe_file
+from models.fitness import check_channels, check_unfused
 from models.loading import load_checkpoint
 from models.widths import head_convolutions, width_of
 from models.yolo import DetectionModel
@@ -24,6 +27,7 @@ from prune_tools.groups import ChannelGroup
 from prune_tools.plan import Plan
 from prune_tools.pruned_common import narrow_module
 from utils.checkpoint import save_checkpoint
+from utils.distributed import plain_norms
 from utils.errors import InputError
 from utils.files import atomic_path
 
@@ -41,12 +45,19 @@ class Cut:
 def load_model(path: str | Path) -> tuple[DetectionModel, dict[str, Any]]:
     """The detection model of a checkpoint (its EMA if it has one), fp32 in evaluation mode, and the whole checkpoint.
 
+    Its ``yaml`` describes it as it is (see ``models.description``).
+
     Raises:
-        InputError: no such file, no checkpoint, not a detection model, or one with weights that are not finite.
+        InputError: no such file, no checkpoint, not a detection model, or one with weights that are not finite, that
+            is fused, that takes other images than RGB, or that no configuration describes.
     """
     checkpoint = load_checkpoint(path)
     model = checkpoint["model"] if checkpoint.get("ema") is None else checkpoint["ema"]
-    return model.float().eval(), checkpoint
+    check_channels(model, path)
+    check_unfused(model, path)
+    plain_norms(model)
+    model.yaml = describe_file(model.float().eval(), path)
+    return model, checkpoint
 
 
 def find_cuts(model: nn.Module, groups: Iterable[ChannelGroup], plan: Plan) -> dict[str, Cut]:
@@ -96,6 +107,7 @@ def record_widths(model: DetectionModel, paths: Iterable[str]) -> None:
         widths = width_of(modules[path])
         channels[path] = widths[:1] if path in head else widths  # the head's outputs follow from nc
     model.yaml = {**deepcopy(model.yaml), **({"channels": channels} if channels else {})}
+    model.yaml = describe(model)
     layer: Any
     for layer in model.model:
         layer.np = sum(parameter.numel() for parameter in layer.parameters())
@@ -169,18 +181,6 @@ def check_surgery(pruned: nn.Module, masked: nn.Module, images: torch.Tensor) ->
     return absolute, relative
 
 
-def plain_yaml(model: DetectionModel) -> dict[str, Any]:
-    """``model.yaml`` with the anchors that the model really uses, so that it rebuilds the same network."""
-    description = deepcopy(model.yaml)
-    head: Any = model.model[-1]
-    pixels = (head.anchors.float() * head.stride.float().to(head.anchors.device).view(-1, 1, 1)).flatten(1)
-    declared = description.get("anchors")
-    same = isinstance(declared, list) and torch.tensor(declared).shape == pixels.shape
-    if not same or not torch.allclose(torch.tensor(declared, dtype=torch.float), pixels.cpu(), rtol=2e-3, atol=1e-2):
-        description["anchors"] = [[round(value, 2) for value in level] for level in pixels.tolist()]
-    return description
-
-
 def save_model(model: DetectionModel, path: str | Path, source: Mapping[str, Any]) -> None:
     """Write a stripped checkpoint as v6.2 does: fp16, no optimizer; ``opt`` is that of ``source``."""
     stored = deepcopy(model).eval().requires_grad_(False)
@@ -198,5 +198,5 @@ def save_pruned(folder: Path, pruned: DetectionModel, masked: DetectionModel, so
 
     header = "# A pruned YOLOv5; 'channels' are the widths that differ from the plain configuration.\n"
     with atomic_path(folder / "pruned_model.yaml") as draft:
-        text = yaml.safe_dump(plain_yaml(pruned), sort_keys=False, default_flow_style=None, width=120)
+        text = yaml.safe_dump(describe(pruned), sort_keys=False, default_flow_style=None, width=120)
         draft.write_text(header + text, encoding="utf-8")

@@ -6,6 +6,11 @@ import torch
 from torch import nn
 
 
+def is_foldable(norm: nn.Module | None) -> bool:
+    """Whether a norm does the same to every image, so that a convolution can do it: a batch norm with statistics."""
+    return isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
+
+
 @torch.no_grad()
 def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """One convolution with bias that computes what ``bn(conv(x))`` does in evaluation mode.
@@ -15,12 +20,12 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """
     exact = torch.promote_types(conv.weight.dtype, torch.float32)
     mean, variance = bn.running_mean.to(exact), bn.running_var.to(exact)  # type: ignore[union-attr]
-    scale = bn.weight.to(exact) / (variance + bn.eps).sqrt()
+    scale = (variance + bn.eps).rsqrt() if bn.weight is None else bn.weight.to(exact) / (variance + bn.eps).sqrt()
     offset = -mean if conv.bias is None else conv.bias.to(exact) - mean
     settings = {name: getattr(conv, name) for name in ("stride", "padding", "dilation", "groups", "padding_mode")}
     like = {"device": conv.weight.device, "dtype": conv.weight.dtype}
     fused = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, bias=True, **settings, **like)  # type: ignore[arg-type]
     fused.requires_grad_(conv.weight.requires_grad).train(conv.training)
     fused.weight.copy_(conv.weight.to(exact) * scale.view(-1, 1, 1, 1))
-    fused.bias.copy_(bn.bias.to(exact) + scale * offset)  # type: ignore[union-attr]
+    fused.bias.copy_(scale * offset if bn.bias is None else bn.bias.to(exact) + scale * offset)  # type: ignore[union-attr]
     return fused

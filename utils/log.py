@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from utils.names import terminal_text
 
@@ -63,6 +65,17 @@ def setup_logging(rank: int = -1) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(_PlainFormatter("%(message)s"))
         LOGGER.addHandler(handler)
+
+
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Keep the tables of a network that is only looked at out of the log."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
 
 
 def log_once(message: str, level: int = logging.WARNING) -> None:

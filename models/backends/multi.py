@@ -55,6 +55,7 @@ class DetectMultiBackend(nn.Module):
         data: str | Path | Mapping[str, Any] | None = None,
         fp16: bool = False,
         fuse: bool = True,
+        channels: int | None = 3,
     ) -> None:
         """Load ``weights``.
 
@@ -65,6 +66,7 @@ class DetectMultiBackend(nn.Module):
             data: data set YAML, or its content, whose names are used if the checkpoint has none and their number fits.
             fp16: compute in FP16: a .pt file on a GPU; an error with an exported file that is in FP32.
             fuse: fold batch norms into their convolutions.
+            channels: of the images to come, which a .pt file must take; None: any.
 
         Raises:
             MissingFileError, CheckpointError, InputError: the file cannot be used, or not as it was asked for.
@@ -84,16 +86,18 @@ class DetectMultiBackend(nn.Module):
         self.fixed_size: tuple[int, int] | None = None
         self.model: Any = None
         if self.pt:
-            self._load_checkpoints(files, data, fp16, fuse)
+            self._load_checkpoints(files, data, fp16, fuse, channels)
         else:
             self._load_export(Path(files[0]), dnn, fp16)
         self.nc = len(self.names)
 
-    def _load_checkpoints(self, files: Sequence[str | Path], data: Any, fp16: bool, fuse: bool) -> None:
+    def _load_checkpoints(
+        self, files: Sequence[str | Path], data: Any, fp16: bool, fuse: bool, channels: int | None
+    ) -> None:
         if fp16 and self.device.type == "cpu":
             raise InputError("half precision needs a GPU: leave out --half, or choose one with --device")
         self.fp16 = fp16
-        self.model = attempt_load(files, self.device, fuse=fuse)
+        self.model = attempt_load(files, self.device, fuse=fuse, channels=channels)
         if fp16:
             self.model.half()
         self.stride = max(int(max(self.model.stride)), 32)

@@ -1,0 +1,265 @@
+"""Modules as data: the key ``modules`` of a configuration, for what its rows do not say.
+
+It maps the path of a module to the settings that differ from what the rows give, or to another module::
+
+    modules:
+      model.0.conv: {padding: [2, 2], dilation: [2, 2]}
+      model.0.bn: {eps: 1.0e-05, momentum: 0.1}
+      model.2.cv1.act: nn.ReLU()
+
+A setting is a plain attribute that the output may depend on. A parameter or buffer that a module may lack is one, too:
+``bias: false``. Widths are no settings: see models/widths.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.activations import ACTIVATIONS, LARGEST_NUMBER, module_text, parse_module
+from models.widths import SIZED, resize, width_of
+from utils.errors import InputError
+
+LAYERS: dict[str, type[nn.Module]] = {
+    **ACTIVATIONS,
+    **{
+        kind.__name__: kind
+        for kind in (
+            nn.AvgPool2d, nn.BatchNorm2d, nn.ConstantPad2d, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.ReflectionPad2d,
+            nn.ReplicationPad2d, nn.Upsample, nn.ZeroPad2d,
+        )
+    },
+}  # fmt: skip
+LARGEST_KERNEL = 2**28  # weights
+NORM_EPS, NORM_MOMENTUM = 1e-3, 0.03  # of every batch norm of a detection model
+_BOOKKEEPING = {
+    "training", "inplace", "name", "i", "f", "type", "np",
+    "in_channels", "out_channels", "num_features", "in_features", "out_features", "c2", "embed_dim", "kdim", "vdim",
+    "head_dim",
+}  # fmt: skip
+_OF_DETECT = {"nc", "no", "nl", "na", "grid", "anchor_grid", "stride", "export", "dynamic", "onnx_dynamic", "anchors"}
+
+
+# -- what modules are --------------------------------------------------------------------------------------------------
+
+
+def settings_of(module: nn.Module) -> dict[str, Any]:
+    """The settings of one module by name; tuples are lists, parameters and buffers say whether they are there."""
+    from models.yolo import Detect  # which needs this module
+
+    left_out = _BOOKKEEPING | (_OF_DETECT if isinstance(module, Detect) else set())
+    found = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name not in left_out and _is_plain(value)
+    }
+    if found.get("padding_mode", "zeros") != "zeros" and isinstance(found["padding"], list):
+        sides: Any = module._reversed_padding_repeated_twice  # which such a convolution reads instead of its padding
+        found["padding"] = [sides[-1], sides[0]]
+    held = {**module._parameters, **module._buffers}
+    return found | {name: value is not None for name, value in held.items() if name not in left_out}
+
+
+def _is_plain(value: Any) -> bool:
+    scalar = value is None or isinstance(value, bool | int | float | str)
+    return scalar or (isinstance(value, tuple | list) and all(isinstance(one, int | float) for one in value))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a module has and its twin has not.
+
+    Attributes:
+        path: of the module. setting: its name; '' if the modules are of different classes. got, expected: the
+        values of the module and of its twin, or the two modules.
+    """
+
+    path: str
+    setting: str
+    got: Any
+    expected: Any
+
+    def words(self, here: str, there: str) -> str:
+        """The difference as a sentence: ``here`` and ``there`` are where the two values are, 'in the checkpoint'."""
+        name = f"{self.path}.{self.setting}" if self.setting else self.path
+        return f"{name} is {_shown(self.got)} {here} and {_shown(self.expected)} {there}"
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, nn.Module):
+        return repr(value)
+    try:
+        return module_text(value) if type(value).__name__ in LAYERS else f"a {type(value).__name__}"
+    except AttributeError:
+        return f"a {type(value).__name__}"
+
+
+def differences(model: nn.Module, reference: nn.Module) -> list[Difference]:
+    """All differences between two networks but weights and widths; ``reference`` has the expected values."""
+    found: list[Difference] = []
+    ours, theirs = model.get_submodule("model"), reference.get_submodule("model")
+    _compare("model", ours, theirs, found)
+    for (index, layer), twin in zip(ours.named_children(), theirs.children(), strict=False):
+        if vars(layer).get("f") != vars(twin).get("f"):
+            found.append(Difference(f"model.{index}", "f", vars(layer).get("f"), vars(twin).get("f")))
+    return found
+
+
+def _compare(path: str, ours: nn.Module, theirs: nn.Module, found: list[Difference]) -> None:
+    if not _alike(type(ours), type(theirs)):
+        found.append(Difference(path, "", ours, theirs))
+        return
+    got, expected = settings_of(ours), settings_of(theirs)
+    found += [
+        Difference(path, name, got[name], value)
+        for name, value in expected.items()
+        if name in got and got[name] != value
+    ]
+    parts, others = _parts(ours), _parts(theirs)
+    if parts.keys() != others.keys():
+        found.append(Difference(path, "parts", list(parts), list(others)))
+    for name, part in parts.items():
+        if name in others:
+            _compare(f"{path}.{name}", part, others[name], found)
+
+
+def _parts(module: nn.Module) -> dict[str, nn.Module]:
+    return {name: part for name, part in module._modules.items() if part is not None}
+
+
+def _alike(first: type, second: type) -> bool:
+    """Whether modules of two classes compute the same if they have the same parts and settings."""
+    related = issubclass(first, second) or issubclass(second, first)
+    return first is second or (related and first.forward is second.forward)  # type: ignore[attr-defined]
+
+
+def measure_modules(model: nn.Module, reference: nn.Module) -> dict[str, Any]:
+    """The ``modules`` mapping of ``model``: what differs from ``reference``, which has the same widths.
+
+    Raises:
+        InputError: a difference that no configuration can say, by name.
+    """
+    found: dict[str, Any] = {}
+    for difference in differences(model, reference):
+        path = difference.path
+        if difference.setting in ("parts", "f"):
+            raise InputError(difference.words("in the network", "in its configuration"))
+        if difference.setting:
+            found.setdefault(path, {})[difference.setting] = difference.got
+            continue
+        kind = type(difference.got)
+        if LAYERS.get(kind.__name__) is not kind:
+            raise InputError(difference.words("in the network", "in its configuration"))
+        found[path] = module_text(difference.got)
+    return found
+
+
+# -- modules from data -------------------------------------------------------------------------------------------------
+
+
+def apply_modules(model: nn.Module, modules: Mapping[str, Any]) -> None:
+    """Give the modules named in ``modules`` these settings, or put others in their place, in place.
+
+    Raises:
+        InputError: a path that the model does not have, an unknown setting, or a value that it cannot have.
+    """
+    if not isinstance(modules, Mapping):
+        raise InputError(f"modules must map module paths to settings, got a {type(modules).__name__}")
+    for path, entry in modules.items():
+        try:
+            module = model.get_submodule(path) if isinstance(path, str) and path.startswith("model.") else None
+        except AttributeError:
+            module = None
+        if module is None:
+            raise InputError(f"modules: {path} is no module of this configuration")
+        if isinstance(entry, Mapping):
+            _set(module, entry, f"modules: {path}")
+            continue
+        new = parse_module(entry, LAYERS, f"modules: {path}")
+        vars(new).update({name: vars(module)[name] for name in ("i", "f", "type", "np") if name in vars(module)})
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, new)
+
+
+def _set(module: nn.Module, changes: Mapping[str, Any], where: str) -> None:
+    """Change settings of one module; parameters whose shape this changes are made anew."""
+    known = settings_of(module)
+    for name, value in changes.items():
+        if name not in known:
+            raise InputError(f"{where} has no setting {name}: known are {', '.join(known) or 'none'}")
+        if not _possible(name, value, known[name]):
+            raise InputError(f"{where}.{name} cannot be {value!r}, it is {known[name]!r} by default")
+        if name not in module._parameters and name not in module._buffers:
+            pair = isinstance(known[name], list) and type(value) is int
+            setattr(module, name, (value,) * len(known[name]) if pair else _tuple(value))
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        _finish_convolution(module, changes, where)
+    for name, value in changes.items():
+        if name in module._parameters or name in module._buffers:
+            _hold(module, name, value, where)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _possible(name: str, value: Any, default: Any) -> bool:
+    """Whether a setting of this default may have the value; other nonsense shows when the network first runs."""
+    if value is None:
+        return not isinstance(default, str)
+    if isinstance(value, str):
+        return isinstance(default, str) or name == "padding"
+    if isinstance(value, bool) or isinstance(default, bool | str):
+        return isinstance(value, bool) and (default is None or isinstance(default, bool))
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return 0 < len(numbers) <= 4 and all(
+        type(number) in (int, float) and math.isfinite(number) and abs(number) <= LARGEST_NUMBER for number in numbers
+    )
+
+
+def _finish_convolution(module: nn.Conv2d | nn.ConvTranspose2d, changes: Mapping[str, Any], where: str) -> None:
+    """Bring what follows from the settings of a convolution up to date."""
+    if changes.keys() & {"kernel_size", "groups"}:
+        sides = module.kernel_size
+        valid = isinstance(sides, tuple) and len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)
+        inputs, outputs = width_of(module)
+        groups = module.groups
+        if type(groups) is not int or groups < 1 or inputs % groups or outputs % groups:
+            raise InputError(f"{where}.groups cannot be {groups!r} with {inputs} input and {outputs} output channels")
+        if not valid or inputs * outputs // groups * math.prod(sides) > LARGEST_KERNEL:
+            raise InputError(f"{where}.kernel_size cannot be {sides!r}")
+        resize(module, [inputs, outputs])
+    padding = module.padding
+    if changes.keys() & {"padding", "padding_mode"} and isinstance(padding, tuple) and len(padding) == 2:
+        vars(module)["_reversed_padding_repeated_twice"] = (padding[1], padding[1], padding[0], padding[0])
+
+
+def _hold(module: nn.Module, name: str, present: bool, where: str) -> None:
+    """Let a module have or lack a parameter or buffer."""
+    is_parameter, held = name in module._parameters, getattr(module, name)
+    if present == (held is not None):
+        return
+    if not present:
+        setattr(module, name, None)
+        return
+    if not isinstance(module, SIZED):
+        raise InputError(f"{where} cannot have {name}")
+    values = torch.full(width_of(module)[-1:], 1.0 if name in ("weight", "running_var") else 0.0)
+    if name == "num_batches_tracked":
+        values = torch.tensor(0)
+    setattr(module, name, nn.Parameter(values) if is_parameter else values)
+
+
+def set_norms(network: nn.Module, modules: Mapping[str, Any] | None) -> None:
+    """Give the batch norms of ``network`` a detection model's settings, unless ``modules`` says others."""
+    for path, module in network.named_modules():
+        if type(module) is nn.BatchNorm2d:
+            entry = (modules or {}).get(path, {})
+            own = ("eps", "momentum") if isinstance(entry, str) else entry
+            module.eps = module.eps if "eps" in own else NORM_EPS
+            module.momentum = module.momentum if "momentum" in own else NORM_MOMENTUM
