@@ -78,3 +78,15 @@ def test_impossible_requests(weights, tmp_path):
         DetectMultiBackend(weights, fp16=True)
     with pytest.raises(InputError, match="ONNX"):
         DetectMultiBackend(weights, dnn=True)
+
+
+@pytest.mark.parametrize("limit, remedy", [("", "export it again"), ("SSE41", "ONEDNN_MAX_CPU_ISA is set.* unset it")])
+def test_why_openvino_fails(tmp_path, monkeypatch, limit, remedy):
+    def fail(path, device):
+        raise RuntimeError("bad combination")
+
+    monkeypatch.setattr("models.backends.openvino.OpenVINORuntime", fail)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    (tmp_path / "a_openvino_model").mkdir()
+    with pytest.raises(InputError, match=rf"a_openvino_model cannot be loaded as OpenVINO: .*{remedy} \(bad comb"):
+        DetectMultiBackend(tmp_path / "a_openvino_model")

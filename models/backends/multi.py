@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,7 @@ from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER
 from utils.weights import fetch_weights
 
+ONEDNN_LIMIT = "ONEDNN_MAX_CPU_ISA"  # of the instructions that oneDNN uses: a half of OpenVINO does not know of it
 # Where the runtime of each format is: imported when such a file is opened
 RUNTIMES = {
     "torchscript": ("torchscript", "TorchScriptRuntime"),
@@ -247,9 +249,10 @@ def open_runtime(path: Path, device: torch.device, dnn: bool = False) -> Runtime
         raise
     except Exception as error:  # each library has errors of its own
         reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{path} cannot be loaded as {kind.title}: it is damaged or of another version, export it again ({reason})"
-        ) from error
+        remedy = "it is damaged or of another version, export it again"
+        if kind.argument == "openvino" and os.environ.get(ONEDNN_LIMIT):
+            remedy = f"{ONEDNN_LIMIT} is set, with which OpenVINO does not always work: unset it"
+        raise InputError(f"{path} cannot be loaded as {kind.title}: {remedy} ({reason})") from error
     if device.type == "cuda" and opened.device.type == "cpu":
         LOGGER.info(f"{path} runs on the CPU")
     return opened
