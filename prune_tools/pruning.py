@@ -96,6 +96,7 @@ def newest_sparse_run(folder: Path) -> Path:
 
 def check_architecture(model: DetectionModel, cfg: str, checkpoint: str) -> None:
     """Raise InputError unless ``model`` is what ``cfg`` describes, apart from the class count and pruned widths."""
+    from models.module_settings import differences
     from models.yolo import DetectionModel
     from utils.checks import check_file
 
@@ -121,6 +122,9 @@ def check_architecture(model: DetectionModel, cfg: str, checkpoint: str) -> None
             f"{start}: {different[0]} is {theirs} in the configuration and {ours} in the checkpoint; "
             "leave --cfg out to use the checkpoint's own"
         )
+    for difference in differences(model, plain):
+        words = difference.words("in the checkpoint", "in the configuration")
+        raise InputError(f"{start}: {words}; leave --cfg out to use the checkpoint's own")
 
 
 def check_classes(model: DetectionModel, data: dict[str, Any], options: PruningOptions) -> None:

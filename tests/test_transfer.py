@@ -13,15 +13,19 @@ import yaml
 from torch import nn
 
 import train
+from models.backends import DetectMultiBackend
 from models.common import SPP, Bottleneck, Conv
 from models.description import describe
+from models.experimental import attempt_load
 from models.loading import load_checkpoint
 from models.transfer import build_model
 from models.yolo import DetectionModel
 from prune_tools import finetune, prune, train_sparity
 from prune_tools.finetune import FinetuneOptions
 from prune_tools.prune import PruneOptions
+from prune_tools.pruning import check_architecture
 from prune_tools.train_sparity import SparseOptions
+from prune_tools.yolo_pruned import load_model
 from tests.conftest import TINY_MODEL
 from tests.pruning_networks import OWN_CONFIG, thin
 from utils.callbacks import Callbacks
@@ -281,14 +285,21 @@ def test_an_activation_is_kept_from_training_to_fine_tuning(tiny_dataset, tmp_pa
     assert torch.equal(outputs(rebuilt), outputs(model))
 
 
+def test_pruning_with_the_configuration_of_another_network_is_refused(tiny_cfg, tmp_path):
+    path = saved(tiny_network(activation="nn.LeakyReLU(0.1)"), tmp_path / "leaky.pt")
+    model, _ = load_model(path)
+    with pytest.raises(
+        InputError, match=r"another architecture than .*: model\.0\.act is nn\.LeakyReLU\(0\.1\) in the ch"
+    ):
+        check_architecture(model, str(tiny_cfg), str(path))
+    write_yaml(tmp_path / "leaky.yaml", {**TINY_MODEL, "activation": "nn.LeakyReLU(0.1)"})
+    check_architecture(model, str(tmp_path / "leaky.yaml"), str(path))
+
+
 # -- images ------------------------------------------------------------------------------------------------------------
 
 
 def test_networks_for_other_images_are_refused_where_they_are_opened(tmp_path):
-    from models.backends import DetectMultiBackend
-    from models.experimental import attempt_load
-    from prune_tools.yolo_pruned import load_model
-
     path = saved(tiny_network(ch=4), tmp_path / "four.pt")
     write_yaml(tmp_path / "one.yaml", {**TINY_MODEL, "ch": 1})
     options = build(TrainOptions, weights="", cfg=str(tmp_path / "one.yaml"), data="unused")

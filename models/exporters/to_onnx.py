@@ -7,10 +7,14 @@ its own and, when that fails, keeps it; and it needs no further package.
 from __future__ import annotations
 
 import io
+import os
+import re
+import sys
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 import torch
@@ -22,6 +26,8 @@ from utils.packages import require
 
 INPUT, OUTPUT = "images", "output"  # names of v6.2
 OUTPUT_OF_NMS = "detections"  # told apart by name where metadata cannot be read
+NO_GRAPH = "torchscript"  # a format that is not made of an ONNX graph
+_STANDARD_OUTPUT = 1  # file descriptor
 
 
 def export(job: ExportJob) -> None:
@@ -49,8 +55,9 @@ def onnx_model(job: ExportJob) -> Any:
     axes: dict[str, dict[int, str]] = {}
     if job.metadata.dynamic:
         axes = {INPUT: {0: "batch", 2: "height", 3: "width"}, output: {0: "batch"} if nms else {0: "batch", 1: "boxes"}}
+    printed: list[str] = []
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), TemporaryDirectory() as folder:
+        with warnings.catch_warnings(), kept_output(printed), TemporaryDirectory() as folder:
             file = str(Path(folder) / "model.onnx")
             warnings.simplefilter("ignore")  # torch prefers its newer exporter
             torch.onnx.export(
@@ -59,9 +66,13 @@ def onnx_model(job: ExportJob) -> Any:
             )  # fmt: skip
             model = onnx.load(file)
         onnx.checker.check_model(model)
+    except torch.onnx.errors.UnsupportedOperatorError as error:
+        raise InputError(unsupported(str(error), opset, "".join(printed))) from error
     except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"ONNX opset {opset} cannot hold this network ({reason}): choose a newer --opset") from error
+        raise InputError(
+            f"ONNX opset {opset} cannot hold this network ({reason}): try another --opset, or --include {NO_GRAPH}"
+        ) from error
     written = next(entry.version for entry in model.opset_import if not entry.domain)
     if written != opset:
         raise InputError(
@@ -77,6 +88,49 @@ def onnx_model(job: ExportJob) -> Any:
     for name, text in job.metadata.to_texts().items():
         model.metadata_props.add(key=name, value=text)
     return model
+
+
+@contextmanager
+def kept_output(parts: list[str]) -> Iterator[None]:
+    """Append what is printed meanwhile, by Python or by torch's C++ code, to ``parts`` instead of showing it."""
+    sys.stdout.flush()
+    text = io.StringIO()
+    with TemporaryFile() as file, redirect_stdout(text):
+        before = os.dup(_STANDARD_OUTPUT)
+        os.dup2(file.fileno(), _STANDARD_OUTPUT)
+        try:
+            yield
+        finally:
+            os.dup2(before, _STANDARD_OUTPUT)
+            os.close(before)
+            file.seek(0)
+            parts += [file.read().decode(errors="replace"), text.getvalue()]
+
+
+def unsupported(message: str, opset: int, graph: str) -> str:
+    """What to say of an operator that the exporter cannot write, and of the module that computes it.
+
+    Args:
+        message: torch's, which may name the opset that has the operator.
+        opset: that was asked for.
+        graph: what torch prints with it, where each operation has its module as scope.
+    """
+    found = re.search(r"'([\w:]+)'", message)
+    operator = found[1] if found else message.partition("\n")[0]
+    scope = re.search(rf"= {re.escape(operator)}\(.*scope: (\S+)", graph)
+    place = ""
+    if scope:  # Class::name of each module on the way, split by slashes
+        steps = [step.rpartition("::") for step in scope[1].split("/")]
+        path = ".".join(name for _, _, name in steps if name.removeprefix("network"))
+        place = f", computed by {path} ({steps[-1][0].rpartition('.')[2]})," if path else ""
+    start = f"ONNX opset {opset} cannot hold this network: the operator {operator}{place} "
+    newer = re.search(r"added in version (\d+)", message)
+    if newer:
+        return f"{start}is there from opset {newer[1]} on: choose --opset {newer[1]} or a newer one"
+    return (
+        f"{start}has no form in ONNX that torch can write, in any opset: replace the layer, or export a format that is "
+        f"not made of an ONNX graph, such as --include {NO_GRAPH}"
+    )
 
 
 def saved_onnx(job: ExportJob, folder: Path) -> Path:

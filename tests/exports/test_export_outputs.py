@@ -11,6 +11,7 @@ import torch
 
 import export
 from models.backends import DetectMultiBackend
+from models.exporters.to_ncnn import complaints
 from models.metadata import parse_metadata
 from models.yolo import DetectionModel
 from tests.exports.helpers import RUNNABLE, SIZE, needs, outputs
@@ -90,10 +91,43 @@ def test_an_opset_that_lacks_an_operator(tmp_path, tiny_dataset):
     model = DetectionModel({**config, "backbone": rows[:2], "head": rows[2:]})
     save_checkpoint({"model": model}, tmp_path / "attention.pt")
     how = {"weights": str(tmp_path / "attention.pt"), "include": ["onnx"], "imgsz": SIZE, "data": str(tiny_dataset)}
-    with pytest.raises(InputError, match=r"ONNX opset 12 cannot hold this network \(.*scaled_dot.*: choose a newer"):
+    with pytest.raises(InputError, match=r"opset 12 cannot hold .*scaled_dot.*model\.1.* from opset 14 on: choose"):
         export.run(opset=12, **how)
     assert [path.name for path in tmp_path.iterdir()] == ["attention.pt"]
     export.run(opset=17, **how)
+
+
+def test_an_operator_that_no_opset_has(tmp_path, tiny_dataset, capfd):
+    needs("onnx")
+    rows = [[-1, 1, "Conv", [8, 3, 8]], [-1, 1, "nn.ChannelShuffle", [2]], [[1], 1, "Detect", ["nc", "anchors"]]]
+    config = {"nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30]]}
+    model = DetectionModel({**config, "backbone": rows[:2], "head": rows[2:]})
+    save_checkpoint({"model": model}, tmp_path / "shuffle.pt")
+    how = {"weights": str(tmp_path / "shuffle.pt"), "imgsz": SIZE, "data": str(tiny_dataset)}
+    message = r"operator aten::channel_shuffle, computed by model\.1 \(ChannelShuffle\),.* --include torchscript"
+    with pytest.raises(InputError, match=message):
+        export.run(include=["onnx"], **how)
+    assert "graph" not in capfd.readouterr().out
+    export.run(include=["torchscript"], **how)
+
+
+def test_ncnn_of_a_relative_path(tmp_path, tiny_dataset, monkeypatch):
+    needs("ncnn")
+    model = DetectionModel({
+        "nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30]],
+        "backbone": [[-1, 1, "Conv", [8, 3, 8]]], "head": [[[0], 1, "Detect", ["nc", "anchors"]]],
+    })  # fmt: skip
+    save_checkpoint({"model": model}, tmp_path / "small.pt")
+    monkeypatch.chdir(tmp_path)
+    export.run(weights="small.pt", include=["ncnn"], imgsz=SIZE, data=str(tiny_dataset))
+    assert (tmp_path / "small_ncnn_model/model.ncnn.bin").is_file()
+
+
+def test_what_a_converter_complains_of_is_quoted():
+    output = "pnnxparam = rest\nfopen .small/model.ncnn.param failed\n\nfloat ops = 3M\nmemory OPS = 2.687M\n"
+    assert complaints(output) == "fopen .small/model.ncnn.param failed"
+    assert complaints("one\ntwo\nthree\nfour") == "two; three; four"
+    assert complaints("\n") == "it said nothing" and len(complaints("error " * 200)) == 300
 
 
 def test_a_simplified_graph_is_smaller_and_computes_the_same(exported, pruned):
