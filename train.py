@@ -69,6 +69,7 @@ class Trainer:
             self.prepare()
             finished = self.fit()
             self.state.forward = self.state.model  # lets go of the group, so that its threads can end
+            self.state.batch_step = None  # and of the memory of its recordings
             if finished and self.world.is_main:
                 self.finish()
         finally:

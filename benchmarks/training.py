@@ -97,7 +97,8 @@ class Loop:
 
     def step(self) -> None:
         """Forward, backward, optimizer and moving average on the batch at hand."""
-        from utils.engine import optimizer_step, prepare_images
+        from utils.batch_step import prepare_images
+        from utils.engine import optimizer_step
 
         state, (images, targets) = self.state, self.batch
         state.model.train()

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
+from utils.assignment import constant
 from utils.checkpoint import de_parallel
 from utils.classes import class_names
 from utils.errors import InputError
@@ -56,31 +56,21 @@ def output_distance(
     for level, (own, wanted) in enumerate(zip(student, teacher, strict=True)):
         divergence = soft_cross_entropy(own[..., 4].float(), wanted[..., 4].float())
         objectness = objectness + divergence.mean() * loss.balance[level]
-        weight = wanted[..., 4].float().sigmoid()
-        places = (weight > LEAST_OBJECTNESS).nonzero(as_tuple=True)
-        if not len(places[0]):
-            continue
-        rows, wanted_rows = own[places].float(), wanted[places].float()  # half precision would blur the overlap
-        share = weight[places] / weight[places].sum()
-        anchors = loss.anchors[level].to(rows)[places[1]]
-        overlap = bbox_iou(loss.decode(rows, anchors), loss.decode(wanted_rows, anchors), CIoU=True).squeeze(1)
+        weight = wanted[..., 4].float().sigmoid()  # (B, na, H, W)
+        likely = weight > LEAST_OBJECTNESS
+        anchors = loss.anchors[level].to(weight)[:, None, None].expand(*weight.shape, 2)
+        if loss.masked:  # all cells: how many are likely must not decide what is launched
+            rows, wanted_rows, share = own, wanted, torch.where(likely, weight, 0.0)
+        else:
+            rows, wanted_rows, share, anchors = own[likely], wanted[likely], weight[likely], anchors[likely]
+        share = share / share.sum().clamp(min=LEAST_OBJECTNESS)  # 0 where nothing is likely
+        rows, wanted_rows = rows.float(), wanted_rows.float()  # (..., 5 + nc); half precision would blur the overlap
+        overlap = bbox_iou(loss.decode(rows, anchors), loss.decode(wanted_rows, anchors), CIoU=True).squeeze(-1)
         box = box + ((1 - overlap) * share).sum()
         if loss.nc > 1:
-            classes = classes + (soft_cross_entropy(rows[:, 5:], wanted_rows[:, 5:]).mean(1) * share).sum()
+            apart = soft_cross_entropy(rows[..., 5:], wanted_rows[..., 5:]).mean(-1)
+            classes = classes + (apart * share).sum()
     return box, objectness, classes
-
-
-class ImageWatch:
-    """A forward hook that keeps what the model saw last.
-
-    It knows nothing else, so that a model can be copied while it hangs there (TensorBoard's graph is made of a copy).
-    """
-
-    images: torch.Tensor | None = None
-
-    def __call__(self, _: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-        """Keep the images (B, 3, H, W) that ``forward`` is about to read."""
-        self.images = arguments[0]
 
 
 class Distillation:
@@ -99,12 +89,12 @@ class Distillation:
         self.teacher = attempt_load(teacher).requires_grad_(False)
         self.state: TrainingState
         self.label_loss: Any
-        self._watch = ImageWatch()
-        self._hook: Any = None
+        self._sums: torch.Tensor  # (3,), of the distances in an epoch
+        self._batches = 0
 
     def register(self, callbacks: Callbacks) -> None:
         """Hang the teacher on the hooks of a run."""
-        for hook in ("on_training_ready", "on_train_epoch_start", "on_train_epoch_end"):
+        for hook in ("on_training_ready", "on_train_epoch_start", "on_train_batch_start", "on_train_epoch_end"):
             callbacks.register_action(hook, name="distillation", callback=getattr(self, hook))
 
     def on_training_ready(self, state: TrainingState) -> None:
@@ -117,36 +107,45 @@ class Distillation:
         self.teacher.to(state.device, memory_format=torch.channels_last)
         check_heads(self.teacher, de_parallel(state.model), self.path)
         self.teacher.model[-1].training = True  # the head alone: it then returns raw logits and decodes nothing
+        self._sums = torch.zeros(3, device=state.device)
         state.compute_loss = self
         LOGGER.info(f"Distillation: the outputs of {self.path} are soft targets, gain {self.gain:g}")
 
+    @property
+    def recordable(self) -> bool:
+        """True if a CUDA graph can hold the computation; see ``ComputeLoss.recordable``."""
+        return bool(getattr(self.label_loss, "recordable", False))
+
     def on_train_epoch_start(self) -> None:
-        """Watch what the student sees; only during an epoch, because models are saved with the hooks that they have."""
-        self._sums, self._batches = torch.zeros(3, device=self.state.device), 0
-        self._hook = self.state.model.register_forward_pre_hook(self._watch)
+        """Begin a new mean."""
+        self._sums.zero_()
+        self._batches = 0
+
+    def on_train_batch_start(self) -> None:
+        """Count the batch: a replayed CUDA graph calls nothing here."""
+        self._batches += 1
 
     def on_train_epoch_end(self, epoch: int) -> None:
-        """Stop watching and log the mean distance of the epoch."""
-        self._hook.remove()
-        self._watch.images = None
+        """Log the mean distance of the epoch."""
         means = (self._sums / max(self._batches, 1)).tolist()
         LOGGER.info("Distance to the teacher: box {:.4g}, objectness {:.4g}, class {:.4g}".format(*means))
         if self.state.writer is not None:
             for name, value in zip(("box", "obj", "cls"), means, strict=True):
                 self.state.writer.add_scalar(f"distillation/{name}", value, epoch)
 
-    def __call__(self, p: list[torch.Tensor], targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The labels' loss and its items, as ``ComputeLoss``; in a training batch the loss includes the teacher's."""
+    def __call__(
+        self, p: list[torch.Tensor], targets: torch.Tensor, images: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The labels' loss and its items, as ``ComputeLoss``; with a training batch's images the teacher's, too."""
         loss, items = self.label_loss(p, targets)
-        if self._watch.images is None:  # validation
+        if images is None:  # validation
             return loss, items
         with torch.no_grad():
-            wanted = self.teacher(self._watch.images)
+            wanted = self.teacher(images)
         hyp = self.state.hyp
-        terms = torch.stack(output_distance(p, wanted, self.label_loss))
-        terms = terms * terms.new_tensor([hyp["box"], hyp["obj"], hyp["cls"]])
+        terms = torch.stack(output_distance(p, wanted, self.label_loss))  # (3,)
+        terms = terms * constant((hyp["box"], hyp["obj"], hyp["cls"]), terms.device)
         self._sums += terms.detach()
-        self._batches += 1
         return loss + self.gain * terms.sum() * len(p[0]), items
 
 

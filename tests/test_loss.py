@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from utils.assignment import pad_labels, padded_count
 from utils.files import ROOT, read_yaml
 from utils.loss import ComputeLoss, FocalLoss, smooth_BCE
 
@@ -81,7 +84,8 @@ def test_autobalance_follows_the_layers() -> None:
     assert loss.balance == pytest.approx([3.999604, 1.0, 0.400079], abs=1e-6)
 
 
-def test_every_figure_and_gradient_of_the_recording(shared_folder: Path) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_figure_and_gradient_of_the_recording(shared_folder: Path, masked: bool) -> None:
     folder = shared_folder / "conformance/v6.2"
     arrays, rows = np.load(folder / "loss.npz"), json.loads((folder / "loss.json").read_text())
     assert rows
@@ -89,11 +93,95 @@ def test_every_figure_and_gradient_of_the_recording(shared_folder: Path) -> None
         network = Network(row["nc"], P5 if row["layers"] == 3 else P6)
         network.hyp = row["hyp"]
         heads = [torch.from_numpy(arrays[f"{number}/pred{i}"].copy()).requires_grad_() for i in range(row["layers"])]
-        total, items = ComputeLoss(network)(heads, torch.from_numpy(arrays[f"{number}/targets"]))
+        loss, targets = ComputeLoss(network), torch.from_numpy(arrays[f"{number}/targets"])
+        loss.masked = masked
+        total, items = loss(heads, pad_labels(targets, torch.device("cpu")) if masked else targets)
         total.backward()
         np.testing.assert_allclose(items, arrays[f"{number}/items"], atol=1e-5, rtol=1e-5)
         for i, head in enumerate(heads):
             np.testing.assert_allclose(head.grad, arrays[f"{number}/grad{i}"], atol=1e-7, rtol=1e-4)
+
+
+def random_labels(count: int, batch: int, classes: int, seed: int = 0) -> torch.Tensor:
+    """(count, 6): of all sizes, some on the borders, many in the same cells."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.rand(count, 6, generator=generator)
+    rows[:, 0], rows[:, 1] = (rows[:, 0] * batch).floor(), (rows[:, 1] * classes).floor()
+    rows[::3, 2:4] = rows[::3, 2:4].round(decimals=1)
+    rows[:, 4:6] = 0.02 + 0.6 * rows[:, 4:6] ** 2
+    return rows
+
+
+@pytest.mark.parametrize("changes", [{}, {"fl_gamma": 1.5}, {"label_smoothing": 0.1}, {"cls_pw": 2.0, "obj_pw": 0.5}])
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 300])
+def test_masked_candidates_give_the_loss_of_the_matches(count: int, changes: dict) -> None:
+    labels = random_labels(count, batch=2, classes=2)
+    outcomes = []
+    for masked in (False, True):
+        loss = ComputeLoss(Network(**changes))
+        loss.masked = masked
+        heads = [head.requires_grad_() for head in sine_heads(batch=2)]
+        rows = pad_labels(labels, torch.device("cpu")) if masked else labels
+        total, items = loss(heads, rows)
+        outcomes.append((total, items, *torch.autograd.grad(total, heads)))
+    assert len(rows) == padded_count(count) >= count
+    for matches, candidates in zip(*outcomes, strict=True):
+        torch.testing.assert_close(candidates, matches, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_rows_that_are_no_label_change_nothing(masked: bool) -> None:
+    labels = random_labels(20, batch=1, classes=2)
+    loss, heads = ComputeLoss(Network()), sine_heads()
+    loss.masked = masked
+    mixed = torch.full((50, 6), -1.0)
+    mixed[7:27] = labels
+    for got, expected in zip(loss(heads, mixed), loss(heads, labels), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_masked_candidates_have_the_same_shapes_whatever_the_labels() -> None:
+    loss = ComputeLoss(Network())
+    loss.masked = True
+    shapes = {
+        tuple(tuple(part.shape) for layer in loss.assign(sine_heads(), rows) for part in layer)
+        for rows in (random_labels(64, 1, 2, seed) for seed in range(5))
+    }
+    assert len(shapes) == 1
+
+
+def test_masked_candidates_ask_for_no_value() -> None:
+    """Neither the host nor a shape depends on what a device has computed."""
+    loss, labels = ComputeLoss(Network()), pad_labels(random_labels(30, 1, 2), torch.device("cpu"))
+    loss.masked = True
+    heads = [head.requires_grad_() for head in sine_heads()]
+    loss(heads, labels)[0].backward()  # constants are made
+    with NoValues():
+        loss(heads, labels)[0].backward()
+    loss.masked = False
+    with pytest.raises(AssertionError, match="nonzero"), NoValues():
+        loss(heads, labels)
+
+
+class NoValues(TorchDispatchMode):
+    """Refuses operations for which the host waits for a GPU."""
+
+    WAITING = ("nonzero", "item", "_local_scalar_dense", "masked_select", "unique", "bincount", "is_nonzero", "equal")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.split(".")[0]
+        boolean = name == "index" and any(part is not None and part.dtype == torch.bool for part in args[1])
+        assert name not in self.WAITING and not boolean, f"{name} waits"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, 64), (1, 64), (64, 64), (65, 128), (128, 128), (1000, 1024)])
+def test_labels_are_padded_to_powers_of_two(count: int, expected: int) -> None:
+    labels = random_labels(count, 4, 2)
+    padded = pad_labels(labels, torch.device("cpu"))
+    assert padded.shape == (expected, 6) and torch.equal(padded[:count], labels) and bool((padded[count:, 0] < 0).all())
+    again = pad_labels(labels[:1], torch.device("cpu"), out=padded) if count else padded
+    assert again is padded and bool((again[1 if count else 0 :, 0] < 0).all())
 
 
 def cells(matched: tuple, anchor: int) -> list[tuple[int, int]]:
@@ -146,15 +234,14 @@ def test_in_a_cell_claimed_twice_the_last_row_counts() -> None:
     loss = ComputeLoss(Network())
     matched = loss.assign(sine_heads(), targets_of([0, 0, 0.25, 0.25, 0.1, 0.2]))[0]
     overlap = torch.linspace(0.9, 0.1, len(matched.image))
-    places = matched.places(sine_heads()[0])
-    target_map = torch.zeros(3 * 16 * 16)
-    loss._mark_objects(target_map, places, overlap)
-    expected = dict(zip(places.tolist(), overlap.tolist(), strict=True))  # later entries replace earlier ones
+    positions = matched.positions(sine_heads()[0])
+    target_map = loss._objectness(sine_heads()[0], matched, overlap).flatten()
+    expected = dict(zip(positions.tolist(), overlap.tolist(), strict=True))  # later entries replace earlier ones
     assert len(expected) < len(overlap)
-    assert {place: target_map[place].item() for place in target_map.nonzero().flatten().tolist()} == expected
+    assert {cell: target_map[cell].item() for cell in target_map.nonzero().flatten().tolist()} == expected
     loss.sort_obj_iou = True
-    loss._mark_objects(target_map.zero_(), places, overlap)
-    assert target_map.view(3, 16, 16)[0, 4, 4].item() == pytest.approx(0.9)  # the largest
+    target_map = loss._objectness(sine_heads()[0], matched, overlap)
+    assert target_map[0, 0, 4, 4].item() == pytest.approx(0.9)  # the largest
 
 
 def test_gradients_of_many_targets_can_be_repeated() -> None:
@@ -182,7 +269,7 @@ def test_constants_are_made_once(monkeypatch) -> None:
     heads = sine_heads()
     monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("a copy to the device in each step"))
     for one, other in zip(first, loss.assign(heads, rows), strict=True):
-        assert all(map(torch.equal, one, other))
+        assert all(map(torch.equal, one[:-1], other[:-1]))
 
 
 def test_build_targets_gives_the_rows_of_assign() -> None:

@@ -278,6 +278,11 @@ class TrainOptions:
     sync_bn: bool = option(
         False, "batch norm over the batches of all GPUs, with torchrun or several devices", handed_on=False
     )
+    no_cuda_graph: bool = option(
+        False,
+        "on a GPU: launch the operations of a batch one by one instead of replaying them together",
+        handed_on=False,
+    )
     amp: str = option(
         "auto",
         "mixed precision: on (float16 on GPUs, bfloat16 on CPUs), off, a type, or auto: on with CUDA",

@@ -20,7 +20,6 @@ import math
 import random
 import sys
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.distributed import average, from_first, local_gradients
+from utils.batch_step import batch_step
+from utils.distributed import average, from_first
 from utils.errors import InputError
 from utils.interrupts import obeying
 from utils.log import LOGGER
@@ -69,12 +69,6 @@ def random_size(images: torch.Tensor, image_size: int, grid_size: int, chance: r
     return nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-def prepare_images(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """uint8 images (B, 3, H, W) -> float in 0..1 on ``device``, channels last (convolutions on CPUs gain a quarter)."""
-    images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-    return images.float().div_(255)
-
-
 def optimizer_step(state: TrainingState, batch_index: int) -> None:
     """Apply the accumulated gradients: unscale, clip, let plug-ins act on them, step, follow with the EMA.
 
@@ -89,7 +83,7 @@ def optimizer_step(state: TrainingState, batch_index: int) -> None:
     state.scaler.update()
     state.callbacks.run("optimizer_step")
     state.callbacks.run("on_before_zero_grad")
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=state.batch_step is None or not state.batch_step.keeps_gradients)
     state.ema.update(state.model, state.overflow)
     state.last_step, state.pending_batches = batch_index, 0
 
@@ -112,6 +106,7 @@ def train_one_epoch(state: TrainingState) -> np.ndarray | None:
     """
     state.model.train()
     state.callbacks.run("on_train_epoch_start")
+    step = state.batch_step = state.batch_step or batch_step(state)
     mean_losses = torch.zeros(3, device=state.device)
     targets, images = torch.zeros(0, 6), torch.zeros(0, 3, 0, 0)
     if state.epoch == 0 or not tqdm_is_quiet():
@@ -122,15 +117,12 @@ def train_one_epoch(state: TrainingState) -> np.ndarray | None:
         batch_index = number + len(state.loader) * state.epoch
         if batch_index <= state.warmup_batches:
             warm_up(state, batch_index)
-        images = prepare_images(images, state.device)
+        images = step.prepare(images)
         if state.multi_scale:
             images = random_size(images, state.image_size, state.grid_size, state.random_of_batch(batch_index))
         # The last batch steps in any case, so that no gradient is lost at the end of an epoch
         steps = batch_index - state.last_step >= state.accumulate or number + 1 == len(state.loader)
-        with nullcontext() if steps else local_gradients(state.forward):
-            with torch.autocast(state.device.type, state.autocast_dtype, enabled=state.mixed_precision):
-                loss, items = state.compute_loss(state.forward(images), targets.to(state.device, non_blocking=True))
-            state.scaler.scale(loss * state.loss_factor).backward()
+        items = step(images, targets, steps)
         state.pending_batches += 1
         if steps:
             optimizer_step(state, batch_index)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from utils.background import Draw
+from utils.batch_step import prepare_images
 from utils.boxes import as_array
 from utils.callbacks import Callbacks
 from utils.coco_json import CocoPredictions
 from utils.device import time_sync
-from utils.engine import prepare_images
 from utils.evaluation import Scores, native_boxes, save_labels
 from utils.files import fitting_name
 from utils.metrics import ConfusionMatrix

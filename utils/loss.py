@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from utils.assignment import LayerTargets, assign
 from utils.distributed import average, ranks
 from utils.metrics import bbox_iou
-
-# What is subtracted from a target's centre, in cells, to find the cell that is offered it: own, left, up, right, down.
-_NEIGHBOUR_OFFSETS = ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (-0.5, 0.0), (0.0, -0.5))
-
-
-class LayerTargets(NamedTuple):
-    """What one layer of the head shall predict: K rows, one for each (target, anchor, cell); lengths in grid cells."""
-
-    image: torch.Tensor  # (K,) index of the image in the batch
-    anchor: torch.Tensor  # (K,) index of the anchor in the layer
-    row: torch.Tensor  # (K,) cell row
-    column: torch.Tensor  # (K,) cell column
-    classes: torch.Tensor  # (K,)
-    boxes: torch.Tensor  # (K, 4) centre relative to the cell, then width and height
-    anchors: torch.Tensor  # (K, 2) width and height of the matched anchor
-
-    def places(self, logits: torch.Tensor) -> torch.Tensor:
-        """Where the rows lie in a map (B, na, H, W, ...), its first four dimensions flattened: (K,)."""
-        _, anchor_count, height, width = logits.shape[:4]
-        return ((self.image * anchor_count + self.anchor) * height + self.row) * width + self.column
 
 
 def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:
@@ -38,10 +18,7 @@ def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:
     return 1.0 - eps / 2, eps / 2
 
 
-@functools.lru_cache(maxsize=64)
-def _constant(values: tuple, device: torch.device) -> torch.Tensor:
-    """A tensor of ``values``, not to be written to; made once for a device: each copy to a GPU would wait for it."""
-    return torch.tensor(values, device=device)
+MOST_VALUES = 2**25  # of logits at the candidates of a layer; of more, the matches are picked out
 
 
 def _layer_weights(layer_count: int) -> list[float]:
@@ -50,14 +27,14 @@ def _layer_weights(layer_count: int) -> list[float]:
     return (weights + [weights[-1]] * layer_count)[:layer_count]
 
 
-def _take_rows(logits: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Rows (K, 5 + nc) of a map (B, na, H, W, 5 + nc) at flat ``places``, with a gradient that can be repeated.
+def _take_rows(logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Rows (K, 5 + nc) of a map (B, na, H, W, 5 + nc) at flat ``positions``, with a gradient that can be repeated.
 
-    Places occur twice, so the gradient adds up, and in floating point the order counts. It is fixed for index_select on
-    CPUs, where that of indexing depends on the threads; on GPUs it is the other way round.
+    Positions occur twice, so the gradient adds up, and in floating point the order counts. It is fixed for index_select
+    on CPUs, where that of indexing depends on the threads; on GPUs it is the other way round.
     """
     flat = logits.reshape(-1, logits.shape[-1])
-    return flat[places] if flat.is_cuda else flat.index_select(0, places)
+    return flat[positions] if flat.is_cuda else flat.index_select(0, positions)
 
 
 class FocalLoss(nn.Module):
@@ -74,15 +51,27 @@ class FocalLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """``logits`` and ``target`` have one shape; the result is a scalar unless the reduction is 'none'."""
+        loss = self.elementwise(logits, target)
+        if self.reduction == "none":
+            return loss
+        return loss.mean() if self.reduction == "mean" else loss.sum()
+
+    def elementwise(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss of every element, without reduction."""
         probability = logits.sigmoid()
         error = torch.lerp(probability, 1 - probability, target)  # 1 - p_t
         class_weight = (1 - self.alpha) + (2 * self.alpha - 1) * target
         pos_weight = self.get_buffer("pos_weight")
         loss = functional.binary_cross_entropy_with_logits(logits, target, pos_weight=pos_weight, reduction="none")
-        loss = loss * class_weight * error.pow(self.gamma)
-        if self.reduction == "none":
-            return loss
-        return loss.mean() if self.reduction == "mean" else loss.sum()
+        return loss * class_weight * error.pow(self.gamma)
+
+
+def _elementwise(criterion: nn.Module, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """What ``criterion``, a BCEWithLogitsLoss or a FocalLoss around one, averages."""
+    if isinstance(criterion, FocalLoss):
+        return criterion.elementwise(logits, target)
+    weight: Any = criterion.pos_weight
+    return functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="none")
 
 
 class ComputeLoss:
@@ -90,6 +79,10 @@ class ComputeLoss:
 
     Reads ``model.hyp`` (``box obj cls cls_pw obj_pw fl_gamma anchor_t``, optional ``label_smoothing``) and the head's
     ``na nc nl anchors stride``. With ``autobalance`` the layers' objectness weights follow their losses.
+
+    Attributes:
+        masked: compute with shapes that do not depend on the values of the targets, so that no host waits for a GPU
+            and a CUDA graph can hold it; the default on GPUs. The result is the same, but for the rounding of sums.
     """
 
     sort_obj_iou = False  # True: a cell claimed several times takes the largest overlap instead of the last one
@@ -101,6 +94,7 @@ class ComputeLoss:
         self.na, self.nc, self.nl = int(head.na), int(head.nc), int(head.nl)
         self.anchors: torch.Tensor = head.anchors  # (nl, na, 2) in grid cells; the live buffer
         self.device = next(network.parameters()).device
+        self.masked = self.device.type == "cuda"
 
         self.cp, self.cn = smooth_BCE(eps=self.hyp.get("label_smoothing", 0.0))
         self.BCEcls = self._criterion(self.hyp["cls_pw"])
@@ -110,33 +104,40 @@ class ComputeLoss:
         self.autobalance = autobalance
         self.ssi = [int(stride) for stride in head.stride].index(16) if autobalance else 0
 
+    @property
+    def recordable(self) -> bool:
+        """True if a CUDA graph can hold the computation: it does the same for all values, all of it on the device."""
+        return self.masked and not self.autobalance
+
     def _criterion(self, positive_weight: float) -> nn.Module:
         criterion = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([positive_weight], device=self.device))
         gamma = self.hyp.get("fl_gamma", 0.0)
         return FocalLoss(criterion, gamma) if gamma > 0 else criterion
 
-    def __call__(self, p: list[torch.Tensor], targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, p: list[torch.Tensor], targets: torch.Tensor, images: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss times the batch size, shape (1,), and the detached items [box, obj, cls], shape (3,).
 
         ``p[i]``: (B, na, H_i, W_i, 5 + nc) raw logits. ``targets``: (n, 6) rows of image index, class, x, y, w, h
-        normalised to the image. A layer without matches contributes its objectness only.
+        normalised to the image, and rows that are none, as ``assignment.pad_labels`` adds them. A layer without matches
+        contributes its objectness only. ``images`` are those of a training batch, for losses that wrap this one.
         """
-        box_term, class_term = (torch.zeros(1, device=self.device) for _ in range(2))
+        box_term, class_term = torch.zeros(1, device=self.device), torch.zeros(1, device=self.device)
         object_terms = []
         layers = self.assign(p, targets)
-        shares = self._shares(layers)
-        for logits, matched, share in zip(p, layers, shares, strict=True):
+        for logits, matched, share in zip(p, layers, self._shares(layers), strict=True):
             objectness = torch.zeros(logits.shape[:4], device=logits.device)
             if len(matched.image):
-                places = matched.places(logits)
-                rows = _take_rows(logits, places).float()  # half precision would blur the overlap
-                overlap = bbox_iou(self.decode(rows, matched.anchors), matched.boxes, CIoU=True).squeeze(1)
-                box_term = box_term + (1.0 - overlap).mean() * share
-                self._mark_objects(objectness.view(-1), places, overlap.detach().clamp(min=0))
+                positions = matched.positions(logits)  # (K,)
+                rows = _take_rows(logits, positions).float()  # (K, 5 + nc); half precision would blur the overlap
+                overlap = bbox_iou(self.decode(rows, matched.anchors), matched.boxes, CIoU=True).squeeze(1)  # (K,)
+                box_term = box_term + matched.mean(1.0 - overlap) * share
+                objectness = self._objectness(logits, matched, overlap.detach().clamp(min=0))
                 if self.nc > 1:
-                    wanted = torch.full_like(rows[:, 5:], self.cn)
+                    wanted = torch.full_like(rows[:, 5:], self.cn)  # (K, nc)
                     wanted.scatter_(1, matched.classes[:, None], self.cp)
-                    class_term = class_term + self.BCEcls(rows[:, 5:], wanted) * share
+                    class_term = class_term + self._class_loss(rows[:, 5:], wanted, matched) * share
             object_terms.append(self.BCEobj(logits[..., 4].float(), objectness))
         object_term = torch.stack([t * weight for t, weight in zip(object_terms, self.balance, strict=True)]).sum(0)
         if self.autobalance:
@@ -153,7 +154,7 @@ class ComputeLoss:
         """
         if not torch.is_grad_enabled() or ranks()[1] == 1:
             return [1.0] * len(layers)
-        own = torch.tensor([float(len(matched.image)) for matched in layers], device=self.device)
+        own = torch.stack([torch.as_tensor(matched.matching(), device=self.device) for matched in layers]).float()
         return own / average(own.clone()).clamp(min=1e-9)
 
     def _rebalance(self, object_terms: list[torch.Tensor]) -> None:
@@ -163,60 +164,44 @@ class ComputeLoss:
 
     @staticmethod
     def decode(rows: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
-        """Logits (K, 5 + nc) -> boxes (K, 4), centre relative to the cell and size, in grid cells."""
-        unit = 2 * rows[:, :4].sigmoid()
-        return torch.cat((unit[:, :2] - 0.5, unit[:, 2:].square() * anchors), 1)
+        """Logits (..., 5 + nc) -> boxes (..., 4), centre relative to the cell and size, in grid cells."""
+        unit = 2 * rows[..., :4].sigmoid()
+        return torch.cat((unit[..., :2] - 0.5, unit[..., 2:].square() * anchors), -1)
 
-    def _mark_objects(self, objectness: torch.Tensor, places: torch.Tensor, overlap: torch.Tensor) -> None:
-        """Write the overlap (K,) to its places in the flat target map; in a cell claimed twice the later row counts.
+    def _class_loss(self, logits: torch.Tensor, wanted: torch.Tensor, matched: LayerTargets) -> torch.Tensor:
+        """Mean over the rows that match and over the classes, of logits and targets (K, nc)."""
+        if matched.valid is None:
+            return self.BCEcls(logits, wanted)
+        return matched.mean(_elementwise(self.BCEcls, logits, wanted))
 
-        Rows that share a cell write one value, that of the last of them, so the outcome does not depend on the order in
-        which a device performs the writes.
+    def _objectness(self, logits: torch.Tensor, matched: LayerTargets, overlap: torch.Tensor) -> torch.Tensor:
+        """The map (B, na, H, W) of what the objectness should be: the overlap (K,) in the cells of its rows, else 0.
+
+        In a cell claimed twice the later row counts. Rows that share a cell write one value, that of the last of them,
+        so the outcome does not depend on the order in which a device performs the writes.
         """
+        shape = logits.shape[:4]
+        spare = shape.numel()  # one cell more, for rows that do not match
+        positions = matched.positions(logits)
+        if matched.valid is not None:
+            positions = torch.where(matched.valid, positions, spare)
         value = (1.0 - self.gr) + self.gr * overlap
+        objectness = torch.zeros(spare + 1, device=logits.device)
         if self.sort_obj_iou:
-            objectness.scatter_reduce_(0, places, value, "amax")
-            return
-        order = torch.arange(len(places), device=places.device)
-        last = torch.zeros_like(objectness, dtype=torch.long).scatter_reduce_(0, places, order, "amax")
-        objectness[places] = value[last[places]]
+            objectness.scatter_reduce_(0, positions, value, "amax")
+        else:
+            order = torch.arange(len(positions), device=positions.device)
+            last = torch.zeros_like(objectness, dtype=torch.long).scatter_reduce_(0, positions, order, "amax")
+            objectness.scatter_(0, positions, value[last[positions]])
+        return objectness[:-1].view(shape)
 
     def assign(self, p: list[torch.Tensor], targets: torch.Tensor) -> list[LayerTargets]:
-        """Match targets to anchors and cells, layer by layer.
-
-        A target belongs to every anchor whose sides differ from its own by less than the factor ``anchor_t``, in the
-        cell of its centre and in up to two neighbours that the centre is nearest to. Rows are ordered by neighbour
-        (centre, left, up, right, down), then by anchor.
-        """
-        offsets = _constant(_NEIGHBOUR_OFFSETS, targets.device)
-        return [
-            self._assign_layer(targets, anchors, offsets, tuple(logits.shape[2:4]))
-            for logits, anchors in zip(p, self.anchors.to(targets), strict=True)
-        ]
-
-    def _assign_layer(
-        self, targets: torch.Tensor, anchors: torch.Tensor, offsets: torch.Tensor, grid_shape: tuple[int, ...]
-    ) -> LayerTargets:
-        extent = _constant(grid_shape[::-1], targets.device)  # (W, H)
-        ratio = targets[:, 4:6] * extent / anchors[:, None]  # (na, n, 2)
-        fits = torch.maximum(ratio, ratio.reciprocal()).amax(2) < self.hyp["anchor_t"]
-        anchor, target = fits.nonzero(as_tuple=True)
-
-        centre = targets[target, 2:4] * extent
-        beyond = extent - centre  # distance to the right and lower border
-        low, high = (((side % 1 < 0.5) & (side > 1)).T for side in (centre, beyond))
-        wanted = torch.cat((torch.ones_like(low[:1]), low, high))  # (5, number of matches)
-        neighbour, match = wanted.nonzero(as_tuple=True)
-
-        centre, anchor, target = centre[match], anchor[match], target[match]
-        # A centre on the right or lower border falls off the grid: its cell is clamped, its offset taken from there.
-        cell = (centre - offsets[neighbour]).long().clamp(min=extent.new_zeros(2), max=extent - 1)
-        image, classes = targets[target, :2].long().unbind(1)
-        boxes = torch.cat((centre - cell, targets[target, 4:6] * extent), 1)
-        return LayerTargets(image, anchor, cell[:, 1], cell[:, 0], classes, boxes, anchors[anchor])
+        """Match targets to anchors and cells, layer by layer; see ``assignment.assign``."""
+        values = max(self.na, 1) * 5 * len(targets) * p[0].shape[-1]
+        return assign(p, targets, self.anchors, self.hyp["anchor_t"], self.masked and values <= MOST_VALUES)
 
     def build_targets(self, p: list[torch.Tensor], targets: torch.Tensor) -> tuple[list, list, list, list]:
-        """The rows of ``assign`` as four lists over layers: classes, boxes, (image, anchor, row, column), anchors."""
-        layers = self.assign(p, targets)
+        """The matches as four lists over layers: classes, boxes, (image, anchor, row, column), anchors."""
+        layers = assign(p, targets, self.anchors, self.hyp["anchor_t"], masked=False)
         indices = [tuple(layer[:4]) for layer in layers]
         return [t.classes for t in layers], [t.boxes for t in layers], indices, [t.anchors for t in layers]

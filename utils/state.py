@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.batch_step import BatchStep
 from utils.callbacks import Callbacks
 from utils.config import TrainOptions
 from utils.errors import InputError
@@ -29,7 +30,7 @@ class TrainingState:
     ema: ModelEMA
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    compute_loss: Callable
+    compute_loss: Callable  # (raw heads, targets, images) -> (total, items); see loss.ComputeLoss
     loader: Any
     callbacks: Callbacks
     device: torch.device
@@ -55,6 +56,8 @@ class TrainingState:
     data: dict[str, torch.Tensor] = field(default_factory=dict)  # records of the images, by split, on the first rank
     epoch: int = 0
     last_step: int = -1  # global batch index of the last optimizer step
+    cuda_graph: bool = True  # whether batches may be replayed as CUDA graphs
+    batch_step: BatchStep | None = None  # how batches are computed, from the first epoch on
     pending_batches: int = 0  # batches whose gradients the next optimizer step will apply
     overflow: torch.Tensor | None = None  # see optim.overflow_flag; of the latest optimizer step
     accumulate: int = field(init=False)
@@ -129,5 +132,6 @@ def build_state(
         model=model, ema=average, optimizer=optimizer, compute_loss=ComputeLoss(model), loader=loader, hyp=hyp,
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16), learning_rate_factor=schedule,
         forward=model, autocast_dtype=precision, epochs=epochs, batch_size=options.batch_size,
-        multi_scale=options.multi_scale, quad=options.quad, seed=options.seed, **known,
+        multi_scale=options.multi_scale, quad=options.quad, seed=options.seed,
+        cuda_graph=not options.no_cuda_graph, **known,
     )  # fmt: skip
