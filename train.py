@@ -147,12 +147,13 @@ class Trainer:
 
     def _build_loaders(self) -> None:
         from utils.dataloaders import training_loader, validation_loader
+        from utils.epoch_loader import EpochLoader
 
         place = self.options, self.data, self.image_size, self.grid_size, self.hyp, self.names, self.world
-        self.train_loader = training_loader(*place, self.device)
+        self.train_loader = EpochLoader(training_loader(*place, self.device))
         self.dataset: Any = self.train_loader.dataset
         if self.world.is_main:
-            self.val_loader = validation_loader(*place, self.device)
+            self.val_loader = EpochLoader(validation_loader(*place, self.device))
 
     def _set_model_attributes(self, model: Any) -> None:
         """Attach what checkpoints carry along: nc, hyp (scaled), names, class weights."""
@@ -227,6 +228,8 @@ class Trainer:
             losses = train_one_epoch(state)
             if losses is None:
                 return False
+            if state.epoch + 1 < options.epochs:
+                self.train_loader.begin_next()
             rates = [group["lr"] for group in state.optimizer.param_groups]
             self._set_learning_rates()
             stop = self._end_epoch([*losses], rates)

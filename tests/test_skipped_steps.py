@@ -15,6 +15,7 @@ from models.loading import load_checkpoint
 from prune_tools.sparsity import PenaltySettings, SparsityPenalty
 from utils.checkpoint import save_checkpoint
 from utils.engine import MAX_GRADIENT_NORM, optimizer_step, warm_up
+from utils.epoch_loader import EpochLoader
 from utils.optim import EarlyStopping, smart_optimizer
 from utils.resume import restore, snapshot
 from utils.state import TrainingState
@@ -40,7 +41,7 @@ def run_state(
 ) -> tuple[TrainingState, SparsityPenalty | None]:
     """A run of a tiny network, at its start, with warm-up over the first four steps."""
     state = training_state(str(cfg), ["a", "b"], 64, 4, STEPS, torch.device(device))
-    state.loader = torch.utils.data.DataLoader(range(STEPS))
+    state.loader = EpochLoader(torch.utils.data.DataLoader(range(STEPS)))
     state.nominal_batch_size, state.accumulate, state.warmup_batches, state.epochs = 4, 1, 4, 2
     state.optimizer = smart_optimizer(state.model, optimizer, 0.01, 0.9, 5e-4)
     for group in state.optimizer.param_groups:

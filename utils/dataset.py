@@ -83,6 +83,7 @@ class LoadImagesAndLabels(Dataset):
         self.hyp: Mapping[str, float] = hyp or {}
         self.rect = rect and not image_weights
         self.mosaic = augment and not self.rect
+        self.version = 0  # rises when items change, so that those prepared ahead are thrown away
         self._mosaic_closed = torch.zeros((), dtype=torch.bool).share_memory_()  # loader processes see it, too
         self.mosaic_border = (-img_size // 2, -img_size // 2)
 
@@ -121,6 +122,7 @@ class LoadImagesAndLabels(Dataset):
         """Give single images from now on, in running loader processes as well; whether that changes anything."""
         changes = self.mosaic and not self._mosaic_closed and self.hyp.get("mosaic", 0.0) > 0
         self._mosaic_closed.fill_(True)
+        self.version += bool(changes)
         return bool(changes)
 
     def __getitem__(self, index: int | tuple[int, int]) -> Item:

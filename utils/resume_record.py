@@ -37,13 +37,12 @@ def snapshot(state: TrainingState, stopper: EarlyStopping, maps: Sequence[float]
     NumPy's state is stored as a tensor: its own pickles name private modules that other NumPy versions do not have.
     """
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    generator = getattr(state.loader.sampler, "generator", None)
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "loader": generator.get_state() if generator is not None else None,
+        "loader": state.loader.generator_state(),
         "scaler": state.scaler.state_dict(),
         "maps": list(maps),
         "last_step": state.last_step,
@@ -385,6 +384,5 @@ def _restore_generators(saved: dict[str, Any], state: TrainingState) -> None:
     torch.set_rng_state(saved["torch"])
     if torch.cuda.is_available():
         torch.cuda.set_rng_state_all(saved["cuda"][: torch.cuda.device_count()])  # the run may have had more GPUs
-    generator = getattr(state.loader.sampler, "generator", None)
-    if generator is not None and saved["loader"] is not None:
-        generator.set_state(saved["loader"])
+    if saved["loader"] is not None:
+        state.loader.set_generator_state(saved["loader"])
