@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""Training, validation and detection on a GPU, beside another checkout of YOLOv5 if one is given.
+
+    python benchmarks/gpu.py                              # on drawn pictures; under 4 minutes
+    python benchmarks/gpu.py --data data/mask.yaml --beside ../yolov5
+
+Each checkout's own train.py and detect.py are started with the same flags, in turns. What is measured needs nothing of
+the checkout: when its optimizer steps, when it writes a row of results.csv, when it writes a label file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.material import demo_data
+from utils.cli import run_command
+from utils.config import option, parse
+from utils.errors import InputError
+from utils.files import ROOT, atomic_path
+from utils.log import LOGGER
+
+PROBE = Path(__file__).with_name("gpu_probe.py")
+SKIPPED_EPOCHS = 2  # at the start: algorithms are chosen, batches recorded
+TITLE = "On a GPU"
+ROWS = {
+    "step": "training step, ms",
+    "epoch": "epoch with validation and saving, s",
+    "gap": "of it: wait for the first step of an epoch, s",
+    "validation": "of it: validation and saving, s",
+    "busy": "share of a step for which the GPU computes",
+    "kernels": "kernels in a step",
+    "launches": "launches in a step",
+    "memory": "memory reserved, GB",
+    "loss": "loss of the last epoch (box + objectness + class)",
+    "detection": "detection, images/s",
+}
+
+
+@dataclass
+class GpuOptions:
+    """Options of the benchmark."""
+
+    data: str = option("", "data set YAML; default: drawn pictures")
+    models: list = option(["yolov5n", "yolov5s"], "architectures of models/", nargs="+")
+    sizes: list = option([320, 640], "image sizes, pixels", nargs="+", type=int)
+    batch_size: int = option(64, "images in a batch")
+    epochs: int = option(6, "epochs of each run")
+    beside: str = option("", "folder of another checkout of YOLOv5, measured with the same flags in turns")
+    device: str = option("0", "GPU")
+    workers: int = option(8, "loader processes")
+    write: bool = option(False, "write the section of docs/BENCHMARKS.md")
+    flags: str = option("", "further flags of our train.py, such as --no-cuda-graph")
+
+
+@dataclass
+class Watch:
+    """Notes when rows are added to a file, from a thread of its own."""
+
+    file: Path
+    times: list[float] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Watch:
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        rows = 0
+        while not self.done.wait(0.005):
+            if self.file.is_file():
+                present = max(self.file.read_bytes().count(b"\n") - 1, 0)  # without the header
+                self.times += [time.time()] * (present - rows)
+                rows = max(rows, present)
+
+
+def measure(checkout: Path, options: GpuOptions, model: str, size: int, folder: Path) -> dict[str, float]:
+    """The figures of one checkout, by the names of ROWS. Raises InputError if one of its commands fails."""
+
+    def train(name: str, *more: str) -> list[Any]:
+        return [*arguments, "--name", name, *more, *(options.flags.split() if checkout == ROOT else [])]
+
+    arguments: list[Any] = [
+        "--weights", "", "--cfg", str(ROOT / f"models/{model}.yaml"), "--data", str(Path(options.data).resolve()),
+        "--imgsz", size, "--batch-size", options.batch_size, "--epochs", options.epochs, "--cache", "ram", "--device",
+        options.device, "--workers", options.workers, "--project", str(folder), "--noplots",
+    ]  # fmt: skip
+    rows = folder / "run/results.csv"
+    with Watch(rows) as watch:
+        notes = start(checkout, "train.py", train("run"), folder)
+    profiled = start(checkout, "train.py", train("profiled", "--noval", "--nosave"), folder, "profiled")
+    figures = training_figures(notes["steps"], watch.times, options.epochs)
+    figures["busy"] = profiled["busy_per_step"] / (figures["step"] / 1e3)
+    figures["kernels"], figures["launches"] = profiled["kernels_per_step"], profiled["launches_per_step"]
+    figures["memory"] = notes["memory"] / 1e9
+    last = rows.read_text().strip().splitlines()[-1].split(",")
+    figures["loss"] = sum(map(float, last[1:4]))
+    figures["detection"] = detection(checkout, options, folder / "run/weights/best.pt", size, folder)
+    return figures
+
+
+def training_figures(steps: list[float], row_times: list[float], epochs: int) -> dict[str, float]:
+    """Times of optimizer steps and of the rows of results.csv -> medians over the epochs, the first ones left out."""
+    per_epoch = len(steps) // epochs
+    parts: dict[str, list[float]] = {"step": [], "epoch": [], "gap": [], "validation": []}
+    for epoch in range(SKIPPED_EPOCHS, epochs):
+        own = steps[epoch * per_epoch : (epoch + 1) * per_epoch]
+        before = row_times[epoch - 1]
+        parts["step"].append(1e3 * (own[-2] - own[0]) / (per_epoch - 2))  # without the last, smaller batch
+        parts["epoch"].append(row_times[epoch] - before)
+        parts["gap"].append(own[0] - before)
+        parts["validation"].append(row_times[epoch] - own[-1])
+    return {name: statistics.median(values) for name, values in parts.items()}
+
+
+def detection(checkout: Path, options: GpuOptions, weights: Path, size: int, folder: Path) -> float:
+    """Images per second of detect.py, from the times at which it wrote the label files."""
+    source = sample(options, folder)
+    own = ["--batch-size", options.batch_size] if checkout == ROOT else []
+    start(checkout, "detect.py", ["--weights", weights, "--source", source, "--imgsz", size, "--device",
+          options.device, "--save-txt", "--nosave", "--conf-thres", 0.001, "--half", "--project", folder, "--name",
+          "detect", *own], folder)  # fmt: skip
+    written = sorted(file.stat().st_mtime for file in (folder / "detect/labels").glob("*.txt"))
+    return (len(written) - 1) / (written[-1] - written[0]) if len(written) > 1 else 0.0
+
+
+def sample(options: GpuOptions, folder: Path) -> Path:
+    """A list of the validation pictures, many times over."""
+    from utils.checks import check_dataset
+    from utils.labels import find_images
+
+    pictures = find_images(check_dataset(options.data)["val"])
+    target = folder / "pictures"
+    target.mkdir(exist_ok=True)
+    for number in range(400):
+        picture = Path(pictures[number % len(pictures)])
+        link = target / f"{number:04d}{picture.suffix}"
+        if not link.exists():
+            link.symlink_to(picture.resolve())
+    return target
+
+
+def start(checkout: Path, script: str, arguments: list[Any], folder: Path, way: str = "plain") -> dict[str, Any]:
+    """Run a command of ``checkout`` under the probe; returns its notes. Raises InputError if it fails."""
+    output = folder / "notes.json"
+    output.unlink(missing_ok=True)
+    environment = {**os.environ, "WANDB_MODE": "disabled"}
+    command = [sys.executable, PROBE, output, way, checkout.resolve(), script, *arguments]
+    done = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode or not output.is_file():
+        raise InputError(f"{checkout}/{script} failed: {done.stderr.strip()[-400:]}")
+    return json.loads(output.read_text())
+
+
+def table(model: str, size: int, ours: dict[str, float], other: dict[str, float]) -> str:
+    """Rows of Markdown; the ratio says how many times as fast, or as much, ours is."""
+    lines = [f"| {model}, {size} px | ours | beside | ratio |", "| --- | ---: | ---: | ---: |"]
+    for name, title in ROWS.items():
+        if name not in ours:
+            continue
+        row = f"| {title} | {ours[name]:.4g} |"
+        if name in other:
+            better = ours[name] / other[name] if name == "detection" else other[name] / max(ours[name], 1e-9)
+            row += f" {other[name]:.4g} | {better if name not in ('busy', 'loss') else 1 / max(better, 1e-9):.2f} |"
+        else:
+            row += " | |"
+        lines.append(row)
+    return "\n".join(lines)
+
+
+def main(options: GpuOptions) -> str:
+    """Measure everything and return the section."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError("benchmarks/gpu.py measures on an NVIDIA GPU, and torch sees none here")
+    began, parts = time.time(), []
+    checkouts = {"ours": ROOT} | ({"beside": Path(options.beside).resolve()} if options.beside else {})
+    with tempfile.TemporaryDirectory() as name:
+        options.data = options.data or demo_data(Path(name))
+        for model in options.models:
+            for size in options.sizes:
+                figures: dict[str, dict[str, float]] = {}
+                for title, checkout in checkouts.items():
+                    folder = Path(name) / f"{title}-{model}-{size}"
+                    folder.mkdir()
+                    try:
+                        figures[title] = measure(checkout, options, model, size, folder)
+                    except InputError as error:
+                        LOGGER.warning(str(error))
+                        figures[title] = {}
+                parts.append(table(model, size, figures["ours"], figures.get("beside", {})))
+                LOGGER.info("\n" + parts[-1])
+    card = torch.cuda.get_device_properties(0).name
+    beside = f", beside {Path(options.beside).name}" if options.beside else ""
+    head = (
+        f"`python benchmarks/gpu.py`{beside}, {date.today()}, {(time.time() - began) / 60:.1f} minutes: {card}, "
+        f"{len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, Python {platform.python_version()}, batch "
+        f"{options.batch_size}, mixed precision"
+    )
+    section = f"## {TITLE}\n\n{head}\n\n" + "\n\n".join(parts) + "\n"
+    if options.write:
+        write_section(section)
+    return section
+
+
+def write_section(section: str, page: Path = ROOT / "docs/BENCHMARKS.md") -> None:
+    """Put ``section`` into the page, in place of an earlier one of its title."""
+    import re
+
+    text = page.read_text(encoding="utf-8")
+    kept = re.sub(rf"## {TITLE}\n.*?(?=\n## |\Z)", "", text, flags=re.S).rstrip()
+    with atomic_path(page) as draft:
+        draft.write_text(f"{kept}\n\n{section}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_command(lambda: LOGGER.info(main(parse(GpuOptions, "Measure on a GPU."))))
