@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.material import training_state
 from models.experimental import Sum
 from models.parser import read_config
 from models.yolo import DetectionModel
@@ -92,6 +93,27 @@ def test_fused_optimizers_step_like_the_others(name):
     for other in (trained(name, fused=True), trained(name, fused=True, restart=True), trained(name, False, 5, True)):
         for got, expected in zip(other, plain, strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_the_state_lies_in_memory_as_the_parameters_do(name, tiny_cfg):
+    """Fused kernels on GPUs refuse anything else; other programs save their state in another layout."""
+    state = training_state(str(tiny_cfg), ["a", "b"], 64, 4, 10)
+    optimizer = smart_optimizer(state.model, name, 0.05, 0.9, 0.01) if name != "SGD" else state.optimizer
+    for parameter in state.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    for own in saved["state"].values():
+        own.update({key: value.contiguous() for key, value in own.items() if torch.is_tensor(value)})
+    load_optimizer(optimizer, saved)
+    compared = 0
+    for parameter, own in optimizer.state.items():
+        for key, value in own.items():
+            if value.shape == parameter.shape:
+                assert value.stride() == parameter.stride(), key
+                compared += parameter.ndim == 4 and not parameter.is_contiguous()
+    assert compared
 
 
 @pytest.mark.parametrize(

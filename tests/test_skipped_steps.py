@@ -17,7 +17,7 @@ from utils.checkpoint import save_checkpoint
 from utils.engine import MAX_GRADIENT_NORM, optimizer_step, warm_up
 from utils.epoch_loader import EpochLoader
 from utils.optim import EarlyStopping, smart_optimizer
-from utils.resume import restore, snapshot
+from utils.resume_record import judge, restore, snapshot
 from utils.state import TrainingState
 
 STEPS = 7
@@ -173,7 +173,8 @@ def test_a_resumed_run_after_a_skipped_step_goes_on_exactly(tiny_cfg, tmp_path, 
     second, _ = run_state(tiny_cfg, optimizer, "")
     second.scaler = OverflowingScaler(number - stopped_after for number in overflow_at)
     loaded = load_checkpoint(tmp_path / "last.pt")
-    restore(loaded, second, EarlyStopping(), str(tmp_path / "last.pt"))
+    path = str(tmp_path / "last.pt")
+    restore(loaded, judge(loaded, path), second, EarlyStopping(), path)
     train(second, stopped_after)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], value), name

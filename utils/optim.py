@@ -97,6 +97,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
     ]
     groups = [{**group, **kernel} for group, kernel in zip(saved["param_groups"], kernels, strict=True)]
     optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            # Fused kernels on GPUs want one memory layout for all; another program's run may have had another
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter).copy_(value)
     _start_momentum(optimizer)
 
 
@@ -105,6 +110,7 @@ def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
 
     That kernel allocates them without a value and, when the loss scale has overflowed, returns before it writes to
     them: every later step would add what was in that memory. From zeros the first step is the published one.
+    Parameters must lie in memory as they will be trained.
     """
     if not isinstance(optimizer, torch.optim.SGD):
         return

@@ -117,13 +117,13 @@ def build_state(
     ``known`` are the fields of TrainingState that the caller has: callbacks, device, sizes, ranks, plots, is_main.
     """
     decay = hyp["weight_decay"] * options.batch_size * accumulation(options.batch_size) / NOMINAL_BATCH_SIZE
+    model.to(memory_format=torch.channels_last)  # before the optimizer, whose state then lies in memory alike
     optimizer = smart_optimizer(model, options.optimizer, hyp["lr0"], hyp["momentum"], decay)
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     epochs, device = options.epochs, known["device"]
     schedule = one_cycle(1, hyp["lrf"], epochs) if options.cos_lr else linear_schedule(hyp["lrf"], epochs)
     precision = autocast_dtype(options.amp, device)
-    model.to(memory_format=torch.channels_last)
     average = ModelEMA(model)
     for module in model.modules():
         if isinstance(module, nn.SiLU | nn.Hardswish):
