@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import log, nms
+from utils import batched_nms, log, nms
 from utils.errors import InputError
 from utils.nms import non_max_suppression, suppress_overlaps
 
@@ -326,3 +326,37 @@ def test_a_batch_gives_what_its_images_give_one_by_one(changes, implementation, 
     assert sum(map(len, expected)) >= 20
     for got, wanted in zip(non_max_suppression(prediction, **options), expected, strict=True):
         assert torch.equal(got, wanted)
+
+
+# -- many images together ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize(("limit", "threshold"), [(300, 0.6), (7, 0.45), (300, 0.0), (1024, 1.0)])
+def test_images_together_give_what_each_gives_alone(limit: int, threshold: float, agnostic: bool) -> None:
+    """Crowds, few boxes, none, equal scores, boxes without area; more than a block, more than the limit."""
+    generator = torch.Generator().manual_seed(0)
+    counts = [900, 0, 3, 256, 257, 1, 600]
+    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    low = torch.rand(len(image), 2, generator=generator) * 60
+    size = torch.rand(len(image), 2, generator=generator) * 40
+    score = (torch.rand(len(image), 1, generator=generator) * 50).round() / 50
+    classes = torch.randint(0, 3, (len(image), 1), generator=generator).float()
+    candidates = torch.cat((low, low + size, score, classes), 1)
+    candidates[:5, 2:4] = candidates[:5, :2]
+    together = nms._suppress_batch(candidates, image, counts, threshold, agnostic, limit)
+    alone = [nms._suppress(part, threshold, agnostic, limit) for part in candidates.split(counts)]
+    assert [len(rows) for rows in together] == [len(rows) for rows in alone]
+    assert all(torch.equal(*pair) for pair in zip(together, alone, strict=True))
+    assert max(map(len, alone)) <= limit and len(alone[0]) > 5
+
+
+def test_parts_of_a_batch_are_judged_one_after_another(monkeypatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    counts = [40] * 9
+    low = torch.rand(360, 2, generator=generator) * 30
+    boxes = torch.cat((low, low + 8), 1)
+    whole = batched_nms.suppress_together(boxes, counts, 0.3, 300, nms._overlaps)
+    monkeypatch.setattr(batched_nms, "MOST_PAIRS", 2 * 256 * 556)
+    parts = batched_nms.suppress_together(boxes, counts, 0.3, 300, nms._overlaps)
+    assert all(torch.equal(*pair) for pair in zip(whole, parts, strict=True)) and len(whole) == len(parts) == 9

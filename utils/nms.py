@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils.batched_nms import MOST_DETECTIONS, suppress_together
 from utils.boxes import xywh2xyxy
 from utils.errors import InputError
 from utils.log import log_once
@@ -70,6 +71,8 @@ def non_max_suppression(
         chosen = torch.isin(candidates[:, 5].long(), wanted)
         candidates, image = candidates[chosen], image[chosen]
     counts = torch.bincount(image, minlength=len(prediction)).tolist()
+    if candidates.is_cuda and len(counts) > 1 and max_det <= MOST_DETECTIONS:
+        return _suppress_batch(candidates, image, counts, iou_thres, agnostic, max_det)
     return [_suppress(part, iou_thres, agnostic, max_det) for part in candidates.split(counts)]
 
 
@@ -133,14 +136,32 @@ def _candidates(
     return torch.cat((corners[row], confidence[:, None], category[:, None].to(corners)), 1), image[row]
 
 
+def _shifted(candidates: torch.Tensor, agnostic: bool) -> torch.Tensor:
+    """Corners (n, 4) of candidates (n, 6), those of different classes far apart unless ``agnostic``."""
+    return candidates[:, :4] if agnostic else candidates[:, :4] + candidates[:, 5:6] * CLASS_OFFSET_PIXELS
+
+
+def _suppress_batch(
+    candidates: torch.Tensor, image: torch.Tensor, counts: list[int], iou_thres: float, agnostic: bool, max_det: int
+) -> list[torch.Tensor]:
+    """Detections of each image, of candidates (n, 6) that come image by image, ``image`` (n,)."""
+    order = candidates[:, 4].argsort(descending=True, stable=True)
+    order = order[image[order].argsort(stable=True)]  # image by image again, within each by falling confidence
+    if max(counts) > MAX_CANDIDATES:
+        order = torch.cat([part[:MAX_CANDIDATES] for part in order.split(counts)])
+        counts = [min(count, MAX_CANDIDATES) for count in counts]
+    candidates = candidates[order]
+    threshold = _round_down(iou_thres, candidates.dtype)
+    kept = suppress_together(_shifted(candidates, agnostic), counts, threshold, max_det, _overlaps)
+    return [candidates[index] for index in kept]
+
+
 def _suppress(candidates: torch.Tensor, iou_thres: float, agnostic: bool, max_det: int) -> torch.Tensor:
     if not len(candidates):
         return candidates
     order = candidates[:, 4].argsort(descending=True, stable=True)[:MAX_CANDIDATES]
     candidates = candidates[order]
-    corners, confidence = candidates[:, :4], candidates[:, 4]
-    if not agnostic:
-        corners = corners + candidates[:, 5:6] * CLASS_OFFSET_PIXELS
+    corners, confidence = _shifted(candidates, agnostic), candidates[:, 4]
     compiled = _compiled_nms(candidates.device.type)
     if compiled is None:
         keep = suppress_overlaps(corners, confidence, iou_thres, max_det)
@@ -233,13 +254,13 @@ def _round_down(threshold: float, dtype: torch.dtype) -> float:
 
 
 def _overlaps(first: torch.Tensor, second: torch.Tensor, threshold: float) -> torch.Tensor:
-    """(N, 4) and (M, 4) corners -> (N, M), true where the IoU exceeds the threshold.
+    """(..., N, 4) and (..., M, 4) corners -> (..., N, M), true where the IoU exceeds the threshold.
 
     The order of the operations is torchvision's: the results agree to the last bit. Two boxes without area give 0/0,
     which exceeds nothing.
     """
-    left, top, right, bottom = first[:, :, None].unbind(1)
-    left2, top2, right2, bottom2 = second.unbind(1)
+    left, top, right, bottom = first[..., None].unbind(-2)  # (..., N, 1)
+    left2, top2, right2, bottom2 = second.mT[..., None, :].unbind(-3)  # (..., 1, M)
     width = (torch.minimum(right, right2) - torch.maximum(left, left2)).clamp_(min=0)
     shared = (torch.minimum(bottom, bottom2) - torch.maximum(top, top2)).clamp_(min=0).mul_(width)
     union = ((right - left) * (bottom - top) + (right2 - left2) * (bottom2 - top2)).sub_(shared)
