@@ -154,6 +154,8 @@ class Trainer:
         self.dataset: Any = self.train_loader.dataset
         if self.world.is_main:
             self.val_loader = EpochLoader(validation_loader(*place, self.device))
+            if not self.options.noval:
+                self.train_loader.near_end = self.val_loader.begin_next
 
     def _set_model_attributes(self, model: Any) -> None:
         """Attach what checkpoints carry along: nc, hyp (scaled), names, class weights."""

@@ -29,6 +29,7 @@ from utils.checkpoint import (
     strip_optimizer,
 )
 from utils.errors import InputError, MissingFileError
+from utils.module_copy import copy_to_cpu
 from utils.optim import ModelEMA, smart_optimizer
 
 # What YOLOv5 v6.2 and v7.0 can import, beside their own blocks
@@ -363,3 +364,22 @@ def test_intersect_dicts():
     second = {"a": torch.ones(2), "b": torch.ones(2), "anchors": torch.ones(1)}
     assert set(intersect_dicts(first, second)) == {"a", "anchors"}
     assert set(intersect_dicts(first, second, ("anchor",))) == {"a"}
+
+
+def test_a_copy_on_the_cpu_shares_nothing_and_keeps_what_is_shared_within():
+    network = tiny_model()
+    network.twin = network.model[0]
+    network.model[0].conv.weight.requires_grad = False
+    copied = copy_to_cpu(network)
+    expected = network.state_dict()
+    assert copied.state_dict().keys() == expected.keys() and copied.twin is copied.model[0]
+    for name, value in copied.state_dict().items():
+        assert torch.equal(value, expected[name]) and value.stride() == expected[name].stride()
+        assert value.data_ptr() != expected[name].data_ptr() or not value.numel()
+    assert [p.requires_grad for p in copied.parameters()] == [p.requires_grad for p in network.parameters()]
+    assert vars(copied).keys() == vars(network).keys()
+
+
+def test_copies_of_a_checkpoint_are_the_same_bytes(tmp_path):
+    save_checkpoint(training_state(tiny_model()), tmp_path / "best.pt", tmp_path / "last.pt")
+    assert (tmp_path / "best.pt").read_bytes() == (tmp_path / "last.pt").read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from utils import epoch_loader
 from utils.dataloaders import SeededSampler
 from utils.epoch_loader import EpochLoader
 
@@ -66,3 +67,15 @@ def test_a_run_resumed_from_the_state_goes_on_alike():
     first.begin_next()
     second.set_generator_state(first.generator_state())
     assert rows(second) == rows(first)
+
+
+def test_near_its_end_an_epoch_says_so(monkeypatch):
+    monkeypatch.setattr(epoch_loader, "LAST_BATCHES", 2)
+    loader, said, passed = loader_of(Numbers()), [], []
+    loader.near_end = lambda: said.append(len(passed))
+    for batch in loader:
+        passed.append(batch)
+    assert said == [2] and len(passed) == 4
+    monkeypatch.setattr(epoch_loader, "LAST_BATCHES", 10)
+    rows(loader)
+    assert len(said) == 2

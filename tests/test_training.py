@@ -332,8 +332,8 @@ def test_best_is_written_before_last(tiny_dataset, tiny_cfg, tmp_path, monkeypat
     from utils import checkpoint
 
     written: list[str] = []
-    original = checkpoint.save_checkpoint
-    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *which: (written.append(which[1].name), original(*which)))
+    original = checkpoint.atomic_path
+    monkeypatch.setattr(checkpoint, "atomic_path", lambda path: (written.append(Path(path).name), original(path))[1])
     train.main(options(tiny_dataset, tmp_path, cfg=str(tiny_cfg), epochs=1, save_period=1))
     assert written == ["best.pt", "epoch0.pt", "last.pt", "best.pt", "last.pt"]  # saved, then stripped
 

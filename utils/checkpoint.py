@@ -6,8 +6,8 @@ no class outside torch, collections and the ``models`` package, so that every YO
 
 from __future__ import annotations
 
-import copy
 import importlib
+import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePath
@@ -22,6 +22,7 @@ from utils.errors import CheckpointError
 from utils.files import atomic_path
 from utils.interrupts import deferred, obey
 from utils.log import LOGGER
+from utils.module_copy import copy_to_cpu
 
 __all__ = [
     "CheckpointError",
@@ -92,7 +93,7 @@ def portable_copy(model: nn.Module, half: bool) -> nn.Module:
     source = de_parallel(model)
     if any(hasattr(module, "forward_fuse") and not hasattr(module, "bn") for module in source.modules()):
         raise ValueError("a fused model cannot be saved: save it before fuse(), or load it with fuse=False")
-    duplicate = plain_norms(copy.deepcopy(source)).cpu()
+    duplicate = plain_norms(copy_to_cpu(source))
     if half:
         duplicate.half()
     for module in duplicate.modules():  # caches of Detect: each reader makes its own
@@ -113,8 +114,8 @@ def portable_copy(model: nn.Module, half: bool) -> nn.Module:
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(state: dict[str, Any], path: str | Path) -> None:
-    """Write ``state`` to ``path``, atomically; its modules are copied, never changed.
+def save_checkpoint(state: dict[str, Any], path: str | Path, *copies: str | Path) -> None:
+    """Write ``state`` to ``path`` and then to each of ``copies``, each atomically; its modules stay as they are.
 
     Modules are stored in FP16. Only a file with an optimizer, from which training can go on, keeps them in full
     precision, so that the resumed run equals an uninterrupted one (YOLOv5 reads both alike).
@@ -126,6 +127,9 @@ def save_checkpoint(state: dict[str, Any], path: str | Path) -> None:
             portable[key] = portable_copy(portable[key], half)
     with deferred(), atomic_path(path) as draft, RecordingStream(draft) as stream:
         torch.save(portable, cast(Any, stream))
+    for duplicate in copies:
+        with deferred(), atomic_path(duplicate) as draft:
+            shutil.copyfile(path, draft)
     obey()
 
 

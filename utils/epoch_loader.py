@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+
+LAST_BATCHES = 10
 
 
 class EpochLoader:
@@ -15,6 +17,9 @@ class EpochLoader:
     ``begin_next`` starts an epoch that will be iterated later. The batches are those of an epoch that starts then:
     ``generator_state`` gives the state of the sampler's generator from which they are drawn, and what was prepared of
     a data set that has changed since is thrown away.
+
+    Attributes:
+        near_end: called when LAST_BATCHES of an epoch are left, at its start if it has fewer.
     """
 
     def __init__(self, loader: DataLoader) -> None:
@@ -23,6 +28,7 @@ class EpochLoader:
         self._begun: Iterator | None = None
         self._state: torch.Tensor | None = None  # of the generator, before the epoch that was begun
         self._version = 0  # of the data set, then
+        self.near_end: Callable[[], None] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name == "loader":  # of a copy under construction
@@ -33,6 +39,13 @@ class EpochLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator:
+        calling = max(len(self) - LAST_BATCHES, 0)
+        for number, batch in enumerate(self._epoch()):
+            if number == calling and self.near_end is not None:
+                self.near_end()
+            yield batch
+
+    def _epoch(self) -> Iterator:
         begun, self._begun = self._begun, None
         if begun is not None and self._version == self._present_version():
             return begun

@@ -181,7 +181,8 @@ def png_size(content: bytes) -> tuple[int, int] | None:
 
 
 def _png_size(content: bytes) -> tuple[int, int]:
-    position, kinds, view = len(PNG_START), [], memoryview(content)
+    position, view = len(PNG_START), memoryview(content)
+    kinds: list[bytes] = []
     while not kinds or kinds[-1] != b"IEND":
         (length,) = struct.unpack_from(">I", content, position)
         kind, end = content[position + 4 : position + 8], position + 8 + length

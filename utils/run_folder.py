@@ -121,8 +121,7 @@ class RunFolder:
         targets = [self.best] if improved else []
         if options.save_period > 0 and state.epoch % options.save_period == 0:
             targets.append(self.path / f"weights/epoch{state.epoch}.pt")
-        for target in (*targets, self.last):
-            save_checkpoint(checkpoint, target)
+        save_checkpoint(checkpoint, *targets, self.last)
         self.saved_best |= improved
 
     def strip(self, file: Path) -> None:
