@@ -133,7 +133,7 @@ def make_loader(
     loader, _ = create_dataloader(
         data[options.split], image_size, options.batch_size, stride, single_cls=options.single_cls,
         pad=0.0 if options.task == "speed" else 0.5, rect=not square, workers=options.workers,
-        prefix=colorstr(f"{options.split}: "), device=device,
+        prefix=colorstr(f"{options.split}: "), device=device, names=data["names"],
     )  # fmt: skip
     return loader
 

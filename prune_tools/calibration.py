@@ -56,8 +56,7 @@ def read_training_images(
 
     loader, dataset = create_dataloader(
         data["train"], image_size, min(batch_size, count), stride, shuffle=True, workers=0, seed=SEED,
-        single_cls=single_cls,
-        prefix=colorstr("train: "),
+        single_cls=single_cls, prefix=colorstr("train: "), names=data["names"],
     )  # fmt: skip
     size = loader.batch_size or 1
     whole = max(min(count, len(dataset)) // size, 1)

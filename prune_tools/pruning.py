@@ -153,6 +153,7 @@ def open_inputs(options: PruningOptions) -> tuple[DetectionModel, dict[str, Any]
     from prune_tools.yolo_pruned import load_model
     from utils.checks import check_dataset, check_file, check_img_size
     from utils.device import select_device
+    from utils.label_cache import check_labels
 
     if not options.weights[0]:
         options.weights = [str(newest_sparse_run(ROOT / "runs/train"))]
@@ -167,6 +168,8 @@ def open_inputs(options: PruningOptions) -> tuple[DetectionModel, dict[str, Any]
     if options.cfg not in ("", DEFAULT_CFG):
         check_architecture(model, options.cfg, options.weights[0])
     check_classes(model, data, options)
+    with warnings_only():
+        check_labels(data["val"], data["names"])
     options.imgsz = check_img_size(options.imgsz, max(int(max(model.stride)), 32))
     return model.to(device), checkpoint, data
 

@@ -20,7 +20,7 @@ from utils.distributed import World
 from utils.errors import InputError
 from utils.image_cache import ImageStore
 from utils.log import LOGGER
-from utils.shared_memory import MappedFile, SharedTensor, shared_memory
+from utils.shared_memory import SharedTensor, StoredFile, shared_memory
 
 NEEDED = 12 * 48 * 36 * 3  # bytes of the images of ``small``
 
@@ -203,7 +203,7 @@ def test_images_that_do_not_fit_on_the_disk_are_refused(small, monkeypatch):
 
 
 def test_a_place_that_cannot_be_written_to_is_named(small, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(image_cache, "atomic_path", refuse)
@@ -241,7 +241,7 @@ def test_processes_look_at_the_same_memory(method, kind):
     assert process.exitcode == 0
 
 
-def test_mapped_file_is_small_when_it_is_sent(small):
+def test_stored_file_is_small_when_it_is_sent(small):
     import pickle
 
     dataset = LoadImagesAndLabels(small, 48, cache_images="disk")
@@ -254,7 +254,7 @@ def test_mapped_file_is_small_when_it_is_sent(small):
     with pytest.raises(InputError, match="does not have the content"):
         pickle.loads(sent)
     with pytest.raises(InputError, match="cannot be read"):
-        MappedFile(place.with_name("absent"), b"", 1)
+        StoredFile(place.with_name("absent"), b"", 1)
 
 
 def test_memory_is_given_back(small):

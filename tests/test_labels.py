@@ -282,7 +282,7 @@ def test_cache_with_parts_that_do_not_fit_is_refused(split):
 
 
 def test_unwritable_place_is_survived(split, monkeypatch, caplog):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("utils.label_cache.atomic_path", refuse)

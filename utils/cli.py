@@ -12,7 +12,7 @@ from typing import Any
 from utils import interrupts
 from utils.allocator import keep_freed_memory
 from utils.config import parse
-from utils.errors import InputError
+from utils.errors import InputError, loader_failure
 from utils.log import LOGGER, colorstr, log_once, setup_logging
 from utils.names import terminal_text
 
@@ -70,7 +70,7 @@ def describe(error: BaseException) -> str:
         return f"{error.strerror or error}{named}: {remedy}"
     if isinstance(error, RuntimeError) and _WRITERS_OF_TORCH.search(str(error)):
         return f"a file could not be written: {remedy}"
-    return ""
+    return loader_failure(error)
 
 
 def _after_signal(number: int, advice: str = "") -> int:

@@ -17,7 +17,7 @@ from utils.background import usable_cores
 from utils.config import TrainOptions
 from utils.dataset import Item, LoadImagesAndLabels, Shapes, SplitPath
 from utils.distributed import World, current_world, first_rank_first, ranks
-from utils.errors import InputError
+from utils.errors import InputError, loader_failure
 from utils.labels import check_class_indices, img2label_paths
 from utils.log import LOGGER, colorstr
 from utils.sources import LoadImages
@@ -40,6 +40,8 @@ __all__ = [
 
 def collate_fn(batch: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...], tuple[Shapes | None, ...]]:
     """Items -> images (B, 3, H, W), labels (T, 6) with the index in the batch first, paths, shapes."""
+    if not batch:  # of images that cannot be read any more
+        return torch.zeros(0, 3, 0, 0, dtype=torch.uint8), torch.zeros(0, 6), (), ()
     images, labels, paths, shapes = zip(*batch, strict=True)
     joined = torch.cat(labels)
     counts = torch.tensor([len(rows) for rows in labels])
@@ -97,6 +99,29 @@ class SeededSampler(Sampler):
         return iter(pairs[self.rank :: self.ranks])
 
 
+class Loader(DataLoader):
+    """Batches of a LoadImagesAndLabels, apart from those of which no image can be read any more.
+
+    Raises InputError, in one line, also for what goes wrong in a loader process.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """One pass; at its end the label cache learns which images could not be read."""
+        try:
+            for batch in super().__iter__():
+                if len(batch[0]):
+                    yield batch
+        except InputError as error:
+            raise InputError(str(error).strip().rpartition(f"{InputError.__name__}: ")[2]) from None
+        except RuntimeError as error:
+            message = loader_failure(error)
+            if not message:
+                raise
+            raise InputError(message) from error
+        finally:
+            self.dataset.settle()  # type: ignore[attr-defined]
+
+
 def seed_worker(_: int) -> None:
     """Set up a worker process: own random numbers, one thread."""
     seed = torch.initial_seed() % 2**32
@@ -132,6 +157,7 @@ def create_dataloader(
     shuffle: bool = False,
     seed: int = 0,
     device: torch.device | None = None,
+    names: Mapping[int, str] | Sequence[str] | None = None,
 ) -> tuple[DataLoader, LoadImagesAndLabels]:
     """Open a split and make its loader; see ``LoadImagesAndLabels`` for most arguments, ``collate_fn`` for a batch.
 
@@ -143,6 +169,10 @@ def create_dataloader(
         seed: decides order and augmentation. The state of ``loader.sampler.generator`` (if the sampler has one) before
             an epoch decides that epoch: save and restore it to continue a run exactly.
         device: where the batches go; for a GPU they are put into pinned memory, from which copies are asynchronous.
+        names: the classes; given, labels of others are refused.
+
+    Raises:
+        InputError: wrong arguments, a split without usable images, or a label of an unknown class.
     """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}, expected at least 1")
@@ -155,6 +185,8 @@ def create_dataloader(
         dataset = LoadImagesAndLabels(
             path, imgsz, together, augment, hyp, rect, image_weights, cache, single_cls, stride, pad, prefix
         )
+    if names is not None:
+        check_class_indices(dataset, len(names), names)
     batch_size = min(batch_size, len(dataset))
     worker_count = count_workers(workers, batch_size)
     generator, worker_generator = (torch.Generator().manual_seed(seed) for _ in range(2))
@@ -163,7 +195,7 @@ def create_dataloader(
         sampler = SeededSampler(len(dataset), generator, shuffle, own_rank, rank_count)
     else:
         sampler = SequentialSampler(dataset)
-    loader: DataLoader[Any] = DataLoader(
+    loader = Loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
@@ -185,13 +217,12 @@ def training_loader(
     names: Sequence[str], world: World, device: torch.device,
 ) -> DataLoader:  # fmt: skip
     """The loader of the training split, for this process. Raises InputError for labels of unknown classes."""
-    loader, dataset = create_dataloader(
+    loader, _ = create_dataloader(
         data["train"], image_size, options.batch_size // world.size, stride, single_cls=options.single_cls, hyp=hyp,
         augment=True, cache="none" if options.cache == "val" else options.cache, rect=options.rect, rank=world.rank,
         workers=options.workers, image_weights=options.image_weights, quad=options.quad, prefix=colorstr("train: "),
-        shuffle=not options.rect, seed=options.seed, device=device,
+        shuffle=not options.rect, seed=options.seed, device=device, names=names,
     )  # fmt: skip
-    check_class_indices(dataset, len(names), names)
     return loader
 
 
@@ -201,10 +232,9 @@ def validation_loader(
 ) -> DataLoader:  # fmt: skip
     """The loader of the validation split: rectangles, batches twice as large as those of a training process."""
     cache = "none" if options.noval else "ram" if options.cache == "val" else options.cache
-    loader, dataset = create_dataloader(
+    loader, _ = create_dataloader(
         data["val"], image_size, options.batch_size // world.size * 2, stride, single_cls=options.single_cls, hyp=hyp,
         cache=cache, pad=0.5, rect=True, workers=options.workers * 2, prefix=colorstr("val: "), seed=options.seed,
-        device=device,
+        device=device, names=names,
     )  # fmt: skip
-    check_class_indices(dataset, len(names), names)
     return loader

@@ -16,10 +16,12 @@ from utils.boxes import xywhn2xyxy, xyxy2xywhn
 from utils.errors import InputError, short_repr
 from utils.image_cache import CACHES, ImageStore, cache_in_memory, cache_on_disk, content_hash
 from utils.images import read_image
-from utils.label_cache import load_labels
+from utils.label_cache import forget_images, load_labels
 from utils.labels import img2label_paths
+from utils.log import LOGGER, log_once
 from utils.mosaic import draw_mosaic
 from utils.tiles import Scene, Tile
+from utils.unreadable import LeftOut, UnreadableError
 
 Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]]
 Item = tuple[torch.Tensor, torch.Tensor, str, Shapes | None]
@@ -35,6 +37,10 @@ class LoadImagesAndLabels(Dataset):
     An item is: image (3, H, W) uint8 RGB; labels (n, 6) float32: 0 (place for the index in the batch), class, and the
     box as centre and size, fractions of the item's image; path; and None for a mosaic, else ((h0, w0) of the file,
     ((scale y, scale x), (padding x, padding y) in pixels)), which maps boxes back.
+
+    An image that was in order at the scan and cannot be read now is named once and left out: training takes the next
+    one in its place, with the same random numbers; otherwise its item raises UnreadableError, and lists of items
+    (``__getitems__``) go without it.
 
     Args:
         path: folder, list file, or several of them (see ``utils.labels.find_images``).
@@ -92,8 +98,6 @@ class LoadImagesAndLabels(Dataset):
         self.label_files = img2label_paths(self.im_files)
         self.shapes = table.sizes.astype(np.int64)
         self.n = len(self.im_files)
-        self.indices: Sequence[int] = range(self.n)
-        self.batch = np.arange(self.n) // batch_size
         if augment and not table.counts["found"]:
             raise InputError(
                 f"no labels to train with: none of the {self.n} images of {path} has a label file; "
@@ -102,14 +106,21 @@ class LoadImagesAndLabels(Dataset):
         if single_cls:
             self.labels.rows[:, 0] = 0
         if self.rect:
-            self._sort_by_aspect()
+            aspects = self.shapes[:, 1] / self.shapes[:, 0]
+            # numpy sorts equal doubles in an order that depends on the processor; its long doubles always as v6.2 did
+            self._reorder(aspects.astype(np.longdouble).argsort())
+        self._prefix, self._label_cache = prefix, cache_file
+        self.images: ImageStore | None = None
+        self._cache_images("ram" if cache_images is True else cache_images or "none")
+        self.indices: Sequence[int] = range(self.n)
+        self.batch = np.arange(self.n) // batch_size
+        if self.rect:
             self.batch_shapes = rectangle_shapes(self.shapes, self.batch, img_size, stride, pad)
-        self.images = self._cache_images("ram" if cache_images is True else cache_images or "none", cache_file, prefix)
+        self.left_out = LeftOut(self.n)
 
-    def _sort_by_aspect(self) -> None:
-        aspects = self.shapes[:, 1] / self.shapes[:, 0]
-        # numpy sorts equal doubles in an order that depends on the processor; its long doubles always as v6.2 did
-        order = aspects.astype(np.longdouble).argsort()
+    def _reorder(self, order: np.ndarray) -> None:
+        """Take the images of these numbers, in this order."""
+        self.n = len(order)
         self.shapes = self.shapes[order]
         self.label_files = [self.label_files[index] for index in order]
         for name in ("im_files", "labels", "segments"):
@@ -126,20 +137,50 @@ class LoadImagesAndLabels(Dataset):
         return bool(changes)
 
     def __getitem__(self, index: int | tuple[int, int]) -> Item:
-        """Prepare the item ``index``, or (index, seed): the seed then decides all random numbers of the item."""
+        """Prepare the item ``index``, or (index, seed): the seed then decides all random numbers of the item.
+
+        Raises UnreadableError for an image that cannot be read; in training only if none can.
+        """
+        while True:
+            try:
+                return self._item(index)
+            except UnreadableError:
+                if not self.augment:
+                    raise  # else it is known now, and another one takes its place
+
+    def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list[Item]:
+        """The items of a batch, without those that cannot be read."""
+        items = []
+        for index in indices:
+            try:
+                items.append(self[index])
+            except UnreadableError:
+                continue
+        return items
+
+    def _usable(self, number: int) -> int:
+        """``number``, or in training the next image if that one is left out. Raises InputError if all are."""
+        if not self.augment:
+            return number
+        kept = self.left_out.first_kept(number)
+        if kept is None:
+            raise InputError(f"{self._prefix}none of the {self.n} images of {self.path} can be read any more")
+        return kept
+
+    def _item(self, index: int | tuple[int, int]) -> Item:
         if isinstance(index, tuple):
             index, seed = index
             random.seed(seed)
             np.random.seed(seed)
-        index = self.indices[index]
+        index, place = self._usable(self.indices[index]), self.indices[index]
         shapes: Shapes | None = None
         blended: tuple[Scene, np.ndarray] | None = None
         if self.mosaic and not self._mosaic_closed and random.random() < self.hyp.get("mosaic", 0.0):
-            scene, labels = draw_mosaic(self, index)
+            scene, labels = draw_mosaic(self, index, self._usable)
             if random.random() < self.hyp.get("mixup", 0.0):
-                blended = draw_mosaic(self, random.randint(0, self.n - 1))
+                blended = draw_mosaic(self, self._usable(random.randint(0, self.n - 1)), self._usable)
         else:
-            scene, labels, shapes = self._single(index)
+            scene, labels, shapes = self._single(index, self.batch[place])
         upside_down, mirrored = (
             self.augment and random.random() < self.hyp.get(name, 0.0) for name in ("flipud", "fliplr")
         )
@@ -158,10 +199,10 @@ class LoadImagesAndLabels(Dataset):
             targets[:, 1:] = torch.from_numpy(labels)
         return _rgb_tensor(image), targets, self.im_files[index], shapes
 
-    def _single(self, index: int) -> tuple[Scene, np.ndarray, Shapes]:
-        """One image in its rectangle or square, not mixed; rows (n, 5) with corners in pixels; and its shapes."""
+    def _single(self, index: int, batch: int) -> tuple[Scene, np.ndarray, Shapes]:
+        """One image in the rectangle of its batch, or a square; rows (n, 5) with corners in pixels; and its shapes."""
         image, (full_height, full_width), (height, width) = self.load_image(index)
-        target = self.batch_shapes[self.batch[index]] if self.rect else self.img_size
+        target = self.batch_shapes[batch] if self.rect else self.img_size
         image, (scale_x, scale_y), padding = letterbox(image, target, auto=False, scaleup=self.augment)
         shapes = (full_height, full_width), ((height / full_height, width / full_width), padding)
         labels = self.labels[index].copy()
@@ -177,32 +218,80 @@ class LoadImagesAndLabels(Dataset):
         counts = [np.bincount(rows[:, 0].astype(int), minlength=len(class_weights)) for rows in self.labels]
         self.indices = chance.choices(range(self.n), weights=(np.stack(counts) @ class_weights).tolist(), k=self.n)
 
-    def _cache_images(self, kind: str, label_cache: Path, prefix: str) -> ImageStore | None:
-        """Keep the resized images in memory or on disk, see the class; None where they are not kept."""
-        if kind == "none":
-            return None
-        sizes = np.array([resized_shape(width, height, self.img_size) for width, height in self.shapes.tolist()])
-        if kind != "disk":
-            return cache_in_memory(self._read_resized, sizes, prefix, wanted=kind == "ram")
+    def _cache_images(self, kind: str) -> None:
+        """Keep the resized images in memory or on disk, see the class; those that cannot be read are left out."""
+        while kind != "none":
+            sizes = np.array([resized_shape(width, height, self.img_size) for width, height in self.shapes.tolist()])
+            try:
+                if kind != "disk":
+                    self.images = cache_in_memory(self._read_resized, sizes, self._prefix, wanted=kind == "ram")
+                else:
+                    self.images = self._cache_on_disk(sizes)
+                return
+            except UnreadableError as error:
+                self._drop(error.reasons)
+
+    def _cache_on_disk(self, sizes: np.ndarray) -> ImageStore:
         use = "training" if self.augment else "validation"  # they resize in different ways
-        place = label_cache.with_name(f"{label_cache.stem}.{self.img_size}.{use}.images")
+        place = self._label_cache.with_name(f"{self._label_cache.stem}.{self.img_size}.{use}.images")
         options = f"{self.img_size} {use} {cv2.__version__}"
-        digest = content_hash(self.im_files, options, prefix)
-        return cache_on_disk(self._read_resized, sizes, place, digest, prefix)
+        digest = content_hash(self.im_files, options, self._prefix)
+        return cache_on_disk(self._read_resized, sizes, place, digest, self._prefix)
+
+    def _drop(self, reasons: Mapping[int, str]) -> None:
+        """Go on without these images, in the label cache as well. Raises InputError if none is left."""
+        for reason in reasons.values():
+            LOGGER.warning(f"{self._prefix}WARNING: ignoring {reason}")
+        forget_images(self._label_cache, [self.im_files[number] for number in reasons])
+        self._reorder(np.array([number for number in range(self.n) if number not in reasons], np.int64))
+        if not self.n:
+            raise InputError(f"none of the images of {self.path} can be read; {next(iter(reasons.values()))}")
+
+    def settle(self) -> None:
+        """Note in the label cache which images have been left out since the last call; this process alone writes it."""
+        forget_images(self._label_cache, [self.im_files[number] for number in self.left_out.fresh()])
 
     def load_image(self, index: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
         """Read image ``index``, its longer side resized to ``img_size``.
 
         Returns:
             BGR (h, w, 3), not to be written to; (h0, w0) of the file; (h, w).
+
+        Raises:
+            UnreadableError: it cannot be read, now or before.
         """
-        image = self._read_resized(index) if self.images is None else self.images[index]
+        if index in self.left_out:
+            raise UnreadableError({index: f"{self.im_files[index]} is left out"})
+        image = self._kept_image(index)
+        if image is None:
+            try:
+                image = self._read_resized(index)
+            except InputError as error:
+                self.left_out.add(index, str(error), self._prefix)
+                raise UnreadableError({index: str(error)}) from error
         full_width, full_height = self.shapes[index].tolist()
         return image, (full_height, full_width), (image.shape[0], image.shape[1])
 
+    def _kept_image(self, index: int) -> np.ndarray | None:
+        """The image as it is kept, if it is; a file that has been changed is not used any more."""
+        if self.images is None:
+            return None
+        try:
+            return self.images[index]
+        except InputError as error:
+            log_once(f"{self._prefix}WARNING: {error}: the images are read anew each time from now on")
+            self.images = None
+            return None
+
     def _read_resized(self, index: int) -> np.ndarray:
-        image = read_image(self.im_files[index], self._reduction(index))
+        reduction = self._reduction(index)
+        image = read_image(self.im_files[index], reduction)
         full_width, full_height = self.shapes[index].tolist()
+        height, width = image.shape[:2]
+        if abs(width * reduction - full_width) >= reduction or abs(height * reduction - full_height) >= reduction:
+            raise InputError(
+                f"{self.im_files[index]} is another one than at the scan ({full_width}x{full_height} pixels)"
+            )
         size = resized_shape(full_width, full_height, self.img_size)
         if size != (image.shape[1], image.shape[0]):
             enlarges = self.img_size > max(full_height, full_width)

@@ -21,6 +21,17 @@ class OtherClassesError(InputError):
     """A checkpoint knows other classes than the data set has."""
 
 
+def loader_failure(error: BaseException) -> str:
+    """One line about a process of a loader that has ended, if that is what ``error`` says; else ''."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not text.startswith(("DataLoader worker (pid", "DataLoader timed out")):
+        return ""
+    return (
+        f"{text.split('. ')[0].rstrip('. ')}: a process that loads images has ended, as when memory or /dev/shm is "
+        "full; try fewer --workers, or 0, and no --cache ram; training goes on from last.pt with --resume"
+    )
+
+
 class MissingFileError(InputError, FileNotFoundError):
     """A file or folder that the user named does not exist."""
 

@@ -1,4 +1,4 @@
-"""Images kept ready, resized: in memory, or in one file on disk that is mapped into memory.
+"""Images kept ready, resized: in memory, or in one file on disk.
 
 The file is: a head (mark and digest of what decides the content), the pixels of each image, and a checksum of each.
 """
@@ -20,7 +20,8 @@ from utils.distributed import current_world
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.log import LOGGER
-from utils.shared_memory import MappedFile, SharedBytes, shared_memory
+from utils.shared_memory import SharedBytes, StoredFile, shared_memory
+from utils.unreadable import UnreadableError
 
 CACHES = ("auto", "ram", "disk", "none")
 SHARE = 0.8  # part of the free memory or disk space that images may take when that is asked for
@@ -38,9 +39,12 @@ Read = Callable[[int], np.ndarray]  # image number -> (h, w, 3) uint8
 
 
 class ImageStore:
-    """Images of known sizes, one behind the other in memory that all processes share; ``store[i]`` is (h, w, 3)."""
+    """Images of known sizes, one behind the other in memory that all processes share, or in a file.
 
-    def __init__(self, memory: SharedBytes, sizes: np.ndarray) -> None:
+    ``store[i]`` is (h, w, 3); an InputError means that the file is not what it was.
+    """
+
+    def __init__(self, memory: SharedBytes | StoredFile, sizes: np.ndarray) -> None:
         """Look at ``memory`` as images of ``sizes`` (N, 2), width and height."""
         self._memory, self._sizes, self._ends = memory, sizes, ends_of(sizes)
 
@@ -50,7 +54,10 @@ class ImageStore:
     def __getitem__(self, number: int) -> np.ndarray:
         width, height = self._sizes[number]
         end = self._ends[number]
-        view = self._memory.array[end - 3 * width * height : end].reshape(height, width, 3)
+        start = end - 3 * width * height
+        memory = self._memory
+        part = memory.read(start, end) if isinstance(memory, StoredFile) else memory.array[start:end]
+        view = part.reshape(height, width, 3)
         view.flags.writeable = False
         return view
 
@@ -75,6 +82,7 @@ def cache_in_memory(read: Read, sizes: np.ndarray, prefix: str = "", wanted: boo
 
     Raises:
         InputError: they are wanted and do not fit, each process of data-parallel training needing its own.
+        UnreadableError: some cannot be read; all of them are named.
     """
     world = current_world()
     copies = world.local_size if world.local_rank <= 0 else world.local_size - 1  # the first rank has its own by then
@@ -132,14 +140,14 @@ def content_hash(files: Sequence[str], more: str = "", prefix: str = "") -> str:
 
 
 def cache_on_disk(read: Read, sizes: np.ndarray, place: Path, digest: str, prefix: str = "") -> ImageStore:
-    """Keep all images in one file, which is mapped into memory; a file that is there and up to date is used as it is.
+    """Keep all images in one file; one that is there and up to date is used as it is.
 
     Args:
         read, sizes: as for ``cache_in_memory``. place: the file. digest: of all that decides its content; a file with
             another one is made anew, and so is one with an image whose checksum is wrong.
 
     Raises:
-        InputError: too little space is free, or the file cannot be written.
+        InputError: too little space is free, or the file cannot be written. UnreadableError: as above.
     """
     needed, head = int(ends_of(sizes)[-1]), FILE_MARK + digest.encode() + b"\n"
     if place.is_file():
@@ -161,17 +169,18 @@ def cache_on_disk(read: Read, sizes: np.ndarray, place: Path, digest: str, prefi
     except OSError as error:
         raise InputError(f"cannot write {place} ({error.strerror}): leave out --cache disk") from error
     LOGGER.info(f"{prefix}Keeping {len(sizes)} images decoded in {place} ({needed / GIGABYTE:.2f} GB)")
-    return ImageStore(_mapped(place, head, sizes), sizes)
+    return ImageStore(_stored(place, head, sizes), sizes)
 
 
-def _mapped(place: Path, head: bytes, sizes: np.ndarray) -> MappedFile:
-    return MappedFile(place, head, int(ends_of(sizes)[-1]) + CHECKSUM.itemsize * len(sizes))
+def _stored(place: Path, head: bytes, sizes: np.ndarray) -> StoredFile:
+    return StoredFile(place, head, int(ends_of(sizes)[-1]) + CHECKSUM.itemsize * len(sizes))
 
 
 def _open(place: Path, head: bytes, sizes: np.ndarray, prefix: str) -> ImageStore:
     """The images of a file; raises InputError if it has another head or size, or a checksum is wrong."""
-    memory = _mapped(place, head, sizes)
-    store, checksums = ImageStore(memory, sizes), memory.array[int(ends_of(sizes)[-1]) :].view(CHECKSUM)
+    memory, pixels = _stored(place, head, sizes), int(ends_of(sizes)[-1])
+    store = ImageStore(memory, sizes)
+    checksums = memory.read(pixels, pixels + CHECKSUM.itemsize * len(sizes)).view(CHECKSUM)
 
     def check(number: int) -> None:
         if zlib.crc32(store[number].data) != checksums[number]:
@@ -200,11 +209,22 @@ def _write(read: Read, sizes: np.ndarray, draft: Path, head: bytes, prefix: str)
 
 
 def _in_threads(work: Callable[[int], None], count: int, description: str) -> None:
+    """Do ``work`` for each number; raises UnreadableError of all whose work has raised InputError."""
     from tqdm import tqdm
 
+    failures: dict[int, str] = {}
+
+    def attempt(number: int) -> None:
+        try:
+            work(number)
+        except InputError as error:
+            failures[number] = str(error)
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in tqdm(pool.map(work, range(count)), description, count, disable=None, leave=False):
+        for _ in tqdm(pool.map(attempt, range(count)), description, count, disable=None, leave=False):
             pass
+    if failures:
+        raise UnreadableError(dict(sorted(failures.items())))
 
 
 # -- free memory ---------------------------------------------------------------------------------------------------

@@ -73,6 +73,19 @@ def read_image(file: str | Path, reduction: int = 1) -> np.ndarray:
         raise InputError(f"{file} {error}") from error
 
 
+def damage_of(file: str | Path) -> str:
+    """Why OpenCV does not decode what a file holds; '' if it does, or if the file cannot be got at now."""
+    try:
+        content = _content(file)
+    except InputError as error:
+        return "" if isinstance(error.__cause__, OSError) else str(error)
+    try:
+        _decode(content)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def _content(file: str | Path) -> np.ndarray:
     """The bytes of a file. Raises InputError; as everywhere below, its message is to follow the name of the file."""
     try:

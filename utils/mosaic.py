@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import cv2
@@ -35,10 +35,11 @@ class MosaicSource(Protocol):
     def load_image(self, index: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]: ...
 
 
-def draw_mosaic(dataset: MosaicSource, index: int) -> tuple[Scene, np.ndarray]:
+def draw_mosaic(dataset: MosaicSource, index: int, usable: Callable[[int], int] = int) -> tuple[Scene, np.ndarray]:
     """Place image ``index`` and three random ones around a random point of a canvas, and choose a warp of it.
 
-    All random numbers are drawn here; the pixels come later, from ``Scene.render``.
+    All random numbers are drawn here; the pixels come later, from ``Scene.render``. ``usable`` maps the number of each
+    of the three to that of the image that is taken.
 
     Returns:
         The scene, of side s = ``img_size`` (one less if that is odd), on a canvas of side 2 s; and rows (N, 5): class,
@@ -46,7 +47,7 @@ def draw_mosaic(dataset: MosaicSource, index: int) -> tuple[Scene, np.ndarray]:
     """
     side, hyp = dataset.img_size, dataset.hyp
     centre_y, centre_x = (int(random.uniform(-border, 2 * side + border)) for border in dataset.mosaic_border)
-    chosen = [index, *random.choices(dataset.indices, k=3)]
+    chosen = [index, *map(usable, random.choices(dataset.indices, k=3))]
     random.shuffle(chosen)
 
     tiles, places, segments = [], [], []
