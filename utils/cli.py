@@ -43,6 +43,8 @@ def run_command(main: Callable[[], object]) -> None:
     except SystemExit as error:
         code = error.code
     except BaseException as error:
+        if hasattr(signal, "SIGCHLD"):  # of torch: another loader process that ends would break off what follows
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         number = interrupts.requested() or (signal.SIGINT if _caused_by_interrupt(error) else 0)
         words = describe(error)
         if number:

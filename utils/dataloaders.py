@@ -6,6 +6,7 @@ import gc
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from multiprocessing.connection import wait
 from typing import Any
 
 import cv2
@@ -33,6 +34,8 @@ __all__ = [
     "create_dataloader",
     "img2label_paths",
 ]
+
+LAST_BREATH_SECONDS = 1.0  # within which a loader process that was killed is known to have ended
 
 
 # -- batches -------------------------------------------------------------------------------------------------------
@@ -107,14 +110,21 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """One pass; at its end the label cache learns which images could not be read."""
+        iterator: Any = None
         try:
-            for batch in super().__iter__():
+            iterator = super().__iter__()
+            for batch in iterator:
                 if len(batch[0]):
                     yield batch
         except InputError as error:
             raise InputError(str(error).strip().rpartition(f"{InputError.__name__}: ")[2]) from None
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:  # also of its half of a batch
             message = loader_failure(error)
+            workers = [] if message else getattr(iterator, "_workers", [])
+            wait([worker.sentinel for worker in workers], LAST_BREATH_SECONDS)
+            for worker in workers:
+                if worker.exitcode:
+                    message = loader_failure(RuntimeError(f"DataLoader worker (pid {worker.pid}) exited unexpectedly"))
             if not message:
                 raise
             raise InputError(message) from error

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from utils.augmentations import draw_colours, draw_warp, letterbox, mixup, recolour, warp_labels, warp_limits
 from utils.boxes import xywhn2xyxy, xyxy2xywhn
-from utils.errors import InputError, short_repr
+from utils.errors import InputError, is_of_one_file, short_repr
 from utils.image_cache import CACHES, ImageStore, cache_in_memory, cache_on_disk, content_hash
 from utils.images import read_image
 from utils.label_cache import forget_images, load_labels
@@ -267,6 +267,8 @@ class LoadImagesAndLabels(Dataset):
             try:
                 image = self._read_resized(index)
             except InputError as error:
+                if not is_of_one_file(error):
+                    raise
                 self.left_out.add(index, str(error), self._prefix)
                 raise UnreadableError({index: str(error)}) from error
         full_width, full_height = self.shapes[index].tolist()

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.distributed import current_world
-from utils.errors import InputError
+from utils.errors import InputError, is_of_one_file
 from utils.files import atomic_path
 from utils.log import LOGGER
 from utils.shared_memory import SharedBytes, StoredFile, shared_memory
@@ -218,6 +218,8 @@ def _in_threads(work: Callable[[int], None], count: int, description: str) -> No
         try:
             work(number)
         except InputError as error:
+            if not is_of_one_file(error):
+                raise
             failures[number] = str(error)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -89,7 +89,7 @@ class StoredFile:
         """Bytes ``start`` to ``end`` as uint8. Raises InputError if they are not there any more."""
         result = np.empty(end - start, np.uint8)
         try:
-            done = self._fill(memoryview(result), self._offset + start)
+            done = self._fill(result.data, self._offset + start)
         except OSError as error:
             raise InputError(f"{self._path} cannot be read any more: {error.strerror or error}") from error
         if done != len(result):
