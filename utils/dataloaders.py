@@ -121,8 +121,10 @@ class Loader(DataLoader):
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:  # also of its half of a batch
             message = loader_failure(error)
             workers = [] if message else getattr(iterator, "_workers", [])
-            wait([worker.sentinel for worker in workers], LAST_BREATH_SECONDS)
+            ended = wait([worker.sentinel for worker in workers], LAST_BREATH_SECONDS)
             for worker in workers:
+                if worker.sentinel in ended:
+                    worker.join(LAST_BREATH_SECONDS)  # its files are closed, but it may still be ending
                 if worker.exitcode:
                     message = loader_failure(RuntimeError(f"DataLoader worker (pid {worker.pid}) exited unexpectedly"))
             if not message:
