@@ -168,8 +168,9 @@ def open_inputs(options: PruningOptions) -> tuple[DetectionModel, dict[str, Any]
     if options.cfg not in ("", DEFAULT_CFG):
         check_architecture(model, options.cfg, options.weights[0])
     check_classes(model, data, options)
-    with warnings_only():
-        check_labels(data["val"], data["names"])
+    if not options.single_cls:
+        with warnings_only():
+            check_labels(data["val"], data["names"])
     options.imgsz = check_img_size(options.imgsz, max(int(max(model.stride)), 32))
     return model.to(device), checkpoint, data
 
