@@ -58,6 +58,8 @@ def run_command(main: Callable[[], object]) -> None:
     finally:
         interrupts.clean_up()
         interrupts.end_output()
+    if interrupts.requested():
+        interrupts.leave(code)
     sys.exit(code)
 
 
