@@ -27,7 +27,7 @@ from benchmarks.write_faults import FailingWrites
 from utils.cli import describe, run_command
 from utils.config import option, parse
 from utils.errors import InputError
-from utils.files import ROOT, make_folder
+from utils.files import ROOT, atomic_path, make_folder
 from utils.log import LOGGER
 
 COMMANDS = ("train", "sparse", "prune", "finetune", "export", "val", "detect")
@@ -113,7 +113,8 @@ class Commands:
         import export
 
         run = make_folder(self.folder / project / "exp")
-        (run / "model.pt").write_bytes(self.base.read_bytes())
+        with atomic_path(run / "model.pt") as draft:
+            draft.write_bytes(self.base.read_bytes())
         export.run(weights=str(run / "model.pt"), imgsz=self.options.imgsz, include=["torchscript"],
                    data=self.options.data)  # fmt: skip
         return run

