@@ -22,7 +22,7 @@ from prune_tools.recipes import recipe_after
 from prune_tools.train_sparity import SparseOptions
 from utils.cli import run_command, show_arguments
 from utils.config import TrainOptions, build, parse, to_dict
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 from utils.files import increment_path, make_folder, read_yaml_mapping, write_yaml
 from utils.folder_lock import held_folder
 from utils.interrupts import advising, same_command
@@ -58,6 +58,20 @@ class Pipeline:
         self.record: dict[str, Any] = {}
         if (self.folder / RECORD).is_file():
             self.record = read_yaml_mapping(self.folder / RECORD)
+            self._check_record()
+
+    def _check_record(self) -> None:
+        """Raise InputError when the record is damaged, or names a folder or a checkpoint outside the run folder."""
+        for step, entry in self.record.items():
+            sound = isinstance(entry, dict) and isinstance(entry.get("options"), dict)
+            names = [entry.get("folder"), entry.get("checkpoint")] if sound else [None]
+            for name in names:
+                inside = isinstance(name, str) and (self.folder / name).resolve().is_relative_to(self.folder)
+                if not inside or not entry["folder"]:
+                    raise InputError(
+                        f"{self.folder / RECORD} is damaged at {short_repr(step)}: delete the lines of this step, "
+                        "which is then made anew, or choose another --name"
+                    )
 
     def run(self) -> dict[str, Path]:
         """Run what is not finished; returns the checkpoint of each step."""

@@ -17,14 +17,17 @@ import torch
 import train
 from models.loading import load_checkpoint
 from prune_tools.finetune import FinetuneOptions
+from prune_tools.pipeline import RECORD, Pipeline
+from prune_tools.pipeline_options import PipelineOptions
 from prune_tools.train_sparity import SparseOptions
 from tests.conftest import draw_tiny_dataset
 from utils.callbacks import Callbacks
-from utils.config import CALL, FOLDER, KEPT, OPEN, TrainOptions, build
+from utils.config import CALL, FOLDER, KEPT, OPEN, TrainOptions, build, read_hyperparameters
 from utils.data_record import changes, record_of
 from utils.distributed import World
 from utils.errors import InputError, MissingFileError
-from utils.files import read_yaml, write_yaml
+from utils.evolve import Evolution
+from utils.files import ROOT, read_yaml, write_yaml
 from utils.loggers import RESULT_COLUMNS
 from utils.resume import resume_options, trim_results
 from utils.resume_record import judge, restore
@@ -441,3 +444,35 @@ def test_other_classes_are_refused_and_other_names_said(run, broken_off, tmp_pat
     write_yaml(other, description | {"names": ["disc", "box"]})
     train.main(build(TrainOptions, resume=str(run / "weights/last.pt"), data=str(other)))
     assert "class 1 was square and is box" in caplog.text
+
+
+# -- other records ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [b"", b"\xff\x00\n", b"a,b\n", "word", "short"])
+def test_a_damaged_record_of_an_evolution_is_one_line(tmp_path, change):
+    hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
+    evolution = Evolution(tmp_path, hyp)
+    evolution.record(evolution.propose(), [0.5] * 7)
+    whole = evolution.file.read_text()
+    lines = {"word": whole.replace("0.5,", "half,", 1), "short": whole[:-30] + "\n"}
+    evolution.file.write_bytes(change if isinstance(change, bytes) else lines[change].encode())
+    with pytest.raises(InputError, match=r"evolve\.csv is damaged"):
+        Evolution(tmp_path, hyp)
+    evolution.file.write_text(whole)
+    assert len(Evolution(tmp_path, hyp).results) == 1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None, [], {}, {"folder": "base", "checkpoint": ""}, {"options": {}, "folder": 3, "checkpoint": ""},
+        {"options": {}, "folder": "../elsewhere", "checkpoint": ""},
+        {"options": {}, "folder": "base", "checkpoint": "/etc/passwd"},
+    ],
+)  # fmt: skip
+def test_a_damaged_record_of_a_pipeline_is_one_line(tmp_path, entry):
+    (tmp_path / "exp").mkdir()
+    write_yaml(tmp_path / "exp" / RECORD, {"base": entry})
+    with pytest.raises(InputError, match=r"pipeline\.yaml is damaged at 'base'"):
+        Pipeline(build(PipelineOptions, project=str(tmp_path)))

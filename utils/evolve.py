@@ -66,10 +66,7 @@ class Evolution:
         self.file = folder / "evolve.csv"
         table = np.zeros((0, len(METRICS) + len(self.names)))
         if self.file.is_file():
-            header, *rows = [[cell.strip() for cell in row] for row in csv.reader(self.file.open(encoding="utf-8"))]
-            if header != [*METRICS, *self.names]:
-                raise InputError(f"{self.file} records other hyperparameters: choose another --name")
-            table = np.array([[float(cell) for cell in row] for row in rows]).reshape(-1, table.shape[1])
+            table = _read_generations(self.file, [*METRICS, *self.names])
         self.results, self.values = table[:, : len(METRICS)], table[:, len(METRICS) :]
 
     @property
@@ -137,6 +134,21 @@ class Evolution:
             if number % 5:
                 axes.set_yticks([])
         save_figure(figure, self.folder / "evolve.png", dpi=200)
+
+
+def _read_generations(file: Path, columns: list[str]) -> np.ndarray:
+    """The numbers of evolve.csv, (generations, columns). Raises InputError when it is damaged or of other columns."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.replace("\0", "?").splitlines())]
+    if rows and rows[0] != columns and all(cell in rows[0] for cell in METRICS):
+        raise InputError(f"{file} records other hyperparameters: choose another --name")
+    try:
+        table = np.array([[float(cell) for cell in row] for row in rows[1:]], dtype=float).reshape(-1, len(columns))
+    except ValueError:
+        table = np.full((1, 1), np.nan)
+    if not rows or rows[0] != columns or not np.isfinite(table).all():
+        raise InputError(f"{file} is damaged: delete its wrong lines, or choose another --name")
+    return table
 
 
 def evolve(
