@@ -40,8 +40,8 @@ TITLE = "On a GPU"
 ROWS = {
     "step": "training step, ms",
     "epoch": "epoch with validation and saving, s",
-    "gap": "of it: wait for the first step of an epoch, s",
-    "validation": "of it: validation and saving, s",
+    "gap": "of it: from the last epoch's row in results.csv to the first step, s",
+    "validation": "of it: from the last step to the row, s",
     "busy": "share of a step for which the GPU computes",
     "kernels": "kernels in a step",
     "launches": "launches in a step",
@@ -108,7 +108,7 @@ def measure(checkout: Path, options: GpuOptions, model: str, size: int, folder: 
     with Watch(rows) as watch:
         notes = start(checkout, "train.py", train("run"), folder)
     profiled = start(checkout, "train.py", train("profiled", "--noval", "--nosave"), folder, "profiled")
-    figures = training_figures(notes["steps"], watch.times, options.epochs)
+    figures = training_figures(notes["steps"], notes["milliseconds"], watch.times, options.epochs)
     figures["busy"] = profiled["busy_per_step"] / (figures["step"] / 1e3)
     figures["kernels"], figures["launches"] = profiled["kernels_per_step"], profiled["launches_per_step"]
     figures["memory"] = notes["memory"] / 1e9
@@ -118,14 +118,23 @@ def measure(checkout: Path, options: GpuOptions, model: str, size: int, folder: 
     return figures
 
 
-def training_figures(steps: list[float], row_times: list[float], epochs: int) -> dict[str, float]:
-    """Times of optimizer steps and of the rows of results.csv -> medians over the epochs, the first ones left out."""
+def training_figures(
+    steps: list[float], milliseconds: list[float], row_times: list[float], epochs: int
+) -> dict[str, float]:
+    """Medians over the epochs, the first ones left out.
+
+    Args:
+        steps: host times of the optimizer steps. milliseconds: on the GPU, from each to the next.
+        row_times: host times of the rows of results.csv, one for each epoch.
+        epochs: of the run.
+    """
     per_epoch = len(steps) // epochs
     parts: dict[str, list[float]] = {"step": [], "epoch": [], "gap": [], "validation": []}
     for epoch in range(SKIPPED_EPOCHS, epochs):
         own = steps[epoch * per_epoch : (epoch + 1) * per_epoch]
         before = row_times[epoch - 1]
-        parts["step"].append(1e3 * (own[-2] - own[0]) / (per_epoch - 2))  # without the last, smaller batch
+        inside = milliseconds[epoch * per_epoch : (epoch + 1) * per_epoch - 1]
+        parts["step"] += inside[:-1]  # without the last, smaller batch
         parts["epoch"].append(row_times[epoch] - before)
         parts["gap"].append(own[0] - before)
         parts["validation"].append(row_times[epoch] - own[-1])

@@ -4,11 +4,12 @@
     python benchmarks/gpu_probe.py RESULT.json plain|profiled FOLDER train.py --data ...
 
 The script is not changed: torch calls back after each optimizer step, and its profiler watches a few steps in the
-middle of the run. Times are those of the host, which runs ahead of a GPU by little over an epoch.
+middle of the run. Steps are timed on the GPU, by events between its kernels: the host may run ahead of it.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import runpy
@@ -27,7 +28,8 @@ class Probe:
         """Watch every optimizer of this process."""
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
-        self.steps: list[float] = []
+        self.steps: list[float] = []  # host times
+        self.events: list[Any] = []
         self.kernels: list[tuple[float, float]] = []
         self.launches = 0
         self._profiler: Any = None
@@ -35,7 +37,12 @@ class Probe:
         register_optimizer_step_post_hook(self._after_step)
 
     def _after_step(self, *_: Any) -> None:
+        import torch
+
         self.steps.append(time.time())
+        if torch.cuda.is_available():
+            self.events.append(torch.cuda.Event(enable_timing=True))
+            self.events[-1].record()
         if not self._profile:
             return
         if len(self.steps) == PROFILED[0]:
@@ -44,8 +51,6 @@ class Probe:
             self._profiler = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
             self._profiler.__enter__()
         elif len(self.steps) == PROFILED[1]:
-            import torch
-
             torch.cuda.synchronize()
             self._profiler.__exit__(None, None, None)
             events = self._profiler.events()
@@ -61,8 +66,11 @@ class Probe:
         import torch
 
         steps = PROFILED[1] - PROFILED[0]
+        if self.events:
+            torch.cuda.synchronize()
         return {
             "steps": self.steps,
+            "milliseconds": [first.elapsed_time(then) for first, then in itertools.pairwise(self.events)],
             "kernels_per_step": len(self.kernels) / steps,
             "launches_per_step": self.launches / steps,
             "busy_per_step": joined(self.kernels) / steps / 1e6,

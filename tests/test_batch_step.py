@@ -82,7 +82,7 @@ def test_replayed_batches_train_like_others(tiny_cfg, accumulate):
         state.compute_loss.masked = True
         step, record = recorded(state) if replayed else (BatchStep(state), None)
         outcomes.append((train(state, step, accumulate=accumulate), state.model.state_dict()))
-    assert record.recorded == len(step.recordings) == 3 and record.replayed == 9 - 2 * WARMUP_BATCHES
+    assert record.recorded == len(step.recordings) == 4 and record.replayed == 9 - WARMUP_BATCHES
     for got, expected in zip(outcomes[1][0], outcomes[0][0], strict=True):
         assert torch.equal(got, expected)
     for name, value in outcomes[0][1].items():

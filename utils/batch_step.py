@@ -21,7 +21,7 @@ from utils.log import LOGGER
 if TYPE_CHECKING:
     from utils.state import TrainingState
 
-WARMUP_BATCHES = 2  # of each shape, before it is recorded: libraries choose algorithms and allocate in the first ones
+WARMUP_BATCHES = 2  # before anything is recorded: libraries are loaded and gradients get their places in the first ones
 MOST_RECORDINGS = 12  # pairs of an image shape and a number of labels
 
 
@@ -113,7 +113,7 @@ class RecordedStep(BatchStep):
         self._parameters = list(state.model.parameters())
         self._images: torch.Tensor | None = None  # the largest batch; smaller ones use a part of it
         self._labels: dict[int, torch.Tensor] = {}  # by number of rows
-        self._seen: dict[torch.Size, int] = {}  # batches that were run operation by operation, by the images' shape
+        self._warm = 0  # batches that were run operation by operation
         self._fixed: tuple[Any, ...] = ()  # of what the recordings are, see ``_structure``
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
@@ -145,8 +145,8 @@ class RecordedStep(BatchStep):
         """Whether ``images`` lie at the fixed address and everything is as it was recorded, or can be recorded now."""
         if self._images is None or images.data_ptr() != self._images.data_ptr():
             return False
-        if self._seen.get(images.shape, 0) < WARMUP_BATCHES:
-            self._seen[images.shape] = self._seen.get(images.shape, 0) + 1
+        if self._warm < WARMUP_BATCHES:
+            self._warm += 1
             return False
         hooked = next((module for module in self._modules if module._forward_hooks or module._forward_pre_hooks), None)
         if hooked is not None:
@@ -154,7 +154,7 @@ class RecordedStep(BatchStep):
         structure = self._structure()
         if self.recordings and not self._same(structure):  # a layer was frozen, say: warm up and record once more
             self.recordings.clear()
-            self._seen = {images.shape: 1}
+            self._warm = 1
             return False
         self._fixed = structure
         return True
