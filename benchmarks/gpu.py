@@ -10,16 +10,12 @@ the checkout: when its optimizer steps, when it writes a row of results.csv, whe
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.checkouts import Watch, start, training_figures
 from benchmarks.material import demo_data
 from utils.cli import run_command
 from utils.config import option, parse
@@ -34,8 +31,6 @@ from utils.errors import InputError
 from utils.files import ROOT, atomic_path
 from utils.log import LOGGER
 
-PROBE = Path(__file__).with_name("gpu_probe.py")
-SKIPPED_EPOCHS = 2  # at the start: algorithms are chosen, batches recorded
 TITLE = "On a GPU"
 ROWS = {
     "step": "training step, ms",
@@ -67,32 +62,6 @@ class GpuOptions:
     flags: str = option("", "further flags of our train.py, such as --no-cuda-graph")
 
 
-@dataclass
-class Watch:
-    """Notes when rows are added to a file, from a thread of its own."""
-
-    file: Path
-    times: list[float] = field(default_factory=list)
-    done: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> Watch:
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        rows = 0
-        while not self.done.wait(0.005):
-            if self.file.is_file():
-                present = max(self.file.read_bytes().count(b"\n") - 1, 0)  # without the header
-                self.times += [time.time()] * (present - rows)
-                rows = max(rows, present)
-
-
 def measure(checkout: Path, options: GpuOptions, model: str, size: int, folder: Path) -> dict[str, float]:
     """The figures of one checkout, by the names of ROWS. Raises InputError if one of its commands fails."""
 
@@ -116,29 +85,6 @@ def measure(checkout: Path, options: GpuOptions, model: str, size: int, folder: 
     figures["loss"] = sum(map(float, last[1:4]))
     figures["detection"] = detection(checkout, options, folder / "run/weights/best.pt", size, folder)
     return figures
-
-
-def training_figures(
-    steps: list[float], milliseconds: list[float], row_times: list[float], epochs: int
-) -> dict[str, float]:
-    """Medians over the epochs, the first ones left out.
-
-    Args:
-        steps: host times of the optimizer steps. milliseconds: on the GPU, from each to the next.
-        row_times: host times of the rows of results.csv, one for each epoch.
-        epochs: of the run.
-    """
-    per_epoch = len(steps) // epochs
-    parts: dict[str, list[float]] = {"step": [], "epoch": [], "gap": [], "validation": []}
-    for epoch in range(SKIPPED_EPOCHS, epochs):
-        own = steps[epoch * per_epoch : (epoch + 1) * per_epoch]
-        before = row_times[epoch - 1]
-        inside = milliseconds[epoch * per_epoch : (epoch + 1) * per_epoch - 1]
-        parts["step"] += inside[:-1]  # without the last, smaller batch
-        parts["epoch"].append(row_times[epoch] - before)
-        parts["gap"].append(own[0] - before)
-        parts["validation"].append(row_times[epoch] - own[-1])
-    return {name: statistics.median(values) for name, values in parts.items()}
 
 
 def detection(checkout: Path, options: GpuOptions, weights: Path, size: int, folder: Path) -> float:
@@ -166,18 +112,6 @@ def sample(options: GpuOptions, folder: Path) -> Path:
         if not link.exists():
             link.symlink_to(picture.resolve())
     return target
-
-
-def start(checkout: Path, script: str, arguments: list[Any], folder: Path, way: str = "plain") -> dict[str, Any]:
-    """Run a command of ``checkout`` under the probe; returns its notes. Raises InputError if it fails."""
-    output = folder / "notes.json"
-    output.unlink(missing_ok=True)
-    environment = {**os.environ, "WANDB_MODE": "disabled"}
-    command = [sys.executable, PROBE, output, way, checkout.resolve(), script, *arguments]
-    done = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True, check=False)
-    if done.returncode or not output.is_file():
-        raise InputError(f"{checkout}/{script} failed: {done.stderr.strip()[-400:]}")
-    return json.loads(output.read_text())
 
 
 def table(model: str, size: int, ours: dict[str, float], other: dict[str, float]) -> str:

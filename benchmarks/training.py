@@ -10,8 +10,10 @@ Without --data, pictures of the demo data set are drawn into a temporary folder.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,6 +49,7 @@ class TrainingOptions:
     batch_size: int = option(16, "images per batch")
     batches: int = option(2, "batches of one round")
     repetitions: int = option(5, "rounds")
+    beside: str = option("", "folder of another checkout of YOLOv5: its train.py is timed, too, in turns with ours")
 
 
 def make_plain(state: Any) -> None:
@@ -145,6 +148,8 @@ def measure(options: TrainingOptions | None = None) -> list[Figure]:
         options.data = options.data or demo_data(Path(folder))
         with one_thread():
             figures = [*_loops(options), *penalty.measure(options.imgsz, options.batch_size)]
+        if options.beside:
+            figures.append(_beside(options, Path(folder)))
         return [*figures, *_processes(options, Path(folder))]
 
 
@@ -217,6 +222,27 @@ def _loops(options: TrainingOptions) -> list[Figure]:
         return compare_seconds(f"{subject}, {what}", fast, slow, goal, note, count, unit)
 
     return [figure("training", "train", 1.35, whole), figure("its step alone", "steps", None, same)]
+
+
+def _beside(options: TrainingOptions, folder: Path) -> Figure:
+    """Wall time from one optimizer step of train.py to the next, beside that of another checkout."""
+    from benchmarks.checkouts import start
+
+    def seconds(name: str, checkout: Path, number: int) -> float:
+        arguments = [
+            "--weights", "", "--cfg", options.cfg, "--data", options.data, "--imgsz", options.imgsz, "--batch-size",
+            options.batch_size, "--epochs", 1, "--cache", "ram", "--device", "cpu", "--workers", 0, "--noval",
+            "--nosave", "--noplots", "--project", folder, "--name", f"{name}{number}",
+        ]  # fmt: skip
+        steps = start(checkout, "train.py", arguments, folder)["steps"]
+        return statistics.median(after - before for before, after in itertools.pairwise(steps))
+
+    other = Path(options.beside).resolve()
+    rounds = [(seconds("ours", ROOT, n), seconds("beside", other, n)) for n in range(max(options.repetitions // 2, 1))]
+    return compare_seconds(
+        f"step of train.py, {Path(options.cfg).stem}, {options.imgsz} px, all threads", [ours for ours, _ in rounds],
+        [theirs for _, theirs in rounds], None, f"train.py of {other.name}", options.batch_size, "images/s",
+    )  # fmt: skip
 
 
 def _processes(options: TrainingOptions, folder: Path) -> list[Figure]:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -68,6 +69,7 @@ class ValidationOptions:
     batch_size: int = option(32, "images per batch")
     repetitions: int = option(5, "rounds of validation without pictures")
     command_repetitions: int = option(3, "rounds of the whole command")
+    beside: str = option("", "folder of another checkout of YOLOv5: its val.py is timed, too, in turns with ours")
 
 
 def plain_matching(detections: Any, labels: Any, thresholds: Any) -> Any:
@@ -136,7 +138,28 @@ def measure(options: ValidationOptions | None = None) -> list[Figure]:
         options.weights = options.weights or str(responsive_checkpoint(Path(folder), "yolov5n", split, options.imgsz))
         with one_thread():
             figure = _without_pictures(options, Path(folder), images)
-        return [figure, *_command(options, Path(folder), images)]
+        beside = [_beside(options, Path(folder), images)] if options.beside else []
+        return [figure, *beside, *_command(options, Path(folder), images)]
+
+
+def _beside(options: ValidationOptions, folder: Path, images: int) -> Figure:
+    """The whole command val.py, without pictures, beside that of another checkout."""
+    from benchmarks.checkouts import start
+
+    def validate(checkout: Path) -> None:
+        arguments = [
+            "--weights", options.weights, "--data", options.data, "--imgsz", options.imgsz, "--batch-size",
+            options.batch_size, "--device", "cpu", "--project", folder,
+        ]  # fmt: skip
+        start(checkout, "val.py", arguments, folder)
+
+    other = Path(options.beside).resolve()
+    calls = {"ours": partial(validate, ROOT), "beside": partial(validate, other)}
+    seconds = in_turns(calls, options.command_repetitions)
+    return compare_seconds(
+        f"val.py, {options.imgsz} px, all threads", seconds["ours"], seconds["beside"], None, f"val.py of {other.name}",
+        images, "images/s",
+    )  # fmt: skip
 
 
 def detections_of(validate: Callable[[Any], None]) -> dict[str, Any]:

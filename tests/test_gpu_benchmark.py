@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks import gpu, gpu_probe
+from benchmarks import checkouts, gpu, gpu_probe, training, validation
 from utils.errors import InputError
 from utils.files import ROOT
 
@@ -43,7 +43,7 @@ def test_time_in_which_kernels_overlap_counts_once():
 def test_medians_over_the_epochs_without_the_first_ones():
     steps = [epoch * 10 + number for epoch in range(4) for number in range(4)]  # 0 1 2 3, 10 11 12 13, ...
     milliseconds = [7.0 if number % 4 < 2 else 100.0 for number in range(15)]  # that to the smaller batch, and the gap
-    figures = gpu.training_figures(steps, milliseconds, [5, 15, 25, 35.5], epochs=4)
+    figures = checkouts.training_figures(steps, milliseconds, [5, 15, 25, 35.5], epochs=4)
     assert figures == {"step": 7.0, "epoch": 10.25, "gap": 5.0, "validation": 2.25}
 
 
@@ -67,3 +67,27 @@ def test_the_section_replaces_its_own_only(tmp_path):
 def test_without_a_gpu_it_says_so():
     with pytest.raises(InputError, match="measures on an NVIDIA GPU, and torch sees none here"):
         gpu.main(gpu.GpuOptions())
+
+
+@pytest.mark.parametrize("what", ["training", "validation"])
+def test_another_checkout_is_measured_on_a_cpu_too(tiny_dataset, tiny_cfg, tmp_path, monkeypatch, what):
+    """Both commands get the same flags; here both checkouts are this one, and what they would do is noted only."""
+    started = []
+
+    def start(checkout, script, arguments, folder):
+        started.append((checkout, script, [str(word) for word in arguments]))
+        return {"steps": [0.0, 1.0, 3.0, 4.0]}
+
+    monkeypatch.setattr(checkouts, "start", start)
+    if what == "training":
+        options = training.TrainingOptions(str(tiny_dataset), str(tiny_cfg), 64, 4, repetitions=2, beside=str(tmp_path))
+        figure = training._beside(options, tmp_path)
+        assert figure.ours == figure.plain == 4.0  # images of a step, in the median of one second
+    else:
+        options = validation.ValidationOptions(str(tiny_dataset), "a.pt", 64, 4, beside=str(tmp_path))
+        options.command_repetitions = 1
+        figure = validation._beside(options, tmp_path, 10)
+    assert figure.note == f"{'train' if what == 'training' else 'val'}.py of {tmp_path.name}"
+    (ours, theirs) = started[:2]
+    assert ours[0] == ROOT and theirs[0] == tmp_path and ours[1] == theirs[1]
+    assert [word for word in ours[2] if word != "ours0"] == [word for word in theirs[2] if word != "beside0"]
