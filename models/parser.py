@@ -5,28 +5,47 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from models import common, experimental
 from models.activations import parse_activation, set_activation
+from models.limits import build_within_limits
 from models.module_settings import apply_modules
 from models.widths import apply_widths
-from utils.errors import InputError, MissingFileError
+from utils.checks import MOST_CLASSES
+from utils.config import LARGEST_IMAGE
+from utils.errors import InputError, MissingFileError, one_line, short_repr
 from utils.files import ROOT, read_yaml
 from utils.log import LOGGER
 
 CHANNEL_MULTIPLE = 8  # widths are rounded up to this
+STRIDE_PROBE = 256  # pixels of the square image that shows the strides
 REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
+OPTIONAL_KEYS = ("ch", "inplace", "activation", "channels", "modules")
+MOST_ROWS = 1000  # yolov5-p7: 42
+MOST_REPEATS = 500  # of one row, after depth_multiple
+MOST_ARGUMENTS = 200  # of one row, those in lists counted
+MOST_ANCHORS = 100  # of one level; and levels
+LONGEST_SUM = 100  # characters of an argument such as nc + 5
+_MOST: dict[str, tuple[Any, float]] = {
+    "nc": (int, MOST_CLASSES),
+    "depth_multiple": (int | float, 100),
+    "width_multiple": (int | float, 100),
+    "ch": (int, 1000),
+}
 _TAKES_REPEATS = {"BottleneckCSP", "C3", "C3TR", "C3Ghost", "C3x"}  # the repeat count is an argument of the block
 _TAKES_CHANNELS = _TAKES_REPEATS | {
     "Conv", "DWConv", "GhostConv", "CrossConv", "MixConv2d", "Focus", "Bottleneck", "GhostBottleneck",
     "SPP", "SPPF", "C3SPP", "DWConvTranspose2d", "nn.ConvTranspose2d",
 }  # fmt: skip
+_OF_SEQUENCES = (nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder)  # copy themselves before they count
 _TABLE = "%3s%18s%3s%10s  %-40s%-30s"
 _CONSTANTS = {"None": None, "True": True, "False": False}
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
@@ -82,34 +101,41 @@ def read_config(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     missing = [key for key in REQUIRED_KEYS if key not in config]
     if missing:
         raise InputError(f"{title} is no model configuration: it lacks {', '.join(missing)}")
-    for key, kinds, expected in (
-        ("nc", int, "a whole number above 0"),
-        ("depth_multiple", int | float, "a number above 0"),
-        ("width_multiple", int | float, "a number above 0"),
-        ("ch", int, "a whole number above 0"),
-    ):
+    for key, (kind, most) in _MOST.items():
         value = config.get(key, 1)
-        if not isinstance(value, kinds) or isinstance(value, bool) or value <= 0:
-            raise InputError(f"{title}: {key} must be {expected}, got {value!r}")
+        if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value <= most:
+            bound = f" and at most {most}" if isinstance(value, int | float) and value > most else ""
+            expected = f"{'a whole number' if kind is int else 'a number'} above 0{bound}"
+            raise InputError(f"{title}: {key} must be {expected}, got {short_repr(value)}")
     for key in ("backbone", "head"):
         if not isinstance(config[key], list):
             raise InputError(f"{title}: {key} must be a list of rows [from, number, module, arguments]")
+    rows = len(config["backbone"]) + len(config["head"])
+    if rows > MOST_ROWS:
+        raise InputError(f"{title} has {rows} rows, at most {MOST_ROWS} are possible")
     _check_anchors(title, config["anchors"])
+    unknown = [key for key in config if key not in (*REQUIRED_KEYS, *OPTIONAL_KEYS)]
+    if unknown and not isinstance(cfg, Mapping):
+        LOGGER.warning(
+            f"WARNING: {title}: the key {short_repr(unknown[0])} means nothing here and is left out of account"
+        )
     return dict(config)
 
 
 def _check_anchors(title: object, anchors: Any) -> None:
     """Anchors are a count per level, or one flat list of as many widths and heights for each level."""
-    if isinstance(anchors, int) and anchors > 0:
+    if isinstance(anchors, int) and not isinstance(anchors, bool) and 0 < anchors <= MOST_ANCHORS:
         return
     levels = anchors if isinstance(anchors, list) else []
-    lengths = {
-        len(level) if isinstance(level, list) and all(isinstance(side, int | float) for side in level) else 0
-        for level in levels
-    }
-    if len(lengths) != 1 or 0 in lengths or any(length % 2 for length in lengths):
-        expected = "a count per level, or for each level as many pairs width, height"
-        raise InputError(f"{title}: anchors must be {expected}, got {anchors!r}")
+    lengths = {len(level) if isinstance(level, list) and all(map(_is_side, level)) else 0 for level in levels}
+    fits = len(lengths) == 1 and 0 not in lengths and not any(length % 2 for length in lengths)
+    if not fits or len(levels) > MOST_ANCHORS or max(lengths) > 2 * MOST_ANCHORS:
+        expected = f"a count per level, or for each level as many pairs width, height, at most {MOST_ANCHORS}"
+        raise InputError(f"{title}: anchors must be {expected}, got {short_repr(anchors)}")
+
+
+def _is_side(side: Any) -> bool:
+    return isinstance(side, int | float) and not isinstance(side, bool) and 0 <= side <= LARGEST_IMAGE
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
@@ -134,6 +160,8 @@ def resolve_word(word: str, names: Mapping[str, Any]) -> Any:
     module = find_module(word)
     if module is not None:
         return module
+    if len(word) > LONGEST_SUM or not re.fullmatch(r"[\w\s.+*/()-]*", word):
+        return word
     try:
         return _arithmetic(ast.parse(word, mode="eval").body, names)
     except (SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError):
@@ -187,17 +215,29 @@ class LayerBuilder:
         """
         module_class = find_module(row.module)
         if module_class is None:
-            raise InputError(f"unknown module {row.module!r}; known are the blocks of models/common.py and nn.*")
+            known = "known are the blocks of models/common.py and nn.*"
+            raise InputError(f"unknown module {short_repr(row.module)}; {known}")
+        if module_class in _OF_SEQUENCES:
+            raise InputError(f"{row.module} takes sequences, not images: use TransformerBlock or C3TR")
+        if issubclass(module_class, LazyModuleMixin):
+            raise InputError(f"{row.module} has no size before it has run: name its channels, with {row.module[:3]}"
+                             f"{row.module.removeprefix('nn.Lazy')}")  # fmt: skip
         arguments = [resolve_word(word, self.names) if isinstance(word, str) else word for word in row.arguments]
         number = repeats = scaled_depth(row.number, self.depth)
+        if number > MOST_REPEATS:
+            raise InputError(f"it is repeated {short_repr(number)} times, at most {MOST_REPEATS} are possible")
         try:
             width, arguments = self._widths(row, arguments)
+            if width < 1:
+                raise InputError(f"it makes {width} channels, at least 1 is possible")
             if row.module in _TAKES_REPEATS:
                 arguments.insert(2, number)
                 repeats = 1
             modules = [module_class(*arguments) for _ in range(repeats)]
-        except (TypeError, ValueError, IndexError, RuntimeError) as error:
-            raise InputError(f"{error}; the arguments were {arguments}") from error
+        except InputError:
+            raise
+        except Exception as error:  # whatever a class of torch raises for arguments that it does not take
+            raise InputError(f"{one_line(error)}; the arguments were {short_repr(arguments)}") from error
         self.channels.append(width)
         if self.activation is not None:
             for module in modules:
@@ -214,7 +254,7 @@ class LayerBuilder:
                 arguments[1] = [list(range(2 * arguments[1])) for _ in inputs]
             return self.channels[-1], [*arguments, inputs]
         if isinstance(row.source, list):
-            raise InputError(f"it reads one layer, got from = {row.source}")
+            raise InputError(f"it reads one layer, got from = {short_repr(row.source)}")
         (channels,) = inputs
         if row.module in _TAKES_CHANNELS:
             width = arguments[0] if arguments[0] == self.unscaled else scaled_width(arguments[0], self.width)
@@ -243,7 +283,19 @@ def parse_model(d: Mapping[str, Any], ch: Sequence[int]) -> tuple[nn.Sequential,
     Raises:
         InputError: a row that cannot be built, named by its index, or one of these keys that cannot be applied.
     """
-    builder, network = LayerBuilder(d, ch[-1]), nn.Module()
+    build_within_limits(lambda: _build(d, ch[-1])[0].model, (1, ch[-1], STRIDE_PROBE, STRIDE_PROBE))
+    network, saved, lines = _build(d, ch[-1])
+    LOGGER.info("\n" + _TABLE, "", "from", "n", "params", "module", "arguments")
+    for layer, (number, arguments) in zip(network.model, lines, strict=True):
+        facts = vars(layer)
+        facts["np"] = sum(parameter.numel() for parameter in layer.parameters())
+        LOGGER.info(_TABLE, facts["i"], facts["f"], number, facts["np"], facts["type"], arguments)
+    return network.model, sorted(saved)
+
+
+def _build(d: Mapping[str, Any], channels: int) -> tuple[Any, list[int], list[tuple[int, list[Any]]]]:
+    """The network of a configuration, the layers to save, and of each layer the repeats and arguments."""
+    builder, network = LayerBuilder(d, channels), nn.Module()
     saved: list[int] = []
     lines: list[tuple[int, list[Any]]] = []
     network.model = nn.Sequential()
@@ -252,7 +304,7 @@ def parse_model(d: Mapping[str, Any], ch: Sequence[int]) -> tuple[nn.Sequential,
             row = _checked_row(index, values)
             layer, number, arguments = builder.build(row)
         except InputError as error:
-            raise InputError(f"layer {index} {values}: {error}") from error
+            raise InputError(f"layer {index} {short_repr(values)}: {error}") from error
         kind = find_module(row.module)
         vars(layer).update(i=index, f=row.source, type=f"{kind.__module__}.{kind.__qualname__}")  # type: ignore[union-attr]
         saved.extend(source % index for source in row.sources if source != -1)
@@ -262,12 +314,7 @@ def parse_model(d: Mapping[str, Any], ch: Sequence[int]) -> tuple[nn.Sequential,
         apply_widths(network, d["channels"])
     if d.get("modules"):
         apply_modules(network, d["modules"])
-    LOGGER.info("\n" + _TABLE, "", "from", "n", "params", "module", "arguments")
-    for layer, (number, arguments) in zip(network.model, lines, strict=True):
-        facts = vars(layer)
-        facts["np"] = sum(parameter.numel() for parameter in layer.parameters())
-        LOGGER.info(_TABLE, facts["i"], facts["f"], number, facts["np"], facts["type"], arguments)
-    return network.model, sorted(saved)
+    return network, saved, lines
 
 
 def _checked_row(index: int, values: Any) -> Row:
@@ -277,10 +324,13 @@ def _checked_row(index: int, values: Any) -> Row:
     row = Row(*values)
     if not isinstance(row.module, str) or not isinstance(row.arguments, list):
         raise InputError("module must be a name and arguments a list")
-    if type(row.number) is not int or row.number < 1:
-        raise InputError(f"number must be a whole number above 0, got {row.number!r}")
-    if not row.sources or not all(
+    if type(row.number) is not int or not 1 <= row.number <= MOST_REPEATS:
+        expected = f"a whole number above 0 and at most {MOST_REPEATS}"
+        raise InputError(f"number must be {expected}, got {short_repr(row.number)}")
+    if not 1 <= len(row.sources) <= MOST_ROWS or not all(
         type(source) is int and (source == -1 or -index <= source < index) for source in row.sources
     ):
-        raise InputError(f"it reads from {row.source}, which is not a layer before it")
+        raise InputError(f"it reads from {short_repr(row.source)}, which is not a layer before it")
+    if sum(len(item) if isinstance(item, list) else 1 for item in row.arguments) > MOST_ARGUMENTS:
+        raise InputError(f"it has more than {MOST_ARGUMENTS} arguments")
     return row

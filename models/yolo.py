@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from models.common import Conv
+from models.limits import watched_pass
 from models.module_settings import set_norms
-from models.parser import find_config, parse_model, read_config
+from models.parser import STRIDE_PROBE, find_config, parse_model, read_config
 from models.tta import predict_augmented
 from utils.autoanchor import check_anchor_order
 from utils.errors import InputError
@@ -30,7 +31,6 @@ from utils.fusion import fuse_conv_and_bn, is_foldable
 from utils.log import LOGGER
 from utils.model_info import log_info, module_gflops
 
-STRIDE_PROBE = 256  # pixels of the square image that shows the strides
 PROFILE_RUNS = 10
 INPLACE_ACTIVATIONS = (nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.ReLU6, nn.SiLU)
 
@@ -188,12 +188,10 @@ class DetectionModel(nn.Module):
             raise InputError(f"the last row of a detection model must be Detect, got {type(head).__name__}")
         head.inplace = self.inplace
         probe = torch.zeros(1, self.yaml["ch"], STRIDE_PROBE, STRIDE_PROBE)
-        try:
-            with torch.no_grad():  # in training mode, so that the norms see one batch, as in v6.2
-                maps = self.forward(probe)
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"the layers of this model configuration do not fit together: {reason}") from error
+        with torch.no_grad(), watched_pass(self.model):  # in training mode: the norms see one batch, as in v6.2
+            maps = self.forward(probe)
+        if any(0 in map_.shape for map_ in maps):
+            raise InputError(f"nothing is left of an image of {STRIDE_PROBE} pixels: use fewer strides")
         head.stride = torch.tensor([STRIDE_PROBE / map_.shape[2] for map_ in maps])
         check_anchor_order(head)
         head.anchors /= head.stride.view(-1, 1, 1)

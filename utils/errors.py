@@ -40,6 +40,12 @@ class CheckpointError(InputError):
     """A file that should be a checkpoint is damaged, of another kind, or holds what no checkpoint needs."""
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error of some library for a line of ours: its first 200 characters, without line breaks."""
+    text = " ".join(str(error)[:2000].split())
+    return text[:200] or type(error).__name__
+
+
 class _Shortener(reprlib.Repr):
     """``repr`` that looks at no more of a value than it shows."""
 

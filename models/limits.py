@@ -1,0 +1,235 @@
+"""Limits of what a configuration may build, several times what the largest published models need.
+
+Each is checked before it costs anything: modules and parameters while the layers are built without memory (on torch's
+meta device), and the work for an image before the layer that does it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import activation
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from utils.errors import InputError, one_line
+
+MOST_MODULES = 10_000  # yolov5x6: 1,000
+MOST_PARAMETERS = 500_000_000  # yolov5-p7: 144 million
+MOST_VALUES = 1 << 27  # in one tensor, for an image of 256 pixels, as DetectionModel sends it through
+MOST_PRODUCTS = 100_000_000_000  # multiplications for such an image; yolov5x6: 17 billion
+
+_aten = torch.ops.aten
+_ELEMENTWISE = {
+    kind for name in activation.__all__ if name != "MultiheadAttention" and (kind := getattr(activation, name))
+} | {nn.BatchNorm2d, nn.Identity, nn.Dropout, nn.Dropout2d}
+
+
+# -- what is built -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def limited_size() -> Iterator[None]:
+    """Count the modules and parameters that are made within; raises InputError as soon as there are too many."""
+    modules = parameters = 0
+
+    def count_module(*_: Any) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > MOST_MODULES:
+            raise InputError(f"the model has more than {MOST_MODULES} modules: lower its repeats or depth_multiple")
+
+    def count_parameter(_: nn.Module, __: str, parameter: Tensor | None) -> None:
+        nonlocal parameters
+        count_module()
+        if parameter is not None and not isinstance(parameter, nn.UninitializedParameter):
+            parameters += parameter.numel()
+        if parameters > MOST_PARAMETERS:
+            millions = MOST_PARAMETERS // 10**6
+            raise InputError(f"the model has more than {millions} million parameters: lower its widths, repeats or nc")
+
+    hooks = [
+        register_module_module_registration_hook(count_module),
+        register_module_parameter_registration_hook(count_parameter),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+# -- what an image costs -----------------------------------------------------------------------------------------------
+
+
+class Work:
+    """Adds up the multiplications of a pass; raises InputError where that, or one tensor, becomes too much."""
+
+    def __init__(self) -> None:
+        self.products = 0
+
+    def add(self, values: int, products_per_value: int) -> None:
+        """Count an operation that makes ``values`` of so many multiplications, or comparisons, each."""
+        if values > MOST_VALUES:
+            raise InputError(f"it makes {values} values of an image of 256 pixels: use fewer channels, or a stride")
+        self.products += values * products_per_value
+        if self.products > MOST_PRODUCTS:
+            billions = MOST_PRODUCTS // 10**9
+            raise InputError(
+                f"up to it an image of 256 pixels takes more than {billions} billion multiplications: use fewer "
+                "channels or repeats, or strides"
+            )
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def _positions(module: Any, image: Tensor) -> int:
+    """Height times width of what a convolution or pooling makes of (B, C, H, W)."""
+    sides = []
+    for axis in range(2):
+        kernel, stride = _pair(module.kernel_size)[axis], _pair(module.stride)[axis]
+        padding = kernel // 2 if isinstance(module.padding, str) else _pair(module.padding)[axis]
+        reach = _pair(module.dilation)[axis] * (kernel - 1) + 1
+        if isinstance(module, nn.ConvTranspose2d):
+            extra = _pair(module.output_padding)[axis]
+            sides.append((image.shape[2 + axis] - 1) * stride - 2 * padding + reach + extra)
+        else:
+            sides.append((image.shape[2 + axis] + 2 * padding - reach) // stride + 1)
+    return math.prod(max(side, 0) for side in sides)
+
+
+def _cost(module: nn.Module, image: Tensor) -> tuple[int, int] | None:
+    """(values, products per value) of one of the common modules for (B, C, H, W); None for any other."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        values = image.shape[0] * module.out_channels * _positions(module, image)
+        return values, module.in_channels // module.groups * math.prod(_pair(module.kernel_size))
+    if isinstance(module, nn.MaxPool2d):
+        window = math.prod(min(side, *image.shape[2:]) for side in _pair(module.kernel_size))
+        return image.shape[0] * image.shape[1] * _positions(module, image), window
+    if isinstance(module, nn.Upsample):
+        sides = module.size or [
+            side * factor for side, factor in zip(image.shape[2:], _pair(module.scale_factor), strict=True)
+        ]
+        return int(image.shape[0] * image.shape[1] * math.prod(_pair(sides) if isinstance(sides, int) else sides)), 1
+    return (image.numel(), 1) if type(module) in _ELEMENTWISE else None
+
+
+def is_common(module: nn.Module) -> bool:
+    """True if the work of a module is known beforehand, or is that of the modules in it."""
+    if next(module.children(), None) is None:
+        known = (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.Upsample, *_ELEMENTWISE)
+        return type(module) in known or type(module).__module__.startswith("models.")
+    return type(module).__module__.startswith("models.") or type(module) in (nn.Sequential, nn.ModuleList)
+
+
+@contextmanager
+def watched_pass(layers: nn.Sequential) -> Iterator[None]:
+    """Watch the first pass through layers; each of the common modules is refused before it does too much.
+
+    Raises:
+        InputError: instead of any error of a layer, naming it.
+    """
+    work, begun = Work(), [layers[0]]
+
+    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        images = inputs[0] if inputs and isinstance(inputs[0], (list, tuple)) else inputs
+        if len(images) > 1:
+            work.add(sum(image.numel() for image in images if isinstance(image, Tensor)), 1)
+        elif len(images) == 1 and isinstance(images[0], Tensor) and images[0].dim() == 4:
+            cost = _cost(module, images[0])
+            if cost:
+                work.add(*cost)
+
+    hooks = [layer.register_forward_pre_hook(lambda layer, _: begun.append(layer)) for layer in layers]
+    hooks += [module.register_forward_pre_hook(look) for module in layers.modules()]
+    try:
+        yield
+    except Exception as error:
+        failed: Any = begun[-1]
+        reason = one_line(error)
+        raise InputError(
+            "the layers of this model configuration do not fit together: "
+            f"layer {failed.i} ({failed.type}) fails on its input: {reason}"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Meter(TorchDispatchMode):
+    """Watches every operation, of whatever module, after it was done without memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work = Work()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operation and count it."""
+        made = func(*args, **(kwargs or {}))
+        first = made[0] if isinstance(made, (tuple, list)) and made else made
+        if isinstance(first, Tensor):
+            kind, products = func.overloadpacket, 1
+            if kind is _aten.convolution:
+                products = args[1].numel() // max(first.shape[1], 1)
+            elif kind in (_aten.mm, _aten.bmm, _aten.addmm):
+                products = args[-1].shape[-2]
+            self.work.add(first.numel(), products)
+        return made
+
+
+def check_work(layers: nn.Sequential, image: Sequence[int]) -> None:
+    """Send an image of this shape through layers without memory (on the meta device).
+
+    For layers whose work is not known beforehand; slower than ``watched_pass``. What does not fit together, or cannot
+    be done without memory, ends the pass without an error: the caller runs the layers anyway.
+
+    Raises:
+        InputError: naming the layer, where it would do too much.
+    """
+    kept: list[Any] = []
+    with torch.no_grad(), _Meter():
+        x: Any = torch.empty(tuple(image), device="meta")
+        for layer in layers:
+            facts: Any = layer
+            try:
+                inputs = [x if source == -1 else kept[source] for source in _sources(facts)]
+                x = layer(inputs if isinstance(facts.f, list) else inputs[0])
+            except InputError as error:
+                raise InputError(f"layer {facts.i} ({facts.type}): {error}") from error
+            except Exception:  # noqa: BLE001 - whatever it is, the pass with memory meets and names it
+                return
+            kept.append(x)
+
+
+def _sources(layer: Any) -> list[int]:
+    return layer.f if isinstance(layer.f, list) else [layer.f]
+
+
+def build_within_limits(build: Callable[[], nn.Sequential], image: Sequence[int]) -> None:
+    """Try layers without memory, before they are built with it.
+
+    Args:
+        build: makes the layers, with attributes ``i``, ``f`` and ``type`` as ``parse_model`` gives them.
+        image: shape of an image for them.
+
+    Raises:
+        InputError: what ``build`` raises, or what is beyond a limit.
+    """
+    if math.prod(image) > MOST_VALUES:
+        raise InputError(f"an image of {image[1]} channels is too large: correct ch")
+    with torch.device("meta"), limited_size():
+        layers = build()
+    if not all(map(is_common, layers.modules())):
+        check_work(layers, image)

@@ -1,0 +1,1 @@
+"""Random inputs with a structure: see ``python -m tests.fuzz --help``."""
