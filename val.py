@@ -363,7 +363,7 @@ def main(options: ValOptions) -> None:
     device = select_device(options.device, options.batch_size)
     LOGGER.info(device_line(device))
     if options.task in ("speed", "study"):
-        checkpoints = all(file.endswith(".pt") for file in options.weights)  # exports are as they are
+        checkpoints = all(file.endswith((".pt", ".safetensors")) for file in options.weights)  # exports are as they are
         options.half |= device.type == "cuda" and checkpoints
         LOGGER.info(f"{options.task}: computing in {'FP16' if options.half else 'FP32, as CPUs have no fast FP16'}")
     if options.task == "study":

@@ -105,6 +105,7 @@ def attempt_load(
     """
     from models.fitness import check_channels
     from models.loading import load_checkpoint  # it needs the blocks of this module
+    from models.soundness import check_runs
 
     files = [weights] if isinstance(weights, str | Path) else list(weights)
     if not files:
@@ -117,6 +118,7 @@ def attempt_load(
             check_channels(model, file, channels)
         _set_inplace(model, inplace)
         members.append(model.fuse().eval() if fuse else model)
+        check_runs(members[-1], file)
     if len(members) == 1:
         return members[0]
     counts = [model.model[-1].nc for model in members]

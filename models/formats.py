@@ -51,8 +51,11 @@ _ONNX = (("onnx", "onnx"), ("onnxruntime", "onnxruntime"))
 _GRAPH_FLAGS = frozenset({"opset", "simplify"})  # of ONNX files and of what is made from one
 
 PYTORCH = Format("PyTorch", "-", ".pt", True, True)
+SAFETENSORS = Format("safetensors", "safetensors", ".safetensors", True, True, frozenset({"half", "dynamic"}))
+CHECKPOINTS = PYTORCH, SAFETENSORS  # weights of a network that PyTorch runs
 FORMATS = (
     PYTORCH,
+    SAFETENSORS,
     Format("TorchScript", "torchscript", ".torchscript", True, True, frozenset({"half", "dynamic"}),
            half_images=True),
     Format("ONNX", "onnx", ".onnx", True, True, frozenset({"half", "dynamic", "nms", "int8"}), _GRAPH_FLAGS, _ONNX,

@@ -14,6 +14,7 @@ from torch import nn
 
 from models import yolo
 from models.rebuilding import module_classes, rebuild
+from models.safetensors_models import SUFFIX, read_model
 from models.soundness import check_detector, check_finite
 from utils.checkpoint import MODULE_KEYS, plain, plain_checkpoint, use_reader
 from utils.errors import CheckpointError, MissingFileError
@@ -27,7 +28,8 @@ def load_checkpoint(path: str | Path, finite: bool = True) -> dict[str, Any]:
     """Read a detection checkpoint to the CPU.
 
     Args:
-        path: a training or stripped file of YOLOv5 v5.0 to v7.0 or of this project. An http(s) address, and the name
+        path: a training or stripped file of YOLOv5 v5.0 to v7.0 or of this project, or a .safetensors file of
+            export.py. An http(s) address, and the name
             of released weights such as yolov5s.pt that are missing there, is fetched (``utils.weights``).
         finite: refuse weights that are no finite numbers.
 
@@ -43,7 +45,7 @@ def load_checkpoint(path: str | Path, finite: bool = True) -> dict[str, Any]:
     path = Path(fetch_weights(path))
     if not path.is_file():
         raise MissingFileError(_missing(path))
-    content = _read(path)
+    content = {"model": read_model(path)} if path.suffix.lower() == SUFFIX else _read(path)
     _check_kind(path, content)
     checkpoint = plain_checkpoint(content)
     for key in MODULE_KEYS:

@@ -1,7 +1,7 @@
 """What the record of a module must be like, before a module is made of it.
 
 Each class is compared with an example of its own: which submodules it has, and which attributes of which kind. Numbers
-are bounded, so that a forward pass of a small image needs no more than a small image's memory.
+are bounded by several times what detectors have.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAME = re.compile(r"\w{1,100}", re.ASCII)
 _INTERNAL = {"_non_persistent_buffers_set", "_is_full_backward_hook", "_qkv_same_embed_dim", "_padding_repeated_twice",
              "_reversed_padding_repeated_twice", "_version"}  # fmt: skip
 
-MOST_CHANNELS, MOST_PIXELS, MOST_STEPS = 2**20, 2**14, 2**10
+MOST_CHANNELS, MOST_PIXELS, MOST_STEPS, MOST_PADDING, MOST_GAIN = 2**16, 2**12, 2**8, 64, 8
 
 
 def _refuse(path: str, what: str) -> None:
@@ -65,18 +65,18 @@ _LAYER_ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
                      "num_heads", "head_dim", "kdim", "vdim", "groups", "num_groups", "num_channels"), _channels),
     **dict.fromkeys(("kernel_size", "dilation"), _steps),
     "stride": _or_none(_steps),
-    "padding": _each(lambda value: value in ("same", "valid") or _whole(0, MOST_STEPS)(value)),
-    "output_padding": _each(_whole(0, MOST_STEPS)),
+    "padding": _each(lambda value: value in ("same", "valid") or _whole(0, MOST_PADDING)(value)),
+    "output_padding": _each(_whole(0, MOST_PADDING)),
     "eps": _real(0, 1), "momentum": _or_none(_real(0, 1)),
     **dict.fromkeys(("size", "output_size"), _each(_or_none(_whole(1, MOST_PIXELS)))),
-    "scale_factor": _or_none(_each(_real(1 / 64, 64))),
-    **dict.fromkeys(("upscale_factor", "downscale_factor"), _whole(1, 64)),
+    "scale_factor": _or_none(_each(_real(1 / MOST_GAIN, MOST_GAIN))),
+    **dict.fromkeys(("upscale_factor", "downscale_factor"), _whole(1, MOST_GAIN)),
     "mode": lambda value: value in ("nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact"),
     "padding_mode": lambda value: value in ("zeros", "reflect", "replicate", "circular"),
     "normalized_shape": _each(_channels),
 }  # fmt: skip
 _BLOCK_ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
-    "d": _whole(-4, 4), "gain": _whole(1, 64), "c2": _channels, "iter": lambda value: type(value) is range,
+    "d": _whole(-4, 4), "gain": _whole(1, MOST_GAIN), "c2": _channels, "iter": lambda value: type(value) is range,
 }  # fmt: skip
 
 

@@ -46,6 +46,25 @@ def check_finite(model: nn.Module, path: str | Path) -> None:
             )
 
 
+@torch.no_grad()
+def check_runs(model: nn.Module, path: str | Path) -> None:
+    """Raise CheckpointError unless ``model``, in FP32 and evaluation mode, gives finite boxes for a small picture."""
+    facts: Any = model
+    parameter = next(model.parameters())
+    side = 2 * max(int(facts.stride.max()), 32)
+    channels = facts.yaml.get("ch", 3) if isinstance(vars(model).get("yaml"), dict) else 3
+    try:
+        boxes = model(torch.full((1, channels, side, side), 0.5, device=parameter.device))[0]
+        problem = None if bool(boxes.isfinite().all()) else "its boxes are not finite"
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError) as error:
+        problem = " ".join(str(error).split())[:200] or type(error).__name__
+    if problem:
+        raise CheckpointError(
+            f"the model in {path} cannot look at a picture of {side} pixels: {problem}; take another copy of the file, "
+            "or save it again with the program that wrote it"
+        )
+
+
 def _problem(model: nn.Module) -> str | None:
     """What is wrong with a detection model, or None."""
     layers = model._modules.get("model")

@@ -163,7 +163,7 @@ def open_inputs(options: PruningOptions) -> tuple[DetectionModel, dict[str, Any]
         raise InputError("--half needs a GPU: CPUs compute FP16 slowly or not at all, leave it out")
     repair = options.reconstruct or options.recalibrate  # both look at training images
     data = check_dataset(options.data, splits=("train", "val") if repair else ("val",))
-    options.weights = [check_file(options.weights[0], ".pt")]
+    options.weights = [check_file(options.weights[0], (".pt", ".safetensors"))]
     model, checkpoint = load_model(options.weights[0])
     if options.cfg not in ("", DEFAULT_CFG):
         check_architecture(model, options.cfg, options.weights[0])

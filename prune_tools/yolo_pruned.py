@@ -21,6 +21,7 @@ from torch import nn
 from models.description import describe, describe_file
 from models.fitness import check_channels, check_unfused
 from models.loading import load_checkpoint
+from models.soundness import check_runs
 from models.widths import head_convolutions, width_of
 from models.yolo import DetectionModel
 from prune_tools.groups import ChannelGroup
@@ -57,6 +58,7 @@ def load_model(path: str | Path) -> tuple[DetectionModel, dict[str, Any]]:
     check_unfused(model, path)
     plain_norms(model)
     model.yaml = describe_file(model.float().eval(), path)
+    check_runs(model, path)
     return model, checkpoint
 
 

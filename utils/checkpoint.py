@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from utils.distributed import plain_norms
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, InputError
 from utils.files import atomic_path
 from utils.interrupts import deferred, obey
 from utils.log import LOGGER
@@ -191,6 +191,8 @@ def strip_optimizer(path: str | Path = "best.pt", output: str | Path = "") -> No
         # As in unpickling: a file's classes come from the package that it names. Only callers that never touched a
         # model get here; it registers itself when imported.
         importlib.import_module("models.loading")
+    if Path(path).suffix.lower() == ".safetensors":
+        raise InputError(f"{path} holds weights alone: there is no optimizer to strip")
     checkpoint = _readers[0](Path(path))
     checkpoint["model"] = checkpoint.get("ema") or checkpoint["model"]
     checkpoint.update(dict.fromkeys(CLEARED_KEYS))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.backends.runtime import Runtime
 from models.experimental import attempt_load
-from models.formats import PYTORCH, format_of
+from models.formats import CHECKPOINTS, PYTORCH, format_of
 from utils.boxes import xyxy2xywh
 from utils.checks import check_dataset, check_img_size
 from utils.downloads import is_url
@@ -45,7 +45,7 @@ class DetectMultiBackend(nn.Module):
         fixed_size: (height, width) in pixels that images must have, or None: any multiple of the stride.
         fp16: it takes FP16 images; others are converted.
         device: where it computes.
-        pt: the file is a PyTorch checkpoint. jit, onnx, engine: it is of that format.
+        pt: the file is a checkpoint, of PyTorch or safetensors. jit, onnx, engine: it is of that format.
         model: the DetectionModel or Ensemble of a checkpoint, else None. runtime: what runs other files, else None.
     """
 
@@ -62,7 +62,8 @@ class DetectMultiBackend(nn.Module):
         """Load ``weights``.
 
         Args:
-            weights: a .pt file, several for an ensemble, or an exported file or folder of ``models.formats``.
+            weights: a .pt or .safetensors file, several for an ensemble, or an export, file or folder, of
+                ``models.formats``.
             device: default: the CPU. Runtimes that have no GPU compute on the CPU.
             dnn: run an ONNX file with OpenCV; an error with other files.
             data: data set YAML, or its content, whose names are used if the checkpoint has none and their number fits.
@@ -77,9 +78,11 @@ class DetectMultiBackend(nn.Module):
         files: list[str | Path] = [weights] if isinstance(weights, str | Path) else list(weights)
         formats = [format_of(file) for file in files]
         self.format = formats[0] if formats else PYTORCH
-        if len(files) > 1 and any(kind is not PYTORCH for kind in formats):
-            raise InputError(f"an ensemble is made of checkpoints (.pt), got {', '.join(map(str, files))}")
-        self.pt = self.format is PYTORCH
+        if len(files) > 1 and any(kind not in CHECKPOINTS for kind in formats):
+            raise InputError(
+                f"an ensemble is made of checkpoints (.pt, .safetensors), got {', '.join(map(str, files))}"
+            )
+        self.pt = self.format in CHECKPOINTS
         self.jit, self.onnx, self.engine = (self.format.argument == word for word in ("torchscript", "onnx", "engine"))
         if dnn and not self.onnx:
             raise InputError(f"dnn runs ONNX files with OpenCV, got {files[0]}: leave dnn out")

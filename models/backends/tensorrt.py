@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from models.backends.runtime import Runtime
 from models.metadata import parse_metadata
 from utils.errors import InputError
+from utils.log import log_once
 from utils.packages import require
 
 LENGTH_BYTES = 4  # of the number in front of the metadata, little-endian
@@ -25,6 +27,7 @@ class TensorRTRuntime(Runtime):
         if device.type != "cuda":
             raise InputError(f"{path} needs an NVIDIA GPU: choose one with --device, or run another export")
         tensorrt: Any = require("tensorrt", str(path))
+        log_once(f"{path} is machine code for the GPU: open such files only from sources that you trust", logging.INFO)
         with open(path, "rb") as stream:
             length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
             self.metadata = parse_metadata(stream.read(length) if 0 < length < LONGEST_METADATA else None, path)

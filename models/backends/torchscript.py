@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from models.backends.runtime import Runtime
 from models.metadata import parse_metadata
+from utils.log import log_once
 
 METADATA_FILE = "config.txt"  # name of v6.2
 
@@ -18,6 +20,10 @@ class TorchScriptRuntime(Runtime):
 
     def __init__(self, path: Path, device: torch.device) -> None:
         """Load ``path`` on ``device``."""
+        log_once(
+            f"{path} is a program: PyTorch runs what it says, so open such files only from sources that you trust",
+            logging.INFO,
+        )
         extra: dict[str, str | bytes] = {METADATA_FILE: ""}
         self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
         self.metadata = parse_metadata(extra[METADATA_FILE], path)

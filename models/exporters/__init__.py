@@ -42,6 +42,7 @@ class ExportJob:
         metadata: goes into the file; says what it is to be like (dynamic, half, nms).
         settings: of the graph.
         calibration: images whose ranges INT8 numbers get; None: the file is not to be INT8.
+        source: the checkpoint.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class ExportJob:
     metadata: Metadata
     settings: GraphSettings = field(default_factory=GraphSettings)
     calibration: ImageBatches | None = None
+    source: Path | None = None
 
 
 def exporter(argument: str) -> Callable[[ExportJob], None]:

@@ -90,7 +90,9 @@ class CheckpointExport:
         network = WithNms(network, request.nms) if request.nms else network
         device = self.images.device if kind.gpu else torch.device("cpu")
         images = self.images.to(device, torch.half if half else torch.float)
-        return ExportJob(network.to(device), images, path, self._metadata(), request.graph, self.calibration)
+        return ExportJob(
+            network.to(device), images, path, self._metadata(), request.graph, self.calibration, self.weights
+        )
 
     def _metadata(self) -> Metadata:
         request, names = self.request, self.model.names

@@ -1,0 +1,16 @@
+"""safetensors: the checkpoint's own weights, neither fused nor traced, with its configuration."""
+
+from __future__ import annotations
+
+from models.exporters import ExportJob
+from models.loading import load_checkpoint
+from models.safetensors_models import SUFFIX, write_model
+from utils.errors import InputError
+
+
+def export(job: ExportJob) -> None:
+    """Write ``job.path`` from the checkpoint ``job.source``."""
+    if job.source is None or job.source.suffix.lower() == SUFFIX:
+        raise InputError(f"{job.source} is a safetensors file: export it to another format")
+    checkpoint = load_checkpoint(job.source)
+    write_model(checkpoint.get("ema") or checkpoint["model"], job.path, job.metadata.half)
