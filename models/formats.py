@@ -55,7 +55,6 @@ SAFETENSORS = Format("safetensors", "safetensors", ".safetensors", True, True, f
 CHECKPOINTS = PYTORCH, SAFETENSORS  # weights of a network that PyTorch runs
 FORMATS = (
     PYTORCH,
-    SAFETENSORS,
     Format("TorchScript", "torchscript", ".torchscript", True, True, frozenset({"half", "dynamic"}),
            half_images=True),
     Format("ONNX", "onnx", ".onnx", True, True, frozenset({"half", "dynamic", "nms", "int8"}), _GRAPH_FLAGS, _ONNX,
@@ -67,6 +66,7 @@ FORMATS = (
     Format("CoreML", "coreml", ".mlpackage", True, False, frozenset({"half"}), packages=(("coremltools",) * 2,)),
     Format("TensorFlow Lite", "tflite", ".tflite", True, False, packages=(("litert_torch", "litert-torch"),)),
     Format("ncnn", "ncnn", "_ncnn_model", True, False, frozenset({"half"}), packages=(("pnnx",) * 2, ("ncnn",) * 2)),
+    SAFETENSORS,
 )  # fmt: skip
 
 ONE_IMAGE = ("coreml", "ncnn")  # formats of one image per call

@@ -240,7 +240,10 @@ def _expected_shapes(state: dict[str, Any], kind: type[nn.Module]) -> dict[str, 
         inputs, outputs, groups = state["in_channels"], state["out_channels"], state["groups"]
         rows, columns = (inputs, outputs) if state.get("transposed") else (outputs, inputs)
         sizes = state["kernel_size"]
-        if type(sizes) is not tuple or inputs % groups or outputs % groups:
+        wholes = [state[name] for name in ("kernel_size", "stride", "dilation", "output_padding", "padding")]
+        wholes.pop() if type(wholes[-1]) is str else None
+        fits = all(type(whole) is tuple and len(whole) == len(sizes) for whole in wholes)
+        if not fits or inputs % groups or outputs % groups:
             raise Refusal("a convolution whose channels or groups do not fit together")
         return {"weight": (rows, columns // groups, *sizes), "bias": (outputs,)}
     if issubclass(kind, nn.modules.batchnorm._NormBase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import struct
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from tests.torch_file_tools import call, name, refusal, storage, tensor, text, tiny_model, write
+from utils.files import ROOT
 
 CONV = "models.common.Conv"
 MODEL = "models.yolo.DetectionModel"
@@ -226,3 +228,37 @@ def test_shared_numbers_stay_shared(tmp_path):
     first, second, whole = load_checkpoint(tmp_path / "views.pt")["views"]
     whole[2] = 9
     assert (first[2], second[0]) == (9, 9)
+
+
+# Calls that make objects of what a file says, and where they may stand
+UNPICKLING = {"load", "loads", "Unpickler", "_load", "legacy_load"}
+ALLOWED = {
+    ("utils/background.py", "pickle.load"),  # the pipes of a process that was started here
+    ("models/backends/torchscript.py", "torch.jit.load"),  # which says so: SECURITY.md
+    ("utils/label_cache.py", "np.load"),  # with allow_pickle=False
+}
+
+
+def test_nothing_else_unpickles():
+    found = set()
+    folders = ("models", "utils", "prune_tools", "data", "benchmarks", "examples")
+    files = [*ROOT.glob("*.py"), *(file for folder in folders for file in (ROOT / folder).rglob("*.py"))]
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            words = ast.unparse(node.func)
+            if node.func.attr in UNPICKLING and words.split(".")[0] in (
+                "torch",
+                "pickle",
+                "np",
+                "numpy",
+                "dill",
+                "joblib",
+            ):
+                found.add((file.relative_to(ROOT).as_posix(), words))
+            assert not any(
+                word.arg == "allow_pickle" and ast.unparse(word.value) != "False" for word in node.keywords
+            ), file
+    assert len(files) > 100
+    assert found <= ALLOWED

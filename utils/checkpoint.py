@@ -88,11 +88,11 @@ def portable_copy(model: nn.Module, half: bool) -> nn.Module:
         half: convert to FP16, as stripped checkpoints are.
 
     Raises:
-        ValueError: the model is fused; YOLOv5 could open the file but not run the model.
+        InputError: the model is fused; YOLOv5 could open the file but not run the model.
     """
     source = de_parallel(model)
     if any(hasattr(module, "forward_fuse") and not hasattr(module, "bn") for module in source.modules()):
-        raise ValueError("a fused model cannot be saved: save it before fuse(), or load it with fuse=False")
+        raise InputError("a fused model cannot be saved: save it before fuse(), or load it with fuse=False")
     duplicate = plain_norms(copy_to_cpu(source))
     if half:
         duplicate.half()
