@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
+from models.description import describe_file
 from models.exporters import ExportJob
+from models.fitness import check_unfused
 from models.loading import load_checkpoint
 from models.safetensors_models import SUFFIX, write_model
 from utils.errors import InputError
@@ -13,4 +17,7 @@ def export(job: ExportJob) -> None:
     if job.source is None or job.source.suffix.lower() == SUFFIX:
         raise InputError(f"{job.source} is a safetensors file: export it to another format")
     checkpoint = load_checkpoint(job.source)
-    write_model(checkpoint.get("ema") or checkpoint["model"], job.path, job.metadata.half)
+    model = checkpoint.get("ema") or checkpoint["model"]
+    check_unfused(model, job.source)
+    model.yaml = describe_file(copy.deepcopy(model).float().eval(), job.source)
+    write_model(model, job.path, job.metadata.half)
