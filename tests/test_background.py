@@ -83,7 +83,8 @@ def test_a_process_that_dies_is_named_and_the_next_picture_gets_another(tmp_path
     assert file.is_file()
 
 
-GARBAGE = "import sys; sys.stdout.write('ready\\n{}'); sys.stdout.flush(); sys.stdout.close()"
+# It takes what it is sent, or sending would fail where it ends sooner
+GARBAGE = "import os, sys; sys.stdout.write('ready\\n{}'); sys.stdout.flush(); os.close(1); sys.stdin.read()"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_this_process_draws_where_the_other_is_of_no_use(start, reason, tmp_path
     if start is None:
         monkeypatch.setattr("utils.background.sys.executable", str(tmp_path / "nowhere"))
     else:
-        monkeypatch.setattr("utils.background.START", start.replace("sys.stdout.close()", "sys.stdout.close()"))
+        monkeypatch.setattr("utils.background.START", start)
     file, picture = next(iter(pictures(tmp_path).items()))
     with BackgroundDrawing(1) as draw:
         draw(file, picture)
