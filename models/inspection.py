@@ -9,9 +9,11 @@ import torch
 
 from models.yolo import PROFILE_RUNS, DetectionModel
 from utils.device import select_device
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 from utils.files import ROOT
 from utils.log import LOGGER
+
+MOST_IMAGES = 1024  # of a profiled batch
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -65,8 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
         InputError: the configuration, or with --test any shipped one, cannot be built.
     """
     options = parse_options(arguments)
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size must be 1 or more, got {options.batch_size}")
+    if not 1 <= options.batch_size <= MOST_IMAGES:
+        raise InputError(f"--batch-size must be 1 or more, at most {MOST_IMAGES}, got {short_repr(options.batch_size)}")
     device = select_device(options.device)
     if options.test:
         failures = build_all()

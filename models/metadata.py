@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.errors import InputError
+from utils.checks import MOST_CLASSES
+from utils.config import LARGEST_IMAGE, MOST
+from utils.errors import InputError, one_line, short_repr
 
 FILE_NAME = "metadata.json"  # in formats that are folders
+LONGEST_TEXT = 1 << 21  # characters
 KEY = "yolov5_prune"  # in formats whose metadata are one mapping of texts
 
 
@@ -64,10 +67,9 @@ def parse_metadata(text: str | bytes | None, source: str | Path) -> Metadata:
     """Metadata of a JSON object. Raises InputError if there is none, or it is none of a detector."""
     if not text:
         raise _missing(source)
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{source}: its metadata are no JSON ({error}): export it again with export.py") from error
+    content, reason = _read(text, (json.loads,))
+    if reason:
+        raise InputError(f"{source}: its metadata are no JSON ({reason}): export it again with export.py")
     return _checked(content, source)
 
 
@@ -78,14 +80,23 @@ def parse_texts(texts: Mapping[str, str], source: str | Path) -> Metadata:
     content = {}
     known = {entry.name for entry in dataclasses.fields(Metadata)}
     for name in known & texts.keys():
-        try:
-            content[name] = json.loads(texts[name])
-        except ValueError:
-            try:
-                content[name] = ast.literal_eval(texts[name])  # literals only, nothing is run
-            except (ValueError, SyntaxError):
-                raise InputError(f"{source}: its metadata entry {name!r} cannot be read: export it again") from None
+        content[name], reason = _read(texts[name], (json.loads, ast.literal_eval))  # literals only, nothing is run
+        if reason:
+            raise InputError(f"{source}: its metadata entry {name!r} cannot be read ({reason}): export it again")
     return _checked(content, source)
+
+
+def _read(text: str | bytes, readers: Sequence[Callable[[Any], Any]]) -> tuple[Any, str]:
+    """What the first of ``readers`` that understands a text makes of it, and ''; else None and the reason."""
+    if len(text) > LONGEST_TEXT:
+        return None, f"more than {LONGEST_TEXT} characters"
+    reason = ""
+    for read in readers:
+        try:
+            return read(text), ""
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # the last two: nested
+            reason = reason or one_line(error)
+    return None, reason
 
 
 def _missing(source: str | Path) -> InputError:
@@ -102,33 +113,36 @@ def _checked(content: Any, source: str | Path) -> Metadata:
     values = {entry.name: content[entry.name] for entry in dataclasses.fields(Metadata) if entry.name in content}
     names = values["names"]
     if isinstance(names, Mapping):
-        digits = all(str(key).isdecimal() for key in names)
-        names = [names[key] for key in sorted(names, key=int)] if digits else None
-    values["names"] = [str(name) for name in names] if isinstance(names, list) else None
+        places = {str(key): name for key, name in names.items()}
+        order = [str(place) for place in range(len(names))]
+        names = [places[key] for key in order] if places.keys() == set(order) else None
+    plain = isinstance(names, list) and all(isinstance(name, (str, int, float)) for name in names)
+    values["names"] = [str(name) for name in names] if plain and len(names) <= MOST_CLASSES else None
     shape = content.get("shape")
     size = values.setdefault("imgsz", shape[-2:] if isinstance(shape, list) else None)
     fits = {
         "names": bool(values["names"]),
-        "stride": _is_number(values["stride"], 1),
+        "stride": _is_number(values["stride"], 1, LARGEST_IMAGE),
         "imgsz": isinstance(size, list) and len(size) == 2 and all(_is_count(side) for side in size),
         "batch": _is_count(values.get("batch", 1)),
         "nms": values.get("nms") is None or _fits_nms(values["nms"]),
         "task": values.get("task", "detect") == "detect",
     }
     fits |= {name: isinstance(values.get(name, False), bool) for name in ("dynamic", "half", "int8")}
+    fits |= {name: isinstance(values.get(name, ""), str) for name in ("weights", "made_by")}
     wrong = next((name for name, good in fits.items() if not good), None)
     if wrong:
-        raise InputError(f"{source}: its metadata entry {wrong!r} is {content.get(wrong)!r}: export it again")
+        raise InputError(f"{source}: its metadata entry {wrong!r} is {short_repr(content.get(wrong))}: export it again")
     values["stride"] = int(values["stride"])
     return Metadata(**values)
 
 
-def _is_number(value: Any, least: float, most: float = float("inf")) -> bool:
+def _is_number(value: Any, least: float, most: float) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and _is_number(value, 1)
+    return isinstance(value, int) and _is_number(value, 1, MOST)
 
 
 def _fits_nms(value: Any) -> bool:

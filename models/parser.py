@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,9 +84,11 @@ def find_config(cfg: str | Path) -> Path:
     """
     name = Path(cfg).name
     for path in (Path(cfg), ROOT / cfg, ROOT / "models" / cfg, ROOT / "models" / name, ROOT / "models/hub" / name):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
-    raise MissingFileError(f"no model configuration {cfg}: looked here, in {ROOT / 'models'} and in its hub folder")
+    raise MissingFileError(
+        f"no model configuration {str(cfg)[:500]}: looked here, in {ROOT / 'models'} and in its hub folder"
+    )
 
 
 def read_config(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class DetectionModel(nn.Module):
         anchors: float | None = None,
     ) -> None:
         super().__init__()
-        self.yaml = _customized(read_config(cfg), ch, nc, anchors)
+        self.yaml = read_config(_customized(read_config(cfg), ch, nc, anchors))
         if not isinstance(cfg, Mapping):
             self.yaml_file = find_config(cfg).name
         self.model, self.save = parse_model(self.yaml, ch=[self.yaml["ch"]])

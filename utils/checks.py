@@ -284,9 +284,13 @@ def _split_entries(value: Any, split: str, title: str) -> list[str]:
 
 
 def _missing_message(title: str, missing: list[str], roots: list[Path], remedy: str) -> str:
-    shown = ", ".join(entry if len(entry) < 200 else short_repr(entry) for entry in missing[:3]) + (
-        f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    )
+    shown = ", ".join(map(_shown, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     absolute = all(Path(entry).is_absolute() for entry in missing)
-    looked = "" if absolute else f" (looked below {' and '.join(map(str, roots))})"
+    looked = "" if absolute else f" (looked below {' and '.join(map(_shown, roots))})"
     return f"{title}: images not found: {shown}{looked}: {remedy}"
+
+
+def _shown(path: str | Path) -> str:
+    """A path for a message; in quotes and shortened where it is long or holds line breaks and the like."""
+    text = str(path)
+    return text if len(text) <= 300 and text.isprintable() else short_repr(text)

@@ -24,7 +24,8 @@ import numpy as np
 
 from data.scripts.mask_demo.scene import Label, draw_scene
 from utils.cli import run_command
-from utils.errors import InputError
+from utils.config import LARGEST_IMAGE, LARGEST_SEED, MOST
+from utils.errors import InputError, short_repr
 from utils.files import ROOT, atomic_path, make_folder, read_yaml, write_yaml
 from utils.log import LOGGER
 
@@ -48,8 +49,10 @@ class Settings:
             raise InputError(f"--images {self.images}: at least 2 are needed, one to train and one to validate")
         if self.size < SMALLEST_SIZE:
             raise InputError(f"--size {self.size}: the drawings need at least {SMALLEST_SIZE} pixels")
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed}: expected 0 or a positive number")
+        if self.images > MOST or self.size > LARGEST_IMAGE:
+            raise InputError(f"at most --images {MOST} and --size {LARGEST_IMAGE} are possible")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise InputError(f"--seed {short_repr(self.seed)}: expected 0 or a positive number, at most {LARGEST_SEED}")
 
 
 def split_of(index: int) -> str:

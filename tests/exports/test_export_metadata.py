@@ -10,7 +10,7 @@ import torch
 from models.backends import DetectMultiBackend
 from models.backends.runtime import Runtime
 from models.formats import format_of
-from models.metadata import Metadata, parse_metadata
+from models.metadata import Metadata, parse_metadata, parse_texts
 from tests.exports.helpers import SIZE, needs
 from utils.errors import InputError, MissingFileError
 
@@ -62,6 +62,10 @@ NMS = {"conf_thres": 0.25, "iou_thres": 0.45, "agnostic": False, "topk_per_class
         ("names", {"a": "disc"}), ("names", []), ("names", 3), ("stride", "x"), ("stride", True), ("imgsz", [0, 64]),
         ("imgsz", "64"), ("batch", 0), ("dynamic", "yes"), ("half", 1), ("nms", {"x": 1}), ("nms", [1]),
         ("nms", NMS | {"conf_thres": "0.25"}), ("nms", NMS | {"topk_all": 0}), ("task", "segment"),
+        ("stride", float("inf")), ("stride", float("nan")), ("stride", 10**400), ("imgsz", [10**400, 64]),
+        ("batch", 10**9),
+        ("names", {"0": "a", "5": "b"}), ("names", {"9" * 500: "a"}), ("names", [["a"]]), ("names", [None]),
+        ("names", ["a"] * 100_001), ("weights", ["x"]), ("made_by", {"a": "b"}), ("nms", ["x" * 10**6]),
     ],
 )  # fmt: skip
 def test_damaged_metadata_are_named(entry, value):
@@ -70,6 +74,24 @@ def test_damaged_metadata_are_named(entry, value):
         parse_metadata(json.dumps(GOOD | {entry: value}), "a.onnx")
     with pytest.raises(InputError, match=r"'imgsz' is None"):
         parse_metadata(json.dumps({"names": ["a"], "stride": 32, "shape": 7}), "a.onnx")
+
+
+@pytest.mark.parametrize("text", [
+    "[" * 100_000, '{"a":' * 100_000, "-" * 100_000 + "1", "(" * 9999, "1+" * 100_000 + "1", "9" * 5000,
+    "[" + "1," * 3_000_000,
+    "{" * 5000, "\0", "\ud800", "[[[[", "nan", "{[]: 1}", "{1: {2}}",
+], ids=lambda text: repr(text[:5]))  # fmt: skip
+def test_nested_and_endless_metadata_are_refused_in_one_line(text):
+    for read in (
+        lambda: parse_metadata(text, "a.onnx"),
+        lambda: parse_metadata(text.encode(errors="surrogatepass"), "a.onnx"),
+        lambda: parse_texts({"names": text, "stride": "32", "imgsz": "[64, 64]"}, "a.onnx"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read()
+        assert "a.onnx" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 500
 
 
 class Gives(Runtime):
