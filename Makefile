@@ -10,8 +10,8 @@
 #   make test ARGS="-k nms -x"    further arguments for the command
 
 # Starts from small weights that were trained on other pictures of the same painter: see data/weights/README.md
-DEMO := --weights data/weights/drawn_faces.pt --imgsz 320 --batch-size 8 \
-        --base-epochs 10 --sparse-epochs 12 --finetune-epochs 8
+DEMO := --weights data/weights/drawn_faces.pt --imgsz 192 --batch-size 8 \
+        --base-epochs 8 --sparse-epochs 10 --finetune-epochs 6
 
 PYTHON ?= python3
 ARGS ?=
