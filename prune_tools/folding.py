@@ -92,9 +92,12 @@ class _Folder:
         return torch.where(gone, shift + bias, 0.0)
 
     def _norm(self, step: Step, value: torch.Tensor) -> torch.Tensor:
-        gone = self.gone[step.output]
-        self._add(self.narrow[step.name].running_mean, -value, ~gone)
-        return torch.where(gone, self.full[step.name].bias.detach().cpu().double(), 0.0)
+        gone, full = self.gone[step.output], self.full[step.name]
+        if (
+            full.running_mean is not None
+        ):  # without statistics it takes off the mean of each batch, with what is missing
+            self._add(self.narrow[step.name].running_mean, -value, ~gone)
+        return torch.where(gone, 0.0 if full.bias is None else full.bias.detach().cpu().double(), 0.0)
 
     def _add(self, target: torch.Tensor, shift: torch.Tensor, stays: torch.Tensor) -> None:
         """Add the shift of the channels that stay to a parameter or buffer of the narrow module."""

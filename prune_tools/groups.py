@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -129,7 +129,8 @@ def find_groups(model: nn.Module, trace: Trace | None = None) -> list[ChannelGro
     alike: dict[tuple, list[int]] = defaultdict(list)  # same touches, reason and coupling -> classes
     for root, touched in places.items():
         alike[tuple(number for number, _ in touched), reasons.get(root, ""), root in added].append(root)
-    blocks = [path + "." for path, module in model.named_modules() if getattr(module, "add", False) is True]
+    modules = dict(model.named_modules())
+    blocks = [path + "." for path, module in modules.items() if getattr(module, "add", False) is True]
     groups: list[ChannelGroup] = []
     names: dict[str, int] = defaultdict(int)
     for (numbers, reason, is_added), roots in alike.items():
@@ -144,11 +145,20 @@ def find_groups(model: nn.Module, trace: Trace | None = None) -> list[ChannelGro
         base = next((member.path for member in members if member.role != "input"), f"input of {members[0].path}")
         names[base] += 1
         name = base if names[base] == 1 else f"{base}#{names[base]}"
-        if not reason and not any(member.role == "norm" for member in members):
-            reason = "no norm scales it"
+        reason = reason or _unscaled(modules, members)
         inside = any(member.path.startswith(block) for block in blocks for member in members if member.role == "output")
         groups.append(ChannelGroup(name, len(roots), members, reason, is_added or inside))
     return groups
+
+
+def _unscaled(modules: Mapping[str, Any], members: Iterable[Member]) -> str:
+    """Why no gamma says what the channels of ``members`` are worth; '' if one does."""
+    norms = [modules[member.path] for member in members if member.role == "norm"]
+    if not norms:
+        return "no norm scales it"
+    if any(norm.weight is None for norm in norms):
+        return "its norm has no gammas"
+    return "its norm has no running statistics" if any(norm.running_mean is None for norm in norms) else ""
 
 
 def select_groups(groups: Iterable[ChannelGroup], scope: str = "seed") -> list[ChannelGroup]:

@@ -248,6 +248,8 @@ class Refit:
         From the full network's mean: what folding has moved into the narrow one's is in the targets of the re-fit, too.
         """
         narrow: Any = self.narrow[norm.name]
+        if narrow.running_mean is None:  # it takes off the mean of each batch, and the constant with it
+            return
         mean = self.full[norm.name].running_mean.cpu().double() - self.paths.at(norm, self.constants)
         arrives = self.paths.at(norm, {path: torch.ones_like(self.constants[path])}) != 0
         cut = self.cuts.get(norm.name)
