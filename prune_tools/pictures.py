@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.charts import new_figure, save_figure
+from utils.errors import InputError
+from utils.log import log_once
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +21,7 @@ REPORT_SIZE = 6.4, 3.8  # inches; letters stay readable on a phone
 BINS = 80  # of histograms
 TILES = 12  # validation images in the picture of detections
 COLUMNS = 4
+EMPTY_GREY = 114  # of a picture that cannot be read, as of letterboxes
 
 
 def gamma_histogram(gammas: Mapping[str, torch.Tensor], threshold: float | None = None) -> dict[str, Any]:
@@ -92,7 +95,12 @@ def picture_detections(weights: Path | str, images: Sequence[str], image_size: i
     writer = Writer(options, detector.names, Path(weights).parent)  # it only draws
     tiles = []
     for file in images:
-        native = read_image(file)
+        try:
+            native = read_image(file)
+        except InputError as error:
+            log_once(f"WARNING: an empty picture is shown instead: {error}")
+            tiles.append(np.full((image_size, image_size, 3), EMPTY_GREY, np.uint8))
+            continue
         network_input = letterbox(native, image_size, stride=detector.model.stride)[0]
         found, _ = detector(np.ascontiguousarray(network_input[..., ::-1].transpose(2, 0, 1)), native.shape[:2])
         tiles.append(letterbox(writer.annotate(native, found.flip(0)), image_size, auto=False)[0])
