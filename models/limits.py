@@ -25,7 +25,8 @@ from utils.errors import InputError, one_line
 MOST_MODULES = 10_000  # yolov5x6: 1,000
 MOST_PARAMETERS = 500_000_000  # yolov5-p7: 144 million
 MOST_VALUES = 1 << 27  # in one tensor, for an image of 256 pixels, as DetectionModel sends it through
-MOST_PRODUCTS = 100_000_000_000  # multiplications for such an image; yolov5x6: 17 billion
+MOST_PRODUCTS = 60_000_000_000  # multiplications for such an image; yolov5x6: 17 billion
+SLOW_TRANSPOSED, SLOW_POOLING = 8, 20  # times as long as a convolution for as many multiplications, measured on a CPU
 
 _aten = torch.ops.aten
 _ELEMENTWISE = {
@@ -112,9 +113,10 @@ def _cost(module: nn.Module, image: Tensor) -> tuple[int, int] | None:
     """(values, products per value) of one of the common modules for (B, C, H, W); None for any other."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         values = image.shape[0] * module.out_channels * _positions(module, image)
-        return values, module.in_channels // module.groups * math.prod(_pair(module.kernel_size))
+        slowness = SLOW_TRANSPOSED if isinstance(module, nn.ConvTranspose2d) else 1
+        return values, module.in_channels // module.groups * math.prod(_pair(module.kernel_size)) * slowness
     if isinstance(module, nn.MaxPool2d):
-        window = math.prod(min(side, *image.shape[2:]) for side in _pair(module.kernel_size))
+        window = SLOW_POOLING * math.prod(min(side, *image.shape[2:]) for side in _pair(module.kernel_size))
         return image.shape[0] * image.shape[1] * _positions(module, image), window
     if isinstance(module, nn.Upsample):
         sides = module.size or [

@@ -16,7 +16,8 @@ from prune_tools.sensitivity import SensitivityOptions
 from prune_tools.sweep import SweepOptions
 from prune_tools.train_sparity import SparseOptions
 from utils.config import TrainOptions, build, option, parse, parser_for, read_hyperparameters, scale_gains
-from utils.errors import InputError
+from utils.device import select_device
+from utils.errors import InputError, without_middle
 from utils.files import ROOT, read_yaml, write_yaml
 from val import ValOptions
 
@@ -115,6 +116,20 @@ def test_switches_are_true_or_false(options_class):
         if isinstance(field.default, bool) and field.name != "resume":
             with pytest.raises(InputError, match=f"--{field.name.replace('_', '-')} is a switch"):
                 build(options_class, **{field.name: "maybe"})
+
+
+@pytest.mark.parametrize("device", ["9" * 5000, "x" * 5000, "0," * 5000 + "0", "٣", "cuda:" + "9" * 500])
+def test_odd_devices_are_refused_in_short(device):
+    with pytest.raises(InputError, match="--device") as caught:
+        select_device(device)
+    assert len(str(caught.value)) < 300
+
+
+def test_endless_messages_lose_their_middle():
+    assert without_middle("x" * 2000) == "x" * 2000
+    told = without_middle("begin" + "x" * 10**5 + "end")
+    assert len(told) < 2100
+    assert told.startswith("begin") and told.endswith("end")
 
 
 def test_accepted_values_of_v62():

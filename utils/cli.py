@@ -12,7 +12,7 @@ from typing import Any
 from utils import interrupts
 from utils.allocator import keep_freed_memory
 from utils.config import parse
-from utils.errors import InputError, loader_failure
+from utils.errors import InputError, loader_failure, without_middle
 from utils.log import LOGGER, colorstr, log_once, setup_logging
 from utils.names import terminal_text
 
@@ -66,7 +66,7 @@ def run_command(main: Callable[[], object]) -> None:
 def describe(error: BaseException) -> str:
     """An error that a user can mend, in one line: what is wrong and what to do; '' for an error of the program."""
     if isinstance(error, InputError):
-        return terminal_text(error)
+        return without_middle(terminal_text(error))
     advice = getattr(error, "advice", "")
     remedy = "check that the path exists, is writable and has free space" + (f"; then {advice}" if advice else "")
     if isinstance(error, OSError):

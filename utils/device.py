@@ -34,12 +34,12 @@ def select_device(device: str | int | torch.device | None = "", batch_size: int 
         return torch.device("mps")
     if "," in wanted:
         raise InputError(
-            f"--device {device} names several devices; only training commands use them, in one process for each "
-            "(from Python: torchrun --nproc_per_node N): choose one, for example --device 0"
+            f"--device {str(device)[:60]} names several devices; only training commands use them, in one process for "
+            "each (from Python: torchrun --nproc_per_node N): choose one, for example --device 0"
         )
-    index = re.fullmatch(r"(?:cuda:?)?(\d*)", wanted)
+    index = re.fullmatch(r"(?:cuda:?)?([0-9]{0,4})", wanted)
     if not index:
-        raise InputError(f"unknown --device {device}: expected cpu, mps, or the number of a GPU such as 0")
+        raise InputError(f"unknown --device {str(device)[:60]}: expected cpu, mps, or the number of a GPU such as 0")
     return _gpu(int(index[1] or 0))
 
 

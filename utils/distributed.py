@@ -81,7 +81,7 @@ def device_of_rank(device: str, world: World) -> str:
 
     Raises InputError when there are not as many devices as processes on this machine.
     """
-    wanted = [name.strip() for name in device.split(",") if name.strip()]
+    wanted = [name.strip() for name in str(device).split(",") if name.strip()]  # a number from Python
     if world.rank < 0 or wanted == ["cpu"] or (not wanted and not torch.cuda.is_available()):
         return device
     available = wanted or [str(number) for number in range(torch.cuda.device_count())]

@@ -7,6 +7,7 @@ import reprlib
 from typing import Any
 
 LONGEST_QUOTE = 100  # characters
+LONGEST_MESSAGE = 2000
 
 # Errors of the disk, or of the process: what fails with one of these for one file fails for the others, too.
 _OF_ALL_FILES = {"EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EROFS"}
@@ -44,6 +45,13 @@ def one_line(error: BaseException) -> str:
     """The message of an error of some library for a line of ours: its first 200 characters, without line breaks."""
     text = " ".join(str(error)[:2000].split())
     return text[:200] or type(error).__name__
+
+
+def without_middle(message: str) -> str:
+    """A message whose middle is left out where it is endless, because what the user named is."""
+    if len(message) <= LONGEST_MESSAGE:
+        return message
+    return f"{message[: LONGEST_MESSAGE * 2 // 3]} ... {message[-LONGEST_MESSAGE // 4 :]}"
 
 
 class _Shortener(reprlib.Repr):

@@ -109,17 +109,50 @@ def as_text(rng: random.Random, content: Any) -> bytes:
 
 
 def model_text(rng: random.Random) -> bytes:
-    """A model configuration with one to four faults."""
+    """A model configuration: random rows of the right form, or a good one with one to four faults."""
+    if rng.random() < 0.3:
+        return as_text(rng, _random_network(rng))
     content: Any = copy.deepcopy(TINY)
     if rng.random() < 0.3:
         content = yaml.safe_load((ROOT / "models/yolov5n_mask.yaml").read_text(encoding="utf-8"))
-    for _ in range(rng.randint(1, 4)):
+    for _ in range(rng.choice([1, 1, 1, 2, 3, 4])):
         rows = [*_rows(content, "backbone"), *_rows(content, "head")]
         if rng.random() < 0.5 and rows:
             _change_row(rng, rng.choice(rows))
         else:
             change(rng, content)
     return as_text(rng, content)
+
+
+def _random_network(rng: random.Random) -> dict[str, Any]:
+    """Rows that are written correctly, with numbers of any size; most of them fit together."""
+
+    def size(most: float) -> int:
+        return max(int(10 ** rng.uniform(0, rng.choice([2, 2, 3, most]))), 1)
+
+    rows = []
+    for index in range(rng.randint(1, 12)):
+        kind = rng.choice(["Conv", "Conv", "C3", "SPPF", "Focus", "GhostConv", "Bottleneck", "C3TR", "nn.Upsample",
+                           "Concat", "nn.MaxPool2d", "Contract", "Expand", "MixConv2d", "nn.ConvTranspose2d", "DWConv",
+                           "CrossConv"])  # fmt: skip
+        stride = rng.choice([1, 2, 2, 2, size(3)])
+        values = {
+            "Conv": [size(6), rng.choice([1, 3, size(4)]), stride],
+            "nn.Upsample": [None, rng.choice([2, 2, size(4)]), "nearest"],
+            "SPPF": [size(6), rng.choice([5, size(3)])], "Concat": [1],
+            "nn.MaxPool2d": [rng.choice([2, 3, size(3)]), stride],
+            "Contract": [rng.choice([2, 4])], "Expand": [rng.choice([2, 4])], "DWConv": [size(6), 3, stride],
+            "nn.ConvTranspose2d": [size(6), rng.choice([2, 4, size(3)]), stride],
+        }.get(kind, [size(6)])  # fmt: skip
+        source: Any = [-1, rng.randrange(index)] if kind == "Concat" and index else -1
+        rows.append([source, rng.choice([1, 1, 3, size(6)]), kind, values])
+    levels = sorted(rng.sample(range(len(rows)), min(len(rows), rng.randint(1, 3))))
+    anchors = rng.choice([3, size(4), [[10, 13, 16, 30]] * len(levels)])
+    return {
+        "nc": rng.choice([1, 2, 80, size(7)]), "depth_multiple": rng.choice([0.33, 1.0, 10 ** rng.uniform(-2, 4)]),
+        "width_multiple": rng.choice([0.25, 1.0, 10 ** rng.uniform(-2, 4)]), "anchors": anchors, "backbone": rows,
+        "head": [[levels, 1, "Detect", ["nc", "anchors"]]],
+    }  # fmt: skip
 
 
 def _rows(content: Any, key: str) -> list[list[Any]]:
