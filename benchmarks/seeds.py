@@ -78,7 +78,7 @@ def train_once(options: SeedOptions) -> None:
     """The run ``options.only``, in this process; its results go into a JSON file beside its folder."""
     import train
     from benchmarks.training import plain_images
-    from utils import engine
+    from utils import batch_step
     from utils.callbacks import Callbacks
 
     way, _, seed = options.only.partition("-")
@@ -92,7 +92,7 @@ def train_once(options: SeedOptions) -> None:
     else:
         callbacks = Callbacks()
         callbacks.register_action("on_training_ready", callback=take_plain_way)
-        with mock.patch.object(engine, "prepare_images", plain_images):
+        with mock.patch.object(batch_step, "prepare_images", plain_images):
             results = train.main(chosen, callbacks)
     with atomic_path(result_file(options)) as draft:
         draft.write_text(json.dumps({"options": conditions(options), "results": results}), encoding="utf-8")

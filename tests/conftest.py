@@ -7,15 +7,8 @@ the commands that they start. Those of tests/gpu are about GPUs; tests/test_gpu.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-GPU_OPTION = "--gpu"
-VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
-HIDDEN_GPUS = os.environ.get(VISIBLE_GPUS)  # as it was, for the tests that want one
-if GPU_OPTION not in sys.argv:
-    os.environ[VISIBLE_GPUS] = ""  # before torch looks
 
 import cv2
 import numpy as np
@@ -26,6 +19,10 @@ from utils.downloads import OFFLINE_VARIABLE
 from utils.files import ROOT, write_yaml
 from utils.log import LOGGER
 
+GPU_OPTION = "--gpu"
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+HIDDEN_GPUS = "VISIBLE_BEFORE_TESTS"  # keeps what that was, for tests/test_gpu.py and in processes of xdist
+ALL_GPUS = "all"
 TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # height, width
 TINY_COLOURS = ((40, 60, 220), (220, 120, 40))  # BGR of class 0, a disc, and class 1, a square
 
@@ -33,6 +30,13 @@ TINY_COLOURS = ((40, 60, 220), (220, 120, 40))  # BGR of class 0, a disc, and cl
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that lets tests see a GPU."""
     parser.addoption(GPU_OPTION, action="store_true", help="do not hide the GPU; for tests/gpu, which need one")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPU, before torch looks for one; in each process of xdist."""
+    if not config.getoption(GPU_OPTION):
+        os.environ.setdefault(HIDDEN_GPUS, os.environ.get(VISIBLE_GPUS, ALL_GPUS))
+        os.environ[VISIBLE_GPUS] = ""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
