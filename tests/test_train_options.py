@@ -16,6 +16,7 @@ import torch
 import train
 from models.loading import load_checkpoint
 from utils import compilation
+from utils.batch_step import BatchStep, RecordedStep, batch_step
 from utils.callbacks import Callbacks
 from utils.config import TrainOptions, build, parse, read_hyperparameters
 from utils.distributed import World
@@ -103,7 +104,8 @@ def test_help_lists_the_published_options_and_no_others():
         "--exist-ok", "--quad", "--cos-lr", "--label-smoothing", "--patience", "--freeze", "--save-period", "--seed",
         "--local_rank",
     }  # fmt: skip
-    assert flags == published | {"--help", "--amp", "--compile", "--local-rank", "--allow-download-scripts"}
+    added = {"--help", "--amp", "--compile", "--no-cuda-graph", "--local-rank", "--allow-download-scripts"}
+    assert flags == published | added
 
 
 # -- where a run starts --------------------------------------------------------------------------------------------
@@ -262,7 +264,19 @@ def test_compile(bench, monkeypatch):
         bench.options(compile=True, rect=True)
 
 
-def test_sync_bn_in_one_process_changes_nothing(bench):
+def test_no_cuda_graph(bench, monkeypatch):
+    """What a graph computes is tested in tests/test_batch_step.py, and on a GPU in tests/gpu."""
+    monkeypatch.setattr("utils.batch_step.CudaRecorder", lambda: None)
+    kinds = []
+    for chosen in (False, True):
+        state = bench.prepared(no_cuda_graph=chosen).state
+        state.device = torch.device("cuda")
+        kinds.append(type(batch_step(state)))
+    assert kinds == [RecordedStep, BatchStep]
+
+
+def test_sync_bn(bench):
+    """In one process it changes nothing."""
     plain, joined = (bench.prepared(sync_bn=chosen).state.forward for chosen in (False, True))
     assert [type(module) for module in joined.modules()] == [type(module) for module in plain.modules()]
 
