@@ -146,7 +146,7 @@ def read_survey(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["options"] is not None and all(Point(**point) for point in content["points"]):
             return content
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise InputError(f"{path} is no record of a sweep or of a sensitivity analysis: delete it, or name another folder")
 

@@ -174,6 +174,18 @@ def test_names_that_yaml_takes_for_something_else_have_to_be_quoted(repository):
         )
 
 
+@pytest.mark.parametrize("names", ["[7, 007, a]", "{0: 7, 1: 007, 2: a}", "[7, 0x7, a]", "[7, +7, '08']"])
+def test_names_that_yaml_takes_for_other_numbers_are_told(repository, heard, names):
+    file = repository / "data" / "numbers.yaml"
+    file.write_text(f"names: {names}\n")
+    assert check_dataset(file, splits=())["names"][1] == "7"
+    assert len(heard) == 1
+    assert "of class 1 as 7: put it into quotes" in heard[0]
+    file.write_text("names: [7, '007', 2.5, 08, 2001-02-03]\n")
+    assert list(check_dataset(file, splits=())["names"].values()) == ["7", "007", "2.5", "08", "2001-02-03"]
+    assert len(heard) == 1
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

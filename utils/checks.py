@@ -212,7 +212,20 @@ def _read_description(data: str | Path | Mapping[str, Any]) -> tuple[str, Mappin
     if not isinstance(content, Mapping):
         kind = type(content).__name__
         raise InputError(f"{file} does not describe a data set: expected the keys train, val and names, got {kind}")
+    _tell_changed_names(file, content)
     return str(file), content, [ROOT, file.resolve().parent]
+
+
+def _tell_changed_names(file: Path, content: Mapping[str, Any]) -> None:
+    """Warn of class names such as 007 and 1.10, which YAML takes for the numbers 7 and 1.1, as YOLOv5 does."""
+    read, written = content.get("names"), read_yaml(file, as_written=True).get("names")
+    if isinstance(read, dict) and isinstance(written, dict):
+        read, written = list(read.values()), list(written.values())
+    if isinstance(read, list) and isinstance(written, list):
+        for index, (name, text) in enumerate(zip(read, written, strict=False)):
+            if isinstance(name, (int, float, datetime.date)) and not isinstance(name, bool) and str(name) != text:
+                LOGGER.warning(f"{file}: YAML reads the name {text} of class {index} as {name}: put it into quotes")
+                return
 
 
 def _unpacked_description(archive: Path) -> Path:

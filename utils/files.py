@@ -155,13 +155,16 @@ def newest_file(folder: Path, pattern: str, remedy: str) -> Path:
     return found
 
 
-def read_yaml(path: str | Path) -> Any:
-    """The plain values of a YAML file, within the limits of utils/yaml_reader.py. Raises InputError in one line."""
+def read_yaml(path: str | Path, as_written: bool = False) -> Any:
+    """The plain values of a YAML file, within the limits of utils/yaml_reader.py. Raises InputError in one line.
+
+    With ``as_written`` numbers and dates are the texts that stand in the file.
+    """
     file = Path(path)
     if not file.is_file():
         raise MissingFileError(f"no such YAML file: {file}")
     with file.open("rb") as stream:
-        return parse_yaml(stream.read(MOST_BYTES + 1), file)
+        return parse_yaml(stream.read(MOST_BYTES + 1), file, as_written)
 
 
 def read_yaml_mapping(path: str | Path) -> dict[Any, Any]:

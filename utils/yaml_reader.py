@@ -68,24 +68,26 @@ def decode_utf8(content: bytes, source: object) -> str:
     return text
 
 
-def parse_yaml(content: bytes, source: object) -> Any:
+def parse_yaml(content: bytes, source: object, as_written: bool = False) -> Any:
     """The plain values of a YAML document; None if it is empty.
+
+    With ``as_written`` numbers and dates are the texts that stand in the file (007 is '007', and not 7).
 
     Raises:
         InputError: not UTF-8, no YAML, a key twice, a value that is none of its kind, or beyond a limit.
     """
     if len(content) > MOST_BYTES:
         raise InputError(f"{source} is larger than {MOST_BYTES >> 10} KiB, which no YAML file read here needs to be")
-    return _Builder(decode_utf8(content, source), source).build()
+    return _Builder(decode_utf8(content, source), source, as_written).build()
 
 
 class _Builder:
     """Makes values of the events of one document, without recursion."""
 
-    def __init__(self, text: str, source: object) -> None:
+    def __init__(self, text: str, source: object, as_written: bool) -> None:
         import yaml
 
-        self.text, self.source = text, source
+        self.text, self.source, self.as_written = text, source, as_written
         self.finished: dict[str, _Value] = {}  # by anchor
         self.waiting: list[_Collection] = []  # from the outermost to the innermost
         wrong = yaml.SafeLoader.NON_PRINTABLE.search(text)
@@ -166,6 +168,8 @@ class _Builder:
         except (ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
             reason = f"{short_repr(text)} is no value of the kind {kind}: correct it, or put a text into quotes"
             raise InputError(f"{self.source}, line {line}: {reason}") from error
+        if self.as_written and kind in ("int", "float", "timestamp"):
+            value = text
         return _Value(value, line, characters=len(text))
 
     def _alias(self, anchor: str | None, line: int) -> _Value:
