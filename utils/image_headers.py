@@ -5,17 +5,19 @@ JPEG: ITU-T T.81, annex B, with the limits of libjpeg; Exif: CIPA DC-008. PNG: I
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass, field
 
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 EXIF_MARK = b"Exif\0\0"
 ORIENTATION_TAG = 274
 EXIF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # by the kind of a value
 EXCHANGE_SIDES = (5, 6, 7, 8)  # orientations that exchange width and height
-SOF_PLAIN, SOF_EXTENDED, DHT, SOS, DQT, DRI, COM = 0xC0, 0xC1, 0xC4, 0xDA, 0xDB, 0xDD, 0xFE
+SOF_PLAIN, SOF_EXTENDED, SOF_PROGRESSIVE, DHT, EOI, SOS, DQT, DRI, COM = b"\xc0\xc1\xc2\xc4\xd9\xda\xdb\xdd\xfe"
+AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the next marker that is no restart
 APP_FIRST, APP_EXIF, APP_LAST = 0xE0, 0xE1, 0xEF
 LONGEST_JPEG_SIDE = 65500  # of libjpeg
 LARGEST_UNIT_BLOCKS = 10  # of a scan with several components
@@ -32,19 +34,21 @@ class Unusual(Exception):
 
 @dataclass
 class _Jpeg:
-    """What has been read of a JPEG up to its first scan."""
+    """What has been read of a JPEG so far."""
 
     size: tuple[int, int] = (0, 0)
     components: dict[int, int] = field(default_factory=dict)  # identifier -> quantization table
     quantization: set[int] = field(default_factory=set)
     huffman: set[tuple[int, int]] = field(default_factory=set)  # (class, number)
     orientation: int | None = None
+    progressive: bool = False
 
 
 def jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """(width, height), after the Exif rotation, of a JPEG that is baseline and without fault up to its first scan.
+    """(width, height), after the Exif rotation, of a JPEG without fault in its segments.
 
-    Returns None where only a decoder can tell, also if ``content``, the beginning of the file, ends before that scan.
+    Of a baseline one those up to the first scan count, and ``content`` may be the beginning of the file; of a
+    progressive one all do. Returns None where only a decoder can tell.
     """
     try:
         return _jpeg_size(content)
@@ -53,19 +57,22 @@ def jpeg_size(content: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int]:
-    head, position = _Jpeg(), len(JPEG_START)
-    while True:
+    head, position, scans = _Jpeg(), len(JPEG_START), 0
+    while not scans or head.progressive:
         if content[position] != 0xFF:
             raise Unusual
         while content[position] == 0xFF:
             position += 1
         marker = content[position]
+        if marker == EOI and scans:
+            break
         (length,) = struct.unpack_from(">H", content, position + 1)
         body = content[position + 3 : position + 1 + length]
         if len(body) != length - 2:
             raise Unusual
         position += 1 + length
-        if marker in (SOF_PLAIN, SOF_EXTENDED):
+        if marker in (SOF_PLAIN, SOF_EXTENDED, SOF_PROGRESSIVE):
+            head.progressive = marker == SOF_PROGRESSIVE
             _frame(head, body)
         elif marker == DQT:
             _quantization_tables(head, body)
@@ -77,10 +84,14 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
             head.orientation = exif_orientation(body[len(EXIF_MARK) :])
         elif marker == SOS:
             _scan(head, body)
-            width, height = head.size
-            return (height, width) if head.orientation in EXCHANGE_SIDES else (width, height)
+            scans += 1
+            if head.progressive:
+                following = AFTER_SCAN.search(content, position)
+                position = following.start() if following else len(content)
         elif not (APP_FIRST <= marker <= APP_LAST or marker == COM or (marker == DRI and length == 4)):
             raise Unusual
+    width, height = head.size
+    return (height, width) if head.orientation in EXCHANGE_SIDES else (width, height)
 
 
 def _frame(head: _Jpeg, body: bytes) -> None:
@@ -134,13 +145,21 @@ def _huffman_tables(head: _Jpeg, body: bytes) -> None:
 def _scan(head: _Jpeg, body: bytes) -> None:
     count = body[0]
     parts = {body[start]: body[start + 1] for start in range(1, 1 + 2 * count, 2)}
-    tables = {(kind, chosen >> 4 if kind == 0 else chosen & 15) for chosen in parts.values() for kind in (0, 1)}
-    whole = len(body) == 4 + 2 * count and body[-3:] == b"\x00\x3f\x00"
+    first, last, approximation = body[-3:]
+    high, low = approximation >> 4, approximation & 15
+    if head.progressive:
+        fits = last == 0 if first == 0 else first <= last < 64 and count == 1
+        fits = fits and parts.keys() <= head.components.keys() and (high == 0 or low == high - 1) and low <= 13
+        kinds = [] if first == 0 and high else [0 if first == 0 else 1]  # a refined first coefficient has no table
+    else:
+        fits = body[-3:] == b"\x00\x3f\x00" and parts.keys() == head.components.keys()
+        kinds = [0, 1]
+    tables = {(kind, chosen >> 4 if kind == 0 else chosen & 15) for chosen in parts.values() for kind in kinds}
     if not (
-        whole
-        and count
-        and parts.keys() == head.components.keys()
-        and set(head.components.values()) <= head.quantization
+        fits
+        and 0 < count == len(parts)
+        and len(body) == 4 + 2 * count
+        and {head.components[part] for part in parts} <= head.quantization
         and tables <= head.huffman
     ):
         raise Unusual

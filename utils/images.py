@@ -12,12 +12,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from utils.errors import InputError
-from utils.image_headers import JPEG_END, JPEG_START, PNG_START, jpeg_size, png_size
+from utils.image_headers import JPEG_END, JPEG_SCAN, JPEG_START, PNG_START, jpeg_size, png_size
 from utils.image_headers import ORIENTATION_TAG as ORIENTATION_TAG
 
 IMAGE_SUFFIXES = ("bmp", "dng", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp")
@@ -40,13 +41,14 @@ OTHER_FORMATS = (  # often found under the name of a picture
 SMALLEST_SIDE_PIXELS = 10
 LARGEST_PIXELS, LARGEST_SIDE_PIXELS = 1 << 30, 1 << 20  # of OpenCV, which is asked to decode
 LARGEST_PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
-HEAD_BYTES = 1 << 17  # in which the first scan of nearly every JPEG begins
+HEAD_BYTES = 1 << 17  # in which the first scan of nearly every JPEG begins, and most progressive ones end
 READ_FLAGS = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+CV2_LOGGING: Any = getattr(cv2.utils, "logging", cv2)  # where OpenCV 5 and 4 have the level of their log
 _log_turn = threading.Lock()
 _log_state = {"silent": 0, "level": 0}
 
@@ -68,7 +70,7 @@ def read_image(file: str | Path, reduction: int = 1) -> np.ndarray:
         InputError: the file cannot be read or decoded, or has too many pixels; it is named.
     """
     try:
-        return _decode(_content(file), reduction)[0]
+        return _decode(_content(file), reduction)
     except InputError as error:
         raise InputError(f"{file} {error}") from error
 
@@ -99,15 +101,14 @@ def _content(file: str | Path) -> np.ndarray:
     return content
 
 
-def _decode(content: np.ndarray, reduction: int = 1) -> tuple[np.ndarray, bool]:
-    """The picture, and whether it is a JPEG whose end is missing. Raises InputError."""
+def _decode(content: np.ndarray, reduction: int = 1) -> np.ndarray:
+    """The picture, also of a JPEG whose end is missing. Raises InputError."""
     image, reason = _ask_decoder(content, reduction)
-    is_cut = image is None and not reason and content[:2].tobytes() == JPEG_START
-    if is_cut:
+    if image is None and not reason and content[:2].tobytes() == JPEG_START:
         image, reason = _ask_decoder(np.append(content, np.frombuffer(JPEG_END, np.uint8)), reduction)
     if image is None:
         raise InputError(reason or f"cannot be decoded as an image: {_look(content)}")
-    return image, is_cut
+    return image
 
 
 def _ask_decoder(content: np.ndarray, reduction: int) -> tuple[np.ndarray | None, str]:
@@ -131,8 +132,8 @@ def _silence() -> Iterator[None]:
     """Keep OpenCV, which writes several lines about each damaged file, from logging; usable by several threads."""
     with _log_turn:
         if not _log_state["silent"]:
-            _log_state["level"] = cv2.utils.logging.getLogLevel()
-            cv2.utils.logging.setLogLevel(0)
+            _log_state["level"] = CV2_LOGGING.getLogLevel()
+            CV2_LOGGING.setLogLevel(0)
         _log_state["silent"] += 1
     try:
         yield
@@ -140,7 +141,7 @@ def _silence() -> Iterator[None]:
         with _log_turn:
             _log_state["silent"] -= 1
             if not _log_state["silent"]:
-                cv2.utils.logging.setLogLevel(_log_state["level"])
+                CV2_LOGGING.setLogLevel(_log_state["level"])
 
 
 def _look(content: np.ndarray) -> str:
@@ -230,10 +231,15 @@ def _measure(content: np.ndarray) -> tuple[tuple[int, int], str]:
     size = jpeg_size(content.tobytes()) if kind == "jpeg" else None
     if size is not None and ended:
         return size, ""
-    image, is_cut = _decode(content, 8 if size is not None else 1)
+    image = _decode(content, 8 if size is not None else 1)
     remark = ""
-    if is_cut:
+    if kind == "jpeg" and not ended and _is_cut(content.tobytes()):
         remark = "the JPEG is cut off: what can be decoded is used, the rest is grey"
     elif kind == "jpeg" and not ended:
         remark = "the JPEG has bytes after its end: they are ignored"
     return size or (image.shape[1], image.shape[0]), remark
+
+
+def _is_cut(content: bytes) -> bool:
+    """Whether nothing ends the last scan of a JPEG; within a scan the bytes of its end cannot occur."""
+    return content.rfind(JPEG_END) < content.rfind(JPEG_SCAN)
