@@ -59,6 +59,9 @@ def load_checkpoint(path: str | Path, finite: bool = True) -> dict[str, Any]:
     return checkpoint
 
 
+# What values of a wrong kind can still cause, where a rule for them is missing; a file must not end in a traceback
+_UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
+
 use_reader(lambda path: load_checkpoint(path, finite=False))
 
 
@@ -74,6 +77,8 @@ def _read(path: Path) -> Any:
         return rebuild(read_torch_file(path, module_classes().keys()))
     except Refusal as refusal:
         raise CheckpointError(message(path, refusal)) from refusal
+    except _UNEXPECTED as error:
+        raise CheckpointError(message(path, Refusal(f"it holds what nothing expects ({error!r:.100})"))) from error
 
 
 def _check_kind(path: str | Path, content: Any) -> None:
@@ -133,3 +138,5 @@ def _modernize_head(head: yolo.Detect) -> None:
     head.grid = [torch.zeros(1) for _ in range(head.nl)]
     head.anchor_grid = [torch.zeros(1) for _ in range(head.nl)]
     vars(head).setdefault("inplace", True)  # to v5.0
+    if head.export:  # saved in the middle of an export: training needs both outputs
+        head.export = False

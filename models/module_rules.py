@@ -165,7 +165,7 @@ def _check_contents(state: dict[str, Any], path: str) -> None:
     if type(state.get("training")) is not bool:
         _refuse(path, "does not say whether it is training")
     transient = state.get("_non_persistent_buffers_set", set())
-    if type(transient) not in (set, list) or not all(name in state["_buffers"] for name in transient):
+    if type(transient) is not set or not transient <= state["_buffers"].keys():
         _refuse(path, "has a set of buffers that are none")
 
 

@@ -16,7 +16,7 @@ from models import common, experimental, yolo
 from models.module_rules import check_module, example
 from utils.torch_files.build import Builder
 from utils.torch_files.reader import Content
-from utils.torch_files.records import ModuleRecord, OrderedRecord
+from utils.torch_files.records import ModuleRecord, OrderedRecord, Refusal
 
 # Where earlier releases kept classes: {path in the file: class}
 MOVED: dict[str, type[nn.Module]] = {
@@ -38,7 +38,8 @@ def module_classes() -> dict[str, type[nn.Module]]:
     found = dict(MOVED)
     for module in (common, yolo, experimental):
         for kind in vars(module).values():
-            if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == module.__name__:
+            own = isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == module.__name__
+            if own and kind is not experimental.Ensemble:  # several models are several files
                 found[f"{module.__name__}.{kind.__name__}"] = kind
     layers = [nn.Sequential, nn.ModuleList, nn.modules.linear.NonDynamicallyQuantizableLinear, *vars(nn).values()]
     for kind in layers:
@@ -62,10 +63,13 @@ def rebuild(content: Content) -> Any:
     """
     top = content.value
     entries = top if type(top) in (dict, OrderedRecord) else {"": top}
-    records = [value for value in entries.values() if type(value) is ModuleRecord]
     checked: set[int] = set()
-    for record in records:
-        _check(record, checked, record.path.rsplit(".", 1)[-1])
+    for value in entries.values():
+        if type(value) is ModuleRecord:
+            _check(value, checked, value.path.rsplit(".", 1)[-1])
+    stray = next((record for record in content.modules if id(record) not in checked), None)
+    if stray is not None:
+        raise Refusal(f"an object of {stray.path} where plain values are expected")
     maker = _Maker(Builder(content.storages))
     built = {
         key: maker.make(value) if type(value) is ModuleRecord else maker.plain(value) for key, value in entries.items()
@@ -82,6 +86,8 @@ def _check(record: ModuleRecord, checked: set[int], path: str) -> None:
     check_module(record, kind, path)
     for name, child in record.state["_modules"].items():  # type: ignore[index]
         if child is not None:
+            if issubclass(module_classes()[child.path], yolo.DetectionModel):
+                raise Refusal(f"{path} has a whole model as its part {name}")
             _check(child, checked, f"{path}.{name}")
 
 

@@ -16,6 +16,7 @@ from utils.torch_files.records import shown
 
 MOST_LAYERS, MOST_LEVELS, MOST_ANCHORS, MOST_CLASSES = 1000, 10, 100, 100_000
 LARGEST_STRIDE = 4096  # pixels
+LONGEST_TITLE = 1000
 _TYPE = re.compile(r"[\w.]{1,200}", re.ASCII)  # part of the name of a file, with --visualize
 
 
@@ -77,7 +78,7 @@ def _problem(model: nn.Module) -> str | None:
         _problem_of_rows(layers, vars(model).get("save"))
         or _problem_of_head(head)
         or _problem_of_names(vars(model).get("names"), head.nc)
-        or _problem_of_attributes(model, head.nl)
+        or _problem_of_attributes(model, head)
     )
 
 
@@ -110,6 +111,9 @@ def _problem_of_head(head: yolo.Detect) -> str | None:
         value = vars(head).get(name)
         if type(value) is not int or not 1 <= value <= most:
             return f"its head has {shown(value)} as {name}"
+    for name in ("inplace", "export", "dynamic", "onnx_dynamic"):
+        if type(getattr(head, name)) is not bool:
+            return f"its head has {shown(getattr(head, name))} as {name}"
     if head.no != head.nc + 5:
         return f"its head has {head.no} outputs for {head.nc} classes"
     convolutions = head._modules.get("m")
@@ -155,11 +159,16 @@ def _problem_of_names(names: Any, classes: int) -> str | None:
     return None
 
 
-def _problem_of_attributes(model: nn.Module, levels: int) -> str | None:
+def _problem_of_attributes(model: nn.Module, head: yolo.Detect) -> str | None:
     attributes = vars(model)
+    if type(attributes.get("nc", head.nc)) is not int or attributes.get("nc", head.nc) != head.nc:
+        return f"it has {shown(attributes['nc'])} as nc, and a head for {head.nc} classes"
+    title = attributes.get("yaml_file", "")
+    if type(title) is not str or len(title) > LONGEST_TITLE:
+        return f"it has {shown(title)} as yaml_file"
     if not isinstance(attributes.get("yaml", {}), dict):
         return "its configuration (yaml) is none"
     if type(attributes.get("inplace", True)) is not bool:
         return f"it has {shown(attributes['inplace'])} as inplace"
     strides = attributes.get("stride")
-    return None if strides is None else _problem_of_strides(strides, levels)
+    return None if strides is None else _problem_of_strides(strides, head.nl)

@@ -148,7 +148,7 @@ def find_teacher(checkpoint: dict[str, Any], weights: str) -> str:
     recorded = recorded if isinstance(recorded, dict) else {}
     student = checkpoint["model"] if checkpoint.get("ema") is None else checkpoint["ema"]
     for candidate in (recorded.get("teacher"), recorded.get("weights")):
-        with suppress(InputError):
+        with suppress(InputError, OSError):
             if candidate and Path(str(candidate)).is_file():
                 teacher = load_checkpoint(str(candidate))["model"]
                 check_heads(teacher, student, str(candidate))

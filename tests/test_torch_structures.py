@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from models.common import Conv
+from models.experimental import Ensemble, attempt_load
 from models.loading import load_checkpoint
 from tests.torch_file_tools import name, refusal, tiny_model, write
 from utils.checkpoint import save_checkpoint
@@ -113,6 +115,15 @@ STRUCTURES = {
     ),
     "yaml": _set("", "yaml", ["x"]),
     "modules of modules": _twice,
+    "a model in a model": lambda model: model.model[0]._modules.update(act=tiny_model()),
+    "an ensemble": lambda model: model.model[0]._modules.update(act=Ensemble([nn.Identity()])),
+    "a million classes": lambda model: vars(model).update(nc=10**9, names=None),
+    "classes of text": _set("", "nc", "2"),
+    "title": _set("", "yaml_file", ["x"]),
+    "long title": _set("", "yaml_file", "x" * 10_000),
+    "dynamic": _set("model.3", "dynamic", "x"),
+    "buffers of text": _set("model.0.bn", "_non_persistent_buffers_set", [["x"]]),
+    "strides of many": _set("model.0.conv", "stride", 2),
 }
 
 
@@ -161,3 +172,27 @@ def test_names_from_outside_are_shortened(tmp_path):
     model.names = ["x" * 100_000]
     torch.save({"model": model}, tmp_path / "long.pt")
     assert len(refusal(tmp_path / "long.pt")) < 500
+
+
+def test_layers_that_do_not_fit_together(tmp_path):
+    model = tiny_model()
+    model.model[2] = Conv(5, 16, 3, 2)
+    vars(model.model[2]).update(i=2, f=-1, type="models.common.Conv", np=0)
+    torch.save({"model": model}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"cannot look at a picture of 64 pixels: .*channels"):
+        attempt_load(tmp_path / "model.pt")
+
+
+def test_numbers_that_appear_on_the_way(tmp_path):
+    model = tiny_model()
+    model.model[0].bn.running_var.fill_(-5)
+    torch.save({"model": model}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="its boxes are not finite"):
+        attempt_load(tmp_path / "model.pt")
+
+
+def test_saved_in_the_middle_of_an_export(tmp_path):
+    model = tiny_model()
+    model.model[-1].export = True
+    torch.save({"model": model}, tmp_path / "model.pt")
+    assert len(load_checkpoint(tmp_path / "model.pt")["model"](torch.zeros(1, 3, 64, 64))) == 2

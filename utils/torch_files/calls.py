@@ -14,6 +14,7 @@ import torch
 from utils.torch_files.records import (
     DIMENSIONS,
     KEYS,
+    MOST_IN_A_ROW,
     OTHER_KEYS,
     ArrayRecord,
     Name,
@@ -103,7 +104,9 @@ def tensor(arguments: tuple) -> TensorRecord:
     _expect(_no_hooks(hooks) and all(_no_hooks(metadata) for metadata in arguments[6:]), "a tensor with hooks")
     size = size.value if type(size) is ValueRecord and size.kind == "size" else size
     fits = _are(size, int) and _are(stride, int, len(size)) and len(size) <= DIMENSIONS and type(offset) is int
-    _expect(fits and min((offset, *size, *stride)) >= 0, "a tensor whose shape is no shape")
+    numbers = (offset, *size, *stride) if fits else (-1,)
+    _expect(min(numbers) >= 0 and max(numbers) < MOST_IN_A_ROW, "a tensor whose shape is no shape")
+    _expect(math.prod(side or 1 for side in size) < MOST_IN_A_ROW, "a tensor whose shape is no shape")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     within = last < storage.count if 0 not in size else offset <= storage.count
     _expect(within, f"a tensor that reaches beyond the {storage.count} numbers stored for it")
@@ -113,7 +116,8 @@ def tensor(arguments: tuple) -> TensorRecord:
 
 def torch_size(arguments: tuple) -> ValueRecord:
     """``torch.Size((...))``."""
-    _expect(len(arguments) == 1 and _are(arguments[0], int), "a torch.Size of no numbers")
+    good = len(arguments) == 1 and _are(arguments[0], int) and len(arguments[0]) <= DIMENSIONS
+    _expect(good and all(0 <= side < MOST_IN_A_ROW for side in arguments[0]), "a torch.Size of no sizes")
     return ValueRecord("size", arguments[0])
 
 

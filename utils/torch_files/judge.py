@@ -8,6 +8,7 @@ from typing import Any
 from utils.torch_files.records import (
     DEPTH,
     EXPANDED_BYTES,
+    MOST_MODULES,
     SCALARS,
     VALUE_BYTES,
     WEIGHT,
@@ -25,14 +26,16 @@ from utils.torch_files.records import (
 _ON_THE_WAY = -1
 
 
-def judge(value: Any, stored_bytes: int) -> None:
-    """Raise Refusal unless all that ``value`` holds is a value, finite in depth and extent.
+def judge(value: Any, stored_bytes: int) -> list[ModuleRecord]:
+    """Raise Refusal unless all that ``value`` holds is a value, finite in depth and extent; returns its modules.
 
     Args:
         value: what a pickle was turned into.
         stored_bytes: size of the file, by which the extent of the tensors is measured.
     """
-    _Judge(EXPANDED_BYTES + stored_bytes).weigh(value, 0)
+    judge_ = _Judge(EXPANDED_BYTES + stored_bytes)
+    judge_.weigh(value, 0)
+    return judge_.modules
 
 
 class _Judge:
@@ -41,6 +44,7 @@ class _Judge:
     def __init__(self, tensor_bytes: int) -> None:
         self.weights: dict[int, int] = {}
         self.tensor_bytes = tensor_bytes
+        self.modules: list[ModuleRecord] = []
 
     def weigh(self, value: Any, depth: int) -> int:
         kind = type(value)
@@ -69,6 +73,10 @@ class _Judge:
         if kind is ModuleRecord or kind is NamespaceRecord:
             if value.state is None:
                 raise Refusal(f"{_kind(value)} without a state")
+            if kind is ModuleRecord:
+                self.modules.append(value)
+                if len(self.modules) > MOST_MODULES:
+                    raise Refusal(f"more than {MOST_MODULES} modules")
             return (value.state,)
         if kind is ParameterRecord:
             return (value.tensor,)

@@ -15,7 +15,7 @@ from utils.torch_files.container import SIGNATURE, ZipContainer
 from utils.torch_files.judge import judge
 from utils.torch_files.legacy import MAGIC, legacy_storages, read_legacy
 from utils.torch_files.machine import Machine
-from utils.torch_files.records import FILE_BYTES, PICKLE_BYTES, Damage, ForeignName, Refusal, Storage
+from utils.torch_files.records import FILE_BYTES, PICKLE_BYTES, Damage, ForeignName, ModuleRecord, Refusal, Storage
 from utils.torch_files.unpickle import interpret
 
 LONGEST_NOTE = 1024  # bytes of the entries in which torch.save keeps notes of its own
@@ -27,11 +27,13 @@ class Content:
 
     Attributes:
         value: its records (``records``), judged. storages: the bytes (uint8) of each storage that they refer to.
+        modules: all records of modules, wherever they are.
         names: the classes and functions that its pickle names, in order.
     """
 
     value: Any
     storages: dict[str, Tensor]
+    modules: list[ModuleRecord]
     names: list[str]
 
 
@@ -56,14 +58,14 @@ def read_torch_file(path: str | Path, modules: Collection[str]) -> Content:
         return _read_old(stream, modules, head)
 
 
-def _read_zip(stream: BinaryIO, modules: Collection[str]) -> Content:
+def _read_zip(stream: BinaryIO, known: Collection[str]) -> Content:
     archive = ZipContainer(stream)
     _check_entries(archive)
-    machine = Machine(archive.read("data.pkl"), modules)
+    machine = Machine(archive.read("data.pkl"), known)
     value = interpret(machine)
     if machine.position != len(machine.data):
         raise Damage(f"{len(machine.data) - machine.position} bytes behind its pickle belong to nothing")
-    judge(value, archive.size)
+    modules = judge(value, archive.size)
     wanted = {f"data/{key}": storage for key, storage in machine.storages.items()}
     present = {name for name in archive.entries if name.startswith("data/")}
     for name in (*sorted(wanted.keys() - present)[:1], *sorted(present - wanted.keys())[:1]):
@@ -77,7 +79,7 @@ def _read_zip(stream: BinaryIO, modules: Collection[str]) -> Content:
             storages[storage.key] = _checked_numbers(storage, archive.read_tensor(entry.name))
         elif entry.name != "data.pkl":
             archive.read_tensor(entry.name)  # for its checksum
-    return Content(value, storages, machine.names)
+    return Content(value, storages, modules, machine.names)
 
 
 def _check_entries(archive: ZipContainer) -> None:
@@ -110,7 +112,7 @@ def _read_old(stream: BinaryIO, modules: Collection[str], head: bytes) -> Conten
         raise Refusal("another kind")
     data = head + stream.read()
     value, machine, position = read_legacy(data, modules)
-    judge(value, len(data))
+    found_modules = judge(value, len(data))
     found = legacy_storages(data, machine.storages, position)
     storages = {key: _checked_numbers(machine.storages[key], content) for key, content in found.items()}
-    return Content(value, storages, machine.names)
+    return Content(value, storages, found_modules, machine.names)
