@@ -309,9 +309,8 @@ def wants_windows(options: DetectOptions, live: bool) -> bool:
 
 
 def check_source(options: DetectOptions) -> None:
-    """Raise InputError for a source that cannot be read, and for options that do not go with it."""
-    from utils.sources import LoadImages
-    from utils.streams import is_stream, remote_file_name
+    """Raise InputError where the source is missing, or options do not go with it."""
+    from utils.streams import is_stream
 
     if options.view_img:
         wants_windows(options, live=False)
@@ -323,15 +322,25 @@ def check_source(options: DetectOptions) -> None:
             f"--source is missing, and its default, {DEFAULT_SOURCE}, is not there: give an image, a folder, a video, "
             "a list file, a camera number or an address"
         )
-    elif not remote_file_name(options.source):
-        LoadImages(options.source)
+    elif not Path(options.source).exists():
+        check_files(options.source)
+
+
+def check_files(source: str) -> None:
+    """Raise InputError for a source that has no images or videos."""
+    from utils.sources import LoadImages
+    from utils.streams import is_stream, remote_file_name
+
+    if not is_stream(source) and not remote_file_name(source):
+        LoadImages(source)
 
 
 def detect(options: DetectOptions) -> tuple[Path, str]:
     """Detect and write; returns the run folder, and in words what could not be read or written ('': nothing)."""
     show_arguments("detect", options)
-    check_source(options)  # before the model is loaded
+    check_source(options)
     detector = Detector(options)
+    check_files(options.source)  # before there is a folder for results
     with claimed_folder(Path(options.project) / options.name, options.exist_ok) as folder:
         return folder, _detect_into(folder, options, detector)
 
