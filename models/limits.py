@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.errors import InputError, one_line
 
-MOST_MODULES = 10_000  # yolov5x6: 1,000
+MOST_MODULES = 6_000  # and tensors of parameters; yolov5x6: 1,200
 MOST_PARAMETERS = 500_000_000  # yolov5-p7: 144 million
 MOST_VALUES = 1 << 27  # in one tensor, for an image of 256 pixels, as DetectionModel sends it through
 MOST_PRODUCTS = 60_000_000_000  # multiplications for such an image; yolov5x6: 17 billion
@@ -46,7 +46,9 @@ def limited_size() -> Iterator[None]:
         nonlocal modules
         modules += 1
         if modules > MOST_MODULES:
-            raise InputError(f"the model has more than {MOST_MODULES} modules: lower its repeats or depth_multiple")
+            raise InputError(
+                f"the model has more than {MOST_MODULES} modules and parameter tensors: lower its repeats or depth_multiple"
+            )
 
     def count_parameter(_: nn.Module, __: str, parameter: Tensor | None) -> None:
         nonlocal parameters
@@ -147,8 +149,8 @@ def watched_pass(layers: nn.Sequential) -> Iterator[None]:
         images = inputs[0] if inputs and isinstance(inputs[0], (list, tuple)) else inputs
         if len(images) > 1:
             work.add(sum(image.numel() for image in images if isinstance(image, Tensor)), 1)
-        elif len(images) == 1 and isinstance(images[0], Tensor) and images[0].dim() == 4:
-            cost = _cost(module, images[0])
+        elif len(images) == 1 and isinstance(images[0], Tensor) and images[0].dim() in (3, 4):
+            cost = _cost(module, images[0] if images[0].dim() == 4 else images[0][None])
             if cost:
                 work.add(*cost)
 

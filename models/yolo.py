@@ -26,7 +26,7 @@ from models.module_settings import set_norms
 from models.parser import STRIDE_PROBE, find_config, parse_model, read_config
 from models.tta import predict_augmented
 from utils.autoanchor import check_anchor_order
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 from utils.fusion import fuse_conv_and_bn, is_foldable
 from utils.log import LOGGER
 from utils.model_info import log_info, module_gflops
@@ -56,6 +56,8 @@ class Detect(nn.Module):
         self, nc: int = 80, anchors: Sequence[Sequence[float]] = (), ch: Sequence[int] = (), inplace: bool = True
     ) -> None:
         super().__init__()
+        if not isinstance(nc, int) or nc < 1:
+            raise InputError(f"Detect takes a number of classes above 0, got {short_repr(nc)}")
         if len(anchors) != len(ch):
             raise InputError(f"anchors for {len(anchors)} levels, but Detect reads {len(ch)} layers")
         levels, pairs = len(anchors), len(anchors[0]) // 2
