@@ -118,6 +118,34 @@ def test_onnx_sums_fit_into_16_bits(quantized, which, flag):
         assert not arrays[weight_zero].any() and np.abs(arrays[weight].astype(int)).max() * 255 * 2 <= 32767
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_biases_make_up_for_the_errors_of_weights(groups):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    generator = np.random.default_rng(0)
+    arrays = {"w1": generator.normal(size=(6, 3 // groups, 3, 3)), "b1": generator.normal(size=6),
+              "w2": generator.normal(size=(2, 6, 1, 1)), "b2": np.zeros(2)}  # fmt: skip
+    arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
+    make = onnx.helper
+    nodes = [make.make_node("Conv", ["images", "w1", "b1"], ["x"], "first", group=groups),
+             make.make_node("Conv", ["x", "w2", "b2"], ["y"], "last")]  # fmt: skip
+    shapes = [make.make_tensor_value_info("images", 1, [1, 3, 64, 64]), make.make_tensor_value_info("y", 1, None)]
+    graph = make.make_graph(nodes, "two", shapes[:1], shapes[1:],
+                            [onnx.numpy_helper.from_array(value, name) for name, value in arrays.items()])  # fmt: skip
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
+    images = image_files.ImageBatches([], (64, 64))
+    result = quantization.quantize_onnx(model, images).graph
+    found = {array.name: onnx.numpy_helper.to_array(array) for array in result.initializer}
+    source = {output: node for node in result.node for output in node.output}
+    first = next(node for node in result.node if node.name == "first")
+    (weight, weight_scale), (bias, scale) = ([found[name] for name in source[first.input[i]].input[:2]] for i in (1, 2))
+    error = weight * weight_scale.astype(float).reshape(-1, 1, 1, 1) - arrays["w1"]
+    means = next(iter(images))[0].double().mean((1, 2)).numpy()
+    shift = [sum(error[o, i].sum() * means[i if groups == 1 else o // 2] for i in range(3 // groups)) for o in range(6)]
+    assert np.abs(shift).max() > 3 * scale.max()
+    np.testing.assert_allclose(bias * scale.astype(float), arrays["b1"] - shift, atol=1.1 * scale.max())
+
+
 def test_openvino_quantizes_all_but_the_head(quantized):
     path = quantized("openvino")
     model = pytest.importorskip("openvino").Core().read_model(path / "stock_int8.xml")
