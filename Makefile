@@ -34,7 +34,7 @@ demo: $(RUNTIME)
 	$(RUN) prune_tools/pipeline.py --name demo --data data/mask_demo.yaml $(DEMO) $(ARGS)
 
 test: $(TOOLS)
-	$(RUN) -m pytest -q $(ARGS)
+	$(RUN) -m pytest -q -n auto --dist loadfile $(ARGS)
 
 check: lint types imports test
 

@@ -47,7 +47,8 @@ def limited_size() -> Iterator[None]:
         modules += 1
         if modules > MOST_MODULES:
             raise InputError(
-                f"the model has more than {MOST_MODULES} modules and parameter tensors: lower its repeats or depth_multiple"
+                f"the model has more than {MOST_MODULES} modules and parameter tensors: lower its repeats or "
+                "depth_multiple"
             )
 
     def count_parameter(_: nn.Module, __: str, parameter: Tensor | None) -> None:

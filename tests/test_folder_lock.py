@@ -167,3 +167,13 @@ def test_the_file_stays_after_a_kill_and_does_no_harm(tmp_path):
     with held_folder(folder):
         pass
     assert {path.name for path in folder.iterdir()} == {"result"}
+
+
+def test_numbers_have_no_end_and_the_first_free_one_is_taken(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    for number in range(2, 10_050):
+        (tmp_path / f"a{number}.jpg").touch()
+    assert increment_path(tmp_path / "a.jpg") == tmp_path / "a10050.jpg"
+    (tmp_path / "a77.jpg").unlink()
+    assert increment_path(tmp_path / "a.jpg") == tmp_path / "a77.jpg"
+    assert increment_path(tmp_path / "a.jpg", sep="_") == tmp_path / "a_2.jpg"

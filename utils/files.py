@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -107,11 +108,10 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
     wanted = Path(path)
     if wanted.exists() and not exist_ok:
         stem, suffix = (wanted.with_suffix(""), wanted.suffix) if wanted.is_file() else (wanted, "")
-        candidates = (Path(f"{stem}{sep}{number}{suffix}") for number in range(2, 9999))
-        free = next((candidate for candidate in candidates if not candidate.exists()), None)
-        if free is None:
-            raise InputError(f"{wanted} and its 9997 numbered successors all exist: choose another --name")
-        wanted = free
+        taken = set(os.listdir(wanted.parent))  # one look at the folder, however many there are
+        names = (f"{stem.name}{sep}{number}{suffix}" for number in itertools.count(2))
+        free = (wanted.with_name(name) for name in names if name not in taken)
+        wanted = next(file for file in free if not file.exists())
     if mkdir and not exist_ok:
         try:
             make_folder(wanted.parent)
