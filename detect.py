@@ -310,6 +310,7 @@ def wants_windows(options: DetectOptions, live: bool) -> bool:
 
 def check_source(options: DetectOptions) -> None:
     """Raise InputError where the source is missing, or options do not go with it."""
+    from utils.inputs import check_files
     from utils.streams import is_stream
 
     if options.view_img:
@@ -326,18 +327,11 @@ def check_source(options: DetectOptions) -> None:
         check_files(options.source)
 
 
-def check_files(source: str) -> None:
-    """Raise InputError for a source that has no images or videos."""
-    from utils.sources import LoadImages
-    from utils.streams import is_stream, remote_file_name
-
-    if not is_stream(source) and not remote_file_name(source):
-        LoadImages(source)
-
-
 def detect(options: DetectOptions) -> tuple[Path, str]:
     """Detect and write; returns the run folder, and in words what could not be read or written ('': nothing)."""
     show_arguments("detect", options)
+    from utils.inputs import check_files
+
     check_source(options)
     detector = Detector(options)
     check_files(options.source)  # before there is a folder for results

@@ -32,6 +32,12 @@ class Picture:
 Window = list[tuple[np.ndarray, Picture]]
 
 
+def check_files(source: str) -> None:
+    """Raise InputError for a source of files that has no image or video."""
+    if not is_stream(source) and not remote_file_name(source):
+        LoadImages(source)
+
+
 def open_sources(source: str, download_folder: Path, **how: Any) -> LoadImages | LoadStreams:
     """The loader for ``source``; ``how`` are its keywords. A file on the network is first downloaded."""
     if is_stream(source):
