@@ -3,6 +3,8 @@
 
     python benchmarks/resume.py --data data/mask_demo.yaml --cfg models/yolov5n_mask.yaml --imgsz 64 --epochs 60
 
+    python benchmarks/resume.py --pipeline --epochs 10 --kills 30 --window 60      # prune_tools/pipeline.py, any step
+
 After each kill last.pt must load and the run must go on. In the end weights and results.csv must equal, bit for bit,
 those of a run that was never stopped. A kill is aimed at a random moment of the next ``--window`` seconds after the run
 has begun its work; before the first epoch has ended there is nothing to resume, so the first kill waits for last.pt.
@@ -43,13 +45,18 @@ class ResumeOptions:
     kills: int = option(20, "how often the run is killed")
     window: float = option(4.0, "seconds of work within which it is killed")
     seed: int = option(0, "seed of the moments")
+    pipeline: bool = option(
+        False, "kill prune_tools/pipeline.py, with --epochs for each training, and repeat its command"
+    )
     folder: str = option(str(ROOT / "runs/benchmark_resume"), "folder of the two runs, which must not exist")
 
 
 def start(options: ResumeOptions, name: str, last: Path | None = None) -> subprocess.Popen:
     """Start the training, or resume it from ``last``, in a process of its own."""
     command = [sys.executable, str(ROOT / "train.py")]
-    if last is None:
+    if options.pipeline:
+        command = [sys.executable, str(ROOT / "prune_tools/pipeline.py"), *pipeline_flags(options, name)]
+    elif last is None:
         flags = {"data": options.data, "cfg": options.cfg, "weights": "", "imgsz": options.imgsz, "workers": 0,
                  "batch-size": options.batch_size, "epochs": options.epochs, "device": "cpu", "patience": 0,
                  "project": options.folder, "name": name}  # fmt: skip
@@ -58,6 +65,51 @@ def start(options: ResumeOptions, name: str, last: Path | None = None) -> subpro
         command += ["--resume", str(last)]
     log = (Path(options.folder) / f"{name}.log").open("a", encoding="utf-8")
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+
+
+def pipeline_flags(options: ResumeOptions, name: str) -> list[str]:
+    """The command line of the pipeline, the same after every kill."""
+    flags = {"data": options.data, "cfg": options.cfg, "weights": "", "imgsz": options.imgsz, "workers": 0,
+             "batch-size": options.batch_size, "base-epochs": options.epochs, "sparse-epochs": options.epochs,
+             "finetune-epochs": options.epochs, "device": "cpu", "project": options.folder, "name": name}  # fmt: skip
+    return [part for flag, value in flags.items() for part in (f"--{flag}", str(value))]
+
+
+def kill_and_repeat(options: ResumeOptions, name: str) -> list[dict[str, Any]]:
+    """Run the pipeline to its end in spite of all kills; returns where each met it."""
+    chance, found = random.Random(options.seed), list[dict[str, Any]]()
+    process = start(options, name)
+    while len(found) < options.kills and process.poll() is None:
+        delay = chance.uniform(0, options.window)
+        try:
+            process.wait(delay)
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        steps = sorted(path.name for path in (Path(options.folder) / name).glob("*/") if path.is_dir())
+        found.append({"kill": len(found) + 1, "delay": delay, "steps": steps})
+        LOGGER.info(f"kill {len(found):2d} after {delay:.2f} s: {' '.join(steps) or 'nothing'} begun")
+        process = start(options, name)
+    if process.wait() != 0:
+        raise InputError(f"the pipeline could not go on: see {options.folder}/{name}.log")
+    drafts = [*(Path(options.folder) / name).rglob(".draft-*")]
+    if drafts:
+        raise InputError(f"{len(drafts)} half files are left, the first is {drafts[0]}")
+    return found
+
+
+def differences_of_pipelines(first: Path, second: Path) -> list[str]:
+    """Names of the tensors and files that differ between two finished pipelines."""
+    import torch
+
+    from models.loading import load_checkpoint
+
+    different = [f"{step}: {name}" for step in ("base", "sparse", "finetuned")
+                 for name in differences(first / step, second / step)]  # fmt: skip
+    states = [load_checkpoint(run / "pruned/pruned_model.pt")["model"].state_dict() for run in (first, second)]
+    different += [f"pruned: {key}" for key, value in states[0].items() if not torch.equal(value, states[1][key])]
+    return different
 
 
 def wait_for_change(process: subprocess.Popen, file: Path, since: int) -> None:
@@ -119,8 +171,9 @@ def main(options: ResumeOptions) -> list[dict[str, Any]]:
     LOGGER.info("the run that is left alone ...")
     if start(options, "whole").wait() != 0:
         raise InputError(f"training does not work here: see {options.folder}/whole.log")
-    found = kill_and_resume(options, "killed")
-    different = differences(Path(options.folder) / "whole", Path(options.folder) / "killed")
+    kill, compare = (kill_and_repeat, differences_of_pipelines) if options.pipeline else (kill_and_resume, differences)
+    found = kill(options, "killed")
+    different = compare(Path(options.folder) / "whole", Path(options.folder) / "killed")
     lost = f"{len(different)} differences: {', '.join(different[:5])}" if different else "no difference, bit for bit"
     LOGGER.info(f"{len(found)} kills, {options.epochs} epochs; against the run that was left alone: {lost}")
     if different:
