@@ -3,7 +3,9 @@
 
     python benchmarks/resume.py --data data/mask_demo.yaml --cfg models/yolov5n_mask.yaml --imgsz 64 --epochs 60
 
-    python benchmarks/resume.py --pipeline --epochs 10 --kills 30 --window 60      # prune_tools/pipeline.py, any step
+    python benchmarks/resume.py --pipeline --epochs 10 --kills 30 --window 20      # prune_tools/pipeline.py, any step
+
+    python benchmarks/resume.py --signal TERM --kills 100 --epochs 2000            # must be obeyed each time
 
 After each kill last.pt must load and the run must go on. In the end weights and results.csv must equal, bit for bit,
 those of a run that was never stopped. A kill is aimed at a random moment of the next ``--window`` seconds after the run
@@ -17,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +31,11 @@ from utils.cli import run_command
 from utils.config import option, parse
 from utils.errors import InputError
 from utils.files import ROOT, make_folder
+from utils.folder_lock import LOCK_FILE
 from utils.log import LOGGER
 
 POLL_SECONDS = 0.02
+OBEYED_WITHIN_SECONDS = 30
 
 
 @dataclass
@@ -44,6 +49,7 @@ class ResumeOptions:
     epochs: int = option(60, "epochs; they must last longer than all kills together")
     kills: int = option(20, "how often the run is killed")
     window: float = option(4.0, "seconds of work within which it is killed")
+    signal: str = option("KILL", "what is sent; all but KILL must be obeyed", choices=["KILL", "TERM", "INT", "HUP"])
     seed: int = option(0, "seed of the moments")
     pipeline: bool = option(
         False, "kill prune_tools/pipeline.py, with --epochs for each training, and repeat its command"
@@ -67,11 +73,26 @@ def start(options: ResumeOptions, name: str, last: Path | None = None) -> subpro
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
 
 
+def send(process: subprocess.Popen, name: str) -> float:
+    """Send a signal to a run; returns the seconds until it has ended. Raises InputError if it does not obey."""
+    number, sent = signal.Signals[f"SIG{name}"], time.monotonic()
+    process.send_signal(number)
+    try:
+        code = process.wait(OBEYED_WITHIN_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise InputError(f"SIG{name} was not obeyed within {OBEYED_WITHIN_SECONDS} s") from None
+    if code not in (-number, 128 + number):
+        raise InputError(f"SIG{name} ended the run with exit code {code}, expected {128 + number}: see the log")
+    return time.monotonic() - sent
+
+
 def pipeline_flags(options: ResumeOptions, name: str) -> list[str]:
     """The command line of the pipeline, the same after every kill."""
     flags = {"data": options.data, "cfg": options.cfg, "weights": "", "imgsz": options.imgsz, "workers": 0,
              "batch-size": options.batch_size, "base-epochs": options.epochs, "sparse-epochs": options.epochs,
-             "finetune-epochs": options.epochs, "device": "cpu", "project": options.folder, "name": name}  # fmt: skip
+             "finetune-epochs": options.epochs, "device": "cpu", "percent": 0.5, "project": options.folder,
+             "name": name}  # fmt: skip
     return [part for flag, value in flags.items() for part in (f"--{flag}", str(value))]
 
 
@@ -81,12 +102,12 @@ def kill_and_repeat(options: ResumeOptions, name: str) -> list[dict[str, Any]]:
     process = start(options, name)
     while len(found) < options.kills and process.poll() is None:
         delay = chance.uniform(0, options.window)
+        wait_for_work(process, Path(options.folder) / name, time.time_ns())
         try:
             process.wait(delay)
             break
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
+            send(process, options.signal)
         steps = sorted(path.name for path in (Path(options.folder) / name).glob("*/") if path.is_dir())
         found.append({"kill": len(found) + 1, "delay": delay, "steps": steps})
         LOGGER.info(f"kill {len(found):2d} after {delay:.2f} s: {' '.join(steps) or 'nothing'} begun")
@@ -97,6 +118,16 @@ def kill_and_repeat(options: ResumeOptions, name: str) -> list[dict[str, Any]]:
     if drafts:
         raise InputError(f"{len(drafts)} half files are left, the first is {drafts[0]}")
     return found
+
+
+def wait_for_work(process: subprocess.Popen, run: Path, since: int) -> None:
+    """Wait until something in the run folder is newer than ``since`` (ns), or the process has ended."""
+    while process.poll() is None:
+        with suppress(OSError):  # a draft that has gone meanwhile
+            files = [path for path in run.rglob("*") if path.name != LOCK_FILE]
+            if any(path.stat().st_mtime_ns > since for path in files):
+                return
+        time.sleep(POLL_SECONDS)
 
 
 def differences_of_pipelines(first: Path, second: Path) -> list[str]:
@@ -135,12 +166,12 @@ def kill_and_resume(options: ResumeOptions, name: str) -> list[dict[str, Any]]:
             process.wait(delay)
             raise InputError(f"the run was over after {number} kills: give more --epochs")
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-        drafts = [file.name for file in (run / "weights").glob(".*.pt")]
+            ended_after = send(process, options.signal)
+        drafts = [file.name for file in (run / "weights").glob(".draft-*")]
         epoch = load_checkpoint(last)["epoch"]
-        found.append({"kill": number + 1, "delay": delay, "epoch": epoch, "drafts": len(drafts)})
-        LOGGER.info(f"kill {number + 1:2d} after {delay:.2f} s: last.pt is of epoch {epoch}, {len(drafts)} half files")
+        found.append({"kill": number + 1, "delay": delay, "epoch": epoch, "drafts": len(drafts), "ended": ended_after})
+        LOGGER.info(f"{options.signal} {number + 1:2d} after {delay:.2f} s: ended {ended_after:.1f} s later, "
+                    f"last.pt is of epoch {epoch}, {len(drafts)} half files")  # fmt: skip
         resumed_at = time.time_ns()
         process = start(options, name, last)
     if process.wait() != 0:

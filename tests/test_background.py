@@ -133,6 +133,7 @@ def test_an_error_in_between_ends_the_processes(tmp_path):
         draw(file, picture)
         raise KeyboardInterrupt
     assert all(process.poll() is not None for process in draw._started)
+    assert not list(tmp_path.glob(".*"))  # what they were drawing
 
 
 def test_the_other_process_loads_no_torch():

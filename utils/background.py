@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.charts import new_figure
+from utils.drafts import remove_abandoned
 from utils.files import ROOT
 from utils.log import LOGGER
 
@@ -95,6 +96,8 @@ class BackgroundDrawing:
         self._threads.shutdown()
         for process in self._started:
             process.communicate()
+        for folder in {file.parent for file, *_ in self._pictures}:
+            remove_abandoned(folder)  # what they were drawing
 
     def __call__(self, file: Path, picture: Picture) -> None:
         """Have ``file`` drawn."""
@@ -171,16 +174,18 @@ def usable_cores() -> int:
 
 def serve() -> None:
     """What the other process does: draw what comes in, answer with what went wrong, until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends it
+    for name in ("SIGINT", "SIGHUP"):  # which a terminal sends to all: the caller ends it
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     new_figure(1, 1)  # loads matplotlib while there is nothing to draw yet
-    answers.write(READY)
-    answers.flush()
-    while True:
-        try:
-            picture = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        answers.write(pickle.dumps(attempt(picture)))
+    try:
+        answers.write(READY)
         answers.flush()
+        while True:
+            picture = pickle.load(sys.stdin.buffer)
+            answers.write(pickle.dumps(attempt(picture)))
+            answers.flush()
+    except (EOFError, BrokenPipeError):  # the caller needs no more, or has been killed
+        os._exit(0)  # without a word about answers that nobody reads
