@@ -240,9 +240,9 @@ def _expected_shapes(state: dict[str, Any], kind: type[nn.Module]) -> dict[str, 
         inputs, outputs, groups = state["in_channels"], state["out_channels"], state["groups"]
         rows, columns = (inputs, outputs) if state.get("transposed") else (outputs, inputs)
         sizes = state["kernel_size"]
-        wholes = [state[name] for name in ("kernel_size", "stride", "dilation", "output_padding", "padding")]
-        wholes.pop() if type(wholes[-1]) is str else None
-        fits = all(type(whole) is tuple and len(whole) == len(sizes) for whole in wholes)
+        settings = [state[name] for name in ("kernel_size", "stride", "dilation", "output_padding")]
+        settings += [] if type(state["padding"]) is str else [state["padding"]]
+        fits = all(type(setting) is tuple and len(setting) == len(sizes) for setting in settings)
         if not fits or inputs % groups or outputs % groups:
             raise Refusal("a convolution whose channels or groups do not fit together")
         return {"weight": (rows, columns // groups, *sizes), "bias": (outputs,)}

@@ -17,6 +17,7 @@ from utils.torch_files.records import shown
 MOST_LAYERS, MOST_LEVELS, MOST_ANCHORS, MOST_CLASSES = 1000, 10, 100, 100_000
 LARGEST_STRIDE = 4096  # pixels
 LONGEST_TITLE = 1000
+OF_WRAPPERS = ("module", "pt", "fixed_size", "runtime")  # by which code tells a wrapped model from a bare one
 _TYPE = re.compile(r"[\w.]{1,200}", re.ASCII)  # part of the name of a file, with --visualize
 
 
@@ -166,6 +167,9 @@ def _problem_of_attributes(model: nn.Module, head: yolo.Detect) -> str | None:
     title = attributes.get("yaml_file", "")
     if type(title) is not str or len(title) > LONGEST_TITLE:
         return f"it has {shown(title)} as yaml_file"
+    wrapper = next((name for name in OF_WRAPPERS if name in attributes), None)
+    if wrapper:
+        return f"it has an attribute {wrapper}, as wrappers of models have"
     if not isinstance(attributes.get("yaml", {}), dict):
         return "its configuration (yaml) is none"
     if type(attributes.get("inplace", True)) is not bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
+from models.backends import DetectMultiBackend
 from models.common import Conv
 from models.experimental import Ensemble, attempt_load
 from models.loading import load_checkpoint
@@ -119,6 +122,7 @@ STRUCTURES = {
     "an ensemble": lambda model: model.model[0]._modules.update(act=Ensemble([nn.Identity()])),
     "a million classes": lambda model: vars(model).update(nc=10**9, names=None),
     "classes of text": _set("", "nc", "2"),
+    "like a wrapper": _set("", "module", "x"),
     "title": _set("", "yaml_file", ["x"]),
     "long title": _set("", "yaml_file", "x" * 10_000),
     "dynamic": _set("model.3", "dynamic", "x"),
@@ -196,3 +200,13 @@ def test_saved_in_the_middle_of_an_export(tmp_path):
     model.model[-1].export = True
     torch.save({"model": model}, tmp_path / "model.pt")
     assert len(load_checkpoint(tmp_path / "model.pt")["model"](torch.zeros(1, 3, 64, 64))) == 2
+
+
+def test_files_that_are_programs_are_announced(tmp_path, caplog):
+    program = torch.jit.script(nn.Identity())
+    metadata = {"names": ["a"], "stride": 32, "imgsz": [64, 64]}
+    program.save(str(tmp_path / "a.torchscript"), _extra_files={"config.txt": json.dumps(metadata)})
+    with caplog.at_level("INFO", logger="yolov5"):
+        DetectMultiBackend(tmp_path / "a.torchscript")
+    assert "a.torchscript is a program" in caplog.text
+    assert "only from sources that you trust" in caplog.text

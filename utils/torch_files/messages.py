@@ -79,8 +79,7 @@ def message(path: str | Path, refusal: Refusal) -> str:
         "another archive": "is a zip archive but not a PyTorch checkpoint: expected a file written by torch.save",
         "TorchScript": "is a TorchScript export: use the .pt checkpoint that it was made from, or rename it to "
                        "end with .torchscript if it is to be run",
-        "incomplete": f"is incomplete: it ends after {Path(path).stat().st_size} bytes, before its index; "
-                      "copy or download it again",
+        "incomplete": "is incomplete: it ends before its index; copy or download it again",
     }  # fmt: skip
     if reason in known:
         return f"{path} {known[reason]}"
