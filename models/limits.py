@@ -26,7 +26,7 @@ MOST_MODULES = 6_000  # and tensors of parameters; yolov5x6: 1,200
 MOST_PARAMETERS = 500_000_000  # yolov5-p7: 144 million
 MOST_VALUES = 1 << 27  # in one tensor, for an image of 256 pixels, as DetectionModel sends it through
 MOST_PRODUCTS = 60_000_000_000  # multiplications for such an image; yolov5x6: 17 billion
-SLOW_TRANSPOSED, SLOW_POOLING = 8, 20  # times as long as a convolution for as many multiplications, measured on a CPU
+SLOW_TRANSPOSED, SLOW_POOLING = 8, 40  # times as long as a convolution for as many multiplications, measured on a CPU
 
 _aten = torch.ops.aten
 _ELEMENTWISE = {
@@ -119,8 +119,10 @@ def _cost(module: nn.Module, image: Tensor) -> tuple[int, int] | None:
         slowness = SLOW_TRANSPOSED if isinstance(module, nn.ConvTranspose2d) else 1
         return values, module.in_channels // module.groups * math.prod(_pair(module.kernel_size)) * slowness
     if isinstance(module, nn.MaxPool2d):
-        window = SLOW_POOLING * math.prod(min(side, *image.shape[2:]) for side in _pair(module.kernel_size))
-        return image.shape[0] * image.shape[1] * _positions(module, image), window
+        kernel = _pair(module.kernel_size)
+        window = math.prod(min(side, *image.shape[2:]) for side in kernel)
+        products = SLOW_POOLING * window + sum(kernel)  # torch walks over what lies outside of the image, too
+        return image.shape[0] * image.shape[1] * _positions(module, image), products
     if isinstance(module, nn.Upsample):
         sides = module.size or [
             side * factor for side, factor in zip(image.shape[2:], _pair(module.scale_factor), strict=True)

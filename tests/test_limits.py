@@ -73,6 +73,7 @@ def test_anchors(anchors):
     ({"head": [[-1, 1, "Conv", [16]], [[1, 2], 1, "Detect", [0, "anchors"]]]}, "layer 3 .* classes above 0, got 0"),
     ({"head": [[-1, 1, "Conv", [16]], [[1, 2], 1, "Detect", [0.5, "anchors"]]]}, "layer 3 .* classes above 0, got 0.5"),
     ({"backbone": [[-1, 1, "Concat", [1]], [-1, 1, "nn.ConvTranspose2d", [5000, 4, 2]]]}, "values of an image"),
+    (row("SPPF", 8, 10**8), "billion multiplications"), (row("SPPF", 512, 99), "billion multiplications"),
     ({"backbone": [[-1, 1, "Conv", [10_000, 1]], [-1, 1, "Conv", [8]]]}, "layer 0 .* values of an image"),
     ({"backbone": [[-1, 1, "Conv", [512, 3]], *[[-1, 1, "Conv", [512, 3]]] * 4]}, "billion multiplications"),
     ({"backbone": [[-1, 1, "C3TR", [64]], [-1, 1, "Conv", [8]]]}, "layer 0 .* values of an image"),

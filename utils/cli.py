@@ -70,7 +70,7 @@ def describe(error: BaseException) -> str:
     advice = getattr(error, "advice", "")
     remedy = "check that the path exists, is writable and has free space" + (f"; then {advice}" if advice else "")
     if isinstance(error, OSError):
-        named = f" ({terminal_text(error.filename)})" if error.filename else ""
+        named = f" ({without_middle(terminal_text(error.filename))})" if error.filename else ""
         return f"{error.strerror or error}{named}: {remedy}"
     if isinstance(error, RuntimeError) and _WRITERS_OF_TORCH.search(str(error)):
         return f"a file could not be written: {remedy}"
