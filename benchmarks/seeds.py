@@ -58,7 +58,7 @@ class SeedOptions:
         if self.seeds < 2:
             raise InputError(f"--seeds must be at least 2, for it is noise that is looked for; got {self.seeds}")
         if self.only and self.only not in self.names():
-            raise InputError(f"--only {self.only} is no run: expected one of {', '.join(self.names())}")
+            raise InputError(f"--only {self.only} is not a run: expected one of {', '.join(self.names())}")
 
     def names(self) -> list[str]:
         """The runs."""

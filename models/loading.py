@@ -31,7 +31,7 @@ def load_checkpoint(path: str | Path, finite: bool = True) -> dict[str, Any]:
         path: a training or stripped file of YOLOv5 v5.0 to v7.0 or of this project, or a .safetensors file of
             export.py. An http(s) address, and the name
             of released weights such as yolov5s.pt that are missing there, is fetched (``utils.weights``).
-        finite: refuse weights that are no finite numbers.
+        finite: refuse weights that are not finite.
 
     Returns:
         The file's dict: 'model' and possibly 'ema' are DetectionModels brought up to date, in the file's precision; all
@@ -40,7 +40,7 @@ def load_checkpoint(path: str | Path, finite: bool = True) -> dict[str, Any]:
     Raises:
         MissingFileError: there is no such file.
         CheckpointError: it is damaged, of another kind, or names a class that is not allowed.
-        InputError: it has weights that are no finite numbers.
+        InputError: it has weights that are not finite.
     """
     path = Path(fetch_weights(path))
     if not path.is_file():
@@ -83,7 +83,7 @@ def _read(path: Path) -> Any:
 
 def _check_kind(path: str | Path, content: Any) -> None:
     """Raise CheckpointError unless ``content`` is a dict with a detection model."""
-    start = f"{path} is no YOLOv5 detection checkpoint: expected a dict whose 'model' is a DetectionModel, got "
+    start = f"{path} is not a YOLOv5 detection checkpoint: expected a dict whose 'model' is a DetectionModel, got "
     if isinstance(content, nn.Module):
         kind = type(content).__name__
         raise CheckpointError(start + f"a bare {kind}: save it as torch.save({{'model': model}}, path)")

@@ -69,7 +69,7 @@ def parse_metadata(text: str | bytes | None, source: str | Path) -> Metadata:
         raise _missing(source)
     content, reason = _read(text, (json.loads,))
     if reason:
-        raise InputError(f"{source}: its metadata are no JSON ({reason}): export it again with export.py")
+        raise InputError(f"{source}: its metadata are not JSON ({reason}): export it again with export.py")
     return _checked(content, source)
 
 

@@ -155,18 +155,18 @@ def _check_contents(state: dict[str, Any], path: str) -> None:
             or not value.tensor.storage.dtype.is_floating_point
             or _overlaps(value.tensor)
         ):
-            _refuse(path, f"has a parameter {name} that is none")
+            _refuse(path, f"has an invalid parameter {name}")
     for name, value in state["_buffers"].items():
         if value is not None and (type(value) is not TensorRecord or _overlaps(value)):
-            _refuse(path, f"has a buffer {name} that is none")
+            _refuse(path, f"has an invalid buffer {name}")
     for name, value in state["_modules"].items():
         if value is not None and type(value) is not ModuleRecord:
-            _refuse(path, f"has a part {name} that is no module")
+            _refuse(path, f"has a part {name} that is not a module")
     if type(state.get("training")) is not bool:
         _refuse(path, "does not say whether it is training")
     transient = state.get("_non_persistent_buffers_set", set())
     if type(transient) is not set or not transient <= state["_buffers"].keys():
-        _refuse(path, "has a set of buffers that are none")
+        _refuse(path, "has a set of buffers that do not exist")
 
 
 def _overlaps(tensor: TensorRecord) -> bool:

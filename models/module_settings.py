@@ -176,7 +176,7 @@ def apply_modules(model: nn.Module, modules: Mapping[str, Any]) -> None:
         except AttributeError:
             module = None
         if module is None:
-            raise InputError(f"modules: {path} is no module of this configuration")
+            raise InputError(f"modules: {path} is not a module of this configuration")
         if isinstance(entry, Mapping):
             _set(module, entry, f"modules: {path}")
             continue

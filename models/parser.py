@@ -100,10 +100,10 @@ def read_config(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """
     title, config = ("the given mapping", cfg) if isinstance(cfg, Mapping) else (cfg, read_yaml(find_config(cfg)))
     if not isinstance(config, Mapping):
-        raise InputError(f"{title} is no model configuration: expected keys {', '.join(REQUIRED_KEYS)}")
+        raise InputError(f"{title} is not a model configuration: expected keys {', '.join(REQUIRED_KEYS)}")
     missing = [key for key in REQUIRED_KEYS if key not in config]
     if missing:
-        raise InputError(f"{title} is no model configuration: it lacks {', '.join(missing)}")
+        raise InputError(f"{title} is not a model configuration: it lacks {', '.join(missing)}")
     for key, (kind, most) in _MOST.items():
         value = config.get(key, 1)
         if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value <= most:

@@ -53,7 +53,7 @@ def read_model(path: str | Path) -> DetectionModel:
     try:
         content = json.loads(metadata[KEY])
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: its metadata are no JSON: export it again") from None
+        raise CheckpointError(f"{path}: its metadata are not JSON: export it again") from None
     if not isinstance(content, dict) or content.get("version") != VERSION or not isinstance(content.get("yaml"), dict):
         raise CheckpointError(f"{path}: its metadata are of another version of this program: export it again")
     try:

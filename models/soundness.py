@@ -37,7 +37,7 @@ def check_detector(model: nn.Module, path: str | Path) -> None:
 
 
 def check_finite(model: nn.Module, path: str | Path) -> None:
-    """Raise InputError if a weight is no finite number, by parameter and output channel."""
+    """Raise InputError if a weight is not a finite number, by parameter and output channel."""
     for name, values in model.state_dict().items():
         if values.is_floating_point() and not values.isfinite().all():
             index = (~values.isfinite()).nonzero()[0].tolist()
@@ -149,14 +149,14 @@ def _problem_of_names(names: Any, classes: int) -> str | None:
             return f"it has names for {len(names)} classes, which are not 0 to {classes - 1}"
         names = list(names.values())
     if type(names) not in (list, tuple) or not all(type(name) in (str, int, float, bool) for name in names):
-        return "the names of its classes are none"
+        return "its class names are not a list of names"
     if len(names) != classes:
         return f"it has {len(names)} names for {classes} classes"
     for name in names:
         try:
             str(name).encode()
         except UnicodeEncodeError:
-            return f"its class name {shown(name)} is no text"
+            return f"its class name {shown(name)} is not text"
     return None
 
 
@@ -171,7 +171,7 @@ def _problem_of_attributes(model: nn.Module, head: yolo.Detect) -> str | None:
     if wrapper:
         return f"it has an attribute {wrapper}, as wrappers of models have"
     if not isinstance(attributes.get("yaml", {}), dict):
-        return "its configuration (yaml) is none"
+        return "its configuration (yaml) is not a mapping"
     if type(attributes.get("inplace", True)) is not bool:
         return f"it has {shown(attributes['inplace'])} as inplace"
     strides = attributes.get("stride")

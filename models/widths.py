@@ -70,7 +70,7 @@ def apply_widths(model: nn.Module, channels: Mapping[str, Sequence[int]]) -> Non
     """Give the modules named in ``channels`` these widths, in place, with fresh weights; all else stays.
 
     Raises:
-        InputError: a path that is no convolution, linear layer or batch norm of the model, or impossible widths.
+        InputError: a path that is not a convolution, linear layer or batch norm of the model, or impossible widths.
     """
     if not isinstance(channels, Mapping):
         raise InputError(f"channels must map module paths to widths, got a {type(channels).__name__}")
@@ -78,7 +78,7 @@ def apply_widths(model: nn.Module, channels: Mapping[str, Sequence[int]]) -> Non
     for path, widths in channels.items():
         module = modules.get(path)
         if not isinstance(module, SIZED):
-            raise InputError(f"channels: {path} is no convolution, linear layer or batch norm of this configuration")
+            raise InputError(f"channels: {path} is not a convolution, linear layer or batch norm of this configuration")
         built = width_of(module)
         valid = isinstance(widths, list | tuple) and all(type(width) is int and width > 0 for width in widths)
         if not valid or not 1 <= len(widths) <= len(built):

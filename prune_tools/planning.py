@@ -100,7 +100,7 @@ class PlanOptions(ChannelOptions):
         self.check_channels()
 
     def target(self) -> Target | None:
-        """The target, None when a percentage counts. Raises InputError for one that is no amount."""
+        """The target, None when a percentage counts. Raises InputError for one that is not a valid amount."""
         from prune_tools.targets import target_of
 
         return target_of(self, ("params", "flops", "latency"))

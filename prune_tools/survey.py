@@ -148,7 +148,7 @@ def read_survey(path: Path) -> dict[str, Any]:
             return content
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    raise InputError(f"{path} is no record of a sweep or of a sensitivity analysis: delete it, or name another folder")
+    raise InputError(f"{path} is not a record of a sweep or a sensitivity analysis: delete it, or name another folder")
 
 
 def checkpoint_digest(file: str | Path) -> str:

@@ -61,8 +61,8 @@ def parse_target(quantity: str, text: str) -> Target:
     """Read ``0.9M``, ``2.1G``, ``12ms`` (absolute) or ``0.5`` (a ratio). Raises InputError."""
     match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", str(text).lower())
     problem = InputError(
-        f"--target-{quantity} {short_repr(text)} is no amount: expected one such as {EXAMPLES[quantity]}, or the ratio "
-        "that remains, above 0 and below 1, such as 0.5"
+        f"--target-{quantity} {short_repr(text)} is not a valid amount: expected one such as {EXAMPLES[quantity]}, or "
+        "the ratio that remains, above 0 and below 1, such as 0.5"
     )
     if match is None:
         raise problem
@@ -78,7 +78,7 @@ def target_of(options: Any, quantities: Sequence[str]) -> Target | None:
     """The one target among the options ``target_<quantity>``, None if none is given.
 
     Raises:
-        InputError: several are given, or one that is no amount.
+        InputError: several are given, or one that is not a valid amount.
     """
     given = [name for name in quantities if getattr(options, f"target_{name}")]
     if len(given) > 1:

@@ -123,7 +123,7 @@ def test_damaged_and_other_files(tmp_path: Path):
     with pytest.raises(InputError, match="damaged"):
         unpack(tmp_path / "b.tar.gz", tmp_path / "target")
     (tmp_path / "c.zip").write_text("<html>")
-    with pytest.raises(InputError, match="no archive"):
+    with pytest.raises(InputError, match="not an archive"):
         unpack(tmp_path / "c.zip", tmp_path / "target")
     assert content_of(tmp_path / "target") == {}
 

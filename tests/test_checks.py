@@ -199,9 +199,9 @@ def test_names_that_yaml_takes_for_other_numbers_are_told(repository, heard, nam
         ({"names": {"first": "a"}}, "must be 0 to 0 without a gap"),
         ({"names": ["a"], "test": 5}, "'test' must be a path or a list of paths, got 5"),
         ({"names": ["a"], "test": ["x", None]}, "'test' must be a path"),
-        ({"names": ["a"], "test": "~nobody_of_this_name/x"}, "'test' is no path that can exist here"),
-        ({"names": ["a"], "test": "x\0y"}, "'test' is no path that can exist here"),
-        ({"names": ["a"], "path": "x\0y"}, "'path' is no path that can exist here"),
+        ({"names": ["a"], "test": "~nobody_of_this_name/x"}, "'test' is not a path that can exist here"),
+        ({"names": ["a"], "test": "x\0y"}, "'test' is not a path that can exist here"),
+        ({"names": ["a"], "path": "x\0y"}, "'path' is not a path that can exist here"),
         ({"names": ["a"], "path": ["x"]}, "path must be a folder"),
         ({"names": ["a", ""]}, "name of class 1 must be a text of 1 to 1000"),
         ({"names": ["a", " \t"]}, "name of class 1 must be a text of 1 to 1000"),
@@ -307,7 +307,7 @@ def test_bad_description_files(repository, tmp_path):
         check_dataset(tmp_path / "broken.yaml")
     with pytest.raises(MissingFileError, match=r"set\.zip"):
         check_dataset("set.zip")
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         check_dataset(tmp_path)
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         check_dataset("")

@@ -68,7 +68,7 @@ def test_an_archive_of_something_else_is_told(site: Site, tmp_path: Path):
     content = zipped(tmp_path / "made.zip", {"other/images/a.jpg": b"a"})
     with pytest.raises(MissingFileError, match="images not found: images"):
         check_dataset(description(tmp_path, site.offer("/set.zip", content)))
-    with pytest.raises(InputError, match="is no archive"):
+    with pytest.raises(InputError, match="is not an archive"):
         check_dataset(description(tmp_path / "elsewhere", site.offer("/set.exe", content)))
 
 

@@ -175,7 +175,7 @@ def test_utf16_is_refused(folder, encoding):
 
 def test_bytes_of_another_encoding(folder):
     file = listing(folder, f"{folder}/0.jpg\n{folder}/é.jpg", "latin-1")
-    with pytest.raises(InputError, match=r"no UTF-8 text \(line 2"):
+    with pytest.raises(InputError, match=r"not UTF-8 text \(line 2"):
         find_images(file)
     name = os.fsencode(folder) + b"/\xe9.jpg"
     try:

@@ -141,7 +141,7 @@ def test_a_suffix_may_be_wrong(tmp_path):
 def test_a_named_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     for function in (inspect_image, read_image):
-        with pytest.raises(InputError, match="no regular file"):
+        with pytest.raises(InputError, match="not a regular file"):
             function(tmp_path / "a.jpg")
 
 

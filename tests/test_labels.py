@@ -107,7 +107,8 @@ def test_box_file_has_no_segments(tmp_path):
         ("0 .5 .5 .2", "line 2 has 4 fields"),
         ("0 .5 .5 .2 .2 .9", "line 2 has 6 fields"),
         ("0 .1 .1 .2 .2 .3 .3 .4", "line 2 has 8 fields"),
-        ("cat .5 .5 .2 .2", "line 2: .*cat"),
+        ("cat .5 .5 .2 .2", "line 2: expected numbers with spaces between them, got 'cat'"),
+        ("0,.5,.5,.2,.2", "line 2: expected numbers with spaces between them, got '0,.5,.5,.2,.2'"),
         ("-1 .5 .5 .2 .2", "line 2: class -1"),
         ("1.5 .5 .5 .2 .2", "line 2: class 1.5"),
         ("nan .5 .5 .2 .2", "line 2: class nan"),
@@ -145,6 +146,20 @@ def test_situations_of_good_images(tmp_path, text, counts):
     assert record.usable and record.size == (40, 30)
     assert (record.found, record.missing, record.empty, record.corrupt) == counts
     assert record.labels.shape == (int(text is not None and "0" in text), 5) and record.message == ""
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_label_that_is_not_a_file_is_no_background(tmp_path, kind):
+    image = add_image(tmp_path, "a.jpg", None)
+    label = Path(img2label_paths([image])[0])
+    label.parent.mkdir(exist_ok=True)
+    if kind == "folder":
+        label.mkdir()
+    else:
+        label.symlink_to(tmp_path / "nowhere.txt")
+    record = verify_image_label(image, str(label))
+    assert (record.usable, record.missing, record.corrupt) == (False, 0, 1)
+    assert f"{label}: is a folder, a broken link or a special file" in record.message
 
 
 # -- image files ---------------------------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ def test_bad_configurations_are_told_in_one_line(entries, message):
 def test_files_that_are_no_configuration(tmp_path):
     file = tmp_path / "list.yaml"
     file.write_text("- 1\n")
-    with pytest.raises(InputError, match="is no model configuration"):
+    with pytest.raises(InputError, match="is not a model configuration"):
         DetectionModel(file)
     file.write_text("nc: 80\n")
     with pytest.raises(InputError, match="it lacks depth_multiple, width_multiple, anchors, backbone, head"):

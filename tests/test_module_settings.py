@@ -112,9 +112,9 @@ def test_settings_of_modules() -> None:
     ("modules", "message"),
     [
         (3, "must map module paths"),
-        ({"model.77": {}}, "model.77 is no module"),
-        ({"": {}}, "no module"),
-        ({3: {}}, "3 is no module"),
+        ({"model.77": {}}, "model.77 is not a module"),
+        ({"": {}}, "not a module"),
+        ({3: {}}, "3 is not a module"),
         ({"model.0.bn": {"colour": 1}}, "has no setting colour"),
         ({"model.0.bn": {"eps": "small"}}, "eps cannot be 'small'"),
         ({"model.0.bn": {"eps": float("nan")}}, "eps cannot be nan"),

@@ -41,7 +41,7 @@ def planned(model: DetectionModel, data: str = "", **options):
     [
         ({"percent": 0.3, "target_flops": "0.5"}, "--percent and --target-flops contradict each other"),
         ({"target_params": "0.5", "target_latency": "9ms"}, "--target-params and --target-latency contradict"),
-        ({"target_flops": "2.1"}, "--target-flops '2.1' is no amount"),
+        ({"target_flops": "2.1"}, "--target-flops '2.1' is not a valid amount"),
         ({"percent": -0.1}, r"--percent .*\[0, 1\), got -0.1"),
         ({"runtime": "openvino"}, "--runtime openvino only says where --target-latency is measured"),
         ({"round_to": 0}, "--round-to must be at least 1"),

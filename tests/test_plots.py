@@ -181,7 +181,7 @@ def test_results_of_several_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "epoch,loss\n0,word\n", "epoch,loss\n0,1,2\n", "epoch,loss\n0,1\n1\n"])
 def test_other_csv_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.csv").write_text(text)
-    with pytest.raises(InputError, match=r"no results\.csv of a training run"):
+    with pytest.raises(InputError, match=r"not the results\.csv of a training run"):
         plot_results(tmp_path / "results.csv")
 
 

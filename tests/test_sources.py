@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -138,6 +139,21 @@ def test_nothing_is_left_out_unsaid(tmp_path, caplog, monkeypatch, heard):
     assert "line 2, './notes.doc' is left out: it is neither an image nor a video" in caplog.text
     images = LoadImages(tmp_path / "in")
     assert len(list(images)) == 1 and images.skipped == 1 and "gone.jpg" in " ".join(heard)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are of POSIX")
+def test_named_pipes_are_skipped_and_not_waited_for(tmp_path, heard):
+    write_image(tmp_path / "in/a.jpg")
+    for name in ("b.jpg", "c.mp4"):
+        os.mkfifo(tmp_path / "in" / name)
+    (tmp_path / "in/folder.jpg").mkdir()
+    images = LoadImages(tmp_path / "in")
+    assert names([item[0] for item in images]) == ["a.jpg"] and images.skipped == 2
+    assert all(f"{name} " in " ".join(heard) for name in ("b.jpg", "c.mp4")) and "folder.jpg" not in " ".join(heard)
+    listing = tmp_path / "list.txt"
+    listing.write_text("./in/a.jpg\n./in/c.mp4\n")
+    images = LoadImages(listing)
+    assert len(list(images)) == 1 and images.skipped == 1
 
 
 def test_list_file_within_a_list_file_is_refused(tmp_path):

@@ -298,7 +298,7 @@ def test_streams_of_different_shapes_are_padded_to_the_whole_size(tmp_path):
 def test_what_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(InputError, match=r"cannot open the stream http://127\.0\.0\.1:9/none"):
         LoadStreams("http://127.0.0.1:9/none")
-    with pytest.raises(InputError, match="no valid address"):
+    with pytest.raises(InputError, match="not a valid address"):
         is_stream("http://[::1/camera")
     with pytest.raises(MissingFileError, match=r"gone\.streams"):
         LoadStreams(tmp_path / "gone.streams")

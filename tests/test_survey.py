@@ -141,7 +141,7 @@ def test_other_options_start_a_new_folder_or_are_refused(tmp_path):
     with pytest.raises(InputError, match="images 3 instead of 4"):
         Record.open(tmp_path / "exp", "sweep", {"images": 4}, exist_ok=True)
     first.file.write_text("{")
-    with pytest.raises(InputError, match=r"sweep\.json is no record"):
+    with pytest.raises(InputError, match=r"sweep\.json is not a record"):
         Record.open(tmp_path / "exp", "sweep", {"images": 3}, exist_ok=False)
 
 

@@ -64,7 +64,7 @@ def test_amounts(quantity, text, value, relative):
     ],
 )
 def test_what_is_no_amount(quantity, text):
-    with pytest.raises(InputError, match=rf"--target-{quantity} '.*' is no amount: expected one such as"):
+    with pytest.raises(InputError, match=rf"--target-{quantity} '.*' is not a valid amount: expected one such as"):
         parse_target(quantity, text)
 
 

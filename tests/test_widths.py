@@ -85,8 +85,8 @@ def test_settings_of_a_module_stay():
 
 
 @pytest.mark.parametrize(("path", "widths", "message"), [
-    ("model.99.conv", [3, 3], "model.99.conv is no convolution"),
-    ("model.1.act", [3], "model.1.act is no convolution"),
+    ("model.99.conv", [3, 3], "model.99.conv is not a convolution"),
+    ("model.1.act", [3], "model.1.act is not a convolution"),
     ("model.1.conv", [16, 0], "2 positive whole numbers"),
     ("model.1.conv", [16, 8.5], "2 positive whole numbers"),
     ("model.1.conv", [16, 8, 8], "2 positive whole numbers"),

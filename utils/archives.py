@@ -55,7 +55,7 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
             with tarfile.open(file) as tarred:
                 _unpack_tar(tarred, file, staging)
         else:
-            raise InputError(f"{file} is no archive that can be unpacked: expected {', '.join(ARCHIVE_SUFFIXES)}")
+            raise InputError(f"{file} is not an archive that can be unpacked: expected {', '.join(ARCHIVE_SUFFIXES)}")
         _merge(staging, target)
     except _DAMAGE as error:
         raise InputError(f"{file} is damaged ({error}): delete it and download it again") from error

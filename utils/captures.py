@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from utils.errors import InputError
 from utils.video_files import opencv_path
 
 DAMAGED_IN_A_ROW = 300  # frames of a file that cannot be decoded: after so many it counts as ended
@@ -19,7 +21,12 @@ ISO_BOX_SUFFIXES = (".m4v", ".mov", ".mp4")
 
 
 def open_file(file: str | Path) -> cv2.VideoCapture:
-    """Open a video; ``isOpened`` tells if it is one. Raises InputError for a path that OpenCV cannot take."""
+    """Open a video; ``isOpened`` tells if it is one. Raises InputError for a path that OpenCV cannot take.
+
+    A named pipe is one of these: it would be waited for.
+    """
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise InputError(f"{file} is not a regular file")
     return cv2.VideoCapture(opencv_path(file))
 
 

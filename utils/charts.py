@@ -167,7 +167,7 @@ def read_results(file: str | Path) -> dict[str, NDArray]:
         return dict(zip(header, values.reshape(-1, len(header)).T, strict=True))
     except (IndexError, ValueError) as error:
         raise InputError(
-            f"{path} is no results.csv of a training run (expected a line of column names, then numbers): {error}"
+            f"{path} is not the results.csv of a training run (expected a line of column names, then numbers): {error}"
         ) from error
 
 

@@ -167,7 +167,7 @@ def _expanded(entry: str | Path, key: str, title: str) -> Path:
             return Path(entry).expanduser()
     except RuntimeError:  # the home of a user that this machine does not know
         pass
-    raise InputError(f"{title}: '{key}' is no path that can exist here: {short_repr(str(entry))}")
+    raise InputError(f"{title}: '{key}' is not a path that can exist here: {short_repr(str(entry))}")
 
 
 def _existing(root: Path, entry: str, title: str = "") -> str | None:
@@ -207,7 +207,7 @@ def _read_description(data: str | Path | Mapping[str, Any]) -> tuple[str, Mappin
         return str(data), inside, [file.parent]
     file = Path(check_yaml(data))
     if not file.is_file():
-        raise InputError(f"{data or 'the data set'} is no file: give the YAML file that describes the data set")
+        raise InputError(f"{data or 'the data set'} is not a file: give the YAML file that describes the data set")
     content = read_yaml(file)
     if not isinstance(content, Mapping):
         kind = type(content).__name__

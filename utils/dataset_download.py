@@ -162,7 +162,7 @@ def _hint_if_unfinished(root: Path) -> Iterator[None]:
 
 def _fetch_archive(title: str, url: str, root: Path) -> None:
     if not is_archive(url_name(url)):
-        raise InputError(f"{title}: 'download' is {url}, which is no archive: expected .zip, .tar or .tar.gz")
+        raise InputError(f"{title}: 'download' is {url}, which is not an archive: expected .zip, .tar or .tar.gz")
     LOGGER.info(f"{title}: fetching {url}")
     with DatasetFolder(root, again=True) as folder:
         folder.archive(url, into="..")

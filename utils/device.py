@@ -30,7 +30,7 @@ def select_device(device: str | int | torch.device | None = "", batch_size: int 
         return torch.device("cpu")
     if wanted == "mps":
         if not torch.backends.mps.is_available():
-            raise InputError("--device mps is not available: this is no Apple GPU with a torch build for it; use cpu")
+            raise InputError("--device mps is not available: here is no Apple GPU with a torch build for it; use cpu")
         return torch.device("mps")
     if "," in wanted:
         raise InputError(

@@ -27,7 +27,7 @@ def display_problem() -> str:
         return "opening a window takes for ever"
     if probe.returncode == 0:
         return ""
-    lines = [line.strip() for line in probe.stderr.decode(errors="ignore").splitlines() if line.strip()]
+    lines = [line.strip() for line in probe.stderr.decode(errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if "display" in line.lower() or "not implemented" in line.lower()]
     return (told or lines or ["no display"])[0][:160]
 

@@ -60,14 +60,14 @@ def listed_images(file: Path) -> list[str]:
     not exist stay in, so that the scan names them; lines of other kinds are counted and the first of each is quoted.
 
     Raises:
-        InputError: it is no UTF-8 text, or has no usable line.
+        InputError: it is not UTF-8 text, or has no usable line.
     """
     listed = TextList(file)
     images: dict[str, int] = {}
     for number, text in listed.lines:
         image = find_listed(text, file.parent)
         if image is None and not is_utf8(text):
-            raise InputError(f"{file} is no UTF-8 text ({quoted(number, text)}): save it in that encoding")
+            raise InputError(f"{file} is not UTF-8 text ({quoted(number, text)}): save it in that encoding")
         if image is None and is_image_name(text):
             image = next(locations(text, file.parent))
             if not os.path.isabs(image):

@@ -92,7 +92,7 @@ def _content(file: str | Path) -> np.ndarray:
     """The bytes of a file. Raises InputError; as everywhere below, its message is to follow the name of the file."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):  # a named pipe would be waited for
-            raise InputError("is no regular file")
+            raise InputError("it is not a regular file")
         content = np.fromfile(file, dtype=np.uint8)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error

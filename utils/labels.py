@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 from utils.image_files import find_images as find_images
 from utils.images import inspect_image
 from utils.segments import segments2boxes
@@ -44,7 +44,7 @@ def parse_label_file(file: str | Path) -> tuple[np.ndarray, Segments]:
         box (an empty list if no line is a polygon).
 
     Raises:
-        InputError: it is no UTF-8 text, or a line cannot be used; its number is named.
+        InputError: it is not UTF-8 text, or a line cannot be used; its number is named.
     """
     text = _label_text(file)
     lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1)]
@@ -66,7 +66,7 @@ def _label_text(file: str | Path) -> str:
         return Path(file).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"line {line} is no UTF-8 text: save the file in that encoding") from error
+        raise InputError(f"line {line} is not UTF-8 text: save the file in that encoding") from error
 
 
 def _box_rows(lines: list[tuple[int, list[str]]]) -> np.ndarray:
@@ -81,7 +81,8 @@ def _parse_line(number: int, words: list[str]) -> tuple[np.ndarray, np.ndarray |
     try:
         values = np.array(words, np.float32)
     except ValueError as error:
-        raise InputError(f"line {number}: {error}") from error
+        wrong = short_repr(next((word for word in words if not _is_number(word)), words[0]))
+        raise InputError(f"line {number}: expected numbers with spaces between them, got {wrong}") from error
     if len(words) == BOX_FIELDS:
         return values, None
     if len(words) < POLYGON_FIELDS or len(words) % 2 == 0:
@@ -91,6 +92,14 @@ def _parse_line(number: int, words: list[str]) -> tuple[np.ndarray, np.ndarray |
         )
     polygon = values[1:].reshape(-1, 2)
     return np.concatenate((values[:1], segments2boxes([polygon])[0].astype(np.float32))), polygon
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_rows(rows: np.ndarray, numbers: list[int]) -> None:
@@ -141,10 +150,12 @@ def verify_image_label(image: str, label_file: str) -> ImageRecord:
         record.size, remark = inspect_image(image)
         if remark:
             record.message = f"WARNING: {image}: {remark}"
-        if not os.path.isfile(label_file):
+        if not os.path.lexists(label_file):
             record.missing = 1
             return record
         record.found = 1
+        if not os.path.isfile(label_file):
+            raise InputError("is a folder, a broken link or a special file, expected a text file")
         rows, segments = parse_label_file(label_file)
     except (InputError, OSError) as error:
         culprit = f"{label_file}: " if record.found else ""

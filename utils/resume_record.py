@@ -107,7 +107,7 @@ class Judge:
         try:
             torch.Generator().set_state(value)
         except (RuntimeError, TypeError) as error:
-            raise self.refuse(name, "it is no state of a random generator") from error
+            raise self.refuse(name, "it is not the state of a random generator") from error
         return value
 
     def alike(self, name: str, value: Any, own: Any, optional: Sequence[str] = ()) -> None:
@@ -205,7 +205,7 @@ def judge(checkpoint: dict[str, Any], path: str) -> Counters:
     found.data = judged.kind("data", _value(saved, "data", {}), dict, "a mapping")
     for record in found.data.values():
         if not isinstance(record, torch.Tensor) or record.dtype != torch.int64 or record.shape[1:] != (3,):
-            raise judged.refuse("data", "it is no record of images")
+            raise judged.refuse("data", "it is not a record of images")
     found.exact = True
     return found
 
@@ -220,14 +220,15 @@ def _judge_generators(judged: Judge, saved: dict[str, Any]) -> None:
     """Try the states on generators of their own."""
     version, words, gauss = judged.parts("python", saved["python"], 3)
     judged.kind("python", words, tuple, "a tuple of numbers")
-    judged.accepted("python", lambda: random.Random().setstate((version, words, None)), "it is no state of a generator")
+    fault = "it is not the state of a random generator"
+    judged.accepted("python", lambda: random.Random().setstate((version, words, None)), fault)
     if gauss is not None:
         judged.number("python", gauss)
     name, keys, position, has_gauss, cached = judged.parts("numpy", saved["numpy"], 5)
     judged.kind("numpy", keys, torch.Tensor, "a tensor")
     whole = keys.dtype == torch.int64 and keys.shape == (MERSENNE_WORDS,)
     if name != "MT19937" or not whole or int(keys.min()) < 0 or int(keys.max()) >= 1 << 32 or not bool(keys.any()):
-        raise judged.refuse("numpy", "it is no state of a random generator")
+        raise judged.refuse("numpy", "it is not the state of a random generator")
     judged.count("numpy", position, 0, MERSENNE_WORDS)  # NumPy would read beyond its table
     judged.count("numpy", has_gauss, 0, 1)
     judged.number("numpy", cached)
@@ -236,7 +237,7 @@ def _judge_generators(judged: Judge, saved: dict[str, Any]) -> None:
         judged.generator("loader", saved["loader"])
     for value in judged.kind("cuda", saved["cuda"], list, "a list"):
         if not isinstance(value, torch.Tensor) or value.dtype != torch.uint8 or value.shape != (CUDA_BYTES,):
-            raise judged.refuse("cuda", "it is no list of states of random generators")
+            raise judged.refuse("cuda", "it is not a list of states of random generators")
     scaler = judged.kind("scaler", saved["scaler"], dict, "a mapping")
     if scaler:
         for key in ("scale", "growth_factor", "backoff_factor"):
@@ -324,7 +325,7 @@ def _load_network(judged: Judge, key: str, source: Any, network: Any) -> None:
     weights = judged.kind(key, source, torch.nn.Module, "a network").float().state_dict()
     wrong = [name for name, value in weights.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if wrong:
-        raise judged.refuse(key, f"{wrong[0]} holds values that are no numbers")
+        raise judged.refuse(key, f"{wrong[0]} holds values that are not numbers")
     judged.accepted(key, lambda: network.load_state_dict(weights), "it is another network than the run's")
 
 
@@ -374,7 +375,7 @@ def _check_moment(judged: Judge, name: str, value: Any, parameter: torch.Tensor)
     elif value.shape not in (parameter.shape, torch.Size([])) or not value.is_floating_point():
         raise judged.refuse(name, f"shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}")
     elif not bool(value.isfinite().all()):
-        raise judged.refuse(name, "it holds values that are no numbers")
+        raise judged.refuse(name, "it holds values that are not numbers")
 
 
 def _restore_generators(saved: dict[str, Any], state: TrainingState) -> None:

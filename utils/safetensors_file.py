@@ -70,10 +70,10 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
                 if stream.readinto(array) != count:
                     raise _Fault("it is incomplete")
                 if dtype is torch.bool and count and int(content.max()) > 1:
-                    raise _Fault(f"the truth values {short_repr(name)} are none")
+                    raise _Fault(f"the truth values {short_repr(name)} are not 0 or 1")
                 found[name] = content.view(dtype).reshape(shape)
     except _Fault as fault:
-        raise CheckpointError(f"{path} is damaged or no safetensors file, {fault}: copy or download it again") from None
+        raise CheckpointError(f"{path} is not an intact safetensors file, {fault}: copy or download it again") from None
     return found, metadata
 
 
@@ -95,24 +95,24 @@ def _parse_header(
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_repetition)
     except (ValueError, RecursionError):
-        raise _Fault("its header is no JSON") from None
+        raise _Fault("its header is not JSON") from None
     if not isinstance(header, dict) or len(header) > MOST_TENSORS:
-        raise _Fault("its header is none")
+        raise _Fault("its header is not a mapping of tensors")
     metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _Fault("its metadata are no texts")
+        raise _Fault("its metadata values are not all text")
     layout = {}
     position = 0
     for name, entry in sorted(header.items(), key=lambda item: _begin(item[1])):
         dtype = DTYPES.get(entry["dtype"]) if isinstance(entry.get("dtype"), str) else None
         shape, offsets = entry.get("shape"), entry["data_offsets"]
         if dtype is None or not _are_sizes(shape) or len(shape) > 16 or len(offsets) != 2:
-            raise _Fault(f"its tensor {short_repr(name)} is none")
+            raise _Fault(f"its tensor {short_repr(name)} is not valid")
         count = math.prod(shape) * dtype.itemsize
         if offsets[0] != position or offsets[1] != position + count or offsets[1] > extent:
             raise _Fault(f"its tensor {short_repr(name)} lies where another one does, or nowhere")
         if max(shape, default=0) > extent + 1:
-            raise _Fault(f"its tensor {short_repr(name)} is none")
+            raise _Fault(f"its tensor {short_repr(name)} is not valid")
         layout[name] = (dtype, tuple(shape), count)
         position += count
     if position != extent:
@@ -123,7 +123,7 @@ def _parse_header(
 def _begin(entry: Any) -> tuple[int, int]:
     offsets: Any = entry.get("data_offsets") if isinstance(entry, dict) else None
     if not _are_sizes(offsets) or len(offsets) != 2:
-        raise _Fault("its header has an entry that is no tensor")
+        raise _Fault("its header has an entry that is not a tensor")
     return offsets[0], offsets[1]
 
 

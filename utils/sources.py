@@ -167,7 +167,7 @@ def find_files(source: Source) -> list[str]:
     name = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(name):
         inside = (os.path.join(name, entry) for entry in sorted(os.listdir(name)))
-        return [file for file in inside if os.path.isfile(file) or _leads_nowhere(file)]
+        return [file for file in inside if os.path.isfile(file) or _is_special(file)]
     if os.path.isfile(name):
         return _listed_files(Path(name)) if _suffix(name) == "txt" else [name]
     if "*" in str(source):
@@ -203,9 +203,9 @@ def _listed_files(list_file: Path) -> list[str]:
     return files
 
 
-def _leads_nowhere(file: str) -> bool:
-    """Whether ``file`` is a link to an image or video that is not there: it is named when its turn comes."""
-    return os.path.islink(file) and not os.path.exists(file) and _suffix(file) in (*IMG_FORMATS, *VID_FORMATS)
+def _is_special(file: str) -> bool:
+    """Tell if ``file`` is called an image or video, but is a broken link or a pipe: it is named when its turn comes."""
+    return not os.path.isdir(file) and _suffix(file) in (*IMG_FORMATS, *VID_FORMATS)
 
 
 def _suffix(file: str | Path) -> str:

@@ -60,7 +60,7 @@ def _split(address: str) -> SplitResult:
     try:
         return urlsplit(address)
     except ValueError as error:
-        raise InputError(f"{address} is no valid address ({error})") from error
+        raise InputError(f"{address} is not a valid address ({error})") from error
 
 
 def clean_name(source: str) -> str:

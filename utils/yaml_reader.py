@@ -56,16 +56,15 @@ def decode_utf8(content: bytes, source: object) -> str:
     wanted = "UTF-8 is wanted: save it so in an editor, or with iconv -f {} -t UTF-8 OLD > NEW"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{source}, line 1: the text is UTF-16, but {wanted.format('UTF-16')}")
+    if b"\0" in content:
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        raise InputError(f"{source}, line {line}: a NUL character, as in UTF-16, but {wanted.format('UTF-16')}")
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
         wanted = wanted.format("ENCODING") + " (GBK, CP1252, SHIFT-JIS, EUC-KR ...)"
         raise InputError(f"{source}, line {line}: byte 0x{byte:02X} is not UTF-8, but {wanted}") from error
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"{source}, line {line}: a NUL character, as in UTF-16, but {wanted.format('UTF-16')}")
-    return text
 
 
 def parse_yaml(content: bytes, source: object, as_written: bool = False) -> Any:
@@ -153,7 +152,7 @@ class _Builder:
             tag = self.loader.resolve(yaml.ScalarNode, text, event.implicit)
         if tag.removeprefix(_TAG) in _TEXTS:
             if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-                self._refuse(line, f"{short_repr(text)} holds a character that is none, NUL or half of a pair")
+                self._refuse(line, f"{short_repr(text)} holds NUL or half of a surrogate pair, which no text can have")
             if tag == f"{_TAG}merge" and not self._awaits_key():
                 tag = f"{_TAG}str"
             return _Value(_MERGE if tag == f"{_TAG}merge" else text, line, characters=len(text))
@@ -162,11 +161,11 @@ class _Builder:
             self._refuse_tag(line, tag)
         kind = tag.removeprefix(_TAG)
         if len(text) > LONGEST_NUMBER:
-            self._refuse(line, f"{short_repr(text)} is too long for a value of the kind {kind}: put a text into quotes")
+            self._refuse(line, f"{short_repr(text)} is too long for a value of the type {kind}: put text in quotes")
         try:
             value = construct(yaml.ScalarNode(tag, text))
         except (ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
-            reason = f"{short_repr(text)} is no value of the kind {kind}: correct it, or put a text into quotes"
+            reason = f"{short_repr(text)} is not a valid {kind}: correct it, or put text in quotes"
             raise InputError(f"{self.source}, line {line}: {reason}") from error
         if self.as_written and kind in ("int", "float", "timestamp"):
             value = text

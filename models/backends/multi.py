@@ -131,7 +131,7 @@ class DetectMultiBackend(nn.Module):
             default: of checkpoints; exports have the size that they were made with.
 
         Raises:
-            InputError: the file takes images of another size, or ``wanted`` is no size.
+            InputError: the file takes images of another size, or ``wanted`` is not a size.
         """
         sides = [wanted] if isinstance(wanted, int) else list(wanted or [])
         asked = sides * 2 if len(sides) == 1 else sides

@@ -105,8 +105,8 @@ def tensor(arguments: tuple) -> TensorRecord:
     size = size.value if type(size) is ValueRecord and size.kind == "size" else size
     fits = _are(size, int) and _are(stride, int, len(size)) and len(size) <= DIMENSIONS and type(offset) is int
     numbers = (offset, *size, *stride) if fits else (-1,)
-    _expect(min(numbers) >= 0 and max(numbers) < MOST_IN_A_ROW, "a tensor whose shape is no shape")
-    _expect(math.prod(side or 1 for side in size) < MOST_IN_A_ROW, "a tensor whose shape is no shape")
+    _expect(min(numbers) >= 0 and max(numbers) < MOST_IN_A_ROW, "a tensor with an impossible shape")
+    _expect(math.prod(side or 1 for side in size) < MOST_IN_A_ROW, "a tensor with an impossible shape")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     within = last < storage.count if 0 not in size else offset <= storage.count
     _expect(within, f"a tensor that reaches beyond the {storage.count} numbers stored for it")
@@ -186,7 +186,7 @@ def _numpy_values(kind: NumpyType, content: bytes, shape: tuple[int, ...], order
     try:
         values = np.frombuffer(content, dtype).reshape(shape, order=order).tolist()  # type: ignore[call-overload]
     except ValueError:  # text that is none
-        raise Refusal("NumPy values that are no text") from None
+        raise Refusal("NumPy values that are not text") from None
     return values
 
 

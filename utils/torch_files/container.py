@@ -180,7 +180,7 @@ def _parse_index(index: bytes, count: int) -> list[Entry]:
         extra = index[position + name_length : position + name_length + extra_length]
         position += name_length + extra_length
         if signature != b"PK\x01\x02" or disk or comment_length or position > len(index):
-            raise Damage("its index is none")
+            raise Damage("its index is not valid")
         size, packed, offset = _in_64_bits(extra, size, packed, offset)
         entries.append(Entry(_inner_name(name), name, flags, method, crc, size, packed, offset))
     if position != len(index):
@@ -209,8 +209,8 @@ def _inner_name(name: bytes) -> str:
     try:
         text = name.decode("utf-8")
     except UnicodeDecodeError:
-        raise Damage("its index has a name that is none") from None
+        raise Damage("its index has an impossible name") from None
     parts = PurePosixPath(text).parts
     if not 0 < len(name) <= 512 or not text.isprintable() or ".." in parts or text[0] == "/" or "\\" in text:
-        raise Damage("its index has a name that is none")
+        raise Damage("its index has an impossible name")
     return text.split("/", 1)[-1]

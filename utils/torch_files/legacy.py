@@ -38,7 +38,7 @@ def legacy_storages(data: bytes, storages: dict[str, Storage], position: int) ->
     keys = interpret(machine)
     position = machine.position
     if type(keys) is not list or any(type(key) is not str for key in keys) or len(set(keys)) != len(keys):
-        raise Damage("its list of numbers is none")
+        raise Damage("its list of numbers is not valid")
     if set(keys) != set(storages):
         raise Damage("it does not have the numbers that its tensors need, or others")
     found = {}

@@ -96,7 +96,7 @@ def _check_entries(archive: ZipContainer) -> None:
 
 def _checked_numbers(storage: Storage, content: Tensor) -> Tensor:
     if storage.dtype is torch.bool and content.numel() and int(content.max()) > 1:
-        raise Damage(f"the truth values {storage.key} are none")
+        raise Damage(f"the truth values {storage.key} are not 0 or 1")
     return content
 
 

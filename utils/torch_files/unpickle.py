@@ -40,7 +40,7 @@ def interpret(machine: Machine) -> Any:
                 return _result(machine)
             operations[opcode](machine)
     except _NO_PICKLE as error:
-        raise Damage(f"its pickle is none: {type(error).__name__} at byte {machine.position}") from error
+        raise Damage(f"its pickle is not valid: {type(error).__name__} at byte {machine.position}") from error
     raise Refusal(f"its pickle has more than {OPCODES} steps")
 
 
@@ -58,7 +58,7 @@ def _refused(name: str) -> Operation:
 
 
 def _unknown(machine: Machine) -> None:
-    raise Damage(f"its pickle is none: byte {machine.position - 1} is no opcode")
+    raise Damage(f"it is not a pickle: byte {machine.position - 1} is not an opcode")
 
 
 def _protocol(machine: Machine) -> None:
@@ -135,14 +135,14 @@ def _number_line(machine: Machine) -> Any:
     if text in (b"00", b"01"):
         return text == b"01"
     if not _WHOLE_NUMBER.fullmatch(text):
-        raise Damage("its pickle has a number that is none")
+        raise Damage("its pickle has an impossible number")
     return checked_int(int(text.rstrip(b"L")))
 
 
 def _index_line(machine: Machine) -> int:
     text = machine.line()
     if not text.isdigit() or len(text) > 9:
-        raise Damage("its pickle has a number that is none")
+        raise Damage("its pickle has an impossible number")
     return int(text)
 
 

@@ -71,7 +71,7 @@ def read_coco(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} cannot be read as annotations: {error}") from error
     missing = [key for key in ("images", "annotations", "categories") if key not in content]
     if missing:
-        raise InputError(f"{file} is no COCO annotation file: it has no key {missing[0]!r}")
+        raise InputError(f"{file} is not a COCO annotation file: it has no key {missing[0]!r}")
     return content
 
 
