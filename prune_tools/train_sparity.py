@@ -124,9 +124,6 @@ class SparseOptions(RecipeOptions):
             )
         if self.sr is None:
             self.sr = AUTO if self.penalty == "polarize" else 0.0005
-        for flag, value in (("--sr", 0 if self.sr == AUTO else self.sr), ("--sr-beta", self.sr_beta)):
-            if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1e3):
-                raise InputError(f"{flag} must be a number of at least 0{', or auto' * (flag == '--sr')}, got {value}")
         target = self.target()
         if self.target_share is not None and target:
             raise InputError(f"--target-share and {target.flag} contradict each other: give one of them")

@@ -246,7 +246,7 @@ def test_automatic_rate_reaches_the_share(run_options, tmp_path):
     [
         ({"penalty": "l2"}, "--penalty must be one of"),
         ({"scope": "some"}, "--scope one of"),
-        ({"sr": "fast"}, "--sr must be a number of at least 0, or auto"),
+        ({"sr": "fast"}, "--sr must lie in \\[0, 1000\\], or be auto"),
         ({"target_share": 1.0}, "--target-share"),
         ({"penalty": "polarize", "target_share": 0.3, "target_flops": "0.5"}, "--target-share and --target-flops"),
         ({"max_map_loss": -0.1, "sr": "auto"}, "--max-map-loss must lie"),

@@ -200,7 +200,8 @@ def check_numbers(options: Any) -> None:
                 if not is_number or isinstance(number, bool) or not least <= number <= most:
                     bounds = f"be at least {least} and at most {most}" if whole else f"lie in [{least:g}, {most:g}]"
                     kind = ", a whole number" if whole else ""
-                    raise InputError(f"{flag} must {bounds}{kind}, got {short_repr(number)}")
+                    others = "".join(f", or be {other}" for other in field.metadata["also"])
+                    raise InputError(f"{flag} must {bounds}{kind}{others}, got {short_repr(number)}")
 
 
 @dataclass
