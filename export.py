@@ -204,20 +204,30 @@ def report(files: Sequence[Path], options: ExportOptions) -> None:
     """Log where the exports are and what to run next."""
     LOGGER.info(f"Exports saved to {colorstr('bold', str(files[-1].parent.resolve()))}. Next:")
     from detect import DetectOptions
+    from models.safetensors_models import SUFFIX
     from val import ValOptions
 
     nms = options.nms_settings()
     thresholds: dict[str, Any] = {"conf_thres": nms.conf_thres, "iou_thres": nms.iou_thres} if nms else {}
     across = {"agnostic_nms": True} if nms and nms.agnostic else {}
     data = "DATA.yaml" if options.data == DEFAULT_DATA else options.data
+    side = max(options.imgsz)
+    is_square = side == min(options.imgsz)
     for file in files:
         if file.suffix == ".mlpackage" and sys.platform != "darwin":
             LOGGER.info(f"  on an Apple computer: open {quoted([str(file)])} with Xcode, detect.py or val.py")
             continue
         given: dict[str, Any] = {"weights": file, **({"device": "0"} if file.suffix == ".engine" else {})}
         detecting = given | {"source": "IMAGES", **thresholds, **across}
+        validating = given | {"data": data, **thresholds}
+        keeps_size = file.suffix != SUFFIX  # .safetensors knows none, as .pt
+        if not keeps_size:
+            detecting["imgsz"] = [side] if is_square else options.imgsz
+        if not keeps_size or not is_square:
+            validating["imgsz"] = side
         LOGGER.info(f"  {following('detect.py', DetectOptions, None, **detecting)}")
-        LOGGER.info(f"  {following('val.py', ValOptions, None, **given, data=data, **thresholds)}")
+        if is_square or options.dynamic or not keeps_size:  # validation takes squares
+            LOGGER.info(f"  {following('val.py', ValOptions, None, **validating)}")
         LOGGER.info(f"  torch.hub.load('.', 'custom', {str(file)!r}, source='local')")
 
 

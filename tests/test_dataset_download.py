@@ -243,6 +243,21 @@ def test_outlines_only_where_there_are_some(tmp_path: Path):
         get("voc", tmp_path / "VOC", segments=True)
 
 
+def test_another_folder_gets_a_description_that_finds_the_data_there(tmp_path: Path, monkeypatch, caplog):
+    def fetch(folder, splits):
+        for part in ("train", "val"):
+            (tmp_path / "sets/images" / part).mkdir(parents=True)
+
+    monkeypatch.setattr("data.scripts.converters.visdrone.fetch", fetch)
+    written = read_yaml(ROOT / "data/VisDrone.yaml")
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.INFO, "yolov5"):
+        assert get("visdrone", "sets") == tmp_path / "sets"
+    file = tmp_path / "sets/VisDrone.yaml"
+    assert f"Next: python train.py --data {file}" in caplog.text
+    assert read_yaml(file) == written | {"path": str(tmp_path / "sets")}
+
+
 PUBLISHED = {
     "Argoverse": 8, "coco": 80, "coco128": 80, "GlobalWheat2020": 1, "Objects365": 365, "SKU-110K": 1, "VisDrone": 10,
     "VOC": 20, "xView": 60,

@@ -24,7 +24,7 @@ from utils.cli import run_command
 from utils.config import TrainOptions, command_line
 from utils.dataset_download import DatasetFolder
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml
+from utils.files import ROOT, read_yaml, write_yaml
 from utils.log import LOGGER
 from utils.next_steps import log_next
 
@@ -49,11 +49,13 @@ def get(
 ) -> Path:
     """Fetch the data set ``name`` into ``output`` (default: where its YAML file expects it) and return that folder.
 
+    Another folder gets a YAML file of its own, which names it.
     What an earlier call fetched is kept, unless that call came to its end and ``again`` asks for all of it anew.
     Raises InputError for --segments with a data set that has no outlines, and when a download fails.
     """
     description = ROOT / "data" / DESCRIPTIONS[name]
-    root = Path(output) if output else (ROOT / read_yaml(description)["path"]).resolve()
+    usual = (ROOT / read_yaml(description)["path"]).resolve()
+    root = Path(output).resolve() if output else usual
     fetch = import_module(f"data.scripts.converters.{name}").fetch
     keywords = {"segments": True} if segments else {}
     if segments and "segments" not in signature(fetch).parameters:
@@ -61,7 +63,11 @@ def get(
     with DatasetFolder(root, again) as folder:
         fetch(folder, splits, **keywords)
     LOGGER.info(f"{name} is complete in {root}")
-    log_next(command_line("train.py", TrainOptions, {"data": DESCRIPTIONS[name]}))
+    data = DESCRIPTIONS[name]
+    if root != usual:  # that file would fetch everything once more
+        data = str(root / data)
+        write_yaml(data, read_yaml(description) | {"path": str(root)})
+    log_next(command_line("train.py", TrainOptions, {"data": data}))
     return root
 
 

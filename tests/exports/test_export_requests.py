@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,26 @@ def test_the_command_says_what_it_made_and_what_comes_next(stock, tmp_path, tiny
     assert "val.py --weights " in caplog.text and "--data DATA.yaml" in caplog.text
     if sys.platform != "darwin":
         assert f"--weights {tmp_path / 'a.mlpackage'}" not in caplog.text and caplog.text.count("torch.hub.load") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "dynamic", "detecting", "validating"),
+    [
+        ("a.onnx", [64], False, "", ""),
+        ("a.onnx", [64, 96], False, "", None),  # validation would refuse it
+        ("a.onnx", [64, 96], True, "", " --imgsz 96"),
+        ("a.safetensors", [64], False, " --imgsz 64", " --imgsz 64"),
+        ("a.safetensors", [64, 96], False, " --imgsz 64 96", " --imgsz 96"),
+    ],
+)
+def test_the_next_commands_use_the_size_of_the_export(caplog, name, sizes, dynamic, detecting, validating):
+    LOGGER.setLevel("INFO")
+    export.report([Path(name)], export.ExportOptions(imgsz=sizes, dynamic=dynamic, data="d.yaml"))
+    assert f"python detect.py --weights {name} --source IMAGES{detecting}\n" in caplog.text
+    if validating is None:
+        assert "val.py" not in caplog.text
+    else:
+        assert f"python val.py --weights {name} --data d.yaml{validating}\n" in caplog.text
 
 
 def test_the_table_of_formats():
