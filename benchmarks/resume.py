@@ -31,11 +31,11 @@ from utils.cli import run_command
 from utils.config import option, parse
 from utils.errors import InputError
 from utils.files import ROOT, make_folder
-from utils.folder_lock import LOCK_FILE
 from utils.log import LOGGER
 
 POLL_SECONDS = 0.02
 OBEYED_WITHIN_SECONDS = 30
+RESULTS = (".csv", ".pt", ".json")  # what is written when a step of the pipeline has begun its work
 
 
 @dataclass
@@ -121,10 +121,10 @@ def kill_and_repeat(options: ResumeOptions, name: str) -> list[dict[str, Any]]:
 
 
 def wait_for_work(process: subprocess.Popen, run: Path, since: int) -> None:
-    """Wait until something in the run folder is newer than ``since`` (ns), or the process has ended."""
+    """Wait until a result in the run folder is newer than ``since`` (ns), or the process has ended."""
     while process.poll() is None:
         with suppress(OSError):  # a draft that has gone meanwhile
-            files = [path for path in run.rglob("*") if path.name != LOCK_FILE]
+            files = [path for path in run.rglob("*") if path.suffix in RESULTS]
             if any(path.stat().st_mtime_ns > since for path in files):
                 return
         time.sleep(POLL_SECONDS)
