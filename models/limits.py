@@ -26,6 +26,7 @@ MOST_MODULES = 6_000  # and tensors of parameters; yolov5x6: 1,200
 MOST_PARAMETERS = 500_000_000  # yolov5-p7: 144 million
 MOST_VALUES = 1 << 27  # in one tensor, for an image of 256 pixels, as DetectionModel sends it through
 MOST_PRODUCTS = 60_000_000_000  # multiplications for such an image; yolov5x6: 17 billion
+LARGE_KERNEL, SLOW_LARGE = 50, 200  # above this side oneDNN has no fast convolution
 SLOW_TRANSPOSED, SLOW_POOLING = 8, 40  # times as long as a convolution for as many multiplications, measured on a CPU
 
 _aten = torch.ops.aten
@@ -116,8 +117,10 @@ def _cost(module: nn.Module, image: Tensor) -> tuple[int, int] | None:
     """(values, products per value) of one of the common modules for (B, C, H, W); None for any other."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         values = image.shape[0] * module.out_channels * _positions(module, image)
+        kernel = _pair(module.kernel_size)
         slowness = SLOW_TRANSPOSED if isinstance(module, nn.ConvTranspose2d) else 1
-        return values, module.in_channels // module.groups * math.prod(_pair(module.kernel_size)) * slowness
+        slowness = SLOW_LARGE if max(kernel) > LARGE_KERNEL else slowness
+        return values, module.in_channels // module.groups * math.prod(kernel) * slowness
     if isinstance(module, nn.MaxPool2d):
         kernel = _pair(module.kernel_size)
         window = math.prod(min(side, *image.shape[2:]) for side in kernel)

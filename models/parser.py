@@ -253,6 +253,8 @@ class LayerBuilder:
         if row.module == "Concat":
             return sum(inputs), arguments
         if row.module == "Detect":
+            if isinstance(arguments[1], int) and arguments[1] > MOST_ANCHORS:
+                raise InputError(f"at most {MOST_ANCHORS} anchors per level are possible")
             if isinstance(arguments[1], int):  # so many anchors per level, to be found from the data
                 arguments[1] = [list(range(2 * arguments[1])) for _ in inputs]
             return self.channels[-1], [*arguments, inputs]
