@@ -335,7 +335,8 @@ def detect(options: DetectOptions) -> tuple[Path, str]:
     check_source(options)
     detector = Detector(options)
     check_files(options.source)  # before there is a folder for results
-    with claimed_folder(Path(options.project) / options.name, options.exist_ok) as folder:
+    wanted = Path(options.project) / options.name
+    with claimed_folder(wanted, options.exist_ok, shared=options.exist_ok) as folder:  # parts of one source, say
         return folder, _detect_into(folder, options, detector)
 
 

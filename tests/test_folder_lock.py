@@ -177,3 +177,11 @@ def test_numbers_have_no_end_and_the_first_free_one_is_taken(tmp_path):
     (tmp_path / "a77.jpg").unlink()
     assert increment_path(tmp_path / "a.jpg") == tmp_path / "a77.jpg"
     assert increment_path(tmp_path / "a.jpg", sep="_") == tmp_path / "a_2.jpg"
+
+
+def test_several_may_share_a_folder_that_they_are_content_with(tmp_path):
+    keywords = {"exist_ok": True, "shared": True}
+    with claimed_folder(tmp_path / "exp", **keywords) as first, claimed_folder(tmp_path / "exp", **keywords) as second:
+        assert first == second == tmp_path / "exp" and first.is_dir()
+        with claimed_folder(tmp_path / "exp") as other:
+            assert other == tmp_path / "exp2"

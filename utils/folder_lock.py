@@ -8,7 +8,7 @@ import platform
 import sys
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from utils.errors import InputError
@@ -23,11 +23,12 @@ _minds_forks = False
 
 
 @contextmanager
-def claimed_folder(wanted: str | Path, exist_ok: bool = False) -> Iterator[Path]:
+def claimed_folder(wanted: str | Path, exist_ok: bool = False, shared: bool = False) -> Iterator[Path]:
     """Create the folder of a run, and hold it meanwhile: ``wanted``, or the first free of wanted2, wanted3, ...
 
     The folder is that of the process that creates it. With ``exist_ok`` it may exist, but no other run may be using
-    it. A folder that was created here and is still empty when an error ends the block is removed again.
+    it, unless both are content to have it ``shared``. A folder that was created here and is still empty when an error
+    ends the block is removed again.
 
     Raises:
         InputError: it cannot be created, or another run uses it, which is named.
@@ -37,7 +38,7 @@ def claimed_folder(wanted: str | Path, exist_ok: bool = False) -> Iterator[Path]
     created = not (exist_ok and first.exists())
     folder = make_folder(first) if exist_ok else increment_path(first, mkdir=True)
     try:
-        with held_folder(folder):
+        with nullcontext() if shared else held_folder(folder):
             yield folder
     except BaseException:
         with suppress(OSError):  # one that is not empty
