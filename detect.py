@@ -239,7 +239,7 @@ class DetectionRun:
                     LOGGER.info(f"{picture.text}{shape}{summarize(found, self.detector.names)}Done. ({seconds:.3f}s)")
 
     def _detect(self, window: Window, size: int) -> list[tuple[torch.Tensor, float]]:
-        """What is found in each image of ``window``, and its part of the seconds of inference."""
+        """Return what is found in each image of ``window``, and its part of the seconds of inference."""
         import numpy as np
 
         from utils.inputs import alike
@@ -286,7 +286,7 @@ class DetectionRun:
             LOGGER.info(f"Results saved to {colorstr('bold', str(self.folder))}{labels}")
 
     def shortcomings(self, sources: LoadImages | LoadStreams) -> str:
-        """How many files could not be read or written, in words; '' if all is there."""
+        """Return how many files could not be read or written, in words; '' if all is there."""
         counts = {
             "could not be read and were skipped": sources.skipped,
             "could be read in part only": sources.incomplete,
@@ -297,7 +297,7 @@ class DetectionRun:
 
 
 def wants_windows(options: DetectOptions, live: bool) -> bool:
-    """Whether to open windows. Raises InputError when --view-img asks for them and there is no display."""
+    """Tell whether to open windows. Raises InputError when --view-img asks for them and there is no display."""
     if not (options.view_img or live):
         return False
     from utils.display import display_problem

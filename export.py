@@ -151,7 +151,7 @@ class ExportOptions:
         return NmsSettings(agnostic=self.agnostic_nms, **chosen) if self.nms else None
 
     def request(self) -> ExportRequest:
-        """What the exports are to be like."""
+        """Return what the exports are to be like."""
         from models.exporters import GraphSettings
         from models.exporters.checkpoint import ExportRequest
 

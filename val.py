@@ -106,7 +106,7 @@ class ValOptions:
 
 
 def process_batch(detections: torch.Tensor, labels: torch.Tensor, iouv: torch.Tensor) -> torch.Tensor:
-    """Which detections are true positives at which IoU threshold; see utils.metrics.match_predictions.
+    """Return which detections are true positives at which IoU threshold; see utils.metrics.match_predictions.
 
     Args:
         detections: (N, 6) x1, y1, x2, y2, confidence, class in NMS order, native pixels.

@@ -91,7 +91,7 @@ def commit() -> str:
 
 
 def processor_model() -> str:
-    """What the processor calls itself, or its kind where the system does not say."""
+    """Return what the processor calls itself, or its kind where the system does not say."""
     try:
         model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

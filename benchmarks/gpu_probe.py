@@ -62,7 +62,7 @@ class Probe:
             self.launches = sum("Launch" in event.name for event in events if not event.is_user_annotation)
 
     def result(self) -> dict[str, Any]:
-        """What was noted, as plain values; GPU times in microseconds."""
+        """Return what was noted, as plain values; GPU times in microseconds."""
         import torch
 
         steps = PROFILED[1] - PROFILED[0]

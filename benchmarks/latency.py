@@ -141,7 +141,7 @@ class Exports:
 
 
 def backend_for(path: str | Path, runtime: str, device: torch.device, half: bool = False) -> DetectMultiBackend:
-    """What runs a file, as detect.py does. Raises InputError if that is not possible on this device."""
+    """Return what runs a file, as detect.py does. Raises InputError if that is not possible on this device."""
     import cv2
     import torch
 

@@ -54,7 +54,7 @@ def as_table(cells: Sequence[Cell]) -> str:
 
 
 def short_names(cells: Sequence[Cell]) -> dict[str, str]:
-    """What the weights of the cells are called: by their file name, or their path where two have the same."""
+    """Return what the weights of the cells are called: by their file name, or their path where two have the same."""
     files = dict.fromkeys(cell.weights for cell in cells)
     names = [Path(file).name for file in files]
     return {file: name if names.count(name) == 1 else file for file, name in zip(files, names, strict=True)}

@@ -16,7 +16,7 @@ PENALIZED = ("yolov5n", "yolov5x")  # the narrowest and the widest network
 
 
 def measure(image_size: int = 320, batch_size: int = 16) -> list[Figure]:
-    """What sparse training's hooks add to a step of the training, as shares of it."""
+    """Return what sparse training's hooks add to a step of the training, as shares of it."""
     figures = []
     for name in PENALIZED:
         state = training_state(str(ROOT / f"models/{name}.yaml"), ["object"], image_size, batch_size, 1)
@@ -43,7 +43,7 @@ def _step_seconds(state: Any, image_size: int, batch_size: int) -> float:
 
 
 def _hooks(state: Any, kind: str) -> Callable[[], object]:
-    """What a training calls around each optimizer step with the penalty ``kind``."""
+    """Return what a training calls around each optimizer step with the penalty ``kind``."""
     from prune_tools.sparsity import PenaltySettings, SparsityPenalty
 
     penalty = SparsityPenalty(PenaltySettings(kind, sr=1e-9, sr_beta=1e-9))

@@ -150,7 +150,7 @@ def write_split(folder: Path, count: int) -> None:
 
 
 def seconds_of_checking(images: Path) -> dict[str, float]:
-    """What the first start with the images of a folder costs."""
+    """Return what the first start with the images of a folder costs."""
     from utils.label_cache import load_labels
 
     start = time.perf_counter()
@@ -159,7 +159,7 @@ def seconds_of_checking(images: Path) -> dict[str, float]:
 
 
 def start_costs(images: Path) -> dict[str, float]:
-    """What later starts cost, until a training runs: seconds, and MB of a loader process."""
+    """Return what later starts cost, until a training runs: seconds, and MB of a loader process."""
     from utils.dataloaders import create_dataloader
     from utils.label_cache import load_labels
 
@@ -188,7 +188,7 @@ def start_costs(images: Path) -> dict[str, float]:
 
 
 def worker_megabytes(dataset: Any) -> float:
-    """What a loader process has for itself when it has seen the labels of all images and made some items, MB."""
+    """Return what a loader process has for itself when it has seen the labels of all images and made some items, MB."""
     from torch.utils.data import DataLoader
 
     from utils.dataloaders import seed_worker

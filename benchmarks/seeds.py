@@ -99,7 +99,7 @@ def train_once(options: SeedOptions) -> None:
 
 
 def result_file(options: SeedOptions) -> Path:
-    """Where the run ``options.only`` writes its results."""
+    """Return where the run ``options.only`` writes its results."""
     return Path(options.project) / f"{options.only}.json"
 
 
@@ -119,7 +119,7 @@ def run_apart(options: SeedOptions) -> list[float]:
 
 
 def conditions(options: SeedOptions) -> dict[str, object]:
-    """What the results of a run depend on."""
+    """Return what the results of a run depend on."""
     return {name: value for name, value in to_dict(options).items() if name not in ("seeds", "jobs", "project")}
 
 

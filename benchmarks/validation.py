@@ -163,7 +163,7 @@ def _beside(options: ValidationOptions, folder: Path, images: int) -> Figure:
 
 
 def detections_of(validate: Callable[[Any], None]) -> dict[str, Any]:
-    """What a validation finds in each image: (N, 6) corners in pixels, confidence, class."""
+    """Return what a validation finds in each image: (N, 6) corners in pixels, confidence, class."""
     from utils.callbacks import Callbacks
 
     found, callbacks = {}, Callbacks()
@@ -203,7 +203,7 @@ def predictions_given(predictions: list[Any]) -> Iterator[None]:
 
 
 def compare_ways(ours: Callable[[Any], None], plain: Callable[[Any], None], side: int) -> str:
-    """What is to be said of the results of two validations of images of ``side`` pixels.
+    """Return what is to be said of the results of two validations of images of ``side`` pixels.
 
     Rounding decides which of two boxes with about the same score is the better one, and what is beyond a threshold. So
     the predictions are compared as numbers, and the detections where both have the same predictions: these are equal.

@@ -31,7 +31,7 @@ class FailingWrites:
 
     @property
     def happened(self) -> bool:
-        """Whether a write has failed."""
+        """Tell whether a write has failed."""
         return 0 < self.failing <= self.count
 
     def step(self, path: object) -> None:

@@ -68,7 +68,7 @@ def parse_module(text: Any, table: dict[str, type[nn.Module]], key: str) -> nn.M
 
 
 def _suits(value: Any, default: Any) -> bool:
-    """Whether a literal may stand where a constructor has this default; numbers must be finite and not huge."""
+    """Tell whether a literal may stand where a constructor has this default; numbers must be finite and not huge."""
     if isinstance(value, tuple | list):
         return 0 < len(value) <= 4 and not isinstance(default, bool | str) and all(_suits(one, 0) for one in value)
     if isinstance(value, bool) or isinstance(default, bool):

@@ -119,7 +119,7 @@ class AutoShape(nn.Module):
         return next(self.model.parameters(), torch.zeros(1))
 
     def _infer(self, tensor: Tensor, augment: bool, profile: bool) -> Any:
-        """What the model gives for (B, 3, H, W) in 0..1."""
+        """Return what the model gives for (B, 3, H, W) in 0..1."""
         parameter, model, options = self._parameter, self.model, {"augment": augment}
         if profile:
             if augment or not getattr(model, "pt", True):

@@ -1,4 +1,4 @@
-"""What AutoShape found in a batch of pictures: boxes as tensors and tables, drawn, cropped, saved, printed."""
+"""The results of AutoShape for a batch of pictures: boxes as tensors and tables, drawn, cropped, saved, printed."""
 
 from __future__ import annotations
 

@@ -103,8 +103,8 @@ def attempt_load(
         MissingFileError, CheckpointError: a file is missing or cannot be used; InputError: the class counts differ, or
             a model takes images with other channels.
     """
-    from models.fitness import check_channels
     from models.loading import load_checkpoint  # it needs the blocks of this module
+    from models.prerequisites import check_channels
     from models.soundness import check_runs
 
     files = [weights] if isinstance(weights, str | Path) else list(weights)

@@ -39,7 +39,7 @@ class Format:
 
     @property
     def is_folder(self) -> bool:
-        """Whether an export is a folder of several files."""
+        """Tell whether an export is a folder of several files."""
         return not self.suffix.startswith(".") or self.suffix == ".mlpackage"
 
     def path(self, weights: str | Path, int8: bool = False) -> Path:

@@ -87,7 +87,7 @@ def parse_texts(texts: Mapping[str, str], source: str | Path) -> Metadata:
 
 
 def _read(text: str | bytes, readers: Sequence[Callable[[Any], Any]]) -> tuple[Any, str]:
-    """What the first of ``readers`` that understands a text makes of it, and ''; else None and the reason."""
+    """Return what the first of ``readers`` that understands a text makes of it, and ''; else None and the reason."""
     if len(text) > LONGEST_TEXT:
         return None, f"more than {LONGEST_TEXT} characters"
     reason = ""
@@ -146,7 +146,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _fits_nms(value: Any) -> bool:
-    """Whether these are the settings of ``models.exporters.graph_nms``."""
+    """Tell whether these are the settings of ``models.exporters.graph_nms``."""
     return (
         isinstance(value, Mapping)
         and value.keys() == {"conf_thres", "iou_thres", "agnostic", "topk_per_class", "topk_all"}

@@ -72,7 +72,7 @@ def _is_plain(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Difference:
-    """What a module has and its twin has not.
+    """A setting that a module has and its twin has not.
 
     Attributes:
         path: of the module. setting: its name; '' if the modules are of different classes. got, expected: the
@@ -133,7 +133,7 @@ def _parts(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def _alike(first: type, second: type) -> bool:
-    """Whether modules of two classes compute the same if they have the same parts and settings."""
+    """Tell whether modules of two classes compute the same if they have the same parts and settings."""
     related = issubclass(first, second) or issubclass(second, first)
     return first is second or (related and first.forward is second.forward)  # type: ignore[attr-defined]
 
@@ -209,7 +209,7 @@ def _tuple(value: Any) -> Any:
 
 
 def _possible(name: str, value: Any, default: Any) -> bool:
-    """Whether a setting of this default may have the value; other nonsense shows when the network first runs."""
+    """Tell whether a setting of this default may have the value; other nonsense shows when the network first runs."""
     if value is None:
         return not isinstance(default, str)
     if isinstance(value, str):

@@ -156,7 +156,7 @@ def find_module(name: str) -> type[nn.Module] | None:
 
 
 def resolve_word(word: str, names: Mapping[str, Any]) -> Any:
-    """What a text argument of a row means: a known name, a module, a number or a sum; other text stays text."""
+    """Return what a text argument of a row means: a known name, a module, a number or a sum; other text stays text."""
     known = {**_CONSTANTS, **names}
     if word in known:
         return known[word]

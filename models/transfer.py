@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from models.description import describe_file
-from models.fitness import PICTURE_CHANNELS, check_channels, check_unfused
 from models.module_settings import differences
 from models.parser import read_config
+from models.prerequisites import PICTURE_CHANNELS, check_channels, check_unfused
 from models.yolo import DetectionModel
 from utils.checkpoint import copy_matching
 from utils.checks import check_file
@@ -82,7 +82,7 @@ def _warn_of_other_modules(model: DetectionModel, source: DetectionModel, cfg: s
 def _takes_new_anchors(
     options: TrainOptions, hyp: dict[str, Any], model: DetectionModel, source: DetectionModel
 ) -> bool:
-    """Whether the anchors are those of the configuration; if not, they come with the weights.
+    """Tell whether the anchors are those of the configuration; if not, they come with the weights.
 
     As in v6.2 they are with --cfg or anchors among the hyperparameters. Runs that go on with a trained head keep the
     anchors that its outputs mean.
@@ -94,13 +94,13 @@ def _takes_new_anchors(
 
 
 def _same_outputs(model: DetectionModel, source: DetectionModel) -> bool:
-    """Whether the two heads have as many levels, anchors and classes."""
+    """Tell whether the two heads have as many levels, anchors and classes."""
     ours, theirs = model.model[-1], source.model[-1]
     return all(getattr(ours, name) == getattr(theirs, name) for name in ("nl", "na", "nc"))
 
 
 def has_head_of(model: DetectionModel, source: DetectionModel) -> bool:
-    """Whether the head of ``model`` has as many outputs as that of ``source`` and means the same anchors by them."""
+    """Tell whether the head of ``model`` has the outputs of that of ``source`` and means the same anchors by them."""
     if not _same_outputs(model, source):
         return False
     head: Any = model.model[-1]

@@ -67,7 +67,7 @@ def read_training_images(
 def repair_images(
     data: dict[str, Any], count: int, image_size: int, stride: int, single_cls: bool = False
 ) -> list[Batch]:
-    """What ``read_training_images`` gives for these arguments, with the focus of each image."""
+    """Return what ``read_training_images`` gives for these arguments, with the focus of each image."""
     return [
         Batch(images, focus_on_objects(images, labels, [padding for _, (_, padding) in shapes]))
         for images, labels, shapes in read_training_images(data, count, image_size, stride, single_cls)

@@ -33,12 +33,12 @@ class ConstantPaths:
         return [step for step in self._ends(self._outputs[convolution]) if step.kind == "norm"]
 
     def have_place(self, convolution: str) -> bool:
-        """Whether the output reaches norms and nothing else: then they can take off what it adds."""
+        """Tell whether the output reaches norms and nothing else: then they can take off what it adds."""
         ends = self._ends(self._outputs[convolution])
         return bool(ends) and all(step.kind == "norm" for step in ends)
 
     def at(self, norm: Step, constants: Mapping[str, Tensor]) -> Tensor:
-        """What arrives at a norm (C,) of the constants (C,) that convolutions add; 0 for those not named."""
+        """Return what arrives at a norm (C,) of the constants (C,) that convolutions add; 0 for those not named."""
         return self._value(norm.inputs[0], constants)
 
     def _ends(self, number: int) -> list[Step]:

@@ -45,7 +45,7 @@ class Polynomial:
         return float(self.constant + counts @ self.linear + self.factors @ (first * second))
 
     def slope(self, counts: np.ndarray) -> np.ndarray:
-        """What one more channel of each group costs (groups,), to first order, all other counts unchanged."""
+        """Return what one more channel of each group costs (groups,), to first order, all other counts unchanged."""
         first, second = self.fixed + self.shares @ counts
         return self.linear + (self.factors * second) @ self.shares[0] + (self.factors * first) @ self.shares[1]
 
@@ -77,7 +77,7 @@ class CostModel:
         return self._polynomials[quantity].value(counts)
 
     def slope(self, quantity: str, counts: np.ndarray) -> np.ndarray:
-        """What one channel of each group costs at these counts."""
+        """Return what one channel of each group costs at these counts."""
         return self._polynomials[quantity].slope(counts)
 
     def of_plan(self, plan: Plan) -> dict[str, float]:

@@ -95,11 +95,11 @@ class ChannelGroup:
 
     @property
     def prunable(self) -> bool:
-        """Whether single channels can be removed."""
+        """Tell whether single channels can be removed."""
         return not self.reason
 
     def exclusion(self, scope: str) -> str:
-        """Why the group stays whole in ``scope``; '' if it takes part.
+        """Return why the group stays whole in ``scope``; '' if it takes part.
 
         'seed' is the rule of the original tools: one convolution, one norm, and neither coupled by a shortcut nor
         inside a block with one. 'all' takes every group that can be pruned.
@@ -152,7 +152,7 @@ def find_groups(model: nn.Module, trace: Trace | None = None) -> list[ChannelGro
 
 
 def _unscaled(modules: Mapping[str, Any], members: Iterable[Member]) -> str:
-    """Why no gamma says what the channels of ``members`` are worth; '' if one does."""
+    """Return why no gamma says what the channels of ``members`` are worth; '' if one does."""
     norms = [modules[member.path] for member in members if member.role == "norm"]
     if not norms:
         return "no norm scales it"

@@ -82,7 +82,7 @@ def _replayed(call: Call, device: torch.device) -> Call:
 
 
 def _exported(model: Any, image: torch.Tensor, argument: str) -> Call:
-    """What the export to a format runs with, on the CPU."""
+    """Return what the export to a format runs with, on the CPU."""
     size = image.shape[2], image.shape[3]
     metadata = Metadata(names=[str(index) for index in range(model.model[-1].nc)], stride=1, imgsz=list(size))
     suffix = next(entry.suffix for entry in FORMATS if entry.argument == argument)

@@ -59,7 +59,7 @@ class Walk:
 
 @torch.no_grad()
 def affordable_images(model: DetectionModel, image: Tensor) -> int | None:
-    """How many images two networks like ``model`` can walk with at the same time, None where memory is unknown.
+    """Return how many images two networks like ``model`` can walk with at the same time, None where memory is unknown.
 
     Args:
         model: the larger of the two networks.

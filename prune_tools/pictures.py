@@ -83,7 +83,7 @@ def draw_widths(before: nn.Module, after: nn.Module, path: Path) -> None:
 
 
 def picture_detections(weights: Path | str, images: Sequence[str], image_size: int, device: str) -> list[np.ndarray]:
-    """What the model of ``weights`` finds in each image, drawn into it: BGR squares of ``image_size`` pixels."""
+    """Return what the model of ``weights`` finds in each image, drawn into it: BGR squares of ``image_size`` pixels."""
     import numpy as np
 
     from detect import DetectOptions, Detector, Writer

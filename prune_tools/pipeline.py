@@ -171,7 +171,7 @@ class Pipeline:
 
 
 def resumable(checkpoint: Path) -> bool:
-    """Whether ``checkpoint`` is of a training that was broken off: it exists and still has its optimizer."""
+    """Tell whether ``checkpoint`` is of a training that was broken off: it exists and still has its optimizer."""
     from models.loading import load_checkpoint
 
     return checkpoint.is_file() and load_checkpoint(checkpoint).get("optimizer") is not None

@@ -162,7 +162,7 @@ class PipelineOptions:
         return chosen | {name: getattr(self, name) for name in ("target_flops", "target_params", "round_to")}
 
     def goal(self) -> str:
-        """What is pruned for, as a flag."""
+        """Return what is pruned for, as a flag."""
         if self.percent is not None:
             return f"--percent {self.percent:g}"
         return f"--target-params {self.target_params}" if self.target_params else f"--target-flops {self.target_flops}"

@@ -81,7 +81,7 @@ class Plan:
         return (~stays).nonzero().flatten()
 
     def summary(self) -> str:
-        """What the plan reaches and what it was kept from doing, for the log."""
+        """Return what the plan reaches and what it was kept from doing, for the log."""
         if self.goal:
             return self.goal
         least = f"at least {self.limits.min_channels}"

@@ -208,7 +208,7 @@ def with_hyperparameters(model: DetectionModel, image_size: int) -> DetectionMod
 
 
 def warning_of_large_gammas(model: DetectionModel, groups: Sequence[ChannelGroup], plan: Plan) -> str:
-    """What there is to warn of when the gammas about to be cut are not small, or when there are none; else ''.
+    """Return what there is to warn of when the gammas about to be cut are not small, or when there are none; else ''.
 
     What a channel with a small gamma adds is about constant and can be folded; what one with a large gamma adds is
     lost. A group counts with its largest gamma.

@@ -142,7 +142,7 @@ class Polarizer:
 
     @property
     def done(self) -> float:
-        """How much of the way to the goal should have come by now, in [0, 1]."""
+        """Return how much of the way to the goal should have come by now, in [0, 1]."""
         start, end = FIRST * self.epochs, max(LAST * self.epochs, 1.0)
         done = min(max((self.progress - start) / (end - start), 0.0), 1.0)
         return 1 - (1 - done) ** 3
@@ -164,7 +164,7 @@ class Polarizer:
         self.gammas.shrink(self.speed * self.chosen * batches)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Return what a resumed run needs."""
         names = ("saliency", "speed", "chosen", "passed", "progress", "next_choice", "held")
         return {name: getattr(self, name) for name in names}
 

@@ -221,7 +221,7 @@ class Pruning:
     notes: list[str] = field(default_factory=list)
 
     def removes_any(self) -> bool:
-        """Whether the plan removes anything."""
+        """Tell whether the plan removes anything."""
         return any(len(self.plan.removed(group)) for group in self.groups)
 
     def narrow(self) -> DetectionModel:

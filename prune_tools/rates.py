@@ -26,7 +26,7 @@ NORMS = 2  # the optimizer's parameter group that holds the gammas
 
 
 def mobility(optimizer: torch.optim.Optimizer) -> float:
-    """How far a constant gradient of 1 moves a gamma per step, in the long run."""
+    """Return how far a constant gradient of 1 moves a gamma per step, in the long run."""
     group = optimizer.param_groups[NORMS]
     return group["lr"] / (1 - group.get("momentum", 0.0))
 

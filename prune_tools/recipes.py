@@ -46,11 +46,11 @@ class Recipe:
 
     @property
     def hyp_file(self) -> Path:
-        """Where the hyperparameters lie."""
+        """Return where the hyperparameters lie."""
         return ROOT / "data/hyps" / self.hyp
 
     def summary(self) -> str:
-        """What it changes beside hyperparameters, in words."""
+        """Return what it changes beside hyperparameters, in words."""
         parts = ["a step after every batch" if self.every_batch else "gradients of 64 images for each step"]
         if self.average_epochs:
             parts.append(f"weights averaged over {self.average_epochs:g} epochs")

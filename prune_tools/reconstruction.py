@@ -141,7 +141,7 @@ class Regression:
 
 
 def patches(module: nn.Conv2d, inputs: Tensor, places: Tensor) -> Tensor:
-    """What the kernel covers at ``places`` (B, P) of the output map: (G, B * P, K) from inputs (B, C, H, W)."""
+    """Return what the kernel covers at ``places`` (B, P) of the output map: (G, B * P, K) from inputs (B, C, H, W)."""
     (height, width), (down, right), (step_y, step_x) = module.kernel_size, module.stride, module.dilation
     padding = module._reversed_padding_repeated_twice
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
@@ -258,7 +258,7 @@ class Refit:
         narrow.running_mean.copy_(torch.where(arrives, mean, narrow.running_mean.cpu()))
 
     def _inputs(self, number: int, module: nn.Module) -> Iterator[Tensor]:
-        """What ``module`` of layer ``number`` reads in the narrow network, batch by batch."""
+        """Yield what ``module`` of layer ``number`` reads in the narrow network, batch by batch."""
         seen: list[Tensor] = []
 
         def stop(_: nn.Module, inputs: tuple[Tensor]) -> None:

@@ -46,7 +46,7 @@ def layer_table(before: nn.Module, after: nn.Module) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What the figures were measured with: Python, the libraries, the processor, the system."""
+    """Return what the figures were measured with: Python, the libraries, the processor, the system."""
     from importlib import metadata
 
     import torch

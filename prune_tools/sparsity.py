@@ -176,7 +176,7 @@ class SparsityPenalty:
         self.state.plugins["sparsity"] = self._state_dict()
 
     def allowed_loss(self, epoch: int) -> float:
-        """How far mAP50 may be below the best after ``epoch``.
+        """Return how far mAP50 may be below the best after ``epoch``.
 
         What a high learning rate costs comes back when it falls, so up to twice as much is allowed until then.
         """
@@ -207,7 +207,7 @@ class SparsityPenalty:
     # -- the goal ------------------------------------------------------------------------------------------------------
 
     def _chooser(self, model: torch.nn.Module) -> Chooser:
-        """Which channels of ``model`` 'polarize' brings to zero."""
+        """Return which channels of ``model`` 'polarize' brings to zero."""
         settings = self.settings
         if settings.target is None:
             return ByShare(self.gammas.layer, settings.target_share)
@@ -215,7 +215,7 @@ class SparsityPenalty:
         return ByBudget(self.gammas.groups, costs, settings.target, settings.round_to)
 
     def _grade(self, averaged: torch.Tensor) -> float:
-        """How near the averaged model with these magnitudes is to the goal; best.pt is of the highest grade."""
+        """Return how near the averaged model with these magnitudes is to the goal; best.pt is of the highest grade."""
         if self.polarizer is None:
             return min(self.share, self.settings.target_share)
         small = (averaged[self.polarizer.chosen] < NEARLY_ZERO).float()
@@ -225,7 +225,7 @@ class SparsityPenalty:
 
     @property
     def _decays(self) -> bool:
-        """Whether the rate follows the published schedule."""
+        """Tell whether the rate follows the published schedule."""
         return self.settings.penalty == "l1" and not self.automatic
 
     def _rate_now(self) -> float:

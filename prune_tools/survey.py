@@ -268,7 +268,7 @@ class Survey:
         return chosen, len(chosen) == len(found)
 
     def _identity(self, images: list[str]) -> dict[str, Any]:
-        """What a point depends on: the options, the checkpoint's content, the images with their labels."""
+        """Return what a point depends on: the options, the checkpoint's content, the images with their labels."""
         from prune_tools.importance import NEEDS_IMAGES
         from utils.checks import check_dataset
         from utils.label_cache import files_hash

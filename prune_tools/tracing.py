@@ -119,7 +119,7 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Whether a convolution filters each of its several channels by itself."""
+    """Tell whether a convolution filters each of its several channels by itself."""
     return isinstance(module, CONVOLUTIONS) and 1 < module.groups == module.in_channels == module.out_channels
 
 

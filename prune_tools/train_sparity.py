@@ -152,7 +152,7 @@ class SparseOptions(RecipeOptions):
             raise InputError("--sr auto and --penalty polarize watch the mAP of every epoch: leave --noval out")
 
     def target(self) -> Any:
-        """What should be left of the network, None where a share of the channels is the goal."""
+        """Return what should be left of the network, None where a share of the channels is the goal."""
         from prune_tools.targets import target_of
 
         return target_of(self, ("params", "flops"))

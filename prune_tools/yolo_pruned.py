@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from models.description import describe, describe_file
-from models.fitness import check_channels, check_unfused
 from models.loading import load_checkpoint
+from models.prerequisites import check_channels, check_unfused
 from models.soundness import check_runs
 from models.widths import head_convolutions, width_of
 from models.yolo import DetectionModel
@@ -63,7 +63,7 @@ def load_model(path: str | Path) -> tuple[DetectionModel, dict[str, Any]]:
 
 
 def find_cuts(model: nn.Module, groups: Iterable[ChannelGroup], plan: Plan) -> dict[str, Cut]:
-    """What stays of each module that a plan touches, by module path."""
+    """Return what stays of each module that a plan touches, by module path."""
     gone: dict[tuple[str, str], set[int]] = defaultdict(set)  # path, side -> channels
     for group in groups:
         removed = plan.removed(group).numpy()

@@ -27,7 +27,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def probe(way: str, **environment: str) -> tuple[str, int]:
-    """Whether memory is kept, and the pages provided."""
+    """Tell whether memory is kept, and the pages provided."""
     clean = {name: value for name, value in os.environ.items() if name not in USERS_CHOICES}
     done = subprocess.run([sys.executable, "-c", PROBE, way], cwd=ROOT, capture_output=True, text=True, check=True,
                           env={**clean, **environment})  # fmt: skip

@@ -62,7 +62,7 @@ def file(picture: np.ndarray, tmp_path: Path) -> Path:
 
 
 def finds_the_shapes(results: Detections, index: int = 0) -> bool:
-    """Whether the best box of each class in a picture of 96 x 128 pixels lies on its shape."""
+    """Tell whether the best box of each class in a picture of 96 x 128 pixels lies on its shape."""
     best = {}
     for x, y, _, _, _, kind in reversed(results.xywh[index].tolist()):
         best[results.names[int(kind)]] = (x, y)

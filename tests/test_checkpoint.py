@@ -55,7 +55,7 @@ def tiny_model(nc: int = 2) -> DetectionModel:
 
 
 def training_state(model: nn.Module, **changes) -> dict:
-    """What train.py saves, with kinds of values that other programs could not read."""
+    """Return what train.py saves, with kinds of values that other programs could not read."""
     model.names, model.nc = {0: "face", 1: "mask"}, 2
     model.hyp = {"lr0": np.float64(0.01), "anchors": np.arange(2)}
     ema = ModelEMA(model)

@@ -39,13 +39,13 @@ def arguments(tiny_dataset: Path, tiny_cfg: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def alone(arguments: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What one process sees."""
+    """Return what one process sees."""
     return observe(tmp_path_factory.mktemp("alone"), **arguments)
 
 
 @pytest.fixture(scope="module")
 def pair(arguments: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two gloo processes sees that share the batches of the one."""
+    """Return what each of two gloo processes sees that share the batches of the one."""
     folder = tmp_path_factory.mktemp("pair")
     torchrun(Path(__file__).with_name("rank_probe.py"), str(folder), json.dumps(arguments))
     return [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]

@@ -1,4 +1,4 @@
-"""What the scan promises of an image file, and what the decoder keeps of it."""
+"""Promises of the scan about image files, and what the decoder keeps of them."""
 
 from __future__ import annotations
 

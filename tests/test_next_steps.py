@@ -53,7 +53,7 @@ def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def proposed(heard: pytest.LogCaptureFixture) -> list[tuple[str, Any]]:
-    """What the latest "Next:" of the log proposes, read back."""
+    """Return what the latest "Next:" of the log proposes, read back."""
     line = next(text for text in reversed(heard.messages) if text.startswith("Next: "))
     return [read_back(command) for command in line.removeprefix("Next: ").split("\n  or: ")]
 

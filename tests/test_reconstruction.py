@@ -120,7 +120,7 @@ def test_a_norm_behind_a_concatenation_takes_the_constants_of_all_that_it_joins(
 
 
 def norm_output(model: DetectionModel, batch: Batch) -> torch.Tensor:
-    """What the norm inside the block gives."""
+    """Return what the norm inside the block gives."""
     seen = []
     hook = model.get_submodule("model.1.bn").register_forward_hook(lambda *_: seen.append(_[2]))
     outputs_of(model, batch.images.to(next(model.parameters())) / 255)

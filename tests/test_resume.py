@@ -296,7 +296,7 @@ def test_a_wrong_field_of_the_resume_record_is_one_line(checkpoint, prepared, na
 
 
 def refuses_in_one_line(damaged: dict[str, Any], trainer: train.Trainer, name: str) -> bool:
-    """Whether it is refused, in one line that names the field; other exceptions fail the test."""
+    """Tell whether it is refused, in one line that names the field; other exceptions fail the test."""
     try:
         put_back(damaged, trainer)
     except InputError as error:

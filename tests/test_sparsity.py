@@ -44,7 +44,7 @@ def gammas(network) -> ChannelGammas:
 
 
 def stub_state(network: DetectionModel, **changes) -> SimpleNamespace:
-    """What the penalty needs of a run: SGD without momentum, ten batches per epoch."""
+    """Return what the penalty needs of a run: SGD without momentum, ten batches per epoch."""
     optimizer = torch.optim.SGD([parameter for parameter in network.parameters() if parameter.ndim == 1], lr=0.1)
     optimizer.param_groups[0]["initial_lr"] = 0.1
     norms = optimizer.param_groups[0]

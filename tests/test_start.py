@@ -63,7 +63,7 @@ def run(script: str, *arguments: object) -> dict:
 
 @pytest.fixture(scope="module")
 def training(tiny_dataset, tiny_cfg, tmp_path_factory) -> dict:
-    """What a training of one epoch without plots loads, validation included."""
+    """Return what a training of one epoch without plots loads, validation included."""
     return run(
         "train.py", "--weights", "", "--cfg", tiny_cfg, "--data", tiny_dataset, "--imgsz", 64, "--epochs", 1,
         "--device", "cpu", "--workers", 0, "--noplots", "--project", tmp_path_factory.mktemp("runs"),

@@ -57,7 +57,7 @@ class Bench:
         return self.folder / changes.get("name", "exp")
 
     def counted(self, *hooks: str, **changes: Any) -> Counter:
-        """How often each hook fired in a run."""
+        """Return how often each hook fired in a run."""
         callbacks, counts = Callbacks(), Counter()
         for hook in hooks:
             callbacks.register_action(hook, callback=lambda *_, hook=hook, **__: counts.update([hook]))

@@ -38,7 +38,7 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    """Whether all entries are equal bit for bit."""
+    """Tell whether all entries are equal bit for bit."""
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 

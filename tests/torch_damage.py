@@ -168,7 +168,7 @@ def outcome(path: Path, reference: list[torch.Tensor]) -> str:
 
 
 def count(kind: str, tries: int, seed: int = 0) -> Counter[str]:
-    """How often each outcome comes of so many damaged files."""
+    """Return how often each outcome comes of so many damaged files."""
     chance, found = random.Random(seed), Counter[str]()
     level, logger = logging.getLogger("yolov5").level, logging.getLogger("yolov5")
     logger.setLevel(logging.ERROR)

@@ -31,7 +31,7 @@ class _Entry(NamedTuple):
 
 
 def is_archive(file: str | Path) -> bool:
-    """Whether the name ends like that of an archive which ``unpack`` can read."""
+    """Tell whether the name ends like that of an archive which ``unpack`` can read."""
     return str(file).lower().endswith(ARCHIVE_SUFFIXES)
 
 

@@ -196,7 +196,7 @@ def box_candidates(
     area_thr: float | np.ndarray = BOX_AREA_KEPT,
     eps: float = 1e-16,
 ) -> np.ndarray:
-    """Which boxes are still worth learning after a warp -> (N,) bool.
+    """Return which boxes are still worth learning after a warp -> (N,) bool.
 
     Args:
         box1: corners (4, N) before, box2: after, in pixels.

@@ -142,7 +142,7 @@ class RecordedStep(BatchStep):
         return items
 
     def _can_replay(self, images: torch.Tensor) -> bool:
-        """Whether ``images`` lie at the fixed address and everything is as it was recorded, or can be recorded now."""
+        """Tell if ``images`` lie at the fixed address and all is as it was recorded, or can be recorded now."""
         if self._images is None or images.data_ptr() != self._images.data_ptr():
             return False
         if self._warm < WARMUP_BATCHES:
@@ -160,7 +160,7 @@ class RecordedStep(BatchStep):
         return True
 
     def _structure(self) -> tuple[Any, ...]:
-        """What a recording takes for granted: training flags, which parameters are trained, where gradients lie."""
+        """List what a recording relies on: training flags, which parameters are trained, where gradients lie."""
         return (
             [module.training for module in self._modules],
             [parameter.requires_grad for parameter in self._parameters],

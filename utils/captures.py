@@ -54,7 +54,7 @@ def retrieved(capture: cv2.VideoCapture) -> np.ndarray | None:
 
 
 def missing_bytes(file: str | Path) -> int:
-    """How many bytes a video was cut by, as its own headers have it; 0 if none, or if it does not tell."""
+    """Return how many bytes a video was cut by, as its own headers have it; 0 if none, or if it does not tell."""
     path = Path(file)
     if not path.is_file():
         return 0

@@ -16,5 +16,5 @@ def class_names(model: Any) -> list[str]:
 
 
 def is_single_class(names: Sequence[str], class_count: int) -> bool:
-    """Whether a model with these classes was trained with --single-cls, given a data set of ``class_count`` classes."""
+    """Tell if a model with these classes was trained with --single-cls, for a data set of ``class_count`` classes."""
     return list(names) == [SINGLE_CLASS] and class_count > 1

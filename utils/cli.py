@@ -97,7 +97,7 @@ def run_training_command(main: Callable[[Any], object], options_class: type, des
 
 
 def _tell_error_of_thread(details: threading.ExceptHookArgs) -> None:
-    """What a thread could not write is told in a line, once; other errors with their traceback.
+    """Tell in a line, once, what a thread could not write; other errors with their traceback.
 
     TensorBoard's thread hands its error on to who calls its writer, and that one tells it.
     """
@@ -111,7 +111,7 @@ def _tell_error_of_thread(details: threading.ExceptHookArgs) -> None:
 
 
 def _caused_by_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is the error or made it: a file writer that is broken off raises errors of its own."""
+    """Tell whether Ctrl-C is the error or made it: a file writer that is broken off raises errors of its own."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None

@@ -21,7 +21,7 @@ COCO_ANNOTATIONS = "annotations/instances_val2017.json"  # below the folder of t
 
 
 def is_coco(data: Mapping[str, Any]) -> bool:
-    """Whether a data set is COCO, whose category ids have gaps: its val split is the list coco/val2017.txt."""
+    """Tell whether a data set is COCO, whose category ids have gaps: its val split is the list coco/val2017.txt."""
     split = data.get("val")
     return isinstance(split, (str, Path)) and Path(split).as_posix().endswith(COCO_LIST)
 

@@ -29,7 +29,7 @@ def record_of(dataset: Any) -> torch.Tensor:
 
 
 def changes(before: torch.Tensor, now: torch.Tensor) -> str:
-    """How the images of the record ``now`` differ from those of ``before``, in words; '' where they do not."""
+    """Return how the images of the record ``now`` differ from those of ``before``, in words; '' where they do not."""
     if torch.equal(before, now):
         return ""
     old, new = _by_name(before), _by_name(now)
@@ -70,6 +70,6 @@ def _by_name(record: torch.Tensor) -> dict[int, list[list[int]]]:
 
 
 def _different(old: list[list[int]], new: list[list[int]], column: int) -> int:
-    """How many of the rows of one name have no counterpart in ``column``."""
+    """Return how many of the rows of one name have no counterpart in ``column``."""
     before, after = Counter(row[column] for row in old), Counter(row[column] for row in new)
     return min((before - after).total(), (after - before).total())

@@ -100,7 +100,7 @@ class DatasetFolder:
 
 
 def is_incomplete(root: str | Path) -> bool:
-    """Whether a download into this folder was interrupted."""
+    """Tell whether a download into this folder was interrupted."""
     return os.path.exists(Path(root) / MARKER)
 
 

@@ -17,7 +17,7 @@ PROBE_SECONDS = 20
 
 @cache
 def display_problem() -> str:
-    """Why no window can be opened here; '' if one can.
+    """Return why no window can be opened here; '' if one can.
 
     A process of its own tries it: some builds of OpenCV end the whole process where there is no display.
     """

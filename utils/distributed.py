@@ -39,12 +39,12 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process logs, validates and writes files."""
+        """Tell whether this process logs, validates and writes files."""
         return self.rank in (-1, 0)
 
 
 def current_world() -> World:
-    """What torchrun says in the environment. Raises InputError for an incomplete set of its variables."""
+    """Return what torchrun says in the environment. Raises InputError for an incomplete set of its variables."""
     if "LOCAL_RANK" not in os.environ:
         return World()
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
@@ -145,7 +145,7 @@ def check_options(options: TrainOptions, world: World) -> None:
 
 
 def parallel(model: nn.Module, device: torch.device, sync_bn: bool = False) -> nn.Module:
-    """What to call instead of ``model``: itself alone, or a wrapper that averages the gradients of all ranks.
+    """Return what to call instead of ``model``: itself alone, or a wrapper that averages the gradients of all ranks.
 
     ``sync_bn`` computes batch norms over the batches of all ranks; where there are several, the layers of ``model`` are
     replaced.
@@ -182,7 +182,7 @@ def plain_norms(model: nn.Module) -> nn.Module:
 
 
 def in_group() -> bool:
-    """Whether this process is a member of a group."""
+    """Tell whether this process is a member of a group."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 

@@ -51,7 +51,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def is_url(text: str | Path) -> bool:
-    """Whether ``text`` is an http(s) address; a Path that was made from one counts, although it lost a slash."""
+    """Tell whether ``text`` is an http(s) address; a Path that was made from one counts, although it lost a slash."""
     return str(text).lower().startswith(("http:/", "https:/"))
 
 

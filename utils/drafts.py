@@ -102,7 +102,7 @@ def synchronise(path: Path) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this number exists on this system."""
+    """Tell whether a process of this number exists on this system."""
     if sys.platform == "win32":
         return _is_running_on_windows(process)
     try:

@@ -155,5 +155,5 @@ def progress_row(state: TrainingState, losses: torch.Tensor, labels: int, width:
 
 
 def tqdm_is_quiet() -> bool:
-    """Whether progress bars are hidden because their output is no terminal."""
+    """Tell whether progress bars are hidden because their output is no terminal."""
     return not sys.stderr.isatty()

@@ -78,7 +78,7 @@ def short_repr(value: Any) -> str:
 
 
 def is_of_one_file(error: BaseException | None) -> bool:
-    """Whether ``error``, raised while one file was read or written, says nothing of others: they can go on.
+    """Tell whether ``error``, raised while one file was read or written, says nothing of others: they can go on.
 
     An error of the file system counts, also where an InputError tells it in other words.
     """
@@ -90,7 +90,7 @@ def is_of_one_file(error: BaseException | None) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """What ``error`` says, in one line: of an error of the file system, the file and why."""
+    """Return what ``error`` says, in one line: of an error of the file system, the file and why."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

@@ -63,7 +63,7 @@ class ImageStore:
 
 
 def ends_of(sizes: np.ndarray) -> np.ndarray:
-    """Where each image of these sizes (N, 2) ends, in bytes from the start of the first."""
+    """Return where each image of these sizes (N, 2) ends, in bytes from the start of the first."""
     return np.cumsum(3 * sizes.prod(1, dtype=np.int64))
 
 

@@ -45,7 +45,7 @@ def _images_of(path: Path, folders: FolderSearch) -> list[str]:
 
 
 def is_image_name(file: str) -> bool:
-    """Whether the suffix is that of an image."""
+    """Tell whether the suffix is that of an image."""
     return file.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
@@ -85,7 +85,7 @@ def listed_images(file: Path) -> list[str]:
 
 
 def _fault(text: str, found: str | None) -> str:
-    """What a line of a list is, if not the path of an image; ``found`` is what it names, if there is anything."""
+    """Say what a line of a list is, if not the path of an image; ``found`` is what it names, if there is anything."""
     if found is not None and os.path.isdir(found):
         return "a folder, which the data set's YAML file can name, not a list"
     first = text.split()[0]

@@ -1,4 +1,4 @@
-"""What the heads of JPEG and PNG files say, read so strictly that no decoder has to be asked about the common ones.
+"""Heads of JPEG and PNG files, read so strictly that no decoder has to be asked about the common ones.
 
 JPEG: ITU-T T.81, annex B, with the limits of libjpeg; Exif: CIPA DC-008. PNG: ISO/IEC 15948.
 """
@@ -34,7 +34,7 @@ class Unusual(Exception):
 
 @dataclass
 class _Jpeg:
-    """What has been read of a JPEG so far."""
+    """The part of a JPEG that has been read so far."""
 
     size: tuple[int, int] = (0, 0)
     components: dict[int, int] = field(default_factory=dict)  # identifier -> quantization table

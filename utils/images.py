@@ -76,7 +76,7 @@ def read_image(file: str | Path, reduction: int = 1) -> np.ndarray:
 
 
 def damage_of(file: str | Path) -> str:
-    """Why OpenCV does not decode what a file holds; '' if it does, or if the file cannot be got at now."""
+    """Return why OpenCV does not decode what a file holds; '' if it does, or if the file cannot be got at now."""
     try:
         content = _content(file)
     except InputError as error:
@@ -112,7 +112,7 @@ def _decode(content: np.ndarray, reduction: int = 1) -> np.ndarray:
 
 
 def _ask_decoder(content: np.ndarray, reduction: int) -> tuple[np.ndarray | None, str]:
-    """What OpenCV decodes, or None; and why it does not, where that is not damage."""
+    """Return what OpenCV decodes, or None; and why it does not, where that is not damage."""
     try:
         with _silence():
             image = cv2.imdecode(content, READ_FLAGS[reduction])
@@ -145,7 +145,7 @@ def _silence() -> Iterator[None]:
 
 
 def _look(content: np.ndarray) -> str:
-    """What is wrong with bytes that OpenCV does not decode."""
+    """Return what is wrong with bytes that OpenCV does not decode."""
     if _format(content):
         return "the file is damaged, or of a kind of its format that OpenCV does not know"
     return f"its content is {_other_format(content)}"
@@ -241,5 +241,5 @@ def _measure(content: np.ndarray) -> tuple[tuple[int, int], str]:
 
 
 def _is_cut(content: bytes) -> bool:
-    """Whether nothing ends the last scan of a JPEG; within a scan the bytes of its end cannot occur."""
+    """Tell whether nothing ends the last scan of a JPEG; within a scan the bytes of its end cannot occur."""
     return content.rfind(JPEG_END) < content.rfind(JPEG_SCAN)

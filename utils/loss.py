@@ -67,7 +67,7 @@ class FocalLoss(nn.Module):
 
 
 def _elementwise(criterion: nn.Module, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """What ``criterion``, a BCEWithLogitsLoss or a FocalLoss around one, averages."""
+    """Return what ``criterion``, a BCEWithLogitsLoss or a FocalLoss around one, averages."""
     if isinstance(criterion, FocalLoss):
         return criterion.elementwise(logits, target)
     weight: Any = criterion.pos_weight

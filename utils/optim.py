@@ -20,7 +20,7 @@ BIASES, DECAYED, NORMS = range(3)  # positions of the parameter groups; checkpoi
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether ``module`` is one of torch's normalisation layers."""
+    """Tell whether ``module`` is one of torch's normalisation layers."""
     return any(kind.__module__.startswith("torch.nn.") and "Norm" in kind.__name__ for kind in type(module).__mro__)
 
 
@@ -150,7 +150,7 @@ def _ramped_decay(decay: float, tau: float, updates: Any) -> Any:
 
 
 class _Places:
-    """Where a module, with those below it, holds the floating tensors of its state dict.
+    """Places where a module, with those below it, holds the floating tensors of its state dict.
 
     Looking them up there takes a fraction of the time of a state dict, and finds those that have been replaced.
     """
@@ -170,7 +170,7 @@ class _Places:
                 }
 
     def hold(self, model: nn.Module) -> bool:
-        """Whether they are still those of ``model``: it has the same modules."""
+        """Tell whether they are still those of ``model``: it has the same modules."""
         return model is self.model and all(tuple(held.values()) == modules for held, modules in self._children)
 
 

@@ -43,5 +43,5 @@ def require(module: str, purpose: str, package: str = "") -> Any:
 
 
 def is_installed(module: str) -> bool:
-    """Whether a top-level module could be imported; it is not."""
+    """Tell whether a top-level module could be imported; it is not."""
     return importlib.util.find_spec(module) is not None

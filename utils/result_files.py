@@ -151,7 +151,7 @@ class Writer:
         self._videos: dict[Path, VideoFile | None] = {}  # None: cannot be written
 
     def stem(self, picture: Picture) -> str:
-        """What the names of the files made of ``picture`` begin with; with the frame's number for one of a video."""
+        """The start of the names of files made of ``picture``; with the frame's number for one of a video."""
         stem = self._video_stem(picture)
         return stem if picture.frame is None else f"{stem}_{picture.frame}"
 

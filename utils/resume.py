@@ -191,7 +191,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _fits(entry: dataclasses.Field, value: Any) -> bool:
-    """Whether ``value`` is of the kind that an option has by its annotation, and one of its choices."""
+    """Tell whether ``value`` is of the kind that an option has by its annotation, and one of its choices."""
     choices = entry.metadata["arguments"].get("choices")
     if choices and value not in (*choices, entry.default):
         return False
@@ -244,7 +244,7 @@ def _named(options: TrainOptions, *policies: str) -> list[str]:
 
 
 def _given(options: TrainOptions) -> dict[str, Any]:
-    """What this command line has said: the values that are not the defaults."""
+    """Return what this command line has said: the values that are not the defaults."""
     own = vars(build(type(options)))
     return {name: value for name, value in vars(options).items() if value != own[name]}
 

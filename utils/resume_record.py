@@ -1,4 +1,4 @@
-"""What last.pt holds beyond weights, to continue a run exactly: written by ``snapshot``, judged and put back here.
+"""The part of last.pt beyond weights, to continue a run exactly: written by ``snapshot``, judged and put back here.
 
 Nothing of a file is used before all of it has been judged: a value of a wrong kind, shape or range is told in one line.
 """
@@ -151,7 +151,7 @@ def _shown(value: Any) -> str:
 
 @dataclass
 class Counters:
-    """What last.pt says beside weights, optimizer and the random generators, judged."""
+    """Values of last.pt beside weights, optimizer and the random generators, judged."""
 
     epoch: int
     best_fitness: float
@@ -167,7 +167,7 @@ class Counters:
 
 
 def judge(checkpoint: dict[str, Any], path: str) -> Counters:
-    """What can be judged before a network is built.
+    """Return what can be judged before a network is built.
 
     Raises:
         InputError: a damaged field, or the checkpoint is that of a finished run.
@@ -367,7 +367,7 @@ def _check_setting(judged: Judge, name: str, value: Any, own: Any) -> None:
 
 
 def _check_moment(judged: Judge, name: str, value: Any, parameter: torch.Tensor) -> None:
-    """What an optimizer remembers of a parameter: a finite tensor of its shape, a count of steps, or nothing."""
+    """Judge what an optimizer remembers of a parameter: a finite tensor of its shape, a count of steps, or nothing."""
     if value is None:
         return
     if not isinstance(value, torch.Tensor):

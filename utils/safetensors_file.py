@@ -78,7 +78,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 
 
 class _Fault(Exception):
-    """What is wrong with a file."""
+    """A fault of a file."""
 
 
 def _no_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

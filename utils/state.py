@@ -70,7 +70,7 @@ class TrainingState:
 
     @property
     def mixed_precision(self) -> bool:
-        """Whether the forward pass runs under autocast."""
+        """Tell whether the forward pass runs under autocast."""
         return self.autocast_dtype is not None
 
     def skips_step(self) -> bool:
@@ -82,7 +82,7 @@ class TrainingState:
 
     @property
     def loss_factor(self) -> int:
-        """What the loss is multiplied by, so that its mean over the ranks is that of all images."""
+        """Return what the loss is multiplied by, so that its mean over the ranks is that of all images."""
         return self.ranks * (QUAD_FACTOR if self.quad else 1)
 
     def random_of_batch(self, batch_index: int) -> random.Random:

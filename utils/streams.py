@@ -28,7 +28,7 @@ StreamItem = tuple[list[str], np.ndarray, list[np.ndarray], None, str]
 
 
 def is_stream(source: str | Path) -> bool:
-    """Whether ``source`` is read as a stream: a camera number, an address, a .streams file, a .txt file of these.
+    """Tell whether ``source`` is read as a stream: a camera number, an address, a .streams file, a .txt file of these.
 
     An http(s) address of an image or video file is none: it is downloaded (``remote_file_name``). Raises InputError
     for a .txt file that lists streams and other things.

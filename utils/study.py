@@ -16,7 +16,7 @@ MAP_COLUMN, TIMES = 3, slice(7, 10)  # of a row: mAP50-95; milliseconds of pre-p
 
 
 def study_file(folder: Path, data: str, weights: str) -> Path:
-    """Where the rows of one checkpoint go: study_<stem of the data set>_<stem of the weights>.txt."""
+    """Return where the rows of one checkpoint go: study_<stem of the data set>_<stem of the weights>.txt."""
     return folder / f"study_{Path(data).stem}_{Path(weights).stem}.txt"
 
 

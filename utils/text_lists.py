@@ -88,7 +88,7 @@ def read_text(file: Path) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether ``text``, which ``read_text`` has read, was UTF-8."""
+    """Tell whether ``text``, which ``read_text`` has read, was UTF-8."""
     return not any("\udc80" <= character <= "\udcff" for character in text)
 
 
@@ -103,7 +103,7 @@ def spellings(text: str) -> Iterator[str]:
 
 
 def locations(path: str, folder: Path) -> Iterator[str]:
-    """Where the ``path`` of a list in ``folder`` may lie: below it with ``./``, else below the working folder or it."""
+    """Places of the ``path`` of a list in ``folder``: below it with ``./``, else below the working folder or it."""
     if path.startswith("./"):
         yield str(folder / path[2:])
         return

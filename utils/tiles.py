@@ -23,7 +23,7 @@ class Tile(NamedTuple):
 
     @property
     def box(self) -> Box:
-        """Where it lies on the canvas."""
+        """Return where it lies on the canvas."""
         return self.x, self.y, self.x + self.image.shape[1], self.y + self.image.shape[0]
 
 

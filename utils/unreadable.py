@@ -20,7 +20,7 @@ class UnreadableError(InputError):
 
 
 class LeftOut:
-    """Which images of a data set are left out because they could not be read; loader processes share the record."""
+    """The images of a data set that are left out, as they could not be read; loader processes share the record."""
 
     def __init__(self, count: int) -> None:
         """``count`` images, of which none is left out."""

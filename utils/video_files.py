@@ -140,7 +140,7 @@ class _RefusedError(Exception):
 
 @cache
 def can_encode(codec: str) -> bool:
-    """Whether OpenCV writes a small ordinary video with ``codec``, of CODECS."""
+    """Tell whether OpenCV writes a small ordinary video with ``codec``, of CODECS."""
     import cv2
 
     with tempfile.TemporaryDirectory() as folder:

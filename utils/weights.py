@@ -23,7 +23,7 @@ LICENCE = (
 
 
 def is_released(file: str | Path) -> bool:
-    """Whether the file's name is that of released detection weights, such as yolov5s.pt."""
+    """Tell whether the file's name is that of released detection weights, such as yolov5s.pt."""
     return Path(file).name in RELEASED
 
 

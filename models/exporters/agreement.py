@@ -34,7 +34,7 @@ class Agreement:
 
     @property
     def judged(self) -> bool:
-        """Whether there were boxes enough."""
+        """Tell whether there were boxes enough."""
         return self.boxes >= FEWEST_BOXES
 
     def __str__(self) -> str:

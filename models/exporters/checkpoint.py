@@ -104,7 +104,7 @@ class CheckpointExport:
         )  # fmt: skip
 
     def _compare(self, kind: Format, path: Path) -> str:
-        """What the comparison with the checkpoint says, in words."""
+        """Return what the comparison with the checkpoint says, in words."""
         if kind.argument == "coreml" and sys.platform != "darwin":
             return "not compared with PyTorch: CoreML models run on Apple's systems only"
         backend = DetectMultiBackend(path, device=self.images.device)
@@ -116,7 +116,7 @@ class CheckpointExport:
         return words
 
     def _judge(self, backend: DetectMultiBackend, what: str, size: tuple[int, int], batch: int) -> str:
-        """What a comparison on images of this size says, in words. Raises InputError if the export is wrong."""
+        """Return what a comparison on images of this size says, in words. Raises InputError if the export is wrong."""
         batches = self._comparison(size, batch)
         result: Agreement | Difference
         settings = self.request.nms or NmsSettings()

@@ -108,7 +108,7 @@ def kept_output(parts: list[str]) -> Iterator[None]:
 
 
 def unsupported(message: str, opset: int, graph: str) -> str:
-    """What to say of an operator that the exporter cannot write, and of the module that computes it.
+    """Return what to say of an operator that the exporter cannot write, and of the module that computes it.
 
     Args:
         message: torch's, which may name the opset that has the operator.

@@ -6,8 +6,8 @@ import copy
 
 from models.description import describe_file
 from models.exporters import ExportJob
-from models.fitness import check_unfused
 from models.loading import load_checkpoint
+from models.prerequisites import check_unfused
 from models.safetensors_models import SUFFIX, write_model
 from utils.errors import InputError
 

@@ -40,7 +40,7 @@ class Difference:
 
     @property
     def judged(self) -> bool:
-        """Whether there was anything to compare."""
+        """Tell whether there was anything to compare."""
         return self.boxes > 0
 
     def __str__(self) -> str:

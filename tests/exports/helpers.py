@@ -35,13 +35,13 @@ def skip_where_openvino_is_misled() -> None:
 
 
 def outputs(path: Path, weights: Path, images: torch.Tensor, **how) -> tuple[torch.Tensor, torch.Tensor]:
-    """What an export and its checkpoint give for the same images."""
+    """Return what an export and its checkpoint give for the same images."""
     with torch.no_grad():
         return DetectMultiBackend(path, **how)(images)[0], DetectMultiBackend(weights)(images)[0]
 
 
 def checkpoint_scores(weights: Path, data: Path, size: int, square: bool, **how) -> tuple[float, ...]:
-    """What val.py gives for a checkpoint; ``square``: on the images that a file of a fixed size gets."""
+    """Return what val.py gives for a checkpoint; ``square``: on the images that a file of a fixed size gets."""
     if not square:
         return val.run(str(data), str(weights), imgsz=size, **how)[0]
     options = val.ValOptions(data=str(data), weights=[str(weights)], batch_size=how["batch_size"], workers=0)

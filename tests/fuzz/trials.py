@@ -26,7 +26,7 @@ NO_WEIGHTS = ["--weights", "nowhere.pt"]
 
 @dataclass
 class Outcome:
-    """What came of an input: ``kind`` is fine, refused (one line), usage (of the command), traceback or bad message."""
+    """Outcome of an input: ``kind`` is fine, refused (one line), usage (of the command), traceback or bad message."""
 
     kind: str
     text: str

@@ -69,7 +69,7 @@ for _what, _home, _classes in _BLOCKS:
 
 
 def message(path: str | Path, refusal: Refusal) -> str:
-    """Why ``path`` is not used, in one line."""
+    """Return why ``path`` is not used, in one line."""
     reason = str(refusal)
     if isinstance(refusal, ForeignName):
         return _foreign(path, reason)

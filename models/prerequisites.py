@@ -1,4 +1,4 @@
-"""What a command needs of a network that it has opened: pictures of three channels, batch norms to train."""
+"""Requirements of commands on a network that they have opened: pictures of three channels, batch norms to train."""
 
 from __future__ import annotations
 
