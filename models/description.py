@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from models.activations import ACTIVATIONS, DEFAULT, module_text, parse_activation, set_activation
 from models.blocks import Conv
 from models.module_settings import differences, measure_modules, set_norms
-from models.parser import parse_model
+from models.parser import parse_model, read_config
 from models.widths import apply_widths, differing_widths
 from models.yolo import DetectionModel
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.log import warnings_only
 
 OWN_KEYS = ("activation", "channels", "modules")  # of what the rows do not say
@@ -34,7 +34,10 @@ def describe(model: DetectionModel) -> dict[str, Any]:
     """
     if not isinstance(getattr(model, "yaml", None), Mapping):
         raise InputError("it has no configuration (its 'yaml' is missing)")
-    described = _with_head(model, deepcopy(dict(model.yaml)))
+    try:
+        described = read_config(_with_head(model, deepcopy(dict(model.yaml))))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"its configuration (yaml) cannot be used ({one_line(error)})") from error
     if _rebuilds(described, model):
         return described
     plain = {key: value for key, value in described.items() if key not in OWN_KEYS}

@@ -117,8 +117,8 @@ def attempt_load(
         if channels is not None:
             check_channels(model, file, channels)
         _set_inplace(model, inplace)
+        check_runs(model, file)
         members.append(model.fuse().eval() if fuse else model)
-        check_runs(members[-1], file)
     if len(members) == 1:
         return members[0]
     counts = [model.model[-1].nc for model in members]

@@ -7,12 +7,13 @@ meta device), and the work for an image before the layer that does it runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules import activation
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
@@ -24,6 +25,7 @@ from utils.errors import InputError, one_line
 
 MOST_MODULES = 6_000  # and tensors of parameters; yolov5x6: 1,200
 MOST_PARAMETERS = 500_000_000  # yolov5-p7: 144 million
+SIDE = 256  # pixels of the image by which work is measured
 MOST_VALUES = 1 << 27  # in one tensor, for an image of 256 pixels, as DetectionModel sends it through
 MOST_PRODUCTS = 60_000_000_000  # multiplications for such an image; yolov5x6: 17 billion
 LARGE_KERNEL, SLOW_LARGE = 50, 200  # above this side oneDNN has no fast convolution
@@ -78,11 +80,20 @@ def limited_size() -> Iterator[None]:
 class Work:
     """Adds up the multiplications of a pass; raises InputError where that, or one tensor, becomes too much."""
 
-    def __init__(self) -> None:
-        self.products = 0
+    def __init__(self, scale: float = 1) -> None:
+        """``scale``: how many times as large as the image that is looked at one of 256 pixels is."""
+        self.products = self.held = 0
+        self.scale = scale
+
+    def keep(self, values: int) -> None:
+        """Count an output that is kept for later layers."""
+        self.held += math.ceil(values * self.scale)
+        if self.held > MOST_VALUES:
+            raise InputError(f"up to it {self.held} values of an image of 256 pixels are kept for later layers")
 
     def add(self, values: int, products_per_value: int) -> None:
         """Count an operation that makes ``values`` of so many multiplications, or comparisons, each."""
+        values = math.ceil(values * self.scale)
         if values > MOST_VALUES:
             raise InputError(f"it makes {values} values of an image of 256 pixels: use fewer channels, or a stride")
         self.products += values * products_per_value
@@ -143,13 +154,17 @@ def is_common(module: nn.Module) -> bool:
 
 
 @contextmanager
-def watched_pass(layers: nn.Sequential) -> Iterator[None]:
+def watched_pass(layers: nn.Sequential, side: int = SIDE, saved: Collection[int] = ()) -> Iterator[None]:
     """Watch the first pass through layers; each of the common modules is refused before it does too much.
+
+    Args:
+        layers: with attributes ``i``, ``f`` and ``type``. side: of the image that is sent through them, in pixels.
+        saved: the layers whose outputs are kept, which together must not be larger than one may be.
 
     Raises:
         InputError: instead of any error of a layer, naming it.
     """
-    work, begun = Work(), [layers[0]]
+    work, begun = Work(max(1, SIDE / side) ** 2), [layers[0]]
 
     def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         images = inputs[0] if inputs and isinstance(inputs[0], (list, tuple)) else inputs
@@ -162,13 +177,18 @@ def watched_pass(layers: nn.Sequential) -> Iterator[None]:
 
     hooks = [layer.register_forward_pre_hook(lambda layer, _: begun.append(layer)) for layer in layers]
     hooks += [module.register_forward_pre_hook(look) for module in layers.modules()]
+    hooks += [
+        layer.register_forward_hook(lambda _, __, made: work.keep(made.numel()))
+        for index, layer in enumerate(layers)
+        if index in saved
+    ]
     try:
         yield
     except Exception as error:
         failed: Any = begun[-1]
         reason = one_line(error)
         raise InputError(
-            "the layers of this model configuration do not fit together: "
+            "the layers of this model do not fit together: "
             f"layer {failed.i} ({failed.type}) fails on its input: {reason}"
         ) from error
     finally:
@@ -200,7 +220,7 @@ class _Meter(TorchDispatchMode):
 
 
 def check_work(layers: nn.Sequential, image: Sequence[int]) -> None:
-    """Send an image of this shape through layers without memory (on the meta device).
+    """Send an image of this shape through layers without memory (on the meta device), wherever their weights are.
 
     For layers whose work is not known beforehand; slower than ``watched_pass``. What does not fit together, or cannot
     be done without memory, ends the pass without an error: the caller runs the layers anyway.
@@ -215,12 +235,21 @@ def check_work(layers: nn.Sequential, image: Sequence[int]) -> None:
             facts: Any = layer
             try:
                 inputs = [x if source == -1 else kept[source] for source in _sources(facts)]
-                x = layer(inputs if isinstance(facts.f, list) else inputs[0])
+                x = _without_memory(layer, inputs if isinstance(facts.f, list) else inputs[0])
             except InputError as error:
                 raise InputError(f"layer {facts.i} ({facts.type}): {error}") from error
             except Exception:  # noqa: BLE001 - whatever it is, the pass with memory meets and names it
                 return
             kept.append(x)
+
+
+def _without_memory(layer: nn.Module, inputs: Any) -> Any:
+    """The output of a layer for inputs on the meta device, as if its weights were there, in FP32."""
+    tensors = {
+        name: torch.empty(value.shape, device="meta", dtype=torch.float32 if value.is_floating_point() else value.dtype)
+        for name, value in (*layer.named_parameters(), *layer.named_buffers())
+    }
+    return functional_call(layer, tensors, (inputs,))
 
 
 def _sources(layer: Any) -> list[int]:
@@ -241,5 +270,10 @@ def build_within_limits(build: Callable[[], nn.Sequential], image: Sequence[int]
         raise InputError(f"an image of {image[1]} channels is too large: correct ch")
     with torch.device("meta"), limited_size():
         layers = build()
+    check_uncommon(layers, image)
+
+
+def check_uncommon(layers: nn.Sequential, image: Sequence[int]) -> None:
+    """``check_work`` where it has to be done: if the work of some module is not known beforehand."""
     if not all(map(is_common, layers.modules())):
         check_work(layers, image)

@@ -111,6 +111,8 @@ def check_module(record: ModuleRecord, kind: type[nn.Module], path: str) -> None
     _check_contents(state, path)
     if issubclass(kind, nn.Sequential | nn.ModuleList) and None in state["_modules"].values():
         _refuse(path, "is a list of layers, and one is missing")
+    if issubclass(kind, nn.ModuleList) and list(state["_modules"]) != [str(at) for at in range(len(state["_modules"]))]:
+        _refuse(path, "is a list of layers that are not numbered one after the other")
     if not kind.__module__.startswith("models.yolo"):  # models.soundness looks at these, as a whole
         _compare(state, kind, path)
     if kind.__module__.startswith("torch.") or issubclass(kind, nn.modules.conv._ConvNd):
@@ -167,6 +169,8 @@ def _check_contents(state: dict[str, Any], path: str) -> None:
     transient = state.get("_non_persistent_buffers_set", set())
     if type(transient) is not set or not transient <= state["_buffers"].keys():
         _refuse(path, "has a set of buffers that do not exist")
+    if transient and state["_parameters"]:  # as no layer with weights has: what it computes with is in its state dict
+        _refuse(path, "has buffers that are not among its weights")
 
 
 def _overlaps(tensor: TensorRecord) -> bool:

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from models import yolo
+from models.limits import SIDE, check_uncommon, watched_pass
 from utils.errors import CheckpointError, InputError
 from utils.torch_files.records import shown
 
-MOST_LAYERS, MOST_LEVELS, MOST_ANCHORS, MOST_CLASSES = 1000, 10, 100, 100_000
-LARGEST_STRIDE = 4096  # pixels
+MOST_LAYERS, MOST_LEVELS, MOST_ANCHORS, MOST_CLASSES, MOST_INPUTS = 1000, 10, 100, 100_000, 1000
+LARGEST_STRIDE = SIDE  # pixels; strides are measured on an image of that side
 LONGEST_TITLE = 1000
 OF_WRAPPERS = ("module", "pt", "fixed_size", "runtime")  # by which code tells a wrapped model from a bare one
 _TYPE = re.compile(r"[\w.]{1,200}", re.ASCII)  # part of the name of a file, with --visualize
@@ -50,13 +51,18 @@ def check_finite(model: nn.Module, path: str | Path) -> None:
 
 @torch.no_grad()
 def check_runs(model: nn.Module, path: str | Path) -> None:
-    """Raise CheckpointError unless ``model``, in FP32 and evaluation mode, gives finite boxes for a small picture."""
+    """Raise CheckpointError unless ``model``, in FP32 and evaluation mode, gives finite boxes for a small picture.
+
+    Layers that are too much work for a picture are refused before they do it, as those of a configuration are.
+    """
     facts: Any = model
     parameter = next(model.parameters())
     side = 2 * max(int(facts.stride.max()), 32)
     channels = facts.yaml.get("ch", 3) if isinstance(vars(model).get("yaml"), dict) else 3
     try:
-        boxes = model(torch.full((1, channels, side, side), 0.5, device=parameter.device))[0]
+        check_uncommon(facts.model, (1, channels, max(side, SIDE), max(side, SIDE)))
+        with watched_pass(facts.model, side, facts.save):
+            boxes = model(torch.full((1, channels, side, side), 0.5, device=parameter.device))[0]
         problem = None if bool(boxes.isfinite().all()) else "its boxes are not finite"
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError) as error:
         problem = " ".join(str(error).split())[:200] or type(error).__name__
@@ -72,6 +78,8 @@ def _problem(model: nn.Module) -> str | None:
     layers = model._modules.get("model")
     if not isinstance(layers, nn.Sequential) or not 0 < len(layers) <= MOST_LAYERS:
         return "it has no layers"
+    if list(layers._modules) != [str(index) for index in range(len(layers))]:
+        return "its layers are not numbered one after the other"
     head = layers[-1]
     if not isinstance(head, yolo.Detect) or any(isinstance(layer, yolo.Detect) for layer in layers[:-1]):
         return "its last layer, and no other, must be Detect"
@@ -170,8 +178,12 @@ def _problem_of_attributes(model: nn.Module, head: yolo.Detect) -> str | None:
     wrapper = next((name for name in OF_WRAPPERS if name in attributes), None)
     if wrapper:
         return f"it has an attribute {wrapper}, as wrappers of models have"
-    if not isinstance(attributes.get("yaml", {}), dict):
+    config = attributes.get("yaml", {})
+    if not isinstance(config, dict):
         return "its configuration (yaml) is not a mapping"
+    channels = config.get("ch", 3)
+    if type(channels) is not int or not 1 <= channels <= MOST_INPUTS:
+        return f"its configuration has {shown(channels)} as ch"
     if type(attributes.get("inplace", True)) is not bool:
         return f"it has {shown(attributes['inplace'])} as inplace"
     strides = attributes.get("stride")

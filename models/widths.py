@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from utils.errors import InputError, short_repr
+from utils.errors import InputError, one_line, short_repr
 
 SIZED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)
 
@@ -85,8 +85,8 @@ def apply_widths(model: nn.Module, channels: Mapping[str, Sequence[int]]) -> Non
             raise InputError(f"channels: {path} must be {len(built)} positive whole numbers, got {short_repr(widths)}")
         try:
             resize(module, [*widths, *built[len(widths) :]])
-        except InputError as error:
-            raise InputError(f"channels: {path}: {error}") from error
+        except (InputError, RuntimeError) as error:  # the latter of numbers that torch cannot even count
+            raise InputError(f"channels: {path}: {one_line(error)}") from error
 
 
 def resize(module: nn.Module, widths: list[int]) -> None:

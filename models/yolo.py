@@ -239,7 +239,7 @@ class DetectionModel(nn.Module):
         """
         LOGGER.info("Fusing layers... ")
         for module in self.modules():
-            if isinstance(module, Conv) and is_foldable(getattr(module, "bn", None)):
+            if isinstance(module, Conv) and is_foldable(module.conv, getattr(module, "bn", None)):
                 module.conv = fuse_conv_and_bn(module.conv, module.bn)
                 del module.bn  # from now on Conv.forward is forward_fuse
         self.info()

@@ -38,7 +38,8 @@ def test_what_lies_beside_the_entries(good):
 def test_entries_that_do_not_belong(good, tmp_path):
     content = good.read_bytes()
     for entry, payload in (("good/data/999", bytes(4)), ("good/code.py", b"import os"), ("good/.note", bytes(5000)),
-                           ("other/version", b"3"), ("good/data.pkl", b"N."), ("good/../x", b"")):  # fmt: skip
+                           ("other/version", b"3"), ("good/data.pkl", b"N."), ("good/../x", b""),
+                           ("good/./data.pkl", b"N."), ("good/.//x", b"")):  # fmt: skip
         good.write_bytes(content)
         with zipfile.ZipFile(good, "a") as archive:
             archive.writestr(entry, payload)

@@ -25,6 +25,16 @@ NUMBER = (
     + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
 )
 BYTES = call("_codecs.encode", text("12345678") + text("latin1") + b"\x86")
+
+
+def _array(kind: str, shape: tuple[int, ...], content: bytes) -> bytes:
+    """A NumPy array; ``content`` is the opcode that pushes its bytes."""
+    sides = b"(" + b"".join(b"J" + struct.pack("<i", side) for side in shape) + b"t"
+    begun = call("numpy.core.multiarray._reconstruct", name("numpy.ndarray") + b"K\x00\x85C\x01b\x87")
+    return begun + b"(K\x01" + sides + call("numpy.dtype", text(kind) + b"\x85") + b"\x89" + content + b"tb"
+
+
+MEGABYTE = b"B" + struct.pack("<I", 2**20) + bytes(2**20) + b"q\x000"
 GADGETS = {
     # functions and classes of other homes, by every opcode that names one
     "system": call("os.system", text("touch {canary}") + b"\x85"),
@@ -75,6 +85,13 @@ GADGETS = {
     + b"\x89]tb",
     "array of a class": call("numpy.core.multiarray._reconstruct", name(CONV) + b"K\x00\x85C\x01b\x87"),
     "array without values": call("numpy.core.multiarray._reconstruct", name("numpy.ndarray") + b"K\x00\x85C\x01b\x87"),
+    "array of empty lists": b"](" + _array("f8", (10**6, 0), b"C\x00") * 50 + b"e",
+    "array of lists of lists": _array("u1", (10**5, *[1] * 12), b"B" + struct.pack("<I", 10**5) + bytes(10**5)),
+    "arrays of the same bytes": MEGABYTE + b"](" + _array("S2", (2**19,), b"h\x00") * 100 + b"e",
+    "the same array again": _array("u1", (10**5,), b"B" + struct.pack("<I", 10**5) + bytes(10**5))
+    + b"q\x000]("
+    + b"h\x00" * 2000
+    + b"e",
     "short number": call("numpy.core.multiarray.scalar", NUMBER + b"C\x02ab\x86"),
     "encode": call("_codecs.encode", text("x") + text("rot13") + b"\x86"),
     "encode more": call("_codecs.encode", text("x") + text("zlib") + b"\x86"),
@@ -190,6 +207,7 @@ def test_gadgets(tmp_path, gadget):
     methods = {kind: dict(vars(kind)) for kind in (nn.Module, nn.SiLU, nn.Conv2d, DetectionModel, torch.Tensor)}
     message = refusal(write(tmp_path / "gadget.pt", value))
     assert "refused" in message or "damaged" in message or "nothing of it was run" in message
+    assert "referred to by nothing" not in message  # the numbers of ``write``: it would be refused without the gadget
     assert not canary.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["gadget.pt"]
     assert all(dict(vars(kind)) == before for kind, before in methods.items())

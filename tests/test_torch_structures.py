@@ -10,10 +10,11 @@ from torch import nn
 
 from models.backends import DetectMultiBackend
 from models.common import Conv
+from models.description import describe_file
 from models.experimental import Ensemble, attempt_load
 from models.loading import load_checkpoint
 from tests.torch_file_tools import name, refusal, tiny_model, write
-from utils.checkpoint import save_checkpoint
+from utils.checkpoint import save_checkpoint, strip_optimizer
 
 
 def _loop(model):
@@ -128,6 +129,18 @@ STRUCTURES = {
     "dynamic": _set("model.3", "dynamic", "x"),
     "buffers of text": _set("model.0.bn", "_non_persistent_buffers_set", [["x"]]),
     "strides of many": _set("model.0.conv", "stride", 2),
+    "input channels": lambda model: model.yaml.update(ch=10**5),
+    "input channels of text": lambda model: model.yaml.update(ch="x"),
+    "stride beyond the probe": _set("model.3", "stride", torch.tensor([8.0, 4096])),
+    "layers by other names": lambda model: vars(model.model).update(
+        _modules={f"x{name}": layer for name, layer in model.model._modules.items()}
+    ),
+    "head by other names": lambda model: vars(model.model[3].m).update(
+        _modules={f"x{name}": layer for name, layer in model.model[3].m._modules.items()}
+    ),
+    "statistics outside of the state dict": lambda model: model.model[0].bn._non_persistent_buffers_set.add(
+        "running_mean"
+    ),
 }
 
 
@@ -210,3 +223,78 @@ def test_files_that_are_programs_are_announced(tmp_path, caplog):
         DetectMultiBackend(tmp_path / "a.torchscript")
     assert "a.torchscript is a program" in caplog.text
     assert "only from sources that you trust" in caplog.text
+
+
+BOMBS = {
+    "enlarging": lambda: nn.Sequential(*[nn.Upsample(scale_factor=8) for _ in range(5)]),
+    "padding": lambda: nn.Sequential(*[nn.Conv2d(8, 8, 1, padding=64) for _ in range(40)]),
+    "unknown": lambda: nn.Sequential(nn.Conv2d(8, 16, 1), nn.AdaptiveAvgPool2d(4096), nn.AdaptiveAvgPool2d(8)),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_layers_that_are_too_much_work(tmp_path, bomb):
+    model = tiny_model()
+    model.model[0].act = BOMBS[bomb]()
+    torch.save({"model": model.half()}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"cannot look at a picture of 64 pixels: .*layer 0 .* 256 pixels"):
+        attempt_load(tmp_path / "model.pt")
+
+
+def test_outputs_that_are_too_much_to_keep(tmp_path):
+    model = tiny_model()
+    layers = list(model.model)
+    layers[0].act = nn.Sequential(nn.Upsample(scale_factor=8), nn.Upsample(scale_factor=8))
+    fillers = [nn.LeakyReLU(1.0) for _ in range(9)]
+    for index, filler in enumerate(fillers, 1):
+        vars(filler).update(i=index, f=-1, type="torch.nn.modules.activation.LeakyReLU")
+    model.model = nn.Sequential(layers[0], *fillers, *layers[1:])
+    for index, layer in enumerate(layers[1:], 10):
+        vars(layer).update(i=index, f=[10, 11] if index == 12 else -1)
+    model.save = list(range(12))
+    torch.save({"model": model}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"values of an image of 256 pixels are kept for later layers"):
+        attempt_load(tmp_path / "model.pt")
+
+
+def test_parts_that_cannot_be_folded_stay(tmp_path):
+    """A transposed convolution in a block has its kernel the other way round."""
+    model = tiny_model()
+    block = model.model[1].cv3
+    block.conv = nn.ConvTranspose2d(block.conv.in_channels, block.conv.out_channels, 1, bias=False)
+    torch.save({"model": model}, tmp_path / "model.pt")
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.allclose(attempt_load(tmp_path / "model.pt")(image)[0], model(image)[0], atol=1e-4)
+    model.model[2].conv = nn.Identity()
+    torch.save({"model": model}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"cannot look at a picture"):
+        attempt_load(tmp_path / "model.pt")
+    model.model[2].conv = tiny_model().model[2].conv
+    model.model[2].bn = nn.BatchNorm2d(1)
+    torch.save({"model": model}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"cannot look at a picture"):
+        attempt_load(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"head": 5}, {"head": []}, {"head": [[]]}, {"head": [[-1, 1, "Detect", []]]}, {"head": [None]}, {"backbone": None},
+     {"nc": None, "backbone": 5}, {"channels": {"model.0.conv": [10**9, 10**9]}}, {"depth_multiple": "x"}],
+    ids=repr,
+)  # fmt: skip
+def test_configurations_that_are_none(tmp_path, changes):
+    model = tiny_model()
+    model.yaml.update(changes)
+    with pytest.raises(ValueError, match=r"model\.pt is not the one of its configuration"):
+        describe_file(model, tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("fitness", [[[1], [2, 3]], ["x"], [None], [], [[]]], ids=repr)
+def test_fitness_of_another_form(tmp_path, fitness):
+    model = tiny_model()
+    vars(model.model[0])["anchor_grid"] = [1]  # which Detect alone has
+    model.names = []
+    torch.save({"model": model, "best_fitness": fitness}, tmp_path / "model.pt")
+    assert load_checkpoint(tmp_path / "model.pt")["model"].names == ["0", "1"]
+    strip_optimizer(tmp_path / "model.pt", tmp_path / "stripped.pt")
+    assert load_checkpoint(tmp_path / "stripped.pt")["best_fitness"] is None

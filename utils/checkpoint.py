@@ -75,8 +75,9 @@ def plain_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """A copy of ``checkpoint`` with plain values; best_fitness, an array in older files, becomes a float."""
     values = {key: plain(value) for key, value in checkpoint.items()}
     fitness = values.get("best_fitness")
-    if isinstance(fitness, list):
-        values["best_fitness"] = float(np.ravel(fitness)[0]) if np.size(fitness) else 0.0
+    while isinstance(fitness, list):
+        fitness = fitness[0] if fitness else 0.0
+        values["best_fitness"] = float(fitness) if isinstance(fitness, int | float) else fitness
     return values
 
 
@@ -97,7 +98,7 @@ def portable_copy(model: nn.Module, half: bool) -> nn.Module:
     if half:
         duplicate.half()
     for module in duplicate.modules():  # caches of Detect: each reader makes its own
-        if isinstance(getattr(module, "anchor_grid", None), list):
+        if isinstance(getattr(module, "anchor_grid", None), list) and isinstance(getattr(module, "grid", None), list):
             module.grid = [torch.zeros(1) for _ in module.grid]  # type: ignore[union-attr, assignment]
             module.anchor_grid = [torch.zeros(1) for _ in module.grid]  # type: ignore[union-attr, assignment]
     for tensor in (*duplicate.parameters(), *duplicate.buffers()):

@@ -6,9 +6,14 @@ import torch
 from torch import nn
 
 
-def is_foldable(norm: nn.Module | None) -> bool:
-    """Whether a norm does the same to every image, so that a convolution can do it: a batch norm with statistics."""
-    return isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
+def is_foldable(conv: nn.Module | None, norm: nn.Module | None) -> bool:
+    """Whether a norm does the same to every image, so that the convolution can do it: a batch norm with statistics."""
+    return (
+        isinstance(conv, nn.Conv2d)
+        and isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        and norm.running_mean is not None
+        and norm.num_features == conv.out_channels
+    )
 
 
 @torch.no_grad()

@@ -98,7 +98,8 @@ def gflops(model: nn.Module, imgsz: int | tuple[int, int] = 640) -> float | None
         return None
     try:
         counted = module_gflops(model, sample)
-    except (RuntimeError, TypeError, ValueError, AttributeError):  # it takes other inputs, or lacks an operation here
+    # It takes other inputs, or lacks an operation here
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError):
         return None
     return counted * height / side * width / side
 

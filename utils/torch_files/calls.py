@@ -39,7 +39,7 @@ DTYPES = {
 }
 NUMPY_CODES = re.compile(r"[?bBhHiIlLqQefd]|b1|[iu][1248]|f[248]|[SU][0-9]{1,6}")
 LARGEST_RANGE = 10_000
-LARGEST_ARRAY = 1_000_000
+LARGEST_ARRAY = 1_000_000  # values times sides: each side becomes a layer of lists
 
 
 def _expect(good: bool, what: str) -> None:
@@ -167,22 +167,24 @@ def numpy_array(arguments: tuple) -> ArrayRecord:
     return ArrayRecord()
 
 
-def set_numpy_array(array: ArrayRecord, state: Any) -> None:
-    """The state of an array: (version, shape, dtype, in Fortran's order, bytes)."""
+def set_numpy_array(array: ArrayRecord, state: Any) -> int:
+    """The state of an array: (version, shape, dtype, in Fortran's order, bytes); returns how many objects it became."""
     good = type(state) is tuple and len(state) == 5 and type(state[3]) is bool and type(state[4]) is bytes
     _expect(good and type(state[2]) is NumpyType and not array.filled, "a NumPy array of another form")
     shape = state[1]
-    _expect(_are(shape, int) and len(shape) <= DIMENSIONS and min(shape, default=0) >= 0, "a NumPy array of no shape")
+    good = _are(shape, int) and len(shape) <= DIMENSIONS and min(shape, default=0) >= 0
+    # Of no values, an array of several sides would still become as many lists as its first side says
+    _expect(good and 0 not in shape[1:], "a NumPy array of no shape")
+    objects = math.prod(shape) * max(len(shape), 1)
+    _expect(objects <= LARGEST_ARRAY, f"a NumPy array of more than {LARGEST_ARRAY} values")
     array.values, array.filled = _numpy_values(state[2], state[4], shape, "F" if state[3] else "C"), True
+    return objects
 
 
 def _numpy_values(kind: NumpyType, content: bytes, shape: tuple[int, ...], order: str = "C") -> Any:
     dtype = np.dtype(kind.code).newbyteorder(kind.order or "=")  # type: ignore[arg-type]
     count = math.prod(shape)
     _expect(dtype.itemsize > 0 and count * dtype.itemsize == len(content), "NumPy values of another size than they say")
-    _expect(
-        math.prod(side or 1 for side in shape) <= LARGEST_ARRAY, f"a NumPy array of more than {LARGEST_ARRAY} values"
-    )
     try:
         values = np.frombuffer(content, dtype).reshape(shape, order=order).tolist()  # type: ignore[call-overload]
     except ValueError:  # text that is none

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import torch
@@ -210,7 +209,7 @@ def _inner_name(name: bytes) -> str:
         text = name.decode("utf-8")
     except UnicodeDecodeError:
         raise Damage("its index has an impossible name") from None
-    parts = PurePosixPath(text).parts
-    if not 0 < len(name) <= 512 or not text.isprintable() or ".." in parts or text[0] == "/" or "\\" in text:
+    plain = not {"", ".", ".."} & set(text.split("/"))  # else others may take it for the name of another entry
+    if not plain or len(name) > 512 or not text.isprintable() or "\\" in text:
         raise Damage("its index has an impossible name")
     return text.split("/", 1)[-1]

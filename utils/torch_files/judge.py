@@ -88,7 +88,7 @@ class _Judge:
         if kind is ArrayRecord:
             if not value.filled:
                 raise Refusal("a NumPy array without values")
-            return ()
+            return (value.values,)
         if kind is range or kind is ValueRecord:
             return ()
         raise Refusal(f"{shown(value)} where a value is expected")

@@ -228,7 +228,7 @@ class Machine:
             set_numpy_type(target, state)
         elif type(target) is ArrayRecord:
             self._spend(state)
-            set_numpy_array(target, state)
+            self.spent += 2 * VALUE_BYTES * set_numpy_array(target, state)
         elif type(target) is OrderedRecord and type(state) is dict and list(state) == ["_metadata"]:
             pass  # the versions of its modules: nothing here reads them
         else:
