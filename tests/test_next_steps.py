@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import detect
 import export
 import train
 import val
 from models.loading import load_checkpoint
+from models.yolo import DetectionModel
 from prune_tools import finetune, pipeline, prune, sensitivity, sweep, train_sparity
 from prune_tools.pipeline_options import PipelineOptions
 from prune_tools.survey import Point
 from tests.conftest import draw_tiny_dataset
 from utils.config import TrainOptions, build, command_line, default_of, parser_for, to_dict
 from utils.errors import InputError
-from utils.evolve import evolve
+from utils.evolve import Evolution, evolve
 from utils.files import read_yaml, write_yaml
 from utils.log import LOGGER
 from utils.next_steps import ALWAYS, again, following, handed_on
@@ -165,7 +167,8 @@ def test_what_one_process_cannot_use_is_left_out():
 
 
 @pytest.mark.parametrize("options_class", [TrainOptions, train_sparity.SparseOptions, finetune.FinetuneOptions])
-def test_after_evolution_the_same_command_trains_with_what_was_found(options_class, tmp_path, heard):
+def test_after_evolution_the_same_command_trains_with_what_was_found(options_class, tmp_path, heard, monkeypatch):
+    monkeypatch.setattr(Evolution, "plot", lambda _: None)
     options = build(
         options_class, evolve=1, weights="my model.pt", data="d.yaml", imgsz=64, epochs=5, project=str(tmp_path),
         hyp="data/hyps/hyp.scratch-med.yaml", single_cls=True, cos_lr=True, exist_ok=True,
@@ -296,19 +299,17 @@ def test_commands_know_a_model_with_one_class_by_itself(one_class, tmp_path, hea
 def test_other_classes_are_still_refused(one_class, tiny_cfg, tmp_path):
     data, _ = one_class
     write_yaml(tmp_path / "named.yaml", read_yaml(data) | {"nc": 3, "names": ["a"] * 3})
-    two = tmp_path / "two"
-    train.main(build(
-        TrainOptions, data=str(data), cfg=str(tiny_cfg), weights="", imgsz=64, batch_size=4, epochs=1, workers=0,
-        device="cpu", project=str(two), noplots=True,
-    ))  # fmt: skip
+    torch.save({"model": DetectionModel(str(tiny_cfg))}, tmp_path / "two.pt")
     with pytest.raises(InputError, match="was trained on 2 classes"):
-        prune.main(
-            build(prune.PruneOptions, weights=str(two / "exp/weights/best.pt"), data=str(tmp_path / "named.yaml"))
-        )
+        prune.main(build(prune.PruneOptions, weights=str(tmp_path / "two.pt"), data=str(tmp_path / "named.yaml")))
 
 
-def test_the_pipeline_goes_the_same_road(one_class, tmp_path, heard):
+def test_the_pipeline_goes_the_same_road(one_class, tmp_path, heard, monkeypatch):
     data, best = one_class
+    without = {"noplots": True}  # charts take most of the time
+    monkeypatch.setattr(pipeline, "build", lambda kind, **given: build(
+        kind, **given, **(without if issubclass(kind, TrainOptions) else {})
+    ))  # fmt: skip
     pipeline.main(build(
         PipelineOptions, data=str(data), weights=str(best), imgsz=64, batch_size=4, base_epochs=1, sparse_epochs=1,
         finetune_epochs=1, percent=0.2, device="cpu", workers=0, project=str(tmp_path), single_cls=True, reconstruct=8,
