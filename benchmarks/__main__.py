@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
-from benchmarks import data, detection, pruning, scaling, start, training, validation
+from benchmarks import data, detection, gpu, pruning, scaling, start, training, validation
 from benchmarks.figures import Figure, as_table
 from utils.background import usable_cores
 from utils.cli import run_command
@@ -48,10 +48,8 @@ To repeat one section, run its command; `--help` shows how to take your own data
 """
 NOT_MEASURED = """## Not measured
 
-All figures are of a CPU. What serves GPUs has been run on none for this page, and nothing is claimed of its speed:
-pinned memory with asynchronous copies, conversion to floats on the device, mixed precision in FP16, fused optimizers
-and `channels_last` there, `--compile` with Triton, several GPUs, 16 loader processes beside a GPU. How busy a GPU is
-during training was not looked at. CUDA graphs are not used.
+Of GPUs the section above is all that has been measured. Not looked at: several of them, `--compile` with Triton,
+batches and image sizes other than those given there, other cards.
 """
 BY_HAND = "Measured apart"  # a section that people write, of what takes longer or needs more than this does
 SECTION = """## {title}
@@ -109,10 +107,10 @@ def section(title: str, figures: list[Figure], minutes: float) -> str:
 
 
 def write_page(page: Path, measured: dict[str, str]) -> None:
-    """Write the head and all sections in their order; BY_HAND and those not ``measured`` stay as the page has them."""
+    """Write the head and all sections in order; BY_HAND, that of GPUs and those not ``measured`` stay as they are."""
     old = page.read_text(encoding="utf-8") if page.is_file() else ""
     known = {part.split("\n", 1)[0]: f"## {part}" for part in re.split(r"^## ", old, flags=re.MULTILINE)[1:]}
-    titles = [*SECTIONS, BY_HAND]
+    titles = [*SECTIONS, BY_HAND, gpu.TITLE]
     parts = [versions_page(), *((known | measured).get(title, "") for title in titles), NOT_MEASURED]
     with atomic_path(page) as draft:
         draft.write_text("\n".join(part.rstrip("\n") + "\n" for part in parts if part), encoding="utf-8")
