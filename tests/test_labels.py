@@ -162,6 +162,16 @@ def test_a_label_that_is_not_a_file_is_no_background(tmp_path, kind):
     assert f"{label}: is a folder, a broken link or a special file" in record.message
 
 
+def test_where_no_image_is_usable_the_first_is_named(tmp_path):
+    image = add_image(tmp_path, "a.jpg", None)
+    Path(image).write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"none of the 1 images of .* is usable; the first is .*a\.jpg: is empty"
+    ) as error:
+        load_labels(str(Path(image).parent))
+    assert "WARNING" not in str(error.value)
+
+
 # -- image files ---------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,15 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.images import damage_of
-from utils.labels import BOX_FIELDS, ImageRecord, check_class_indices, find_images, img2label_paths, verify_image_label
+from utils.labels import (
+    BOX_FIELDS,
+    IGNORING,
+    ImageRecord,
+    check_class_indices,
+    find_images,
+    img2label_paths,
+    verify_image_label,
+)
 from utils.log import LOGGER
 from utils.ragged import Polygons, Ragged, Texts
 
@@ -69,7 +77,8 @@ def load_labels(path: str | Path | Sequence[str | Path], prefix: str = "") -> tu
     totals = ", ".join(f"{table.counts[counter]} {counter}" for counter in COUNTERS)
     LOGGER.info(f"{prefix}Scanning '{cache.with_suffix('') if fresh else cache}' images and labels... {totals}")
     if not table.images:
-        raise InputError(f"none of the {len(images)} images of {path} is usable; {table.messages[0]}")
+        first = table.messages[0].removeprefix(IGNORING)
+        raise InputError(f"none of the {len(images)} images of {path} is usable; the first is {first}")
     if fresh:
         write_cache(cache, digest, table)
     return table, cache
@@ -205,7 +214,7 @@ def forget_images(cache: Path, images: Iterable[str]) -> None:
         counter = "found" if os.path.isfile(label_file) else "missing"
         table.counts[counter] = max(table.counts[counter] - 1, 0)
         table.counts["corrupt"] += 1
-        table.messages.append(f"WARNING: ignoring {image}: {reasons[image].removeprefix(f'{image} ')}")
+        table.messages.append(f"{IGNORING}{image}: {reasons[image].removeprefix(f'{image} ')}")
     records = [
         ImageRecord(size=table.sizes[number], labels=table.labels[number], segments=table.segments[number])
         for number in kept

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Segments = list[np.ndarray | None]
 BOX_FIELDS = 5  # class, centre x, centre y, width, height
 POLYGON_FIELDS = 7  # at least: class and three points
+IGNORING = "WARNING: ignoring "  # how the message about an image that is left out begins
 
 
 # -- finding -------------------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def verify_image_label(image: str, label_file: str) -> ImageRecord:
         rows, segments = parse_label_file(label_file)
     except (InputError, OSError) as error:
         culprit = f"{label_file}: " if record.found else ""
-        record.usable, record.corrupt, record.message = False, 1, f"WARNING: ignoring {image}: {culprit}{error}"
+        record.usable, record.corrupt, record.message = False, 1, f"{IGNORING}{image}: {culprit}{error}"
         return record
     record.empty = int(not len(rows))
     record.labels, record.segments, dropped = remove_duplicates(rows, segments)
