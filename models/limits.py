@@ -26,7 +26,7 @@ from utils.errors import InputError, one_line
 MOST_MODULES = 6_000  # and tensors of parameters; yolov5x6: 1,200
 MOST_PARAMETERS = 500_000_000  # yolov5-p7: 144 million
 SIDE = 256  # pixels of the image by which work is measured
-MOST_VALUES = 1 << 27  # in one tensor, for an image of 256 pixels, as DetectionModel sends it through
+MOST_VALUES = 1 << 25  # in one tensor, for an image of 256 pixels, as DetectionModel sends it through
 MOST_PRODUCTS = 60_000_000_000  # multiplications for such an image; yolov5x6: 17 billion
 LARGE_KERNEL, SLOW_LARGE = 50, 200  # above this side oneDNN has no fast convolution
 SLOW_TRANSPOSED, SLOW_POOLING = 8, 40  # times as long as a convolution for as many multiplications, measured on a CPU

@@ -17,7 +17,7 @@ from utils.torch_files.records import shown
 
 MOST_LAYERS, MOST_LEVELS, MOST_ANCHORS, MOST_CLASSES, MOST_INPUTS = 1000, 10, 100, 100_000, 1000
 LARGEST_STRIDE = SIDE  # pixels; strides are measured on an image of that side
-LONGEST_TITLE = 1000
+LONGEST_TITLE = LONGEST_NAME = 1000  # characters
 OF_WRAPPERS = ("module", "pt", "fixed_size", "runtime")  # by which code tells a wrapped model from a bare one
 _TYPE = re.compile(r"[\w.]{1,200}", re.ASCII)  # part of the name of a file, with --visualize
 
@@ -161,6 +161,8 @@ def _problem_of_names(names: Any, classes: int) -> str | None:
     if len(names) != classes:
         return f"it has {len(names)} names for {classes} classes"
     for name in names:
+        if len(str(name)) > LONGEST_NAME:
+            return f"its class name {shown(name)} has {len(str(name))} characters"
         try:
             str(name).encode()
         except UnicodeEncodeError:

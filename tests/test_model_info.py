@@ -88,3 +88,9 @@ def test_verbose_lists_every_parameter(caplog, monkeypatch):
     assert [message.split()[1] for message in caplog.messages[:3]] == ["name", "weight", "bias"]
     assert caplog.messages[1].split()[3:8] == ["6", "[2,", "3,", "1,", "1]"]
     assert caplog.messages[-1].startswith("Model summary: 1 layers, 8 parameters")
+
+
+def test_a_title_cannot_forge_a_line():
+    model = Refusing()
+    vars(model)["yaml_file"] = "a\n\x1b[2Jb.yaml"
+    assert info_line(model).startswith("a\\n\\x1b[2Jb summary: ")

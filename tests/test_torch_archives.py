@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.loading import load_checkpoint
 from tests.torch_damage import KINDS, count
 from tests.torch_file_tools import refusal, rewrite, tiny_model
 
@@ -59,6 +60,20 @@ def test_headers_that_contradict_the_index(good, offset):
     content[content.index(b"PK\x03\x04", 1) + offset] ^= 1
     good.write_bytes(bytes(content))
     refusal(good)
+
+
+def test_sizes_in_64_bits_that_contradict_the_index(good):
+    with zipfile.ZipFile(good) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(good, "w") as archive:
+        for name, payload in entries.items():
+            with archive.open(name, "w", force_zip64=True) as stream:
+                stream.write(payload)
+    load_checkpoint(good)
+    content = bytearray(good.read_bytes())
+    content[content.index(b"\x01\x00\x10\x00") + 4] ^= 1
+    good.write_bytes(bytes(content))
+    assert "contradicts the header" in refusal(good)
 
 
 @pytest.mark.parametrize("kind", KINDS)

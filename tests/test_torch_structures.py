@@ -129,6 +129,7 @@ STRUCTURES = {
     "dynamic": _set("model.3", "dynamic", "x"),
     "buffers of text": _set("model.0.bn", "_non_persistent_buffers_set", [["x"]]),
     "strides of many": _set("model.0.conv", "stride", 2),
+    "endless name": _set("", "names", ["a" * 10**6, "b"]),
     "input channels": lambda model: model.yaml.update(ch=10**5),
     "input channels of text": lambda model: model.yaml.update(ch="x"),
     "stride beyond the probe": _set("model.3", "stride", torch.tensor([8.0, 4096])),

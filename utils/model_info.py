@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.log import LOGGER
+from utils.names import terminal_text
 
 _COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.Linear, nn.Upsample)
 _TAPS = {"nearest": 1, "bilinear": 4, "bicubic": 16}  # input pixels that one output pixel is made of
@@ -106,7 +107,7 @@ def gflops(model: nn.Module, imgsz: int | tuple[int, int] = 640) -> float | None
 
 def info_line(model: nn.Module, imgsz: int | tuple[int, int] = 640) -> str:
     """``YOLOv5n summary: 270 layers, 1872157 parameters, 1872157 gradients, 4.6 GFLOPs``."""
-    name = Path(getattr(model, "yaml_file", "Model")).stem.replace("yolov5", "YOLOv5")
+    name = terminal_text(Path(getattr(model, "yaml_file", "Model")).stem.replace("yolov5", "YOLOv5"))
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     facts = [f"{len(list(model.modules()))} layers", f"{count_parameters(model)} parameters", f"{trainable} gradients"]
     operations = gflops(model, imgsz)

@@ -142,11 +142,12 @@ class ZipContainer:
         """Compare an entry's own header with the index; returns where its content begins."""
         fields = _HEADER.unpack(self._at(entry.header_offset, _HEADER.size))
         signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = fields
-        name = self.stream.read(name_length)
+        name, extra = self.stream.read(name_length), self.stream.read(extra_length)
+        if size == packed == _IN_64_BITS:
+            size, packed = _in_64_bits(extra, size, packed)
         told = (crc, packed, size)
         behind = flags & _SIZES_BEHIND and told == (0, 0, 0)
-        in_extra = size == packed == _IN_64_BITS and crc == entry.crc
-        same = behind or in_extra or told == (entry.crc, entry.packed_size, entry.size)
+        same = behind or told == (entry.crc, entry.packed_size, entry.size)
         if signature != SIGNATURE or (flags, method, name) != (entry.flags, entry.method, entry.full_name) or not same:
             raise Damage(f"its index contradicts the header of {entry.name!r}")
         start = entry.header_offset + _HEADER.size + name_length + extra_length
