@@ -119,9 +119,7 @@ def read_config(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     _check_anchors(title, config["anchors"])
     unknown = [key for key in config if key not in (*REQUIRED_KEYS, *OPTIONAL_KEYS)]
     if unknown and not isinstance(cfg, Mapping):
-        LOGGER.warning(
-            f"WARNING: {title}: the key {short_repr(unknown[0])} means nothing here and is left out of account"
-        )
+        LOGGER.warning(f"WARNING: {title}: the key {short_repr(unknown[0])} is not known here and is ignored")
     return dict(config)
 
 

@@ -54,7 +54,7 @@ def build_model(
     copied, total = copy_matching(source.state_dict(), model, exclude=["anchor"] if new_anchors else [])
     LOGGER.info(f"Transferred {copied}/{total} items from {file}")
     if new_anchors and _same_outputs(model, source) and not has_head_of(model, source):
-        LOGGER.info(f"The anchors are those of {cfg or '--hyp'}, which are others than those in {file}")
+        LOGGER.info(f"The anchors are those of {cfg or '--hyp'}, not those in {file}")
     if copied == 0:
         raise InputError(f"no weight of {file} fits {cfg}: choose the configuration that it was trained with")
     if cfg:

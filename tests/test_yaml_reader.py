@@ -105,7 +105,7 @@ def test_utf_16_is_named(encoding, name):
 def test_a_key_that_stands_twice_is_named_with_both_lines(text, lines):
     message = error_of(text)
     assert f"line {lines[0]}:" in message
-    assert f"line {lines[1]} already" in message
+    assert f"already in line {lines[1]}:" in message
 
 
 @pytest.mark.usefixtures("parser")

@@ -182,7 +182,7 @@ def _existing(root: Path, entry: str, title: str = "") -> str | None:
     if inside == entry or not os.path.exists(root / inside):
         return None
     if title:
-        LOGGER.info(f"{title}: {entry} leads nowhere from {root}, {inside} is taken instead")
+        LOGGER.info(f"{title}: {entry} is not below {root}: {inside} is used instead")
     return inside
 
 

@@ -291,9 +291,7 @@ class LoadImagesAndLabels(Dataset):
         full_width, full_height = self.shapes[index].tolist()
         height, width = image.shape[:2]
         if abs(width * reduction - full_width) >= reduction or abs(height * reduction - full_height) >= reduction:
-            raise InputError(
-                f"{self.im_files[index]} is another one than at the scan ({full_width}x{full_height} pixels)"
-            )
+            raise InputError(f"{self.im_files[index]} has changed since the scan ({full_width}x{full_height} pixels)")
         size = resized_shape(full_width, full_height, self.img_size)
         if size != (image.shape[1], image.shape[0]):
             enlarges = self.img_size > max(full_height, full_width)

@@ -326,7 +326,7 @@ def _load_network(judged: Judge, key: str, source: Any, network: Any) -> None:
     wrong = [name for name, value in weights.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if wrong:
         raise judged.refuse(key, f"{wrong[0]} holds values that are not numbers")
-    judged.accepted(key, lambda: network.load_state_dict(weights), "it is another network than the run's")
+    judged.accepted(key, lambda: network.load_state_dict(weights), "it is not the network of the run")
 
 
 def _check_optimizer(judged: Judge, optimizer: torch.optim.Optimizer, saved: Any) -> None:

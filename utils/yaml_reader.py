@@ -242,7 +242,7 @@ class _Builder:
             self._refuse(key.line, "a list or mapping cannot be a key")
         if key.content in inner.lines:
             first, name = inner.lines[key.content], short_repr(key.content)
-            self._refuse(key.line, f"the key {name} stands here and in line {first} already: remove one of them")
+            self._refuse(key.line, f"the key {name} is already in line {first}: remove one of them")
         if key.content is not _MERGE:
             inner.lines[key.content] = key.line
         inner.key = key
