@@ -29,8 +29,9 @@ from utils.errors import InputError, MissingFileError
 from utils.evolve import Evolution
 from utils.files import ROOT, read_yaml, write_yaml
 from utils.loggers import RESULT_COLUMNS
+from utils.optim import smart_optimizer
 from utils.resume import resume_options, trim_results
-from utils.resume_record import judge, restore
+from utils.resume_record import Judge, _check_optimizer, judge, restore
 from utils.run_folder import RunFolder
 
 EPOCHS = 3
@@ -476,3 +477,27 @@ def test_a_damaged_record_of_a_pipeline_is_one_line(tmp_path, entry):
     write_yaml(tmp_path / "exp" / RECORD, {"base": entry})
     with pytest.raises(InputError, match=r"pipeline\.yaml is damaged at 'base'"):
         Pipeline(build(PipelineOptions, project=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSProp"])
+def test_moments_of_another_form(name):
+    """A kernel would stop at them in the first step, or go beyond their memory."""
+    layer = torch.nn.Conv2d(3, 3, 1)
+    optimizer = smart_optimizer(layer, name)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    layer(torch.ones(1, 3, 2, 2)).sum().backward()
+    optimizer.step()
+    good = copy.deepcopy(optimizer.state_dict())
+    _check_optimizer(Judge("last.pt"), optimizer, good)
+    moments = [key for key in good["state"][0] if key != "step"]
+    wrong = [{**good["state"][0], key: value} for key in moments for value in (3.0, torch.ones(()), torch.ones(1, 3))]
+    wrong += [{**good["state"][0], "step": torch.ones(3)}]
+    wrong += [{"step": 1.0}] if name != "SGD" else []
+    for state in wrong:
+        with pytest.raises(InputError, match="'optimizer"):
+            _check_optimizer(Judge("last.pt"), optimizer, {**good, "state": {**good["state"], 0: state}})
+    other = copy.deepcopy(good)
+    other["param_groups"][0]["maximize"] = True
+    with pytest.raises(InputError, match="maximize"):
+        _check_optimizer(Judge("last.pt"), optimizer, other)

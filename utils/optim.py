@@ -91,9 +91,10 @@ def smart_optimizer(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Load a state dict, whichever kernels its run used: those of ``optimizer`` stay."""
+    """Load a state dict, whichever kernels its run used: those of ``optimizer`` stay, and its switches (Nesterov)."""
     kernels = [
-        {name: group[name] for name in ("fused", "foreach") if name in group} for group in optimizer.param_groups
+        {name: value for name, value in group.items() if name in ("fused", "foreach") or isinstance(value, bool)}
+        for group in optimizer.param_groups
     ]
     groups = [{**group, **kernel} for group, kernel in zip(saved["param_groups"], kernels, strict=True)]
     optimizer.load_state_dict({**saved, "param_groups": groups})

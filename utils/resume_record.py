@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MERSENNE_WORDS = 624  # of NumPy's generator
 CUDA_BYTES = 16  # of a GPU's generator
 LARGEST_COUNT = 1 << 53
+STEP = "step"  # of what an optimizer remembers: a count, all else has the shape of its parameter
+NEEDED_MOMENTS = {"Adam": (STEP, "exp_avg", "exp_avg_sq"), "AdamW": (STEP, "exp_avg", "exp_avg_sq"),
+                  "RMSprop": (STEP, "square_avg")}  # fmt: skip
 OWN_SETTINGS = ("params", "fused", "foreach")  # of an optimizer's groups: this run's own count
 NEEDED_SETTINGS = ("lr", "initial_lr", "weight_decay")  # the others have defaults, in files of other versions of torch
 
@@ -350,15 +353,21 @@ def _check_optimizer(judged: Judge, optimizer: torch.optim.Optimizer, saved: Any
                 raise judged.refuse(name, f"a group has no {key!r}")
     if len(by_index) != sum(len(known["params"]) for known in own) or not set(states) <= set(by_index):
         raise judged.refuse(name, "its states are not those of its parameters")
+    needed = [*NEEDED_MOMENTS.get(type(optimizer).__name__, ())]
+    needed += ["momentum_buffer"] if "square_avg" in needed and optimizer.defaults["momentum"] else []
     for index, entry in states.items():
-        for key, value in judged.kind(name, entry, dict, "mappings as its states").items():
-            _check_moment(judged, f"{name}: {key}", value, by_index[index])
+        judged.kind(name, entry, dict, "mappings as its states")
+        if missing := [key for key in needed if entry and entry.get(key) is None]:
+            raise judged.refuse(name, f"a state has no {missing[0]!r}")
+        for key, value in entry.items():
+            _check_moment(judged, f"{name}: {key}", value, by_index[index], key == STEP)
 
 
 def _check_setting(judged: Judge, name: str, value: Any, own: Any) -> None:
     """A setting of a group: a finite number where the run has one, the same kind of value elsewhere."""
     if isinstance(own, bool):
-        judged.flag(name, value)
+        if judged.flag(name, value) != own:
+            raise judged.refuse(name, f"it is {value}, and this program has {own} there")
     elif isinstance(own, (int, float)):
         judged.number(name, value)
     elif isinstance(own, tuple):
@@ -366,15 +375,17 @@ def _check_setting(judged: Judge, name: str, value: Any, own: Any) -> None:
             judged.number(name, entry)
 
 
-def _check_moment(judged: Judge, name: str, value: Any, parameter: torch.Tensor) -> None:
+def _check_moment(judged: Judge, name: str, value: Any, parameter: torch.Tensor, is_step: bool) -> None:
     """Judge what an optimizer remembers of a parameter: a finite tensor of its shape, a count of steps, or nothing."""
     if value is None:
         return
-    if not isinstance(value, torch.Tensor):
-        judged.number(name, value)
-    elif value.shape not in (parameter.shape, torch.Size([])) or not value.is_floating_point():
+    if is_step and not isinstance(value, torch.Tensor):
+        judged.number(name, value, 0)
+        return
+    judged.kind(name, value, torch.Tensor, "a tensor")
+    if value.shape != (torch.Size([]) if is_step else parameter.shape) or not value.is_floating_point():
         raise judged.refuse(name, f"shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}")
-    elif not bool(value.isfinite().all()):
+    if not bool(value.isfinite().all()):
         raise judged.refuse(name, "it holds values that are not numbers")
 
 
