@@ -125,7 +125,7 @@ def modernize(model: yolo.DetectionModel) -> None:
     if attributes.get("stride") is None:
         detected = getattr(head, "stride", None)
         model.stride = torch.tensor([32.0]) if detected is None else detected.float()
-    if not attributes.get("names"):
+    if attributes.get("names") is None:
         model.names = [str(index) for index in range(getattr(head, "nc", 0))]
     for name, value in list(attributes.items()):
         if not name.startswith("_"):

@@ -296,6 +296,6 @@ def test_fitness_of_another_form(tmp_path, fitness):
     vars(model.model[0])["anchor_grid"] = [1]  # which Detect alone has
     model.names = []
     torch.save({"model": model, "best_fitness": fitness}, tmp_path / "model.pt")
-    assert load_checkpoint(tmp_path / "model.pt")["model"].names == ["0", "1"]
+    assert load_checkpoint(tmp_path / "model.pt")["model"].names == []  # those of a data set may be taken
     strip_optimizer(tmp_path / "model.pt", tmp_path / "stripped.pt")
     assert load_checkpoint(tmp_path / "stripped.pt")["best_fitness"] is None

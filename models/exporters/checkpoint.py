@@ -95,9 +95,10 @@ class CheckpointExport:
         )
 
     def _metadata(self) -> Metadata:
-        request, names = self.request, self.model.names
+        request, given = self.request, self.model.names
+        names = list(given.values()) if isinstance(given, dict) else list(given)
         return Metadata(
-            names=list(names.values()) if isinstance(names, dict) else list(names), stride=self.stride,
+            names=names or [f"class{index}" for index in range(self.model.model[-1].nc)], stride=self.stride,
             imgsz=list(self.size), batch=request.batch, dynamic=request.dynamic, half=request.half,
             int8=self.calibration is not None, nms=request.nms.to_dict() if request.nms else None,
             weights=self.weights.name, made_by=f"yolov5-prune export.py, torch {torch.__version__}",

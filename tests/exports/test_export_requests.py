@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import export
+from models.backends import DetectMultiBackend
 from models.formats import format_of
+from models.loading import load_checkpoint
 from tests.exports.helpers import SIZE, needs
 from utils.config import parse
 from utils.errors import InputError
@@ -104,6 +107,15 @@ def test_the_next_commands_use_the_size_of_the_export(caplog, name, sizes, dynam
         assert "val.py" not in caplog.text
     else:
         assert f"python val.py --weights {name} --data d.yaml{validating}\n" in caplog.text
+
+
+def test_a_model_without_names_is_exported(stock, tmp_path):
+    checkpoint = load_checkpoint(stock)
+    checkpoint["model"].names = []
+    torch.save({"model": checkpoint["model"]}, tmp_path / "nameless.pt")
+    [file] = export.run(weights=str(tmp_path / "nameless.pt"), imgsz=SIZE, include=["torchscript"])
+    names = DetectMultiBackend(str(file)).names
+    assert names == {index: f"class{index}" for index in range(checkpoint["model"].model[-1].nc)}
 
 
 def test_the_table_of_formats():
