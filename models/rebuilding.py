@@ -16,7 +16,7 @@ from models import common, experimental, yolo
 from models.module_rules import check_module, example
 from utils.torch_files.build import Builder
 from utils.torch_files.reader import Content
-from utils.torch_files.records import ModuleRecord, OrderedRecord, Refusal
+from utils.torch_files.records import ModuleRecord, OrderedRecord, ParameterRecord, Refusal, TensorRecord
 
 # Where earlier releases kept classes: {path in the file: class}
 MOVED: dict[str, type[nn.Module]] = {
@@ -98,6 +98,16 @@ class _Maker:
         self.builder = builder
         self.plain = builder.build
         self.made: dict[int, nn.Module] = {}
+        self.owners: dict[str, int] = {}  # the parameter or buffer that the numbers of each key belong to
+
+    def _held(self, record: ParameterRecord | TensorRecord | None) -> Any:
+        """A parameter or buffer, with numbers of its own: a change of one must not change another."""
+        tensor = self.plain(record)
+        if record is not None:
+            key = (record.tensor if isinstance(record, ParameterRecord) else record).storage.key
+            if self.owners.setdefault(key, id(record)) != id(record):
+                tensor.data = tensor.data.clone()
+        return tensor
 
     def make(self, record: ModuleRecord) -> nn.Module:
         """The module of a judged record."""
@@ -108,7 +118,7 @@ class _Maker:
         nn.Module.__init__(module)
         attributes = vars(module)
         for store in ("_parameters", "_buffers"):
-            attributes[store].update({name: self.plain(value) for name, value in state.pop(store).items()})
+            attributes[store].update({name: self._held(value) for name, value in state.pop(store).items()})
         children: dict[str, Any] = state.pop("_modules")
         attributes["_modules"].update(
             {name: None if child is None else self.make(child) for name, child in children.items()}

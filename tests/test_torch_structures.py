@@ -299,3 +299,15 @@ def test_fitness_of_another_form(tmp_path, fitness):
     assert load_checkpoint(tmp_path / "model.pt")["model"].names == []  # those of a data set may be taken
     strip_optimizer(tmp_path / "model.pt", tmp_path / "stripped.pt")
     assert load_checkpoint(tmp_path / "stripped.pt")["best_fitness"] is None
+
+
+def test_weights_have_numbers_of_their_own(tmp_path):
+    """Two parameters may lie over each other in a file; pruning sets channels of one to zero in place."""
+    model, numbers = tiny_model(), torch.randn(33)
+    first, second = (model.model[1].get_submodule(f"cv{part}.conv")._parameters for part in (1, 2))
+    first["weight"] = nn.Parameter(numbers[:32].view(4, 8, 1, 1))
+    second["weight"] = nn.Parameter(numbers[1:].view(4, 8, 1, 1))
+    torch.save({"model": model}, tmp_path / "model.pt")
+    block = load_checkpoint(tmp_path / "model.pt")["model"].model[1]
+    block.cv1.conv.weight.data.zero_()
+    assert torch.equal(block.cv2.conv.weight.flatten(), numbers[1:])
