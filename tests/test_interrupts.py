@@ -103,11 +103,17 @@ run_command(globals()[sys.argv[1]])
 """
 
 
+def obedient() -> None:
+    """Undo what the tests were started with: jobs in the background, and those of nohup, ignore some signals."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 def start(folder: Path, way: str, **keywords) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, way], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **keywords,
+        preexec_fn=obedient, **keywords,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     return process

@@ -137,7 +137,7 @@ def test_folded_equals_the_gamma_zeroed_model_without_zero_padding(config, seed)
 def test_every_normalised_channel_that_stays_has_a_reason():
     config: dict[str, Any] = {
         "nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": 3,
-        "backbone": [[-1, 1, "Conv", [8, 6, 2, 2]], [-1, 1, "C3TR", [16]], [-1, 1, "Contract", [2]],
+        "backbone": [[-1, 1, "Conv", [8, 6, 16, 2]], [-1, 1, "C3TR", [16]], [-1, 1, "Contract", [2]],
                      [-1, 1, "Conv", [16, 1]]],
         "head": [[[-1], 1, "Detect", ["nc", "anchors"]]],
     }  # fmt: skip
