@@ -173,7 +173,7 @@ def test_multi_scale(bench):
     callbacks = Callbacks()
     callbacks.register_action("on_train_batch_end", callback=lambda _, __, images, *___: widths.add(images.shape[-1]))
     bench.run(callbacks, multi_scale=True, batch_size=2, noval=True)
-    assert len(widths) > 1 and widths <= {32, 64, 96}
+    assert widths == {64, 96}  # one cell, at 32, would leave batch norm a single value of a single image
 
 
 def test_single_cls(bench):

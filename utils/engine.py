@@ -60,9 +60,12 @@ def warm_up(state: TrainingState, batch_index: int) -> None:
 
 
 def random_size(images: torch.Tensor, image_size: int, grid_size: int, chance: random.Random) -> torch.Tensor:
-    """``images`` (B, 3, H, W) resized by a random factor of 0.5 to 1.5, both sides multiples of ``grid_size``."""
+    """``images`` (B, 3, H, W) resized by a random factor of 0.5 to 1.5, both sides multiples of ``grid_size``.
+
+    The longer side keeps at least two cells: batch norm needs more than the one value of a single image's single cell.
+    """
     longest = chance.randrange(image_size // 2, image_size * 3 // 2 + grid_size) // grid_size * grid_size
-    ratio = longest / max(images.shape[2:])
+    ratio = max(longest, 2 * grid_size) / max(images.shape[2:])
     if ratio == 1:
         return images
     size = [math.ceil(side * ratio / grid_size) * grid_size for side in images.shape[2:]]
