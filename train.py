@@ -106,9 +106,8 @@ class Trainer:
 
         trained = checkpoint["model"] if options.keeps_anchors and checkpoint is not None else None
         if trained is not None and not options.single_cls and is_single_class(class_names(trained), self.data["nc"]):
-            self.options = options = replace(
-                options, single_cls=True
-            )  # what goes on with a trained head has its classes
+            # A run that continues with a trained head has the classes of that head
+            self.options = options = replace(options, single_cls=True)
             LOGGER.info(SINGLE_CLASS_NOTE.format(options.weights))
         self.names = (
             [SINGLE_CLASS] if options.single_cls and self.data["nc"] != 1 else list(self.data["names"].values())

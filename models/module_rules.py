@@ -1,4 +1,4 @@
-"""What the record of a module must be like, before a module is made of it.
+"""Rules for the record of a module, checked before a module is made of it.
 
 Each class is compared with an example of its own: which submodules it has, and which attributes of which kind. Numbers
 are bounded by several times what detectors have.
@@ -145,7 +145,7 @@ def _check_names(state: dict[str, Any], kind: type[nn.Module], path: str) -> Non
 
 
 def _hides(kind: type[nn.Module], name: str) -> bool:
-    """Whether a class has something of this name that computes: a method, a property, a class of its own."""
+    """Tell whether a class has something of this name that computes: a method, a property, a class of its own."""
     found = getattr(kind, name, None)
     return callable(found) or hasattr(found, "__get__") or hasattr(nn.Module, name)
 
@@ -174,7 +174,7 @@ def _check_contents(state: dict[str, Any], path: str) -> None:
 
 
 def _overlaps(tensor: TensorRecord) -> bool:
-    """Whether two elements of a tensor may be one number in memory."""
+    """Tell whether two elements of a tensor may share memory."""
     extent = 0
     for step, length in sorted(zip(tensor.stride, tensor.size, strict=True)):
         if length > 1 and step <= extent:
@@ -184,7 +184,7 @@ def _overlaps(tensor: TensorRecord) -> bool:
 
 
 def _compare(state: dict[str, Any], kind: type[nn.Module], path: str) -> None:
-    """What an example has must be there, of the same kind; a layer of an older torch may lack what came later."""
+    """Require the attributes of an example, of the same kind; a layer of an older torch may lack later ones."""
     model = example(kind)  # type: ignore[arg-type]
     if model is None:
         return

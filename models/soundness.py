@@ -1,4 +1,4 @@
-"""What a detection model must be like to be used: its layers and where each reads, its head, its names, its numbers."""
+"""Requirements of a usable detection model: its layers and where each reads, its head, names and numbers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def check_runs(model: nn.Module, path: str | Path) -> None:
 
 
 def _problem(model: nn.Module) -> str | None:
-    """What is wrong with a detection model, or None."""
+    """Name the first fault of a detection model, or return None."""
     layers = model._modules.get("model")
     if not isinstance(layers, nn.Sequential) or not 0 < len(layers) <= MOST_LAYERS:
         return "it has no layers"

@@ -1,4 +1,4 @@
-"""What several tests share: a small drawn data set, and the folder of reference material where there is one.
+"""Fixtures of several tests: a small drawn data set, and the folder of reference material where there is one.
 
 The tests compute on the CPU on every machine, so that they mean the same everywhere: a GPU is hidden from them and from
 the commands that they start. Those of tests/gpu are about GPUs; tests/test_gpu.py runs them where there is one.

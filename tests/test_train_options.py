@@ -265,7 +265,7 @@ def test_compile(bench, monkeypatch):
 
 
 def test_no_cuda_graph(bench, monkeypatch):
-    """What a graph computes is tested in tests/test_batch_step.py, and on a GPU in tests/gpu."""
+    """The choice alone: results are compared in tests/test_batch_step.py, and on a GPU in tests/gpu."""
     monkeypatch.setattr("utils.batch_step.CudaRecorder", lambda: None)
     kinds = []
     for chosen in (False, True):

@@ -24,7 +24,7 @@ NO_IMAGE = -1.0  # index of the image in rows that are no label
 
 
 class LayerTargets(NamedTuple):
-    """What one layer of the head shall predict: K rows, one for each (label, anchor, cell); lengths in grid cells."""
+    """Targets of one layer of the head: K rows, one for each (label, anchor, cell); lengths in grid cells."""
 
     image: torch.Tensor  # (K,) index of the image in the batch
     anchor: torch.Tensor  # (K,) index of the anchor in the layer

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def is_foldable(conv: nn.Module | None, norm: nn.Module | None) -> bool:
-    """Whether a norm does the same to every image, so that the convolution can do it: a batch norm with statistics."""
+    """Tell whether a norm can be folded into its convolution: a batch norm with running statistics."""
     return (
         isinstance(conv, nn.Conv2d)
         and isinstance(norm, nn.modules.batchnorm._BatchNorm)

@@ -1,4 +1,4 @@
-"""What a checkpoint's pickle may call, as functions of our own that make records of checked arguments."""
+"""Functions of our own for the names that a checkpoint's pickle may call: they make records of checked arguments."""
 
 from __future__ import annotations
 

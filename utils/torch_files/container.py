@@ -85,7 +85,7 @@ class ZipContainer:
         return content
 
     def _read_index(self) -> tuple[int, int, bytes]:
-        """Where the index begins, how many entries it has, and its bytes."""
+        """Return the offset of the index, its number of entries, and its bytes."""
         position = self.size - _END.size
         end = _END.unpack(self._at(position, _END.size)) if position >= 0 else (b"",)
         if end[0] != b"PK\x05\x06":

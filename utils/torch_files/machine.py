@@ -113,7 +113,7 @@ class Machine:
         self.stack = []
 
     def pop_mark(self) -> list[Any]:
-        """What was put onto the stack since the last mark."""
+        """Take what was put onto the stack since the last mark."""
         items, self.stack = self.stack, self.marks.pop()
         return items
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from utils.torch_files.records import Damage, ForeignName, Refusal
 
 _READ_HERE = "a model of YOLOv5 v5.0 to v7.0 or of this program is needed"
+_THAT_PACKAGE = f"use it with that package; here {_READ_HERE}"
+_THAT_PROGRAM = f"use it with that program; here {_READ_HERE}"
 _SAVE_AGAIN = "open it with the program that wrote it and save it again as a stock checkpoint"
 
 # Where classes of other programs come from: the longest beginning that fits says what the file is, and what to do
 HOMES = {
     "ultralytics.": ("a model of the package ultralytics (YOLOv8 and later, YOLOv5u), which this program cannot read",
-                     f"use it with that package; here {_READ_HERE}"),
+                     _THAT_PACKAGE),
     "yolov5.": ("a model of the pip package yolov5, whose classes have other names than YOLOv5's own",
                 f"{_SAVE_AGAIN} (its export writes the formats that detect.py runs)"),
     "models.yolo.ClassificationModel": ("of another task, a ClassificationModel", "expected a detection checkpoint"),
@@ -27,19 +29,19 @@ HOMES = {
                                 "save the model inside it, torch.save({'model': wrapper.model}, path)"),
     "builtins.getattr": ("a fused model, whose layers keep functions of their own",
                          "save it before fuse(), or take the checkpoint that it was made from"),
-    "yolox.": ("a model of YOLOX", f"use it with that program; here {_READ_HERE}"),
-    "yolov6.": ("a model of YOLOv6", f"use it with that program; here {_READ_HERE}"),
-    "mmdet.": ("a model of MMDetection", f"use it with that program; here {_READ_HERE}"),
-    "mmengine.": ("a model of MMDetection or MMYOLO", f"use it with that program; here {_READ_HERE}"),
-    "mmcv.": ("a model of MMDetection", f"use it with that program; here {_READ_HERE}"),
-    "detectron2.": ("a model of Detectron2", f"use it with that program; here {_READ_HERE}"),
-    "super_gradients.": ("a model of SuperGradients (YOLO-NAS)", f"use it with that program; here {_READ_HERE}"),
-    "rfdetr.": ("a model of RF-DETR", f"use it with that program; here {_READ_HERE}"),
-    "torchvision.": ("a model of torchvision", f"use it with that package; here {_READ_HERE}"),
-    "timm.": ("a model of timm", f"use it with that package; here {_READ_HERE}"),
-    "transformers.": ("a model of transformers", f"use it with that package; here {_READ_HERE}"),
-    "pytorch_lightning.": ("a checkpoint of PyTorch Lightning", f"use it with that package; here {_READ_HERE}"),
-    "lightning.": ("a checkpoint of PyTorch Lightning", f"use it with that package; here {_READ_HERE}"),
+    "yolox.": ("a model of YOLOX", _THAT_PROGRAM),
+    "yolov6.": ("a model of YOLOv6", _THAT_PROGRAM),
+    "mmdet.": ("a model of MMDetection", _THAT_PROGRAM),
+    "mmengine.": ("a model of MMDetection or MMYOLO", _THAT_PROGRAM),
+    "mmcv.": ("a model of MMDetection", _THAT_PROGRAM),
+    "detectron2.": ("a model of Detectron2", _THAT_PROGRAM),
+    "super_gradients.": ("a model of SuperGradients (YOLO-NAS)", _THAT_PROGRAM),
+    "rfdetr.": ("a model of RF-DETR", _THAT_PROGRAM),
+    "torchvision.": ("a model of torchvision", _THAT_PACKAGE),
+    "timm.": ("a model of timm", _THAT_PACKAGE),
+    "transformers.": ("a model of transformers", _THAT_PACKAGE),
+    "pytorch_lightning.": ("a checkpoint of PyTorch Lightning", _THAT_PACKAGE),
+    "lightning.": ("a checkpoint of PyTorch Lightning", _THAT_PACKAGE),
     "torch.ao.": ("a quantized or prepared model of torch", "take the checkpoint that it was made from"),
     "torch.nn.quantized.": ("a quantized model of torch", "take the checkpoint that it was made from"),
     "torch.nn.intrinsic.": ("a quantized or prepared model of torch", "take the checkpoint that it was made from"),
@@ -49,9 +51,9 @@ HOMES = {
                            "save the model inside it, torch.save({'model': wrapper.module}, path)"),
     "torch.nn.modules.": ("a model with a layer of torch that detectors do not have", f"here {_READ_HERE}"),
 }  # fmt: skip
-_YOLOV7 = ("a model of YOLOv7, which this program cannot read", f"use it with that program; here {_READ_HERE}")
-_YOLOV9 = ("a model of YOLOv9, which this program cannot read", f"use it with that program; here {_READ_HERE}")
-_YOLOR = ("a model of YOLOR, which this program cannot read", f"use it with that program; here {_READ_HERE}")
+_YOLOV7 = ("a model of YOLOv7, which this program cannot read", _THAT_PROGRAM)
+_YOLOV9 = ("a model of YOLOv9, which this program cannot read", _THAT_PROGRAM)
+_YOLOR = ("a model of YOLOR, which this program cannot read", _THAT_PROGRAM)
 # Other programs took over YOLOv5's names of folders: there the class tells them apart
 _BLOCKS = (
     (_YOLOV7, "models.yolo.", "IDetect IAuxDetect IBin IKeypoint MT"),
