@@ -18,23 +18,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.cli import run_command, show_arguments
-from utils.config import LARGEST_IMAGE, as_list, build, check_numbers, option, parse
+from utils.commands.cli import run_command, show_arguments
+from utils.commands.interrupts import obeying
+from utils.commands.options import LARGEST_IMAGE, as_list, build, check_numbers, option, parse
+from utils.detection.outputs import Writer
 from utils.errors import InputError, short_repr
-from utils.files import ROOT, fitting_name, make_folder
-from utils.folder_lock import claimed_folder
-from utils.interrupts import obeying
 from utils.log import LOGGER, colorstr
 from utils.names import terminal_text
-from utils.result_files import Writer
+from utils.storage.files import ROOT, fitting_name, make_folder
+from utils.storage.folder_lock import claimed_folder
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from utils.inputs import Picture, Window
-    from utils.sources import LoadImages
-    from utils.streams import LoadStreams
+    from utils.detection.inputs import Picture, Window
+    from utils.detection.sources import LoadImages
+    from utils.detection.streams import LoadStreams
 
 DEFAULT_SOURCE = str(ROOT / "data/images")  # as in v6.2; no pictures are shipped
 REMEMBERED_CALLS = 100_000  # of whose times percentiles are taken
@@ -160,9 +160,9 @@ class Detector:
         """
         import torch
 
-        from utils.boxes import scale_coords
         from utils.device import time_sync
-        from utils.nms import non_max_suppression
+        from utils.geometry.boxes import scale_coords
+        from utils.geometry.nms import non_max_suppression
 
         options, model = self.options, self.model
         times = [time_sync()]
@@ -192,7 +192,7 @@ class DetectionRun:
 
     def __init__(self, options: DetectOptions, detector: Detector, folder: Path, shows: bool) -> None:
         """Files go into ``folder``; ``shows`` opens windows."""
-        from utils.display import Viewer
+        from utils.detection.display import Viewer
 
         self.options, self.detector, self.folder = options, detector, folder
         self.writer = Writer(options, detector.names, folder)
@@ -219,7 +219,7 @@ class DetectionRun:
 
     def one_by_one(self, sources: LoadImages | LoadStreams) -> None:
         """Detect on each image as it comes, or on one of each stream, until the user has enough."""
-        from utils.inputs import picture_batches
+        from utils.detection.inputs import picture_batches
 
         for rgb, pictures in obeying(picture_batches(sources)):
             if not self.batch(rgb, pictures):
@@ -227,8 +227,8 @@ class DetectionRun:
 
     def in_batches(self, sources: LoadImages | LoadStreams, size: int) -> None:
         """Detect on ``size`` images of one shape at a time; what is written and logged comes in their order."""
-        from utils.inputs import picture_batches, windows
-        from utils.threads import ReadAhead, WriteBehind
+        from utils.detection.inputs import picture_batches, windows
+        from utils.detection.threads import ReadAhead, WriteBehind
 
         with ReadAhead(picture_batches(sources), 2 * size) as batches, WriteBehind(self._deliver, 2 * size) as deliver:
             for window in obeying(windows(batches, WINDOW_BATCHES * size)):
@@ -242,7 +242,7 @@ class DetectionRun:
         """Return what is found in each image of ``window``, and its part of the seconds of inference."""
         import numpy as np
 
-        from utils.inputs import alike
+        from utils.detection.inputs import alike
 
         results: dict[int, tuple[torch.Tensor, float]] = {}
         for places in alike(window, size):
@@ -300,7 +300,7 @@ def wants_windows(options: DetectOptions, live: bool) -> bool:
     """Tell whether to open windows. Raises InputError when --view-img asks for them and there is no display."""
     if not (options.view_img or live):
         return False
-    from utils.display import display_problem
+    from utils.detection.display import display_problem
 
     problem = display_problem()
     if problem and options.view_img:
@@ -310,8 +310,8 @@ def wants_windows(options: DetectOptions, live: bool) -> bool:
 
 def check_source(options: DetectOptions) -> None:
     """Raise InputError where the source is missing, or options do not go with it."""
-    from utils.inputs import check_files
-    from utils.streams import is_stream
+    from utils.detection.inputs import check_files
+    from utils.detection.streams import is_stream
 
     if options.view_img:
         wants_windows(options, live=False)
@@ -330,7 +330,7 @@ def check_source(options: DetectOptions) -> None:
 def detect(options: DetectOptions) -> tuple[Path, str]:
     """Detect and write; returns the run folder, and in words what could not be read or written ('': nothing)."""
     show_arguments("detect", options)
-    from utils.inputs import check_files
+    from utils.detection.inputs import check_files
 
     check_source(options)
     detector = Detector(options)
@@ -341,7 +341,7 @@ def detect(options: DetectOptions) -> tuple[Path, str]:
 
 
 def _detect_into(folder: Path, options: DetectOptions, detector: Detector) -> str:
-    from utils.inputs import open_sources
+    from utils.detection.inputs import open_sources
 
     sources = open_sources(
         options.source, folder / "downloads", img_size=detector.image_size, stride=detector.model.stride,
@@ -367,7 +367,7 @@ def _detect_into(folder: Path, options: DetectOptions, detector: Detector) -> st
         raise InputError(f"nothing in {options.source} could be read: the files are named above")
     detection.report(time.perf_counter() - start)
     if options.update:
-        from utils.checkpoint import strip_optimizer
+        from models.loading import strip_optimizer
 
         for file in options.weights:
             strip_optimizer(file)

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.formats import DEFAULT_OPSET, FORMATS, INT8_OPSET, ONE_IMAGE, OPSETS, Format, export_formats, find_formats
-from utils.cli import run_command, show_arguments
-from utils.config import LARGEST_IMAGE, as_list, build, check_numbers, option, parse, quoted
+from utils.commands.cli import run_command, show_arguments
+from utils.commands.next_steps import following
+from utils.commands.options import LARGEST_IMAGE, as_list, build, check_numbers, option, parse, quoted
+from utils.commands.packages import is_installed
 from utils.errors import InputError, MissingFileError, short_repr
-from utils.files import ROOT
 from utils.log import LOGGER, colorstr
-from utils.next_steps import following
-from utils.packages import is_installed
+from utils.storage.files import ROOT
 
 if TYPE_CHECKING:
     from models.exporters.checkpoint import ExportRequest
@@ -204,7 +204,7 @@ def report(files: Sequence[Path], options: ExportOptions) -> None:
     """Log where the exports are and what to run next."""
     LOGGER.info(f"Exports saved to {colorstr('bold', str(files[-1].parent.resolve()))}. Next:")
     from detect import DetectOptions
-    from models.safetensors_models import SUFFIX
+    from models.checkpoints.safetensors_models import SUFFIX
     from val import ValOptions
 
     nms = options.nms_settings()

@@ -17,11 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.classes import SINGLE_CLASS, SINGLE_CLASS_NOTE, class_names, is_single_class
-from utils.cli import run_training_command, show_arguments
-from utils.config import TrainOptions, build, read_hyperparameters, scale_gains
+from utils.commands.cli import run_training_command, show_arguments
+from utils.commands.next_steps import following, log_next
+from utils.commands.options import build
+from utils.dataset.classes import SINGLE_CLASS, SINGLE_CLASS_NOTE, class_names, is_single_class
 from utils.log import LOGGER, colorstr
-from utils.next_steps import following, log_next
+from utils.training.hyperparameters import read_hyperparameters, scale_gains
+from utils.training.options import TrainOptions
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
     from utils.callbacks import Callbacks
     from utils.distributed import World
     from utils.loggers import Loggers
-    from utils.resume import Resumption
-    from utils.run_folder import RunFolder
-    from utils.state import TrainingState
+    from utils.training.resume import Resumption
+    from utils.training.run_folder import RunFolder
+    from utils.training.state import TrainingState
 
 NextSteps = Callable[[str, Any], Sequence[str]]
 Results = tuple[float, ...]  # P, R, mAP50, mAP50-95, box loss, objectness loss, class loss
@@ -86,9 +88,9 @@ class Trainer:
         from models.transfer import build_model, freeze_layers
         from utils.autobatch import resolve_batch_size
         from utils.checks import check_dataset, check_file, check_img_size
-        from utils.compilation import check_compiler, compile_model
         from utils.device import seed_everything
         from utils.distributed import parallel
+        from utils.training.compilation import check_compiler, compile_model
 
         options = self.options
         if options.compile:
@@ -113,7 +115,7 @@ class Trainer:
             [SINGLE_CLASS] if options.single_cls and self.data["nc"] != 1 else list(self.data["names"].values())
         )
         if options.resume and checkpoint is not None:
-            from utils.resume_record import check_names, judge
+            from utils.training.resume_record import check_names, judge
 
             self.counters = judge(checkpoint, options.resume)
             check_names(checkpoint["model"], self.names, options.resume, options.data)
@@ -146,7 +148,7 @@ class Trainer:
 
     def _build_loaders(self) -> None:
         from utils.dataloaders import training_loader, validation_loader
-        from utils.epoch_loader import EpochLoader
+        from utils.training.epoch_loader import EpochLoader
 
         place = self.options, self.data, self.image_size, self.grid_size, self.hyp, self.names, self.world
         self.train_loader = EpochLoader(training_loader(*place, self.device))
@@ -158,16 +160,16 @@ class Trainer:
 
     def _set_model_attributes(self, model: Any) -> None:
         """Attach what checkpoints carry along: nc, hyp (scaled), names, class weights."""
-        from utils.labels import class_weights
+        from utils.dataset.labels import class_weights
 
         scale_gains(self.hyp, model.model[-1].nl, len(self.names), self.image_size, self.options.label_smoothing)
         model.nc, model.hyp, model.names = len(self.names), self.hyp, self.names
         model.class_weights = class_weights(self.dataset.labels, model.nc).to(self.device) * model.nc
 
     def _build_state(self, model: torch.nn.Module) -> None:
-        from utils.data_record import record_of
-        from utils.optim import EarlyStopping
-        from utils.state import build_state
+        from utils.dataset.record import record_of
+        from utils.training.optim import EarlyStopping
+        from utils.training.state import build_state
 
         self.stopper = EarlyStopping(self.options.patience)
         self.state = build_state(
@@ -180,8 +182,8 @@ class Trainer:
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         """Continue exactly where last.pt was written: weights, optimizer, EMA, random numbers, best fitness."""
-        from utils.resume import trim_results
-        from utils.resume_record import restore
+        from utils.training.resume import trim_results
+        from utils.training.resume_record import restore
 
         restored = restore(checkpoint, self.counters, self.state, self.stopper, self.options.resume)
         self.start_epoch, self.folder.best_fitness, self.maps = restored
@@ -210,7 +212,7 @@ class Trainer:
 
     def fit(self) -> bool:
         """Run the epochs; False when a callback stopped the run before its end."""
-        from utils.engine import train_one_epoch
+        from utils.training.engine import train_one_epoch
 
         state, options, started = self.state, self.options, time.time()
         LOGGER.info(
@@ -299,15 +301,16 @@ class Trainer:
 
         last.pt is stripped when all else is done: what is broken off before can be resumed.
         """
-        from models.experimental import attempt_load
+        from models.loading import attempt_load, strip_optimizer
 
         last, best, plots = self.folder.last, self.folder.best, not self.options.noplots
-        self.folder.strip(best)
         if self.folder.saved_best:
+            strip_optimizer(best)
             LOGGER.info(f"\nValidating {best}...")
             self.results, _, _ = self._validate(attempt_load(best, self.device), plots=plots, verbose=True)
         self.callbacks.run("on_train_end", last, best, plots, self.state.epoch, self.results)
-        self.folder.strip(last)
+        if self.folder.saved_best:
+            strip_optimizer(last)  # from here on the run cannot be resumed
         LOGGER.info(f"Results saved to {colorstr('bold', str(self.folder.path))}")
 
 
@@ -324,9 +327,9 @@ def main(
     from utils.callbacks import Callbacks
     from utils.device import device_line
     from utils.distributed import processes
-    from utils.evolve import evolve
-    from utils.resume import resume_options
-    from utils.run_folder import RunFolder, run_folder
+    from utils.training.evolve import evolve
+    from utils.training.resume import resume_options
+    from utils.training.run_folder import RunFolder, run_folder
 
     folder, callbacks = Path(), callbacks or Callbacks()
     if options.resume and not options.evolve:

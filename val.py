@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.classes import SINGLE_CLASS_NOTE, class_names, is_single_class
-from utils.cli import run_command, show_arguments
-from utils.config import LARGEST_IMAGE, as_list, build, check_numbers, option, parse
+from utils.commands.cli import run_command, show_arguments
+from utils.commands.options import LARGEST_IMAGE, as_list, build, check_numbers, option, parse
+from utils.dataset.classes import SINGLE_CLASS_NOTE, class_names, is_single_class
 from utils.errors import InputError, OtherClassesError
-from utils.files import ROOT, make_folder
-from utils.folder_lock import claimed_folder
 from utils.log import LOGGER, colorstr
+from utils.storage.files import ROOT, make_folder
+from utils.storage.folder_lock import claimed_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -264,10 +264,10 @@ def evaluate(
     import torch
     from tqdm import tqdm
 
-    from utils.background import BackgroundDrawing
-    from utils.engine import tqdm_is_quiet
-    from utils.evaluator import Evaluation
-    from utils.interrupts import obeying
+    from utils.commands.interrupts import obeying
+    from utils.drawing.background import BackgroundDrawing
+    from utils.training.engine import tqdm_is_quiet
+    from utils.validation.loop import Evaluation
 
     training = compute_loss is not None
     was_training = model.training
@@ -313,7 +313,7 @@ def evaluate(
 
 def save_predictions(evaluation: Any, options: ValOptions, data: dict[str, Any]) -> tuple[float, float] | None:
     """Write <weights>_predictions.json; mAP50-95 and mAP50 by pycocotools, or None where it could not score."""
-    from utils.coco_json import COCO_ANNOTATIONS, score_by_pycocotools
+    from utils.validation.coco_json import COCO_ANNOTATIONS, score_by_pycocotools
 
     file = evaluation.folder / f"{Path(options.weights[0]).stem}_predictions.json"
     if not evaluation.predictions.write(file):
@@ -332,7 +332,7 @@ def study(options: ValOptions) -> Path:
 
 
 def _study_into(folder: Path, options: ValOptions) -> Path:
-    from utils.study import SIZES, plot_studies, study_file, write_study, zip_studies
+    from utils.validation.study import SIZES, plot_studies, study_file, write_study, zip_studies
 
     shared = vars(options) | {"task": "val"}
     data = shared.pop("data")
@@ -353,7 +353,7 @@ def _study_into(folder: Path, options: ValOptions) -> Path:
 
 def main(options: ValOptions) -> None:
     """The command: validate and log; raises InputError, at the end, if a result could not be written."""
-    from utils.background import start_ahead
+    from utils.drawing.background import start_ahead
 
     if options.task in SPLITS:
         start_ahead()  # before torch is loaded

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from benchmarks import data, detection, gpu, pruning, scaling, start, training, validation
 from benchmarks.figures import Figure, as_table
-from utils.background import usable_cores
-from utils.cli import run_command
+from utils.commands.cli import run_command
+from utils.drawing.background import usable_cores
 from utils.errors import InputError
-from utils.files import ROOT, atomic_path
 from utils.log import LOGGER
+from utils.storage.files import ROOT, atomic_path
 
 SECTIONS: dict[str, tuple[str, Callable[[], list[Figure]]]] = {
     "Start": ("python benchmarks/start.py", start.measure),
@@ -62,7 +62,7 @@ SECTION = """## {title}
 
 def versions_page() -> str:
     """The head of docs/BENCHMARKS.md: the machine and the versions."""
-    from prune_tools.report import versions
+    from prune_tools.report.report import versions
 
     known = {
         "commit": commit(),

@@ -21,10 +21,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
-from utils.cli import run_command
-from utils.config import option, parse, read_hyperparameters
-from utils.files import ROOT
+from utils.commands.cli import run_command
+from utils.commands.options import option, parse
 from utils.log import LOGGER
+from utils.storage.files import ROOT
+from utils.training.hyperparameters import read_hyperparameters
 
 LARGE_PHOTOGRAPH = (3000, 4000)  # height and width in pixels: a telephone's camera
 
@@ -70,7 +71,7 @@ def _demo_pictures(folder: Path, count: int) -> Path:
 
 def _items(split: Any, imgsz: int, count: int, repetitions: int) -> list[Figure]:
     from benchmarks.two_step import TwoStepImages
-    from utils.dataset import LoadImagesAndLabels
+    from utils.dataset.items import LoadImagesAndLabels
 
     hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
 
@@ -101,8 +102,8 @@ def _large_photographs(folder: Path, imgsz: int, repetitions: int) -> Figure:
     import cv2
     import numpy as np
 
-    from utils.dataset import LoadImagesAndLabels
-    from utils.images import read_image
+    from utils.dataset.images import read_image
+    from utils.dataset.items import LoadImagesAndLabels
 
     for kind in ("images", "labels"):
         (folder / "large" / kind).mkdir(parents=True)

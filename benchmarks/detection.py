@@ -18,8 +18,8 @@ if __name__ == "__main__":
 
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
 from benchmarks.material import demo_data, one_thread, random_checkpoint
-from utils.cli import run_command
-from utils.config import option, parse
+from utils.commands.cli import run_command
+from utils.commands.options import option, parse
 from utils.log import LOGGER
 
 
@@ -37,7 +37,7 @@ class DetectionOptions:
 def measure(options: DetectionOptions | None = None) -> list[Figure]:
     """The figure of detection."""
     import detect
-    from utils.sources import LoadImages
+    from utils.detection.sources import LoadImages
 
     options = options or DetectionOptions()
     with tempfile.TemporaryDirectory() as folder, one_thread():

@@ -24,11 +24,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.write_faults import FailingWrites
-from utils.cli import describe, run_command
-from utils.config import option, parse
+from utils.commands.cli import describe, run_command
+from utils.commands.options import option, parse
 from utils.errors import InputError
-from utils.files import ROOT, atomic_path, make_folder
 from utils.log import LOGGER
+from utils.storage.files import ROOT, atomic_path, make_folder
 
 COMMANDS = ("train", "sparse", "prune", "finetune", "export", "val", "detect")
 
@@ -65,7 +65,7 @@ class Commands:
                 "project": str(self.folder / project), "name": "exp", **more}  # fmt: skip
 
     def _training(self, command: Any, kind: type, project: str, **more: Any) -> Path:
-        from utils.config import build
+        from utils.commands.options import build
 
         run = self.folder / project / "exp"
         last = run / "weights/last.pt"
@@ -82,7 +82,7 @@ class Commands:
     def train(self, project: str) -> Path:
         """Train two epochs from scratch."""
         import train
-        from utils.config import TrainOptions
+        from utils.training.options import TrainOptions
 
         return self._training(train.main, TrainOptions, project, cfg=self.options.cfg, weights="")
 
@@ -96,7 +96,7 @@ class Commands:
     def prune(self, project: str) -> Path:
         """Prune."""
         from prune_tools import prune
-        from utils.config import build
+        from utils.commands.options import build
 
         more = {"weights": [str(self.base)], "percent": 0.6, "noval": True, "exist_ok": True, "batch_size": 4}
         return Path(prune.main(build(prune.PruneOptions, **self._common(project, **more))))

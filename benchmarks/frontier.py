@@ -35,14 +35,14 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.frontier_table import RUNTIMES, SIZE, Cell, as_table, draw
-from prune_tools.recipes import recipe_after
-from prune_tools.survey import checkpoint_digest
+from prune_tools.survey.record import checkpoint_digest
+from prune_tools.tuning.recipes import recipe_after
 from utils.checks import check_file
-from utils.cli import run_command, show_arguments
-from utils.config import build, option, parse
+from utils.commands.cli import run_command, show_arguments
+from utils.commands.options import build, option, parse
 from utils.errors import InputError
-from utils.files import ROOT, atomic_path, make_folder
 from utils.log import LOGGER, colorstr
+from utils.storage.files import ROOT, atomic_path, make_folder
 
 METHODS = ("original", "torch-pruning", "ours", "ours+teacher", "polarize+teacher")
 ROUNDING = 8  # channels, of all methods but the original, which has none
@@ -119,7 +119,7 @@ class Frontier:
 
     def _cell(self, method: str, share: float) -> Cell:
         from prune_tools import finetune
-        from prune_tools.yolo_pruned import load_model
+        from prune_tools.opening import load_model
         from utils.model_info import count_parameters, gflops
 
         name = f"{method}-{share:g}"
@@ -191,12 +191,12 @@ class Frontier:
 
     def _original(self, share: float, name: str) -> Path:
         """The least percentage that leaves no more than ``share`` of the operations; raises InputError if none does."""
-        from prune_tools.costs import CostModel
-        from prune_tools.groups import find_groups, select_groups
-        from prune_tools.importance import gamma_scores
-        from prune_tools.plan import plan_by_percent
-        from prune_tools.tracing import trace_model
-        from prune_tools.yolo_pruned import load_model
+        from prune_tools.channels.groups import find_groups, select_groups
+        from prune_tools.channels.tracing import trace_model
+        from prune_tools.opening import load_model
+        from prune_tools.planning.costs import CostModel
+        from prune_tools.planning.plan import plan_by_percent
+        from prune_tools.planning.scores import gamma_scores
 
         model, _ = load_model(self.options.sparse)
         trace = trace_model(model)
@@ -213,7 +213,8 @@ class Frontier:
     def _torch_pruning(self, share: float, name: str) -> Path:
         """Pruned by Torch-Pruning, at the least global ratio that leaves no more than ``share`` of the operations."""
         from models.widths import measure_widths
-        from prune_tools.yolo_pruned import load_model, record_widths, save_model
+        from prune_tools.opening import load_model
+        from prune_tools.yolo_pruned import record_widths, save_model
         from utils.model_info import gflops
 
         model, _ = load_model(self.options.sparse)
@@ -265,8 +266,8 @@ class Frontier:
 
 def time_in_turns(weights: str, base: str, image_size: int) -> tuple[dict[str, float], dict[str, float]]:
     """Milliseconds of both checkpoints for one image by runtime, in turns; runtimes that are missing are left out."""
-    from prune_tools.latency import prepare, time_calls
-    from prune_tools.yolo_pruned import load_model
+    from prune_tools.opening import load_model
+    from prune_tools.planning.latency import prepare, time_calls
 
     networks = {name: load_model(file)[0] for name, file in (("pruned", weights), ("base", base))}
     times: dict[str, dict[str, float]] = {name: {} for name in networks}
@@ -316,7 +317,7 @@ def prune_by_torch_pruning(model: Any, ratio: float, image_size: int) -> Any:
 
 def main(options: FrontierOptions) -> Path:
     """Measure everything, write frontier.json, frontier.md and frontier.png; returns the folder."""
-    from prune_tools.yolo_pruned import load_model
+    from prune_tools.opening import load_model
     from utils.model_info import gflops
 
     show_arguments("frontier", options)

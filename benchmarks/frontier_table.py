@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from prune_tools.comparison import aligned, shown
+from prune_tools.report.table import aligned, shown
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 SIZE = 640  # pixels, for which operations are counted
@@ -47,7 +47,7 @@ def as_table(cells: list[Cell], base: tuple[float, float]) -> str:
 
 def draw(cells: list[Cell], base: tuple[float, float], base_gflops: float, path: Path) -> None:
     """mAP50-95 over GFLOPs, a line for each method: right after pruning dashed, after fine-tuning solid."""
-    from utils.charts import new_figure, save_figure
+    from utils.drawing.charts import new_figure, save_figure
 
     figure = new_figure(7, 4.5)
     axes = figure.subplots()

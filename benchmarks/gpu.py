@@ -25,11 +25,11 @@ if __name__ == "__main__":
 
 from benchmarks.checkouts import Watch, start, training_figures
 from benchmarks.material import demo_data
-from utils.cli import run_command
-from utils.config import option, parse
+from utils.commands.cli import run_command
+from utils.commands.options import option, parse
 from utils.errors import InputError
-from utils.files import ROOT, atomic_path
 from utils.log import LOGGER
+from utils.storage.files import ROOT, atomic_path
 
 TITLE = "On a GPU"
 ROWS = {
@@ -101,7 +101,7 @@ def detection(checkout: Path, options: GpuOptions, weights: Path, size: int, fol
 def sample(options: GpuOptions, folder: Path) -> Path:
     """A list of the validation pictures, many times over."""
     from utils.checks import check_dataset
-    from utils.labels import find_images
+    from utils.dataset.labels import find_images
 
     pictures = find_images(check_dataset(options.data)["val"])
     target = folder / "pictures"

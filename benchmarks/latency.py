@@ -28,11 +28,11 @@ if __name__ == "__main__":
 from benchmarks.figures import in_turns
 from benchmarks.latency_table import Cell, as_table, save
 from models.formats import PYTORCH, format_of
-from utils.cli import run_command
-from utils.config import option, parse
+from utils.commands.cli import run_command
+from utils.commands.options import option, parse
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT, increment_path
 from utils.log import LOGGER, colorstr
+from utils.storage.files import ROOT, increment_path
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from utils.files import atomic_path
+from utils.storage.files import atomic_path
 
 
 @dataclass
@@ -66,7 +66,7 @@ def _text(value: float | None, digits: int) -> str:
 
 def save(cells: Sequence[Cell], folder: Path) -> None:
     """Write latency.md, latency.csv and latency.png."""
-    from utils.charts import new_figure, save_figure
+    from utils.drawing.charts import new_figure, save_figure
 
     with atomic_path(folder / "latency.md") as draft:
         draft.write_text(as_table(cells) + "\n", encoding="utf-8")

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from utils.allocator import keep_freed_memory, set_thresholds
-from utils.config import TrainOptions, build, read_hyperparameters, scale_gains
-from utils.files import ROOT, read_yaml, write_yaml
+from utils.commands.allocator import keep_freed_memory, set_thresholds
+from utils.commands.options import build
+from utils.storage.files import ROOT, read_yaml, write_yaml
+from utils.training.hyperparameters import read_hyperparameters, scale_gains
+from utils.training.options import TrainOptions
 
 IMAGES = 136  # drawn ones
 HEAD_CONTRAST = 4.0  # by which the differences of confidence are enlarged
@@ -53,7 +55,7 @@ def responsive_checkpoint(folder: Path, name: str, split: Any, imgsz: int) -> Pa
 
     from models.loading import load_checkpoint
     from utils.checkpoint import save_checkpoint
-    from utils.dataset import LoadImagesAndLabels
+    from utils.dataset.items import LoadImagesAndLabels
 
     file = random_checkpoint(folder, name)
     model = load_checkpoint(file)["model"].float()
@@ -81,7 +83,7 @@ def training_state(
 
     from models.yolo import DetectionModel
     from utils.callbacks import Callbacks
-    from utils.state import build_state
+    from utils.training.state import build_state
 
     torch.manual_seed(0)
     hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")

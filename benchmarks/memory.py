@@ -20,11 +20,12 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.cli import run_command
-from utils.config import TrainOptions, build, option, parse
+from utils.commands.cli import run_command
+from utils.commands.options import build, option, parse
 from utils.errors import InputError
-from utils.files import ROOT
 from utils.log import LOGGER
+from utils.storage.files import ROOT
+from utils.training.options import TrainOptions
 
 SETTLED = 3  # epochs after which nothing should be allocated any more
 MEGABYTE = 1e6

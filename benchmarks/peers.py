@@ -23,11 +23,11 @@ if __name__ == "__main__":
 
 from benchmarks.figures import Figure, as_table, compare_seconds
 from benchmarks.material import demo_data
-from utils.cli import run_command
-from utils.config import option, parse
+from utils.commands.cli import run_command
+from utils.commands.options import option, parse
 from utils.errors import InputError
-from utils.files import ROOT
 from utils.log import LOGGER
+from utils.storage.files import ROOT
 
 # Both print the seconds of the epochs after the first; given: YAML of network and data, image and batch size, folder
 PEER = """
@@ -93,7 +93,7 @@ def epoch_seconds(interpreter: str, script: str, network: str, options: PeerOpti
 def measure(options: PeerOptions) -> list[Figure]:
     """The figures, one for each peer."""
     from utils.checks import check_dataset
-    from utils.labels import find_images
+    from utils.dataset.labels import find_images
 
     images = len(find_images(check_dataset(options.data)["train"]))
     runs = {"": (sys.executable, OURS, options.cfg), **{peer: (options.python, PEER, peer) for peer in options.peers}}

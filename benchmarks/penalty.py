@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.figures import Figure, in_turns
 from benchmarks.material import training_state
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 PENALTIES = ("l1", "prox", "polarize")
 PENALIZED = ("yolov5n", "yolov5x")  # the narrowest and the widest network
@@ -44,7 +44,7 @@ def _step_seconds(state: Any, image_size: int, batch_size: int) -> float:
 
 def _hooks(state: Any, kind: str) -> Callable[[], object]:
     """Return what a training calls around each optimizer step with the penalty ``kind``."""
-    from prune_tools.sparsity import PenaltySettings, SparsityPenalty
+    from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
 
     penalty = SparsityPenalty(PenaltySettings(kind, sr=1e-9, sr_beta=1e-9))
     penalty.on_training_ready(state)

@@ -22,10 +22,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.memory import PeakMemory
-from utils.cli import run_command
-from utils.config import TrainOptions, build, option, parse
-from utils.files import ROOT
+from utils.commands.cli import run_command
+from utils.commands.options import build, option, parse
 from utils.log import LOGGER
+from utils.storage.files import ROOT
+from utils.training.options import TrainOptions
 
 
 @dataclass
@@ -71,7 +72,7 @@ def main(options: BenchmarkOptions) -> dict[str, float]:
     import train
     from utils.callbacks import Callbacks
     from utils.checks import check_dataset
-    from utils.labels import find_images
+    from utils.dataset.labels import find_images
 
     data = check_dataset(options.data)
     images, val_images = (len(find_images(data[split])) for split in ("train", "val"))

@@ -22,8 +22,8 @@ if __name__ == "__main__":
 
 from benchmarks.figures import Figure, as_table
 from benchmarks.material import demo_data, random_checkpoint
-from utils.cli import run_command
-from utils.config import option, parse
+from utils.commands.cli import run_command
+from utils.commands.options import option, parse
 from utils.log import LOGGER
 
 LIMITS = {"yolov5n": 5.0, "yolov5x": 20.0}  # seconds of prune.py --noval --reconstruct 0, after imports

@@ -27,11 +27,11 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.cli import run_command
-from utils.config import option, parse
+from utils.commands.cli import run_command
+from utils.commands.options import option, parse
 from utils.errors import InputError
-from utils.files import ROOT, make_folder
 from utils.log import LOGGER
+from utils.storage.files import ROOT, make_folder
 
 POLL_SECONDS = 0.02
 OBEYED_WITHIN_SECONDS = 30

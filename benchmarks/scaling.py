@@ -28,11 +28,12 @@ if __name__ == "__main__":
 
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
 from benchmarks.material import demo_data
-from utils.cli import run_command
-from utils.config import option, parse, read_hyperparameters
+from utils.commands.cli import run_command
+from utils.commands.options import option, parse
 from utils.errors import InputError
-from utils.files import ROOT
 from utils.log import LOGGER
+from utils.storage.files import ROOT
+from utils.training.hyperparameters import read_hyperparameters
 
 IMAGE_PIXELS = 64
 BATCH = 16
@@ -98,9 +99,9 @@ def throughput(repetitions: int) -> list[Figure]:
 
 def loading_seconds(data: str, repetitions: int) -> tuple[dict[int, list[float]], int]:
     """Seconds of a few epochs by number of loader processes, in turns; and the images of those epochs."""
-    from utils.background import usable_cores
     from utils.checks import check_dataset
     from utils.dataloaders import create_dataloader
+    from utils.drawing.background import usable_cores
 
     hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
     calls: dict[int, Callable[[], None]] = {}
@@ -151,7 +152,7 @@ def write_split(folder: Path, count: int) -> None:
 
 def seconds_of_checking(images: Path) -> dict[str, float]:
     """Return what the first start with the images of a folder costs."""
-    from utils.label_cache import load_labels
+    from utils.dataset.label_cache import load_labels
 
     start = time.perf_counter()
     load_labels(images)
@@ -161,7 +162,7 @@ def seconds_of_checking(images: Path) -> dict[str, float]:
 def start_costs(images: Path) -> dict[str, float]:
     """Return what later starts cost, until a training runs: seconds, and MB of a loader process."""
     from utils.dataloaders import create_dataloader
-    from utils.label_cache import load_labels
+    from utils.dataset.label_cache import load_labels
 
     hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
     costs: dict[str, float] = {}

@@ -27,12 +27,13 @@ if __name__ == "__main__":
 
 from tqdm import tqdm
 
-from utils.background import usable_cores
-from utils.cli import run_command
-from utils.config import TrainOptions, build, command_line, option, parse, to_dict
+from utils.commands.cli import run_command
+from utils.commands.options import build, command_line, option, parse, to_dict
+from utils.drawing.background import usable_cores
 from utils.errors import InputError
-from utils.files import ROOT, atomic_path, make_folder
 from utils.log import LOGGER
+from utils.storage.files import ROOT, atomic_path, make_folder
+from utils.training.options import TrainOptions
 
 WAYS = ("fast", "plain")
 METRICS = {"mAP50": 2, "mAP50-95": 3}  # their places among the results
@@ -78,8 +79,8 @@ def train_once(options: SeedOptions) -> None:
     """The run ``options.only``, in this process; its results go into a JSON file beside its folder."""
     import train
     from benchmarks.training import plain_images
-    from utils import batch_step
     from utils.callbacks import Callbacks
+    from utils.training import batch_step
 
     way, _, seed = options.only.partition("-")
     chosen = build(

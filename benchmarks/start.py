@@ -16,10 +16,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
-from utils.cli import run_command
-from utils.config import option, parse
-from utils.files import ROOT
+from utils.commands.cli import run_command
+from utils.commands.options import option, parse
 from utils.log import LOGGER
+from utils.storage.files import ROOT
 
 COMMANDS = ("train.py", "val.py", "detect.py", "export.py", "prune_tools/train_sparity.py", "prune_tools/prune.py",
             "prune_tools/finetune.py", "prune_tools/pipeline.py", "prune_tools/sweep.py", "prune_tools/groups.py",

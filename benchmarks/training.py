@@ -31,12 +31,13 @@ if __name__ == "__main__":
 from benchmarks import penalty
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
 from benchmarks.material import PLAIN_THRESHOLDS, demo_data, one_thread, training_state
-from utils.allocator import keep_freed_memory, set_thresholds
-from utils.cli import run_command
-from utils.config import option, parse, read_hyperparameters
+from utils.commands.allocator import keep_freed_memory, set_thresholds
+from utils.commands.cli import run_command
+from utils.commands.options import option, parse
 from utils.errors import InputError
-from utils.files import ROOT
 from utils.log import LOGGER
+from utils.storage.files import ROOT
+from utils.training.hyperparameters import read_hyperparameters
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Loop:
     def __init__(self, options: TrainingOptions, split: Any, names: dict[int, str], plain: bool) -> None:
         """Build model, optimizer and data set; the same numbers whichever way."""
         from benchmarks.two_step import TwoStepImages
-        from utils.dataset import LoadImagesAndLabels
+        from utils.dataset.items import LoadImagesAndLabels
 
         self.options, self.plain = options, plain
         hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
@@ -100,8 +101,8 @@ class Loop:
 
     def step(self) -> None:
         """Forward, backward, optimizer and moving average on the batch at hand."""
-        from utils.batch_step import prepare_images
-        from utils.engine import optimizer_step
+        from utils.training.batch_step import prepare_images
+        from utils.training.engine import optimizer_step
 
         state, (images, targets) = self.state, self.batch
         state.model.train()

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from utils.augmentations import GREY, letterbox, mixup, random_perspective, warp_limits
-from utils.boxes import xywhn2xyxy, xyxy2xywhn
-from utils.dataset import EDGE_PIXELS, Item, LoadImagesAndLabels, Shapes
-from utils.mosaic import copy_paste
-from utils.segments import xyn2xy
+from utils.dataset.items import EDGE_PIXELS, Item, LoadImagesAndLabels, Shapes
+from utils.dataset.mosaic import copy_paste
+from utils.geometry.boxes import xywhn2xyxy, xyxy2xywhn
+from utils.geometry.segments import xyn2xy
 
 
 class TwoStepImages(LoadImagesAndLabels):

@@ -29,11 +29,11 @@ if __name__ == "__main__":
 
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
 from benchmarks.material import demo_data, one_thread, plain_memory, responsive_checkpoint
-from utils.cli import run_command
-from utils.config import option, parse
+from utils.commands.cli import run_command
+from utils.commands.options import option, parse
 from utils.errors import InputError
-from utils.files import ROOT
 from utils.log import LOGGER
+from utils.storage.files import ROOT
 
 # By how much the ways' predictions may differ, scores in 0..1 and boxes in image sides: convolutions in another memory
 # format round differently, by up to 4e-4 in a network of random weights; what is wrong differs by far more.
@@ -48,8 +48,8 @@ sys.exit(done.returncode)
 PLAIN_COMMAND = """
 import val
 from benchmarks.validation import plain_way
-from utils.cli import run_command
-from utils.config import parse
+from utils.commands.cli import run_command
+from utils.commands.options import parse
 
 def main():
     with plain_way():
@@ -77,7 +77,7 @@ def plain_matching(detections: Any, labels: Any, thresholds: Any) -> Any:
     import numpy as np
     import torch
 
-    from utils.boxes import box_iou
+    from utils.geometry.boxes import box_iou
 
     detections, labels, thresholds = (torch.as_tensor(values) for values in (detections, labels, thresholds))
     correct = torch.zeros(len(detections), len(thresholds), dtype=torch.bool)
@@ -103,9 +103,9 @@ def plain_way() -> Iterator[None]:
     """Validate the plain way meanwhile."""
     import torch
 
-    from utils import charts
-    from utils.background import BackgroundDrawing
-    from utils.nms import non_max_suppression
+    from utils.drawing import charts
+    from utils.drawing.background import BackgroundDrawing
+    from utils.geometry.nms import non_max_suppression
 
     def image_by_image(prediction: Any, *arguments: Any, **keywords: Any) -> list[Any]:
         return [non_max_suppression(image[None], *arguments, **keywords)[0] for image in prediction]
@@ -115,10 +115,10 @@ def plain_way() -> Iterator[None]:
 
     with (
         plain_memory(),
-        mock.patch("utils.evaluator.non_max_suppression", image_by_image),
-        mock.patch("utils.evaluator.prepare_images", contiguous),
-        mock.patch("utils.evaluation.match_predictions", plain_matching),
-        mock.patch("utils.background.BackgroundDrawing", lambda: BackgroundDrawing(0)),
+        mock.patch("utils.validation.loop.non_max_suppression", image_by_image),
+        mock.patch("utils.validation.loop.prepare_images", contiguous),
+        mock.patch("utils.validation.scores.match_predictions", plain_matching),
+        mock.patch("utils.drawing.background.BackgroundDrawing", lambda: BackgroundDrawing(0)),
         mock.patch.object(charts, "PNG_COMPRESSION", 6),
         mock.patch.object(torch, "channels_last", torch.contiguous_format),  # what val.py asks of the model
     ):
@@ -128,7 +128,7 @@ def plain_way() -> Iterator[None]:
 def measure(options: ValidationOptions | None = None) -> list[Figure]:
     """The figures of validation."""
     from utils.checks import check_dataset
-    from utils.labels import find_images
+    from utils.dataset.labels import find_images
 
     options = options or ValidationOptions()
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +179,7 @@ def detections_of(validate: Callable[[Any], None]) -> dict[str, Any]:
 @contextmanager
 def predictions_noted() -> Iterator[list[Any]]:
     """Collect meanwhile what the network of a validation predicts: (B, N, 5 + nc) of each batch."""
-    from utils.evaluator import Evaluation
+    from utils.validation.loop import Evaluation
 
     infer, predictions = Evaluation._infer, []
 
@@ -195,7 +195,7 @@ def predictions_noted() -> Iterator[list[Any]]:
 @contextmanager
 def predictions_given(predictions: list[Any]) -> Iterator[None]:
     """Let a validation meanwhile take these for what its network predicts, batch by batch."""
-    from utils.evaluator import Evaluation
+    from utils.validation.loop import Evaluation
 
     rest = iter(predictions)
     with mock.patch.object(Evaluation, "_infer", lambda evaluation, images: (next(rest).clone(), None)):

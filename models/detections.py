@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from utils.boxes import xyxy2xywh
+from utils.detection.outputs import CropNames, Incomplete, crop_box, folder_names, one_result
 from utils.errors import InputError
-from utils.files import fitting_name, increment_path, make_folder
+from utils.geometry.boxes import xyxy2xywh
 from utils.names import terminal_text
-from utils.result_files import CropNames, Incomplete, crop_box, folder_names, one_result
+from utils.storage.files import fitting_name, increment_path, make_folder
 
 DEFAULT_FOLDER = "runs/detect/exp"
 _crop_names = CropNames()  # those of one call after the other, as for the frames of a video
@@ -138,7 +138,7 @@ class Detections:
 
     def _drawn(self, labels: bool) -> list[np.ndarray]:
         """Copies of the pictures with boxes, the best on top, and with their labels if wanted."""
-        from utils.annotator import Annotator, colors
+        from utils.drawing.annotator import Annotator, colors
 
         pictures, letters = [], "".join(self.names.values())
         for image, found in zip(self.imgs, self.pred, strict=True):
@@ -161,7 +161,7 @@ class Detections:
         """
         from PIL import Image
 
-        from utils.display import display_problem
+        from utils.detection.display import display_problem
 
         drawn = self._readable(self._drawn(labels))
         pictures = [(Image.fromarray(picture), file) for picture, file in drawn]
@@ -192,7 +192,7 @@ class Detections:
             number), ``label`` (name and confidence), ``im`` (BGR (h, w, 3) uint8, as OpenCV writes it). With ``save``
             the folder (see ``save``) gets crops/<class>/<file>, and the pictures without boxes.
         """
-        from utils.annotator import write_picture
+        from utils.drawing.annotator import write_picture
 
         folder = _results_folder(save_dir) if save else None
         class_folders = folder_names(self.names, folder or Path())
@@ -218,7 +218,7 @@ class Detections:
         return [pair for place, pair in enumerate(pairs) if place not in self.unreadable]
 
     def _write(self, pictures: list[np.ndarray], folder: Path) -> None:
-        from utils.annotator import write_picture
+        from utils.drawing.annotator import write_picture
         from utils.log import LOGGER
 
         incomplete: Incomplete = {}

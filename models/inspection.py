@@ -10,8 +10,8 @@ import torch
 from models.yolo import PROFILE_RUNS, DetectionModel
 from utils.device import select_device
 from utils.errors import InputError, short_repr
-from utils.files import ROOT
 from utils.log import LOGGER
+from utils.storage.files import ROOT
 
 MOST_IMAGES = 1024  # of a profiled batch
 

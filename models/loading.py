@@ -1,11 +1,12 @@
 """Reading checkpoints of YOLOv5 v5.0 to v7.0 and of this project, and bringing old models up to date.
 
-A file is data: ``utils.torch_files`` reads it whole, into records; ``models.rebuilding`` judges these and makes modules
-of them.
+A file is data: ``utils.torch_files`` reads it whole, into records; ``models.checkpoints.rebuilding`` judges these and
+makes modules of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 from torch import nn
 
 from models import yolo
-from models.rebuilding import module_classes, rebuild
-from models.safetensors_models import SUFFIX, read_model
-from models.soundness import check_detector, check_finite
-from utils.checkpoint import MODULE_KEYS, plain, plain_checkpoint, use_reader
-from utils.errors import CheckpointError, MissingFileError
+from models.checkpoints.rebuilding import module_classes, rebuild
+from models.checkpoints.safetensors_models import SUFFIX, read_model
+from models.checkpoints.soundness import check_detector, check_finite
+from models.ensemble import Ensemble
+from utils.checkpoint import CLEARED_KEYS, MODULE_KEYS, RESUME_KEY, plain, plain_checkpoint, save_checkpoint
+from utils.errors import CheckpointError, InputError, MissingFileError
+from utils.log import LOGGER
 from utils.torch_files.messages import message
 from utils.torch_files.reader import read_torch_file
 from utils.torch_files.records import Refusal
@@ -61,8 +64,6 @@ def load_checkpoint(path: str | Path, finite: bool = True) -> dict[str, Any]:
 
 # What values of a wrong kind can still cause, where a rule for them is missing; a file must not end in a traceback
 _UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
-
-use_reader(lambda path: load_checkpoint(path, finite=False))
 
 
 def _missing(file: Path) -> str:
@@ -140,3 +141,88 @@ def _modernize_head(head: yolo.Detect) -> None:
     vars(head).setdefault("inplace", True)  # to v5.0
     if head.export:  # saved in the middle of an export: training needs both outputs
         head.export = False
+
+
+def attempt_load(
+    weights: str | Path | Sequence[str | Path],
+    device: torch.device | str | None = None,
+    inplace: bool = True,
+    fuse: bool = True,
+    channels: int | None = 3,
+) -> Any:
+    """Load checkpoints for inference: EMA weights where there are any, FP32, eval mode.
+
+    Args:
+        weights: a checkpoint file, or several for an ensemble.
+        device: where to put the model; default: the CPU.
+        inplace: let Detect decode in place (less memory; False for tracing).
+        fuse: fold batch norms into their convolutions.
+        channels: of the images that the models will get; None: any, the caller makes images of its own.
+
+    Returns:
+        A DetectionModel; of several files an Ensemble with ``names``, ``nc`` and ``yaml`` of the first and the largest
+        ``stride``.
+
+    Raises:
+        MissingFileError, CheckpointError: a file is missing or cannot be used; InputError: the class counts differ, or
+            a model takes images with other channels.
+    """
+    from models.checkpoints.prerequisites import check_channels
+    from models.checkpoints.soundness import check_runs
+    from models.loading import load_checkpoint  # it needs the blocks of this module
+
+    files = [weights] if isinstance(weights, str | Path) else list(weights)
+    if not files:
+        raise InputError("no weights given: name at least one checkpoint file")
+    members = []
+    for file in files:
+        checkpoint = load_checkpoint(file)
+        model = (checkpoint.get("ema") or checkpoint["model"]).to(device or "cpu").float().eval()
+        if channels is not None:
+            check_channels(model, file, channels)
+        _set_inplace(model, inplace)
+        check_runs(model, file)
+        members.append(model.fuse().eval() if fuse else model)
+    if len(members) == 1:
+        return members[0]
+    counts = [model.model[-1].nc for model in members]
+    if len(set(counts)) > 1:
+        listed = ", ".join(f"{file}: {count}" for file, count in zip(files, counts, strict=True))
+        raise InputError(
+            f"the models of an ensemble must know the same classes, got {listed} classes: choose files of one data set"
+        )
+    ensemble: Any = Ensemble(members)
+    ensemble.names, ensemble.nc, ensemble.yaml = members[0].names, counts[0], members[0].yaml
+    ensemble.stride = max((model.stride for model in members), key=lambda stride: float(stride.max()))
+    return ensemble.eval()
+
+
+def _set_inplace(model: nn.Module, inplace: bool) -> None:
+    """Set ``inplace`` wherever there is one: the model, its head, its activations."""
+    for module in model.modules():
+        if "inplace" in vars(module):
+            module.inplace = inplace  # type: ignore[assignment]
+
+
+def strip_optimizer(path: str | Path = "best.pt", output: str | Path = "") -> None:
+    """Turn a training checkpoint into one for use: EMA weights as ``model``, FP16, no optimizer, no gradients.
+
+    Args:
+        path: the training checkpoint; a stripped one stays as it is.
+        output: write there instead of over ``path``.
+
+    Raises:
+        MissingFileError, CheckpointError: ``path`` is missing or no checkpoint.
+    """
+    if Path(path).suffix.lower() == ".safetensors":
+        raise InputError(f"{path} holds weights alone: there is no optimizer to strip")
+    checkpoint = load_checkpoint(path, finite=False)
+    checkpoint["model"] = checkpoint.get("ema") or checkpoint["model"]
+    checkpoint.update(dict.fromkeys(CLEARED_KEYS))
+    checkpoint.pop(RESUME_KEY, None)
+    checkpoint["epoch"] = -1
+    checkpoint["model"].requires_grad_(False)
+    target = Path(output or path)
+    save_checkpoint(checkpoint, target)
+    place = f"{path}, saved as {target}" if output else str(path)
+    LOGGER.info(f"Optimizer stripped from {place}, {target.stat().st_size / 1e6:.1f}MB")

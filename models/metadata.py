@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.checks import MOST_CLASSES
-from utils.config import LARGEST_IMAGE, MOST
+from utils.commands.options import LARGEST_IMAGE, MOST
 from utils.errors import InputError, one_line, short_repr
 
 FILE_NAME = "metadata.json"  # in formats that are folders

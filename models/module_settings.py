@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from models.activations import ACTIVATIONS, LARGEST_NUMBER, module_text, parse_module
+from models.head import Detect
 from models.widths import SIZED, resize, width_of
 from utils.errors import InputError
 
@@ -50,8 +51,6 @@ _OF_DETECT = {"nc", "no", "nl", "na", "grid", "anchor_grid", "stride", "export",
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
     """The settings of one module by name; tuples are lists, parameters and buffers say whether they are there."""
-    from models.yolo import Detect  # which needs this module
-
     left_out = _BOOKKEEPING | (_OF_DETECT if isinstance(module, Detect) else set())
     found = {
         name: list(value) if isinstance(value, tuple) else value

@@ -15,16 +15,18 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from models import common, experimental
+from models import common
 from models.activations import parse_activation, set_activation
+from models.head import Detect
 from models.limits import build_within_limits
 from models.module_settings import apply_modules
+from models.rare_blocks import MixConv2d, Sum
 from models.widths import apply_widths
 from utils.checks import MOST_CLASSES
-from utils.config import LARGEST_IMAGE
+from utils.commands.options import LARGEST_IMAGE
 from utils.errors import InputError, MissingFileError, one_line, short_repr
-from utils.files import ROOT, read_yaml
 from utils.log import LOGGER
+from utils.storage.files import ROOT, read_yaml
 
 CHANNEL_MULTIPLE = 8  # widths are rounded up to this
 STRIDE_PROBE = 256  # pixels of the square image that shows the strides
@@ -46,6 +48,7 @@ _TAKES_CHANNELS = _TAKES_REPEATS | {
     "Conv", "DWConv", "GhostConv", "CrossConv", "MixConv2d", "Focus", "Bottleneck", "GhostBottleneck",
     "SPP", "SPPF", "C3SPP", "DWConvTranspose2d", "nn.ConvTranspose2d",
 }  # fmt: skip
+_BLOCKS = {**vars(common), "Detect": Detect, "MixConv2d": MixConv2d, "Sum": Sum}
 _OF_SEQUENCES = (nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder)  # copy themselves before they count
 _TABLE = "%3s%18s%3s%10s  %-40s%-30s"
 _CONSTANTS = {"None": None, "True": True, "False": False}
@@ -144,13 +147,8 @@ def _is_side(side: Any) -> bool:
 
 def find_module(name: str) -> type[nn.Module] | None:
     """The class behind a module name of a row: a block of this project, Detect, or ``nn.<Name>``; else None."""
-    if name == "Detect":
-        from models.yolo import Detect  # which needs this module
-
-        return Detect
-    spaces = [vars(nn)] if name.startswith("nn.") else [vars(common), vars(experimental)]
-    found = next((space[key] for space in spaces if (key := name.removeprefix("nn.")) in space), None)
-    return found if isinstance(found, type) and issubclass(found, nn.Module) else None
+    known: Any = vars(nn).get(name[3:]) if name.startswith("nn.") else _BLOCKS.get(name)
+    return known if isinstance(known, type) and issubclass(known, nn.Module) else None
 
 
 def resolve_word(word: str, names: Mapping[str, Any]) -> Any:

@@ -5,9 +5,11 @@ Letters mean the same as in ``models.blocks``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import gcd
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -206,3 +208,62 @@ class DWConvTranspose2d(nn.ConvTranspose2d):
 
     def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, p1: int = 0, p2: int = 0) -> None:
         super().__init__(c1, c2, k, stride=s, padding=p1, output_padding=p2, groups=gcd(c1, c2))
+
+
+class Sum(nn.Module):
+    """Sum of several maps, optionally weighted by learned factors of 0 to 2 (Tan et al., 2020)."""
+
+    w: nn.Parameter
+
+    def __init__(self, n: int, weight: bool = False):
+        super().__init__()
+        self.weight, self.iter = weight, range(n - 1)
+        starts = torch.tensor([-0.5 * position for position in range(1, n)])
+        if weight:
+            self.register_parameter("w", nn.Parameter(starts))
+
+    def forward(self, x: list[torch.Tensor]) -> torch.Tensor:
+        """List of (B, C, H, W) -> (B, C, H, W)."""
+        if not self.weight:
+            return sum(x[1:], start=x[0])
+        factors = torch.sigmoid(self.w) * 2
+        return sum((factor * map_ for factor, map_ in zip(factors, x[1:], strict=True)), start=x[0])
+
+
+class MixConv2d(nn.Module):
+    """Convolutions of several kernel sizes side by side (Tan and Le, 2019), then batch norm and activation."""
+
+    def __init__(self, c1: int, c2: int, k: tuple[int, ...] = (1, 3), s: int = 1, equal_ch: bool = True):
+        super().__init__()
+        widths = _equal_channels(c2, len(k)) if equal_ch else _equal_parameters(c2, k)
+        self.m = nn.ModuleList(
+            nn.Conv2d(c1, width, size, s, size // 2, groups=math.gcd(c1, width), bias=False)
+            for size, width in zip(k, widths, strict=True)
+        )
+        self.bn = nn.BatchNorm2d(c2)
+        self.act = nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, c1, H, W) -> (B, c2, H / s, W / s)."""
+        return self.act(self.bn(torch.cat([convolution(x) for convolution in self.m], dim=1)))
+
+
+def _equal_channels(total: int, parts: int) -> list[int]:
+    owners = np.floor(np.linspace(0, parts - 1e-6, total))
+    return [int((owners == part).sum()) for part in range(parts)]
+
+
+def _equal_parameters(total: int, kernels: tuple[int, ...]) -> list[int]:
+    """Widths that sum to ``total`` and give each kernel size about as many weights, by least squares."""
+    count = len(kernels)
+    areas = np.array(kernels, dtype=float) ** 2
+    equations = np.zeros((count, count))
+    equations[0] = 1
+    for row in range(1, count):
+        equations[row, row - 1 : row + 1] = -areas[row - 1], areas[row]
+    solution, *_ = np.linalg.lstsq(equations, np.array([total] + [0] * (count - 1), dtype=float), rcond=None)
+    return [int(width) for width in solution.round()]
+
+
+for _block in (MixConv2d, Sum):
+    _block.__module__ = "models.experimental"  # the path under which checkpoints pickle them

@@ -19,12 +19,12 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from prune_tools.recipes import RecipeOptions, register_recipe, with_recipe
-from utils.cli import run_training_command
-from utils.config import OPEN, build, option
-from utils.files import ROOT, newest_file
+from prune_tools.tuning.recipes import RecipeOptions, register_recipe, with_recipe
+from utils.commands.cli import run_training_command
+from utils.commands.next_steps import following
+from utils.commands.options import OPEN, build, option
 from utils.log import LOGGER
-from utils.next_steps import following
+from utils.storage.files import ROOT, newest_file
 
 if TYPE_CHECKING:
     from utils.callbacks import Callbacks
@@ -52,7 +52,7 @@ def main(options: FinetuneOptions, callbacks: Callbacks | None = None) -> Any:
     callbacks = callbacks or Callbacks()
     resumption = None
     if options.resume and not options.evolve:
-        from utils.resume import resume_options
+        from utils.training.resume import resume_options
 
         resumption = resume_options(options)
         options = resumption.options  # recipe and teacher are those of the interrupted run
@@ -63,7 +63,7 @@ def main(options: FinetuneOptions, callbacks: Callbacks | None = None) -> Any:
             LOGGER.info(f"Fine-tuning the newest pruned model, {options.weights}")
     register_recipe(options, callbacks)
     if not (options.noval or options.evolve or options.nosave):
-        from prune_tools.start import KeepStart
+        from prune_tools.tuning.keep_start import KeepStart
 
         KeepStart(options).register(callbacks)
     return train.main(options, callbacks, next_steps=steps_after_finetuning, resumption=resumption)

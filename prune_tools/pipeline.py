@@ -18,16 +18,17 @@ if __name__ == "__main__":
 
 from prune_tools import train_sparity
 from prune_tools.pipeline_options import OWN, SHARED, PipelineOptions
-from prune_tools.recipes import recipe_after
 from prune_tools.train_sparity import SparseOptions
-from utils.cli import run_command, show_arguments
-from utils.config import TrainOptions, build, parse, to_dict
+from prune_tools.tuning.recipes import recipe_after
+from utils.commands.cli import run_command, show_arguments
+from utils.commands.interrupts import advising, same_command
+from utils.commands.next_steps import following, log_next
+from utils.commands.options import build, parse, to_dict
 from utils.errors import InputError, short_repr
-from utils.files import increment_path, make_folder, read_yaml_mapping, write_yaml
-from utils.folder_lock import held_folder
-from utils.interrupts import advising, same_command
 from utils.log import LOGGER, colorstr
-from utils.next_steps import following, log_next
+from utils.storage.files import increment_path, make_folder, read_yaml_mapping, write_yaml
+from utils.storage.folder_lock import held_folder
+from utils.training.options import TrainOptions
 
 STEPS = ("base", "sparse", "pruned", "finetuned")  # of one round; earlier rounds have steps of their own
 RECORD = "pipeline.yaml"
@@ -179,7 +180,7 @@ def resumable(checkpoint: Path) -> bool:
 
 def main(options: PipelineOptions) -> Path:
     """Run the steps, write table.txt, .csv and .png, pictures and the report; returns the run folder."""
-    from prune_tools.survey import find_surveys
+    from prune_tools.survey.record import find_surveys
 
     show_arguments("pipeline", options)
     surveys = find_surveys(options, Path(options.project) / options.name)
@@ -190,13 +191,13 @@ def main(options: PipelineOptions) -> Path:
 def _run_and_report(options: PipelineOptions, surveys: dict[str, dict[str, Any]]) -> Path:
     from detect import DetectOptions
     from export import ExportOptions
-    from prune_tools.comparison import as_text, compare, save_csv, save_picture
-    from prune_tools.pictures import draw_gammas, draw_run
     from prune_tools.pipeline_report import report_of
-    from prune_tools.survey import surveys_of
+    from prune_tools.report.pictures import draw_gammas, draw_run
+    from prune_tools.report.table import as_text, compare, save_csv, save_picture
+    from prune_tools.survey.record import surveys_of
     from utils.checks import check_dataset
-    from utils.files import atomic_path
-    from utils.labels import find_images
+    from utils.dataset.labels import find_images
+    from utils.storage.files import atomic_path
 
     pipeline = Pipeline(options)
     checkpoints = pipeline.run()

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prune_tools.planning import DEFAULT_ROUNDING
-from prune_tools.recipes import RECIPES
+from prune_tools.planning.options import DEFAULT_ROUNDING
 from prune_tools.train_sparity import AUTO, PENALTIES, SCOPES, SparseOptions
-from utils.config import LARGEST_IMAGE, LARGEST_SEED, TrainOptions, as_list, build, check_numbers, option
+from prune_tools.tuning.recipes import RECIPES
+from utils.commands.options import LARGEST_IMAGE, LARGEST_SEED, as_list, build, check_numbers, option
 from utils.errors import InputError, short_repr
-from utils.files import ROOT
+from utils.storage.files import ROOT
+from utils.training.options import TrainOptions
 
 DEFAULT_FLOPS = "0.5"
 
@@ -175,7 +176,7 @@ class PipelineOptions:
 def _budget_of_round(options: PipelineOptions, left: int, base: Path, present: Path) -> dict[str, str]:
     """The target, absolute, of the first of the ``left`` rounds that are to come; never more than what there is."""
     from models.loading import load_checkpoint
-    from prune_tools.targets import target_of
+    from prune_tools.planning.targets import target_of
     from utils.model_info import count_parameters, gflops
 
     target = target_of(options, ("params", "flops"))

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 
 from models.loading import load_checkpoint
-from prune_tools.comparison import Row
+from prune_tools.channels.groups import find_groups, protect, select_groups
 from prune_tools.finetune import FinetuneOptions
-from prune_tools.groups import find_groups, protect, select_groups
-from prune_tools.importance import gamma_scores
-from prune_tools.pictures import gamma_histogram
 from prune_tools.pipeline_options import PipelineOptions
-from prune_tools.report import Report, layer_widths
+from prune_tools.planning.scores import gamma_scores
+from prune_tools.report.pictures import gamma_histogram, layer_widths
+from prune_tools.report.report import Report
+from prune_tools.report.table import Row
 from prune_tools.train_sparity import SparseOptions
-from utils.config import TrainOptions, command_line, to_dict
-from utils.files import read_yaml_mapping
+from utils.commands.options import command_line, to_dict
+from utils.storage.files import read_yaml_mapping
+from utils.training.options import TrainOptions
 
 
 def report_of(

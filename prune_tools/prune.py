@@ -21,31 +21,26 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from prune_tools.comparison import as_text
-from prune_tools.planning import PlanOptions, make_plan
-from prune_tools.pruning import (
-    Pruning,
-    PruningOptions,
-    open_inputs,
-    open_loader,
-    repair_batches,
-    val_options,
-)
-from prune_tools.recipes import DEFAULT, recipe_after
-from utils.cli import run_command, show_arguments
-from utils.config import build, command_line, option, parse, to_dict
+from prune_tools.opening import open_inputs, open_loader, repair_batches, val_options
+from prune_tools.options import PruningOptions
+from prune_tools.planning.options import PlanOptions, make_plan
+from prune_tools.report.table import as_text
+from prune_tools.steps import Pruning
+from prune_tools.tuning.recipes import DEFAULT, recipe_after
+from utils.commands.cli import run_command, show_arguments
+from utils.commands.next_steps import following, log_next
+from utils.commands.options import build, command_line, option, parse, to_dict
 from utils.errors import InputError
-from utils.files import atomic_path
-from utils.folder_lock import claimed_folder
 from utils.log import LOGGER, colorstr, warnings_only
-from utils.next_steps import following, log_next
+from utils.storage.files import atomic_path
+from utils.storage.folder_lock import claimed_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from models.yolo import DetectionModel
-    from prune_tools.comparison import Row
-    from prune_tools.report import Report
+    from prune_tools.report.report import Report
+    from prune_tools.report.table import Row
 
 TIMING_SECONDS = 0.5  # for each network
 
@@ -68,8 +63,8 @@ class PruneOptions(PlanOptions, PruningOptions):
 
 def main(options: PruneOptions) -> Path:
     """Prune, check, repair, validate, save and report; returns the run folder."""
-    from prune_tools.survey import find_surveys, surveys_of
-    from prune_tools.tracing import trace_model
+    from prune_tools.channels.tracing import trace_model
+    from prune_tools.survey.record import find_surveys, surveys_of
 
     show_arguments("prune", options)
     place = Path(options.project) / options.name
@@ -86,7 +81,7 @@ def _prune_into(
     folder: Path, options: PruneOptions, pruning: Pruning, checkpoint: dict[str, Any], data: dict[str, Any],
     surveys: dict[str, dict[str, Any]],
 ) -> Path:  # fmt: skip
-    from prune_tools.report import layer_table
+    from prune_tools.report.report import layer_table
     from prune_tools.yolo_pruned import save_pruned
 
     model = pruning.full
@@ -141,7 +136,7 @@ def find_teacher(checkpoint: dict[str, Any], weights: str) -> str:
     It can if its head fits and it is no narrower: not the released weights of other classes, and not an earlier cut.
     """
     from models.loading import load_checkpoint
-    from prune_tools.distillation import check_heads
+    from prune_tools.tuning.distillation import check_heads
     from utils.model_info import count_parameters
 
     recorded = checkpoint.get("opt")
@@ -166,8 +161,8 @@ def measure(
 ) -> list[Row]:
     """Validate and time networks (by step, with the name of their file) if wanted; the rows of the table."""
     import val
-    from prune_tools.comparison import row_of
-    from prune_tools.latency import prepare, time_calls
+    from prune_tools.planning.latency import prepare, time_calls
+    from prune_tools.report.table import row_of
 
     if options.noval:
         return [row_of(step, network, [None] * 4, None, file) for step, (network, file) in networks.items()]
@@ -192,10 +187,10 @@ def report_of(
     """The report of a pruning whose model has been saved."""
     import torch
 
-    from prune_tools.importance import gamma_scores
-    from prune_tools.pictures import gamma_histogram
-    from prune_tools.report import Report, layer_widths
-    from utils.labels import find_images
+    from prune_tools.planning.scores import gamma_scores
+    from prune_tools.report.pictures import gamma_histogram, layer_widths
+    from prune_tools.report.report import Report
+    from utils.dataset.labels import find_images
 
     plan, gammas = pruning.plan, gamma_scores(pruning.full, pruning.groups)
     parts = {

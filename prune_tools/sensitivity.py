@@ -18,14 +18,16 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from prune_tools.survey import Point, Survey, SurveyOptions
-from utils.cli import run_command, show_arguments
-from utils.config import build, check_numbers, command_line, option, parse, to_dict
+from prune_tools.report.sensitivity_view import draw_sensitivity, table_rows
+from prune_tools.survey.record import Point
+from prune_tools.survey.survey import Survey, SurveyOptions
+from utils.commands.cli import run_command, show_arguments
+from utils.commands.interrupts import advising, same_command
+from utils.commands.next_steps import following, log_next
+from utils.commands.options import build, check_numbers, command_line, option, parse, to_dict
 from utils.errors import InputError
-from utils.files import ROOT
-from utils.folder_lock import held_folder
-from utils.interrupts import advising, same_command
-from utils.next_steps import following, log_next
+from utils.storage.files import ROOT
+from utils.storage.folder_lock import held_folder
 
 
 @dataclass
@@ -83,7 +85,7 @@ class Sensitivity(Survey):
         """Measure what is not finished; returns the whole model's point and those of the wanted ratios."""
         from tqdm import tqdm
 
-        from prune_tools.plan import Plan, keep_largest
+        from prune_tools.planning.plan import Plan, keep_largest
 
         tasks = [("", 0.0, Plan({}, limits=self.limits))]
         for ratio in self.options.ratios:
@@ -124,50 +126,6 @@ def conclude(points: Sequence[Point], options: SensitivityOptions) -> tuple[dict
     data = {"tolerance": options.tolerance, "ratio": ratio, "protected": protected, "skip": skip, "text": text,
             "repeat": float(f"{ratio / 2:.2g}") if most else None}  # fmt: skip
     return data, text
-
-
-def table_rows(points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Head and rows of the table, the most sensitive layers first; ``points`` as in sensitivity.json."""
-    whole = next(point for point in points if not point["layer"])
-    rows: list[tuple[str, ...]] = [("layer", "removed", "params", "GFLOPs", "mAP50-95", "lost")]
-    for point in sorted(points, key=lambda point: point["map"]):
-        if point["layer"]:
-            cost = (f"{point[name] / whole[name] - 1:+.1%}" for name in ("parameters", "gflops"))
-            lost = f"{whole['map'] - point['map']:.3f}"
-            rows.append((point["layer"], f"{point['ratio']:.0%}", *cost, f"{point['map']:.3f}", lost))
-    return rows
-
-
-def draw_sensitivity(points: Sequence[Mapping[str, Any]], conclusion: Mapping[str, Any], path: Path) -> None:
-    """A bar for each layer and ratio: the mAP50-95 that is lost; layers to protect are coloured."""
-    from prune_tools.pictures import DPI
-    from utils.charts import new_figure, save_figure
-
-    whole = next(point for point in points if not point["layer"])
-    ratios = sorted({point["ratio"] for point in points if point["layer"]})
-    layers = list(dict.fromkeys(point["layer"] for point in points if point["layer"]))
-    width = 0.8 / len(ratios)
-    figure = new_figure(6.4, 1.2 + 0.2 * len(layers))
-    axes = figure.subplots()
-    for number, ratio in enumerate(ratios):
-        lost = {point["layer"]: whole["map"] - point["map"] for point in points if point["ratio"] == ratio}
-        measured = [layer for layer in layers if layer in lost]
-        places = [layers.index(layer) + (number - (len(ratios) - 1) / 2) * width for layer in measured]
-        colors = ["#fc8d62" if layer in conclusion["protected"] else "#8da0cb" for layer in measured]
-        bars = axes.barh(places, [lost[layer] for layer in measured], width * 0.9, color=colors)
-        bars.set_label(f"{ratio:.0%} of the channels")
-        for bar in bars:
-            bar.set_alpha(0.45 + 0.55 * (number + 1) / len(ratios))
-    limit = conclusion["tolerance"] * whole["map"]
-    axes.axvline(limit, color="#444444", linestyle="--", linewidth=1, label="tolerance")
-    axes.set_yticks(range(len(layers)), [layer.removeprefix("model.").removesuffix(".conv") for layer in layers],
-                    fontsize=8)  # fmt: skip
-    axes.invert_yaxis()
-    axes.margins(y=0.01)
-    axes.set_xlabel(f"mAP50-95 lost, of {whole['map']:.3f}, when the layer alone is pruned")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
-    save_figure(figure, path, DPI)
 
 
 def sweep_command(options: SensitivityOptions, skip: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ that are finished.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -20,21 +20,22 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from prune_tools.planning import DEFAULT_ROUNDING
-from prune_tools.survey import Point, Survey, SurveyOptions
-from utils.cli import run_command, show_arguments
-from utils.config import build, check_numbers, option, parse
+from prune_tools.planning.options import DEFAULT_ROUNDING
+from prune_tools.report.sweep_view import LABELS, draw_sweep, table_rows
+from prune_tools.survey.record import Point
+from prune_tools.survey.survey import Survey, SurveyOptions
+from utils.commands.cli import run_command, show_arguments
+from utils.commands.interrupts import advising, same_command
+from utils.commands.next_steps import following, log_next
+from utils.commands.options import build, check_numbers, option, parse
 from utils.errors import InputError
-from utils.files import ROOT
-from utils.folder_lock import held_folder
-from utils.interrupts import advising, same_command
 from utils.log import LOGGER
-from utils.next_steps import following, log_next
+from utils.storage.files import ROOT
+from utils.storage.folder_lock import held_folder
 
 CLIFF = 0.1  # of the whole model's mAP50-95: a smaller fall is no cliff, however steep
 STEEP = 2.0  # of the whole model's mAP50-95 per whole ratio: a tenth lost within 0.05
 FLAGS = {"channels": "percent", "params": "target_params", "flops": "target_flops"}
-LABELS = {"channels": "prunable channels", "params": "parameters", "flops": "operations"}
 
 
 @dataclass
@@ -124,8 +125,8 @@ class Sweep(Survey):
 
     def plan(self, ratio: float) -> Any:
         """The plan that removes ``ratio``. Raises InputError when the limits do not allow so much."""
-        from prune_tools.plan import Plan, plan_by_percent
-        from prune_tools.targets import Target, TargetPlanner
+        from prune_tools.planning.plan import Plan, plan_by_percent
+        from prune_tools.planning.targets import Target, TargetPlanner
 
         if ratio == 0:
             return Plan({}, limits=self.limits)
@@ -209,43 +210,6 @@ def conclude(points: Sequence[Point], options: SweepOptions) -> tuple[dict[str, 
         "text": text,
     }
     return data, text
-
-
-def table_rows(points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Head and rows of the table of a sweep, as text; ``points`` as in sweep.json."""
-    rows: list[tuple[str, ...]] = [("removed", "params", "GFLOPs", "ms / image", "time", "mAP50", "mAP50-95")]
-    for point in points:
-        cost = f"{point['parameters']:,}", f"{point['gflops']:.2f}"
-        time = f"{point['milliseconds']:.1f}", f"{point['relative_time']:.0%}"
-        rows.append((f"{point['ratio']:.1%}", *cost, *time, f"{point['map50']:.3f}", f"{point['map']:.3f}"))
-    return rows
-
-
-def draw_sweep(points: Sequence[Mapping[str, Any]], conclusion: Mapping[str, Any], path: Path) -> None:
-    """Accuracy above, costs relative to the whole model below, over the ratio; cliff and proposal are marked."""
-    from prune_tools.pictures import DPI, finish
-    from utils.charts import new_figure, save_figure
-
-    figure = new_figure(6.4, 6.4)
-    accuracy, cost = figure.subplots(2, 1, sharex=True)
-    ratios = [100 * point["ratio"] for point in points]
-    for name, label in (("map50", "mAP50"), ("map", "mAP50-95")):
-        accuracy.plot(ratios, [point[name] for point in points], marker=".", label=label)
-    for name, label in (("parameters", "parameters"), ("gflops", "GFLOPs"), ("milliseconds", "time per image")):
-        values = [point["relative_time"] if name == "milliseconds" else point[name] / points[0][name]
-                  for point in points]  # fmt: skip
-        cost.plot(ratios, values, marker=".", label=label)
-    for axes in (accuracy, cost):
-        if conclusion["cliff"]:
-            start, end = conclusion["cliff"]
-            axes.axvspan(100 * start, 100 * end, color="#fc8d62", alpha=0.3, label="cliff")
-        if conclusion["proposal"]:
-            axes.axvline(100 * conclusion["proposal"], color="#1b9e77", linestyle="--", label="proposed")
-        axes.set_ylim(bottom=0)
-        finish(axes)
-    accuracy.set_ylabel("accuracy, no training")
-    cost.set(xlabel=f"% of the {LABELS[conclusion['by']]} removed", ylabel="share of the whole model")
-    save_figure(figure, path, DPI)
 
 
 def main(options: SweepOptions) -> Path:

@@ -22,15 +22,15 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from prune_tools.planning import DEFAULT_ROUNDING
-from prune_tools.recipes import PUBLISHED, RECIPES, RecipeOptions, register_recipe, with_recipe
-from utils.cli import run_training_command
-from utils.config import as_list, build, option
+from prune_tools.planning.options import DEFAULT_ROUNDING
+from prune_tools.tuning.recipes import PUBLISHED, RECIPES, RecipeOptions, register_recipe, with_recipe
+from utils.commands.cli import run_training_command
+from utils.commands.next_steps import again, following
+from utils.commands.options import as_list, build, option
 from utils.errors import InputError
-from utils.next_steps import again, following
 
 if TYPE_CHECKING:
-    from prune_tools.sparsity import SparsityPenalty
+    from prune_tools.sparsity.penalty import SparsityPenalty
 
 BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
 TARGET_SHARE = 0.4
@@ -153,7 +153,7 @@ class SparseOptions(RecipeOptions):
 
     def target(self) -> Any:
         """Return what should be left of the network, None where a share of the channels is the goal."""
-        from prune_tools.targets import target_of
+        from prune_tools.planning.targets import target_of
 
         return target_of(self, ("params", "flops"))
 
@@ -178,8 +178,8 @@ class SparseOptions(RecipeOptions):
 
 def make_penalty(options: SparseOptions) -> Any:
     """The callbacks for these options; an automatic rate has the start weights measured first."""
-    from prune_tools.sparsity import PenaltySettings, SparsityPenalty
-    from prune_tools.start import start_map50
+    from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
+    from prune_tools.tuning.keep_start import start_map50
 
     published = options.penalty == "l1" and options.sr != AUTO
     default_beta = BETA_RATE * options.sr if published else 0.0
@@ -225,7 +225,7 @@ def main(options: SparseOptions) -> Any:
     callbacks = Callbacks()
     resumption = None
     if options.resume and not options.evolve:
-        from utils.resume import resume_options
+        from utils.training.resume import resume_options
 
         resumption = resume_options(options)
         options = resumption.options  # penalty, recipe and teacher are those of the interrupted run

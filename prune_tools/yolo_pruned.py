@@ -18,19 +18,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.description import describe, describe_file
-from models.loading import load_checkpoint
-from models.prerequisites import check_channels, check_unfused
-from models.soundness import check_runs
+from models.description import describe
 from models.widths import head_convolutions, width_of
 from models.yolo import DetectionModel
-from prune_tools.groups import ChannelGroup
-from prune_tools.plan import Plan
+from prune_tools.channels.groups import ChannelGroup
+from prune_tools.planning.plan import Plan
 from prune_tools.pruned_common import narrow_module
 from utils.checkpoint import save_checkpoint
-from utils.distributed import plain_norms
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.storage.files import atomic_path
 
 TOLERANCE = 1e-4  # largest difference of pruned and masked outputs, as a share of the output's largest value
 
@@ -41,25 +37,6 @@ class Cut:
 
     inputs: torch.Tensor | None = None
     outputs: torch.Tensor | None = None
-
-
-def load_model(path: str | Path) -> tuple[DetectionModel, dict[str, Any]]:
-    """The detection model of a checkpoint (its EMA if it has one), fp32 in evaluation mode, and the whole checkpoint.
-
-    Its ``yaml`` describes it as it is (see ``models.description``).
-
-    Raises:
-        InputError: no such file, no checkpoint, not a detection model, or one with weights that are not finite, that
-            is fused, that takes other images than RGB, or that no configuration describes.
-    """
-    checkpoint = load_checkpoint(path)
-    model = checkpoint["model"] if checkpoint.get("ema") is None else checkpoint["ema"]
-    check_channels(model, path)
-    check_unfused(model, path)
-    plain_norms(model)
-    model.yaml = describe_file(model.float().eval(), path)
-    check_runs(model, path)
-    return model, checkpoint
 
 
 def find_cuts(model: nn.Module, groups: Iterable[ChannelGroup], plan: Plan) -> dict[str, Cut]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from models.yolo import DetectionModel
-from prune_tools.groups import find_groups, select_groups
-from prune_tools.plan import Plan
+from prune_tools.channels.groups import find_groups, select_groups
+from prune_tools.planning.plan import Plan
 from prune_tools.yolo_pruned import prune_model
 from utils.checkpoint import save_checkpoint
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from utils.downloads import OFFLINE_VARIABLE
-from utils.files import ROOT, write_yaml
 from utils.log import LOGGER
+from utils.storage.files import ROOT, write_yaml
 
 GPU_OPTION = "--gpu"
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from models.yolo import DetectionModel
-from prune_tools.gammas import ChannelGammas
-from prune_tools.groups import ChannelGroup, find_groups
-from prune_tools.plan import Plan
-from utils.files import ROOT, read_yaml
+from prune_tools.channels.groups import ChannelGroup, find_groups
+from prune_tools.planning.plan import Plan
+from prune_tools.sparsity.gammas import ChannelGammas
+from utils.storage.files import ROOT, read_yaml
 
 OWN_CONFIG = {
     "nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": 3,

@@ -14,11 +14,12 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from prune_tools.sparsity import PenaltySettings, SparsityPenalty
+from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
 from utils.callbacks import HOOKS, Callbacks
-from utils.config import TrainOptions, build
-from utils.files import write_yaml
-from utils.state import TrainingState
+from utils.commands.options import build
+from utils.storage.files import write_yaml
+from utils.training.options import TrainOptions
+from utils.training.state import TrainingState
 
 RATE = 0.05
 EPOCHS = 3
@@ -101,8 +102,8 @@ def observe(folder: Path, **options: Any) -> dict[str, Any]:
 
 def write_hyperparameters(folder: Path) -> str:
     """A file with learning rates that move the weights within a few steps."""
-    from utils.config import read_hyperparameters
-    from utils.files import ROOT
+    from utils.storage.files import ROOT
+    from utils.training.hyperparameters import read_hyperparameters
 
     hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
     write_yaml(folder / "hyp.yaml", hyp | {"lr0": 0.5, "mixup": 0.3})

@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-from utils.allocator import USERS_CHOICES
-from utils.files import ROOT
+from utils.commands.allocator import USERS_CHOICES
+from utils.storage.files import ROOT
 
 # Counts the pages that the system has to provide for blocks of 64 MB, one freed before the next.
 PROBE = """
 import resource, sys
-from utils.allocator import keep_freed_memory
+from utils.commands.allocator import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
 import numpy as np
 np.full(2**26, 1, np.uint8)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import archives
-from utils.archives import is_archive, unpack
 from utils.errors import InputError
+from utils.storage import archives
+from utils.storage.archives import is_archive, unpack
 
 FILES = {"set/images/a.jpg": b"picture", "set/labels/a.txt": b"0 .5 .5 1 1\n"}
 

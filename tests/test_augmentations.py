@@ -19,8 +19,8 @@ from utils.augmentations import (
     recolour,
     warp_limits,
 )
-from utils.mosaic import copy_paste, draw_mosaic, place_tile
-from utils.tiles import compose
+from utils.dataset.mosaic import copy_paste, draw_mosaic, place_tile
+from utils.dataset.tiles import compose
 
 STILL = {"degrees": 0, "translate": 0, "scale": 0, "shear": 0, "perspective": 0}
 

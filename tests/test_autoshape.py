@@ -23,11 +23,12 @@ from models.detections import Detections
 from models.yolo import DetectionModel
 from tests.colour_detector import colour_detector, save_colour_detector
 from tests.loopback import Site, site
-from utils import display, weights
+from utils import weights
+from utils.dataset.images import read_image
+from utils.detection import display
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT
-from utils.images import read_image
 from utils.log import LOGGER
+from utils.storage.files import ROOT
 
 __all__ = ["site"]
 

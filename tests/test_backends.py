@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.backends import DetectMultiBackend
-from models.experimental import attempt_load
+from models.loading import attempt_load
 from models.yolo import DetectionModel
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError, MissingFileError

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils import background
-from utils.background import BackgroundDrawing
-from utils.charts import plot_confusion_matrix, plot_mc_curve
-from utils.files import ROOT
+from utils.drawing import background
+from utils.drawing.background import BackgroundDrawing
+from utils.drawing.charts import plot_confusion_matrix, plot_mc_curve
 from utils.log import LOGGER
 from utils.plots import plot_images
+from utils.storage.files import ROOT
 
 
 @pytest.fixture
@@ -100,9 +100,9 @@ GARBAGE = "import os, sys; sys.stdout.write('ready\\n{}'); sys.stdout.flush(); o
 )
 def test_this_process_draws_where_the_other_is_of_no_use(start, reason, tmp_path, heard, monkeypatch):
     if start is None:
-        monkeypatch.setattr("utils.background.sys.executable", str(tmp_path / "nowhere"))
+        monkeypatch.setattr("utils.drawing.background.sys.executable", str(tmp_path / "nowhere"))
     else:
-        monkeypatch.setattr("utils.background.START", start)
+        monkeypatch.setattr("utils.drawing.background.START", start)
     file, picture = next(iter(pictures(tmp_path).items()))
     with BackgroundDrawing(1) as draw:
         draw(file, picture)
@@ -137,7 +137,7 @@ def test_an_error_in_between_ends_the_processes(tmp_path):
 
 
 def test_the_other_process_loads_no_torch():
-    code = "import sys, utils.background, utils.plots; print('torch' in sys.modules)"
+    code = "import sys, utils.drawing.background, utils.plots; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -22,9 +22,10 @@ from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import finetune, pipeline, prune, train_sparity
 from utils.checkpoint import save_checkpoint
-from utils.cli import run_command
-from utils.config import TrainOptions, parse
-from utils.files import ROOT, read_yaml
+from utils.commands.cli import run_command
+from utils.commands.options import parse
+from utils.storage.files import ROOT, read_yaml
+from utils.training.options import TrainOptions
 
 CFG = str(ROOT / "models/yolov5n_mask.yaml")
 COMMANDS = {
@@ -234,8 +235,8 @@ def test_ctrl_c_during_training(tiny_dataset, tmp_path):
 TERMINATED = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
-from utils.cli import run_command
-from utils.files import atomic_output, atomic_path
+from utils.commands.cli import run_command
+from utils.storage.files import atomic_output, atomic_path
 
 
 def work():

@@ -13,11 +13,11 @@ import torch
 
 from benchmarks.material import training_state
 from tests.test_loss import NoValues, random_labels
-from utils.batch_step import WARMUP_BATCHES, BatchStep, RecordedStep, batch_step
-from utils.engine import optimizer_step
 from utils.log import LOGGER
 from utils.loss import ComputeLoss
-from utils.state import TrainingState
+from utils.training.batch_step import WARMUP_BATCHES, BatchStep, RecordedStep, batch_step
+from utils.training.engine import optimizer_step
+from utils.training.state import TrainingState
 
 
 class Rerun:

@@ -20,11 +20,11 @@ from benchmarks.figures import Figure
 from benchmarks.two_step import TwoStepImages
 from tests.colour_detector import save_colour_detector
 from utils.checks import check_dataset
-from utils.config import parse
+from utils.commands.options import parse
 from utils.dataloaders import collate_fn
+from utils.dataset.shared_memory import shared_memory
 from utils.errors import InputError
 from utils.metrics import match_predictions
-from utils.shared_memory import shared_memory
 
 
 @pytest.mark.parametrize("seed", range(5))

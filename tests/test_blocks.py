@@ -24,8 +24,8 @@ from models.common import (
     TransformerBlock,
     autopad,
 )
-from models.experimental import MixConv2d, Sum
-from utils.fusion import fuse_conv_and_bn
+from models.rare_blocks import MixConv2d, Sum
+from utils.model_info import fuse_conv_and_bn
 
 # (block, arguments, keywords, input channels, input side, parameters, state entries, output shape, sum, first, last)
 MEASURED = [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.boxes import box_iou, clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
+from utils.geometry.boxes import box_iou, clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
 
 
 def random_corners(count: int, seed: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from prune_tools.calibration import Batch, focus_on_objects, read_training_images, recalibrate, repair_images
+from prune_tools.repair.calibration import Batch, focus_on_objects, read_training_images, recalibrate, repair_images
 from tests.pruning_networks import thin
 from utils.checks import check_dataset
 

@@ -15,22 +15,15 @@ import pytest
 import torch
 from torch import nn
 
-from models.loading import load_checkpoint
+from models.loading import load_checkpoint, strip_optimizer
 from models.parser import read_config
 from models.yolo import DetectionModel
 from tests.torch_file_tools import pickled_globals
 from utils import checkpoint as checkpoint_module
-from utils.checkpoint import (
-    CheckpointError,
-    copy_matching,
-    intersect_dicts,
-    plain,
-    save_checkpoint,
-    strip_optimizer,
-)
+from utils.checkpoint import CheckpointError, copy_matching, intersect_dicts, plain, save_checkpoint
 from utils.errors import InputError, MissingFileError
-from utils.module_copy import copy_to_cpu
-from utils.optim import ModelEMA, smart_optimizer
+from utils.torch_files.module_copy import copy_to_cpu
+from utils.training.optim import ModelEMA, smart_optimizer
 
 # What YOLOv5 v6.2 and v7.0 can import, beside their own blocks
 EVERYWHERE = {
@@ -151,14 +144,6 @@ def test_strip_to_another_file_and_without_average(tmp_path):
     strip_optimizer(tmp_path / "out.pt")
     again = load_checkpoint(tmp_path / "out.pt")["model"].state_dict()
     assert all(torch.equal(once[key], again[key]) for key in once)
-
-
-def test_strip_finds_its_reader(trained, monkeypatch):
-    monkeypatch.setattr(checkpoint_module, "_readers", [])
-    register = checkpoint_module.use_reader
-    monkeypatch.setattr(checkpoint_module.importlib, "import_module", lambda name: register(load_checkpoint))
-    strip_optimizer(trained)
-    assert load_checkpoint(trained)["epoch"] == -1
 
 
 class FullDisk(io.FileIO):

@@ -11,7 +11,7 @@ import torch
 from utils import checks
 from utils.checks import check_dataset, check_file, check_img_size, check_suffix, check_yaml
 from utils.errors import InputError, MissingFileError
-from utils.files import write_yaml
+from utils.storage.files import write_yaml
 
 
 @pytest.fixture

@@ -15,10 +15,12 @@ from prune_tools.prune import PruneOptions
 from prune_tools.sensitivity import SensitivityOptions
 from prune_tools.sweep import SweepOptions
 from prune_tools.train_sparity import SparseOptions
-from utils.config import TrainOptions, build, option, parse, parser_for, read_hyperparameters, scale_gains
+from utils.commands.options import build, option, parse, parser_for
 from utils.device import select_device
 from utils.errors import InputError, without_middle
-from utils.files import ROOT, read_yaml, write_yaml
+from utils.storage.files import ROOT, read_yaml, write_yaml
+from utils.training.hyperparameters import read_hyperparameters, scale_gains
+from utils.training.options import TrainOptions
 from val import ValOptions
 
 LOW = ROOT / "data/hyps/hyp.scratch-low.yaml"

@@ -30,10 +30,10 @@ from data.scripts.converters.label_files import box_line, coco_labels, join_ring
 from tests.loopback import Site, site
 from utils import weights
 from utils.checks import check_dataset
-from utils.dataset_download import DatasetFolder
+from utils.dataset.download import DatasetFolder
+from utils.dataset.labels import find_images, img2label_paths
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml
-from utils.labels import find_images, img2label_paths
+from utils.storage.files import ROOT, read_yaml
 
 __all__ = ["site"]
 

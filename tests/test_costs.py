@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from models.yolo import DetectionModel
-from prune_tools.costs import CostModel, readable
-from prune_tools.groups import find_groups, select_groups
-from prune_tools.tracing import trace_model
+from prune_tools.channels.groups import find_groups, select_groups
+from prune_tools.channels.tracing import trace_model
+from prune_tools.planning.costs import CostModel, readable
 from prune_tools.yolo_pruned import prune_model
 from tests.pruning_networks import OWN_CONFIG, random_plan, thin, with_random_norms
 from utils.model_info import count_parameters, gflops

@@ -8,7 +8,7 @@ import cv2
 import torch
 
 from benchmarks import data, scaling
-from utils.dataset import LoadImagesAndLabels
+from utils.dataset.items import LoadImagesAndLabels
 
 
 def test_loading_is_measured(monkeypatch):
@@ -35,7 +35,7 @@ def test_growth_is_measured(tmp_path, monkeypatch):
 
 def test_loader_processes_are_measured(tiny_dataset, monkeypatch):
     monkeypatch.setattr(scaling, "THROUGHPUT_PIXELS", 32)
-    monkeypatch.setattr("utils.background.usable_cores", lambda: 2)
+    monkeypatch.setattr("utils.drawing.background.usable_cores", lambda: 2)
     seconds, images = scaling.loading_seconds(str(tiny_dataset), 1)
     assert list(seconds) == [1, 2] and all(seconds.values()) and images == 3 * 12
     monkeypatch.setattr(scaling, "demo_data", lambda folder: "demo.yaml")

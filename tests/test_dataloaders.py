@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.boxes import scale_coords, xywhn2xyxy
 from utils.dataloaders import (
     LoadImagesAndLabels,
     SeededSampler,
@@ -22,10 +21,11 @@ from utils.dataloaders import (
     create_dataloader,
     seed_worker,
 )
-from utils.dataset import rectangle_shapes, resized_shape
+from utils.dataset.images import ORIENTATION_TAG, read_image
+from utils.dataset.items import rectangle_shapes, resized_shape
 from utils.distributed import World
 from utils.errors import InputError, MissingFileError
-from utils.images import ORIENTATION_TAG, read_image
+from utils.geometry.boxes import scale_coords, xywhn2xyxy
 
 HYP = {
     "mosaic": 1.0,

@@ -15,11 +15,12 @@ import train
 import val
 from data.scripts.get_dataset import get
 from tests.loopback import Site, site
-from utils import checks, dataset_download, general
+from utils import checks, general
 from utils.checks import check_dataset
-from utils.dataset_download import DatasetFolder, is_incomplete
+from utils.dataset import download as dataset_download
+from utils.dataset.download import DatasetFolder, is_incomplete
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT, read_yaml, write_yaml
+from utils.storage.files import ROOT, read_yaml, write_yaml
 
 __all__ = ["site"]
 

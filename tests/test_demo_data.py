@@ -19,7 +19,7 @@ from data.scripts.mask_demo.prop_painter import PAINTERS
 from data.scripts.mask_demo.scene import FACE_MASK, Label, draw_scene
 from utils.checks import check_dataset
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml
+from utils.storage.files import ROOT, read_yaml
 
 SMALL = Settings(images=6, size=160, seed=3)
 

@@ -19,18 +19,18 @@ import torch
 import detect
 from tests.colour_detector import colour_detector, save_colour_detector
 from tests.conftest import TINY_COLOURS
-from utils import display
 from utils.checkpoint import save_checkpoint
-from utils.config import parser_for
-from utils.display import display_problem
+from utils.commands.options import parser_for
+from utils.dataset.images import read_image
+from utils.detection import display
+from utils.detection.display import display_problem
+from utils.detection.outputs import CropNames, UniqueStems, crop_box
+from utils.detection.video_files import VideoFile
 from utils.downloads import OFFLINE_VARIABLE
 from utils.errors import InputError
-from utils.files import ROOT
-from utils.images import read_image
 from utils.log import LOGGER
 from utils.names import safe_name
-from utils.result_files import CropNames, UniqueStems, crop_box
-from utils.video_files import VideoFile
+from utils.storage.files import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_a_crop_is_larger_than_its_box_and_keeps_its_colours(tmp_path):
     picture = np.zeros((100, 200, 3), np.uint8)
     assert crop_box(picture, [10, 20, 60, 80]).shape[:2] == (71, 61)  # measured with v6.2
     assert crop_box(picture, [0, 0, 200, 100]).shape == picture.shape
-    from utils.annotator import write_picture
+    from utils.drawing.annotator import write_picture
 
     picture[::2, ::2] = 255, 0, 0
     losses = []
@@ -230,7 +230,7 @@ def test_a_class_name_is_no_way_out_of_the_folder():
     ("options", "label"), [({}, "square 0."), ({"hide_conf": True}, "square"), ({"hide_labels": True}, "")]
 )
 def test_labels_and_line_thickness(run, monkeypatch, options, label):
-    from utils.annotator import Annotator
+    from utils.drawing.annotator import Annotator
 
     drawn = []
     monkeypatch.setattr(Annotator, "box_label", lambda self, box, text, color: drawn.append((text, self.line_width)))
@@ -384,7 +384,7 @@ def test_a_full_disk_ends_the_run(run, monkeypatch, batch_size):
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "crop.jpg")
 
-    monkeypatch.setattr("utils.annotator.write_picture", fail)
+    monkeypatch.setattr("utils.drawing.annotator.write_picture", fail)
     with pytest.raises(OSError, match="No space left"):
         run(save_crop=True, batch_size=batch_size)
 
@@ -541,7 +541,9 @@ def test_batches_name_and_skip_what_cannot_be_read(run, mixed, heard):
     assert "4.png" in heard.text and "1 file(s) could not be read" in heard.text
 
 
-@pytest.mark.parametrize("place", ["utils.result_files.Writer.write", "utils.inputs.LoadImages._network_image"])
+@pytest.mark.parametrize(
+    "place", ["utils.detection.outputs.Writer.write", "utils.detection.inputs.LoadImages._network_image"]
+)
 def test_an_error_of_a_thread_ends_the_run(run, mixed, monkeypatch, place):
     def broken(*_: object) -> None:
         raise InputError("the disk is full")

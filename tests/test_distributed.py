@@ -18,11 +18,12 @@ from tests.rank_probe import EPOCHS, RATE, observe, write_hyperparameters
 from utils import distributed
 from utils.callbacks import HOOKS
 from utils.checkpoint import portable_copy, save_checkpoint
-from utils.config import TrainOptions, build
+from utils.commands.options import build
 from utils.distributed import World, check_options, current_world, device_of_rank, launch, plain_norms
 from utils.errors import InputError
-from utils.files import ROOT
 from utils.log import LOGGER
+from utils.storage.files import ROOT
+from utils.training.options import TrainOptions
 
 TOLERANCE = 1e-6  # of weights of about 1: sums over two ranks are rounded in another order
 
@@ -246,8 +247,8 @@ def test_the_penalty_finds_the_layers_that_sync_bn_replaced(tiny_cfg):
     from types import SimpleNamespace
 
     from models.yolo import DetectionModel
-    from prune_tools.sparsity import PenaltySettings, SparsityPenalty
-    from utils.optim import ModelEMA
+    from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
+    from utils.training.optim import ModelEMA
 
     model = DetectionModel(tiny_cfg)
     average = ModelEMA(model)

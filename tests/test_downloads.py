@@ -224,7 +224,7 @@ def test_the_default_is_the_public_release():
 
 
 def test_checkpoints_are_loaded_from_addresses_and_releases(site: Site, tmp_path: Path, monkeypatch):
-    from models.experimental import attempt_load
+    from models.loading import attempt_load
     from models.yolo import DetectionModel
     from utils.checkpoint import save_checkpoint
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from utils import drafts
-from utils.drafts import draft_path, is_running, remove_abandoned
-from utils.files import ROOT, atomic_output, atomic_path, fitting_name
+from utils.storage import drafts
+from utils.storage.drafts import draft_path, is_running, remove_abandoned
+from utils.storage.files import ROOT, atomic_output, atomic_path, fitting_name
 
 KILLED = """
 import os, signal, sys
-from utils.files import atomic_output, atomic_path
+from utils.storage.files import atomic_output, atomic_path
 with atomic_path("best.pt") as draft, atomic_output("model") as folder:
     draft.write_text("half")
     folder.mkdir()

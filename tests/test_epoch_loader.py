@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils import epoch_loader
 from utils.dataloaders import SeededSampler
-from utils.epoch_loader import EpochLoader
+from utils.training import epoch_loader
+from utils.training.epoch_loader import EpochLoader
 
 
 class Numbers(torch.utils.data.Dataset):

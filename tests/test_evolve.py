@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from utils.config import HYPERPARAMETER_RANGES, TrainOptions, build, read_hyperparameters
-from utils.engine import DivergedError
+from utils.commands.options import build
 from utils.errors import InputError
-from utils.evolve import GAINS, METRICS, SPANS, Evolution, evolve
-from utils.files import ROOT, read_yaml
+from utils.storage.files import ROOT, read_yaml
+from utils.training.engine import DivergedError
+from utils.training.evolve import GAINS, METRICS, SPANS, Evolution, evolve
+from utils.training.hyperparameters import HYPERPARAMETER_RANGES, read_hyperparameters
+from utils.training.options import TrainOptions
 
 HYP = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
 

@@ -24,7 +24,7 @@ import pytest
 import detect
 import export
 from tests.colour_detector import save_colour_detector
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 EXAMPLE = ROOT / "examples/onnxruntime_detect.py"
 

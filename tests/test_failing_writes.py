@@ -15,11 +15,12 @@ import train
 from benchmarks.failing_writes import FailingOptions, main
 from benchmarks.write_faults import FailingWrites
 from utils.callbacks import Callbacks
-from utils.cli import _tell_error_of_thread, describe
-from utils.config import TrainOptions, build
-from utils.files import append_whole, atomic_path
+from utils.commands.cli import _tell_error_of_thread, describe
+from utils.commands.options import build
 from utils.log import LOGGER
 from utils.loggers import RESULT_COLUMNS, CarefulWriter, Loggers
+from utils.storage.files import append_whole, atomic_path
+from utils.training.options import TrainOptions
 
 VALUES = [0.5] * len(RESULT_COLUMNS)
 

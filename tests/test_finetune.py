@@ -15,16 +15,18 @@ import train
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import finetune
-from prune_tools.distillation import Distillation, output_distance, soft_cross_entropy
 from prune_tools.finetune import FinetuneOptions
-from prune_tools.recipes import DEFAULT, RECIPES, Recipe, with_recipe
+from prune_tools.tuning.distillation import Distillation, output_distance, soft_cross_entropy
+from prune_tools.tuning.recipes import DEFAULT, RECIPES, Recipe, with_recipe
 from utils.callbacks import Callbacks
 from utils.checkpoint import de_parallel, save_checkpoint
-from utils.config import TrainOptions, build, read_hyperparameters
+from utils.commands.options import build
 from utils.dataloaders import create_dataloader
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml
 from utils.loss import ComputeLoss
+from utils.storage.files import ROOT, read_yaml
+from utils.training.hyperparameters import read_hyperparameters
+from utils.training.options import TrainOptions
 
 NARROW = {**read_yaml(ROOT / "models/yolov5n_mask.yaml"), "width_multiple": 0.125}
 SCRATCH = str(ROOT / "data/hyps/hyp.scratch-low.yaml")
@@ -129,7 +131,7 @@ def test_a_gain_without_a_teacher_is_refused():
 
 
 def test_a_run_never_ends_below_its_start(files, tiny_dataset, tmp_path, caplog, monkeypatch):
-    from prune_tools import start
+    from prune_tools.tuning import keep_start as start
 
     for name, before in (("worse", 0.0), ("better", 1.0)):
         monkeypatch.setattr(start, "measure_start", lambda _, before=before: (before,) * 4)  # P, R, mAP50, mAP50-95

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from utils import folder_lock
 from utils.errors import InputError
-from utils.files import ROOT, increment_path
-from utils.folder_lock import FolderLock, claimed_folder, held_folder
+from utils.storage import folder_lock
+from utils.storage.files import ROOT, increment_path
+from utils.storage.folder_lock import FolderLock, claimed_folder, held_folder
 
 CLAIM = """
 import sys, time
-from utils.folder_lock import claimed_folder
+from utils.storage.folder_lock import claimed_folder
 sys.stdin.readline()
 with claimed_folder(sys.argv[1], exist_ok=sys.argv[2] == "exist_ok") as folder:
     (folder / "result").touch()

@@ -10,11 +10,11 @@ from torch import nn
 
 from models.common import Conv
 from models.yolo import DetectionModel
-from prune_tools.folding import fold_constants
-from prune_tools.groups import find_groups, select_groups
-from prune_tools.plan import Plan
+from prune_tools.channels.groups import find_groups, select_groups
+from prune_tools.channels.tracing import trace_model
+from prune_tools.planning.plan import Plan
 from prune_tools.pruned_common import narrow_module
-from prune_tools.tracing import trace_model
+from prune_tools.repair.folding import fold_constants
 from prune_tools.yolo_pruned import find_cuts, largest_difference, mask_model, prune_model
 from tests.pruning_networks import (
     OWN_CONFIG,
@@ -24,7 +24,7 @@ from tests.pruning_networks import (
     thin,
     with_random_norms,
 )
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "models").rglob("yolo*.yaml"))
 

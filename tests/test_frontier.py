@@ -10,12 +10,12 @@ import torch
 from benchmarks import frontier
 from benchmarks.frontier import Cell, Frontier, FrontierOptions, least_that_fits
 from models.yolo import DetectionModel
-from prune_tools.yolo_pruned import load_model
+from prune_tools.opening import load_model
 from utils.checkpoint import save_checkpoint
-from utils.config import build
+from utils.commands.options import build
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml
 from utils.model_info import count_parameters, gflops
+from utils.storage.files import ROOT, read_yaml
 
 
 @pytest.fixture(scope="module")

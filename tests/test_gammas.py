@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.yolo import DetectionModel
-from prune_tools.gammas import ChannelGammas
+from prune_tools.sparsity.gammas import ChannelGammas
 from tests.pruning_networks import random_gammas, trainable_network
 
 

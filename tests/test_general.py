@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from utils import general
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 # What programs written for YOLOv5 v6.2 import from this path.
 EXPECTED = [

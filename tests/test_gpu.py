@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ALL_GPUS, GPU_OPTION, HIDDEN_GPUS, VISIBLE_GPUS
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 
 def test_what_needs_a_gpu() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import checkouts, gpu, gpu_probe, training, validation
 from utils.errors import InputError
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 
 def test_the_probe_notes_the_steps_of_any_script(tmp_path):

@@ -13,11 +13,11 @@ from torch import nn
 from models.common import C3, Bottleneck, Conv
 from models.yolo import DetectionModel
 from prune_tools import groups
-from prune_tools.groups import describe, find_groups, protect, select_groups
-from prune_tools.tracing import trace_model
+from prune_tools.channels.groups import describe, find_groups, protect, select_groups
+from prune_tools.channels.tracing import trace_model
 from tests.pruning_networks import prunable_norms, thin
 from utils.errors import InputError
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 
 def members(model: nn.Module, name: str) -> list[str]:

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from tests.test_dataloaders import HYP, write_split
-from utils import image_cache
-from utils.dataset import LoadImagesAndLabels
+from utils.dataset import image_cache
+from utils.dataset.image_cache import ImageStore
+from utils.dataset.items import LoadImagesAndLabels
+from utils.dataset.shared_memory import SharedTensor, StoredFile, shared_memory
 from utils.distributed import World
 from utils.errors import InputError
-from utils.image_cache import ImageStore
 from utils.log import LOGGER
-from utils.shared_memory import SharedTensor, StoredFile, shared_memory
 
 NEEDED = 12 * 48 * 36 * 3  # bytes of the images of ``small``
 
@@ -80,7 +80,9 @@ def test_images_that_do_not_fit_in_memory_are_refused(small, monkeypatch):
         LoadImagesAndLabels(small, 48, cache_images="ram")
     free_memory(monkeypatch, int(NEEDED / 0.75))
     assert LoadImagesAndLabels(small, 48, cache_images="ram").images is not None
-    monkeypatch.setattr("utils.image_cache.current_world", lambda: World(0, 0, 2, 2))  # every process has its own
+    monkeypatch.setattr(
+        "utils.dataset.image_cache.current_world", lambda: World(0, 0, 2, 2)
+    )  # every process has its own
     with pytest.raises(InputError, match="do not fit in memory"):
         LoadImagesAndLabels(small, 48, cache_images="ram")
 
@@ -97,7 +99,7 @@ def test_images_are_kept_by_themselves_where_they_fit_comfortably(small, monkeyp
     assert not refused and message.startswith("train: the images do not fit in memory") and "--cache disk" in message
     refused, message = kept(None)  # nobody knows how much is free
     assert not refused and "is unknown" in message and "do not fit" not in message and "--cache ram" in message
-    monkeypatch.setattr("utils.image_cache.current_world", lambda: World(0, 0, 2, 2))
+    monkeypatch.setattr("utils.dataset.image_cache.current_world", lambda: World(0, 0, 2, 2))
     assert not kept(3 * NEEDED)[0]
 
 
@@ -138,7 +140,7 @@ def test_disk_cache_is_used_again_while_nothing_changes(small, monkeypatch, log)
     (place,) = stored(small)
     assert place.name == "labels.48.validation.images" and place.stat().st_size - NEEDED < 200
     written = place.stat().st_mtime_ns
-    monkeypatch.setattr("utils.dataset.read_image", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("utils.dataset.items.read_image", lambda *_: pytest.fail("decoded again"))
     again = LoadImagesAndLabels(small, 48, cache_images="disk")
     assert place.stat().st_mtime_ns == written and f"Using the decoded images of {place}" in log.messages[-1]
     assert all(torch.equal(first[index][0], again[index][0]) for index in range(12))
@@ -167,7 +169,7 @@ def test_disk_cache_follows_content_not_times(small, monkeypatch):
     assert file.stat().st_size == before.st_size
     assert LoadImagesAndLabels(small, 48, cache_images="disk").images[0].mean() == 200
     os.utime(file)
-    monkeypatch.setattr("utils.dataset.read_image", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("utils.dataset.items.read_image", lambda *_: pytest.fail("decoded again"))
     assert LoadImagesAndLabels(small, 48, cache_images="disk").images[0].mean() == 200
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from utils.dataset.image_files import find_images, listed_images
+from utils.detection.sources import find_files
+from utils.detection.streams import is_stream
 from utils.errors import InputError
-from utils.image_files import find_images, listed_images
-from utils.sources import find_files
-from utils.streams import is_stream
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from utils.dataset.image_headers import ORIENTATION_TAG, jpeg_size, png_size
+from utils.dataset.images import LARGEST_PIXELS_VARIABLE, inspect_image, read_image
+from utils.dataset.labels import verify_image_label
 from utils.errors import InputError
-from utils.image_headers import ORIENTATION_TAG, jpeg_size, png_size
-from utils.images import LARGEST_PIXELS_VARIABLE, inspect_image, read_image
-from utils.labels import verify_image_label
 
 SIZE = (90, 120)  # width, height
 
@@ -103,7 +103,7 @@ def test_good_pictures_are_measured_as_they_are_decoded(tmp_path):
 
 
 def test_common_files_are_measured_without_decoding(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.images.cv2.imdecode", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("utils.dataset.images.cv2.imdecode", lambda *_: pytest.fail("decoded"))
     for name, content in pictures().items():
         if Path(name).suffix in (".jpg", ".png") and name not in ("cmyk.jpg", "turned.png"):
             (tmp_path / name).write_bytes(content)

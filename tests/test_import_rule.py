@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 CORE = {"utils", "models"}
@@ -115,7 +115,7 @@ FILES = pytest.mark.parametrize("path", project_files(), ids=lambda path: path.r
 
 def test_the_walk_finds_the_project():
     names = {module_name(path) for path in project_files()}
-    assert {"train", "utils.files", "prune_tools.prune", "data.scripts.draw_mask_demo"} <= names
+    assert {"train", "utils.storage.files", "prune_tools.prune", "data.scripts.draw_mask_demo"} <= names
     sample = ast.parse(
         "import pandas\nif TYPE_CHECKING:\n    import scipy\ndef f():\n    from utils.general import x\n"
     )

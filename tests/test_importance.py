@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from models.yolo import DetectionModel
-from prune_tools.groups import find_groups, select_groups
-from prune_tools.importance import SCORES, Material, gamma_scores, score_channels
-from prune_tools.planning import with_hyperparameters
+from prune_tools.channels.groups import find_groups, select_groups
+from prune_tools.planning.options import with_hyperparameters
+from prune_tools.planning.scores import SCORES, Material, gamma_scores, score_channels
 from tests.pruning_networks import thin
 from utils.errors import InputError
 from utils.loss import ComputeLoss

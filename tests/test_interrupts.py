@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import interrupts
-from utils.files import ROOT
-from utils.interrupts import Interrupted, advising, deferred, obey, obeying
+from utils.commands import interrupts
+from utils.commands.interrupts import Interrupted, advising, deferred, obey, obeying
+from utils.storage.files import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 
@@ -22,8 +22,8 @@ COMMAND = """
 import ctypes, gc, os, signal, subprocess, sys, threading, time
 from pathlib import Path
 from utils import interrupts
-from utils.cli import run_command
-from utils.files import atomic_path
+from utils.commands.cli import run_command
+from utils.storage.files import atomic_path
 
 interrupts.PATIENCE_SECONDS = 2.0
 
@@ -196,7 +196,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path):
 
 
 def test_whoever_reads_the_output_may_go(tmp_path):
-    script = "from utils.cli import run_command\nrun_command(lambda: [print('x' * 99) for _ in range(9999)])"
+    script = "from utils.commands.cli import run_command\nrun_command(lambda: [print('x' * 99) for _ in range(9999)])"
     process = subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

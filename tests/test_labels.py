@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.errors import InputError, MissingFileError
-from utils.images import ORIENTATION_TAG, inspect_image, read_image
-from utils.label_cache import cache_path, files_hash, load_labels, read_cache, scan
-from utils.labels import (
+from utils.dataset.images import ORIENTATION_TAG, inspect_image, read_image
+from utils.dataset.label_cache import cache_path, files_hash, load_labels, read_cache, scan
+from utils.dataset.labels import (
     check_class_indices,
     class_weights,
     find_images,
@@ -24,7 +23,8 @@ from utils.labels import (
     remove_duplicates,
     verify_image_label,
 )
-from utils.segments import resample_segments, segment2box, segments2boxes, xyn2xy
+from utils.errors import InputError, MissingFileError
+from utils.geometry.segments import resample_segments, segment2box, segments2boxes, xyn2xy
 
 
 def add_image(root: Path, name: str, text: str | None = None, width: int = 40, height: int = 30) -> str:
@@ -265,7 +265,7 @@ def test_cache_gives_the_scan_back(split):
 
 def test_valid_cache_saves_the_scan(split, monkeypatch):
     first, _ = load_labels(split)
-    monkeypatch.setattr("utils.label_cache.scan", lambda *_: pytest.fail("scanned again"))
+    monkeypatch.setattr("utils.dataset.label_cache.scan", lambda *_: pytest.fail("scanned again"))
     second, _ = load_labels(split)
     assert same(first, second)
 
@@ -310,8 +310,8 @@ def test_unwritable_place_is_survived(split, monkeypatch, caplog):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("utils.label_cache.atomic_path", refuse)
-    monkeypatch.setattr("utils.label_cache.LOGGER.propagate", True)
+    monkeypatch.setattr("utils.dataset.label_cache.atomic_path", refuse)
+    monkeypatch.setattr("utils.dataset.label_cache.LOGGER.propagate", True)
     table, cache = load_labels(split)
     assert len(table.images) == 3 and not cache.exists()
     assert any("cannot write the label cache" in record.message for record in caplog.records)
@@ -334,8 +334,8 @@ def test_nothing_usable_is_an_error_naming_the_first_problem(tmp_path):
 def test_processes_find_the_same(split, monkeypatch):
     images = find_images(split)
     alone = scan(images, img2label_paths(images))
-    monkeypatch.setattr("utils.label_cache.POOL_FROM_IMAGES", 1)
-    monkeypatch.setattr("utils.label_cache.os.cpu_count", lambda: 3)
+    monkeypatch.setattr("utils.dataset.label_cache.POOL_FROM_IMAGES", 1)
+    monkeypatch.setattr("utils.dataset.label_cache.os.cpu_count", lambda: 3)
     assert same(alone, scan(images, img2label_paths(images)))
 
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from prune_tools import latency
+from prune_tools.planning import latency
 from tests.exports.helpers import skip_where_openvino_is_misled
 from tests.pruning_networks import thin
 from utils.errors import InputError

@@ -13,7 +13,7 @@ import torch
 from benchmarks import latency, latency_table
 from tests.colour_detector import save_colour_detector
 from utils.errors import InputError
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 
 @pytest.fixture(scope="module")

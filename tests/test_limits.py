@@ -14,7 +14,7 @@ from models.limits import MOST_MODULES, MOST_PARAMETERS, Work, build_within_limi
 from models.parser import resolve_word
 from models.yolo import DetectionModel
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml
+from utils.storage.files import ROOT, read_yaml
 
 BASE = {
     "nc": 2,

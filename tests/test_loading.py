@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from models import common
-from models.experimental import Ensemble, attempt_load
-from models.loading import load_checkpoint, modernize
-from models.yolo import Detect, DetectionModel
-from utils.checkpoint import CheckpointError, save_checkpoint, strip_optimizer
+from models.ensemble import Ensemble
+from models.head import Detect
+from models.loading import attempt_load, load_checkpoint, modernize, strip_optimizer
+from models.yolo import DetectionModel
+from utils.checkpoint import CheckpointError, save_checkpoint
 from utils.errors import InputError
 
 RELEASES = ["v5.0", "v6.0", "v6.1", "v6.2", "v7.0"]

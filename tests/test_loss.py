@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from utils.assignment import pad_labels, padded_count
-from utils.files import ROOT, read_yaml
 from utils.loss import ComputeLoss, FocalLoss, smooth_BCE
+from utils.storage.files import ROOT, read_yaml
+from utils.training.assignment import pad_labels, padded_count
 
 P5, P6 = (read_yaml(ROOT / "models" / name)["anchors"] for name in ("yolov5n.yaml", "hub/yolov5n6.yaml"))
 GAINS = {"box": 0.05, "cls": 0.5, "obj": 1.0, "cls_pw": 1.0, "obj_pw": 1.0, "fl_gamma": 0.0, "anchor_t": 4.0}

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from models import inspection
+from models.head import Detect
 from models.parser import find_config, parse_model, read_config, resolve_word, scaled_depth, scaled_width
 from models.tta import scale_img
-from models.yolo import Detect, DetectionModel, Model
+from models.yolo import DetectionModel, Model
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT, read_yaml
 from utils.log import LOGGER
+from utils.storage.files import ROOT, read_yaml
 
 SIZES = sorted(path.name for path in (ROOT / "models").rglob("yolo*.yaml"))
 PARAMETERS = {

@@ -21,14 +21,15 @@ from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import finetune, pipeline, prune, sensitivity, sweep, train_sparity
 from prune_tools.pipeline_options import PipelineOptions
-from prune_tools.survey import Point
+from prune_tools.survey.record import Point
 from tests.conftest import draw_tiny_dataset
-from utils.config import TrainOptions, build, command_line, default_of, parser_for, to_dict
+from utils.commands.next_steps import ALWAYS, again, following, handed_on
+from utils.commands.options import build, command_line, default_of, parser_for, to_dict
 from utils.errors import InputError
-from utils.evolve import Evolution, evolve
-from utils.files import read_yaml, write_yaml
 from utils.log import LOGGER
-from utils.next_steps import ALWAYS, again, following, handed_on
+from utils.storage.files import read_yaml, write_yaml
+from utils.training.evolve import Evolution, evolve
+from utils.training.options import TrainOptions
 
 SCRIPTS: dict[str, type] = {
     "train.py": TrainOptions, "val.py": val.ValOptions, "detect.py": detect.DetectOptions,
@@ -75,7 +76,7 @@ def test_every_word_survives_the_shell():
 
 
 def test_windows_has_quotes_of_its_own(monkeypatch):
-    monkeypatch.setattr("utils.config.os.name", "nt")
+    monkeypatch.setattr("utils.commands.options.os.name", "nt")
     command = following("val.py", val.ValOptions, None, weights="C:\\my runs\\best.pt", data="it's.yaml")
     assert command == 'python val.py --weights "C:\\my runs\\best.pt" --data it\'s.yaml'
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from utils import batched_nms, log, nms
+from utils import log
 from utils.errors import InputError
-from utils.nms import non_max_suppression, suppress_overlaps
+from utils.geometry import batched_nms, nms
+from utils.geometry.nms import non_max_suppression, suppress_overlaps
 
 
 def greedy_by_loop(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:

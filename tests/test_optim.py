@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from benchmarks.material import training_state
-from models.experimental import Sum
 from models.parser import read_config
+from models.rare_blocks import Sum
 from models.yolo import DetectionModel
 from utils.errors import InputError
-from utils.optim import (
+from utils.training.optim import (
     EarlyStopping,
     ModelEMA,
     linear_schedule,

@@ -14,13 +14,13 @@ import train
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import pipeline
-from prune_tools.comparison import Row, as_text
-from prune_tools.targets import parse_target
+from prune_tools.planning.targets import parse_target
+from prune_tools.report.table import Row, as_text
 from utils.checkpoint import save_checkpoint
-from utils.config import build
+from utils.commands.options import build
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml
 from utils.model_info import gflops
+from utils.storage.files import ROOT, read_yaml
 
 
 def varied_weights(folder: Path) -> Path:

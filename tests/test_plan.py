@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prune_tools.groups import ChannelGroup, find_groups, select_groups
-from prune_tools.importance import gamma_scores
-from prune_tools.plan import Limits, plan_by_percent
-from prune_tools.yolo_pruned import load_model, prune_model
+from prune_tools.channels.groups import ChannelGroup, find_groups, select_groups
+from prune_tools.opening import load_model
+from prune_tools.planning.plan import Limits, plan_by_percent
+from prune_tools.planning.scores import gamma_scores
+from prune_tools.yolo_pruned import prune_model
 from utils.errors import InputError
 
 

@@ -8,13 +8,13 @@ from copy import deepcopy
 import pytest
 
 from models.yolo import DetectionModel
-from prune_tools import latency
-from prune_tools.groups import find_groups, protect
-from prune_tools.planning import PlanOptions, make_plan, with_hyperparameters
-from prune_tools.tracing import trace_model
+from prune_tools.channels.groups import find_groups, protect
+from prune_tools.channels.tracing import trace_model
+from prune_tools.planning import latency
+from prune_tools.planning.options import PlanOptions, make_plan, with_hyperparameters
 from prune_tools.yolo_pruned import prune_model
 from tests.pruning_networks import thin
-from utils.config import build
+from utils.commands.options import build
 from utils.errors import InputError
 from utils.log import LOGGER
 from utils.model_info import count_parameters, gflops

@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from utils.annotator import Annotator, colors, write_picture
-from utils.charts import name_in_chart, plot_confusion_matrix, plot_mc_curve, plot_pr_curve, plot_results, read_results
+from utils.drawing.annotator import Annotator, colors, write_picture
+from utils.drawing.charts import (
+    name_in_chart,
+    plot_confusion_matrix,
+    plot_mc_curve,
+    plot_pr_curve,
+    plot_results,
+    read_results,
+)
+from utils.drawing.fonts import find_font
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT
-from utils.fonts import find_font
 from utils.plots import feature_visualization, output_to_target, plot_images, plot_labels
+from utils.storage.files import ROOT
 
 GREY = 114
 
@@ -216,13 +223,13 @@ def test_feature_maps(tmp_path: Path) -> None:
 def test_nothing_global_changes_and_imports_are_light() -> None:
     script = """
 import sys
-import utils.annotator, utils.autoanchor, utils.callbacks, utils.charts
+import utils.drawing.annotator, utils.autoanchor, utils.callbacks, utils.drawing.charts
 import utils.loggers, utils.loss, utils.metrics, utils.plots
 heavy = {'matplotlib', 'seaborn', 'pandas', 'tensorboard', 'PIL', 'scipy'} & set(sys.modules)
 assert not heavy, heavy
 import matplotlib
 before = matplotlib.rcParams.copy()
-from utils.charts import name_in_chart, new_figure, save_figure
+from utils.drawing.charts import name_in_chart, new_figure, save_figure
 figure = new_figure(2, 2)
 figure.add_subplot().set_title('é')
 save_figure(figure, sys.argv[1], 50)

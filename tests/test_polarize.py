@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from models.yolo import DetectionModel
-from prune_tools.costs import CostModel
-from prune_tools.gammas import ChannelGammas
-from prune_tools.polarize import FREE_SHARE, ByBudget, ByShare, Polarizer
-from prune_tools.targets import Target
-from prune_tools.tracing import trace_model
+from prune_tools.channels.tracing import trace_model
+from prune_tools.planning.costs import CostModel
+from prune_tools.planning.targets import Target
+from prune_tools.sparsity.gammas import ChannelGammas
+from prune_tools.sparsity.polarize import FREE_SHARE, ByBudget, ByShare, Polarizer
 from tests.pruning_networks import random_gammas, trainable_network
 from utils.errors import InputError
 

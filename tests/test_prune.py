@@ -15,13 +15,14 @@ from torch import nn
 
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
-from prune_tools import prune, pruning
-from prune_tools.yolo_pruned import load_model
+from prune_tools import opening as pruning
+from prune_tools import prune
+from prune_tools.opening import load_model
 from tests.pruning_networks import thin, with_random_norms
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT, read_yaml
 from utils.log import LOGGER
+from utils.storage.files import ROOT, read_yaml
 
 
 def shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
@@ -94,7 +95,7 @@ def test_noval_prunes_the_same_without_measuring(checkpoint, tiny_dataset, tmp_p
     common = options(checkpoint, tiny_dataset, tmp_path, reconstruct=0)
     measured = prune.run(**common)
     monkeypatch.setattr("val.run", lambda *_, **__: pytest.fail("it validates"))
-    monkeypatch.setattr("prune_tools.latency.time_calls", lambda *_: pytest.fail("it measures times"))
+    monkeypatch.setattr("prune_tools.planning.latency.time_calls", lambda *_: pytest.fail("it measures times"))
     folder = prune.run(**common, noval=True)
     models = [load_model(run / "pruned_model.pt")[0].state_dict() for run in (measured, folder)]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())

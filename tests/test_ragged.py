@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.ragged import Polygons, Ragged, Texts
+from utils.dataset.ragged import Polygons, Ragged, Texts
 
 PARTS = [np.full((count, 2), number, np.float32) for number, count in enumerate((2, 0, 3, 1))]
 ORDER = np.array([3, 0, 2, 1])

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models.yolo import DetectionModel
-from prune_tools.costs import CostModel
-from prune_tools.folding import fold_constants
-from prune_tools.groups import ChannelGroup, find_groups, select_groups
-from prune_tools.tracing import trace_model
+from prune_tools.channels.groups import ChannelGroup, find_groups, select_groups
+from prune_tools.channels.tracing import trace_model
+from prune_tools.planning.costs import CostModel
+from prune_tools.repair.folding import fold_constants
 from prune_tools.yolo_pruned import build_from_yaml, largest_difference, mask_model, prune_model
 from tests.pruning_networks import pad_by_repetition, random_images, random_plan, with_random_norms
 from utils.errors import InputError

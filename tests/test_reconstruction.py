@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from models.yolo import DetectionModel
-from prune_tools.calibration import Batch
-from prune_tools.folding import fold_constants
-from prune_tools.groups import find_groups, select_groups
-from prune_tools.layer_walk import MEMORY_SHARE, affordable_images
-from prune_tools.plan import Plan
-from prune_tools.reconstruction import Reconstruction, empty_recording, patches, reconstruct
-from prune_tools.tracing import trace_model
+from prune_tools.channels.groups import find_groups, select_groups
+from prune_tools.channels.tracing import trace_model
+from prune_tools.planning.plan import Plan
+from prune_tools.repair.calibration import Batch
+from prune_tools.repair.folding import fold_constants
+from prune_tools.repair.layer_walk import MEMORY_SHARE, affordable_images
+from prune_tools.repair.reconstruction import Reconstruction, empty_recording, patches, reconstruct
 from prune_tools.yolo_pruned import outputs_of, prune_model
 from tests.pruning_networks import OWN_CONFIG, thin, with_random_norms
 from utils.log import LOGGER
@@ -174,14 +174,16 @@ def test_a_recording_of_the_full_network_changes_nothing(monkeypatch):
         reconstruct(full, expected, trace, cuts, batches)
         with monkeypatch.context() as patch:
             if share == 0.5:  # known by now
-                patch.setattr("prune_tools.reconstruction.Refit._record", lambda *_: pytest.fail("it runs again"))
+                patch.setattr(
+                    "prune_tools.repair.reconstruction.Refit._record", lambda *_: pytest.fail("it runs again")
+                )
             reconstruct(full, network, trace, cuts, batches, recording=recording)
         assert all(torch.equal(value, network.state_dict()[name]) for name, value in expected.state_dict().items())
     network = deepcopy(full)
     prune_model(network, groups, plan)
     reconstruct(full, network, trace, cuts, batches[:1], recording=recording)  # other batches: recorded anew
     assert {len(samples) for samples in recording.values()} == {1}
-    monkeypatch.setattr("prune_tools.reconstruction.available_memory", lambda: 1000)
+    monkeypatch.setattr("prune_tools.repair.reconstruction.available_memory", lambda: 1000)
     assert empty_recording(full, images=8) is None
 
 
@@ -190,10 +192,10 @@ def test_short_memory_means_fewer_images(monkeypatch):
     pruned, trace, groups, plan = prune(full)
     cuts = prune_model(pruned, groups, plan)
     batches = [noise(2, 64, seed) for seed in range(4)]
-    monkeypatch.setattr("prune_tools.layer_walk.available_memory", lambda: 10**12)
+    monkeypatch.setattr("prune_tools.repair.layer_walk.available_memory", lambda: 10**12)
     assert reconstruct(full, deepcopy(pruned), trace, cuts, batches).images == 8
     each = 10**12 // affordable_images(full, batches[0].images[:1])
-    monkeypatch.setattr("prune_tools.layer_walk.available_memory", lambda: 5 * each)
+    monkeypatch.setattr("prune_tools.repair.layer_walk.available_memory", lambda: 5 * each)
     assert reconstruct(full, deepcopy(pruned), trace, cuts, batches).images == 4
     # the images themselves, and at least the two networks' first maps
     assert each * MEMORY_SHARE > 3 * 64 * 64 + 2 * 4 * full.model[0].conv.out_channels * 32 * 32

@@ -17,19 +17,20 @@ import pytest
 import torch
 
 from prune_tools import pipeline, sensitivity, sweep
-from prune_tools.comparison import Row
 from prune_tools.finetune import FinetuneOptions
-from prune_tools.pictures import gamma_histogram, spread
 from prune_tools.pipeline_report import report_of
 from prune_tools.prune import PruneOptions
-from prune_tools.report import Report
-from prune_tools.survey import Point, find_surveys, write_json
+from prune_tools.report.pictures import gamma_histogram, spread
+from prune_tools.report.report import Report
+from prune_tools.report.table import Row
+from prune_tools.survey.record import Point, find_surveys
 from prune_tools.train_sparity import SparseOptions
 from tests.pruning_networks import thin
 from utils.checkpoint import save_checkpoint
-from utils.config import TrainOptions, build, command_line, parse, to_dict
+from utils.commands.options import build, command_line, parse, to_dict
 from utils.errors import InputError
-from utils.files import write_yaml
+from utils.storage.files import write_json, write_yaml
+from utils.training.options import TrainOptions
 
 HOSTILE = "<script>alert(1)</script> & 'x\".pt"
 

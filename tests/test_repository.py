@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.files import ROOT, read_yaml
+from utils.storage.files import ROOT, read_yaml
 
 HYPERPARAMETERS = {
     "lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "warmup_momentum", "warmup_bias_lr", "box", "cls",

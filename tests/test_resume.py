@@ -22,17 +22,19 @@ from prune_tools.pipeline_options import PipelineOptions
 from prune_tools.train_sparity import SparseOptions
 from tests.conftest import draw_tiny_dataset
 from utils.callbacks import Callbacks
-from utils.config import CALL, FOLDER, KEPT, OPEN, TrainOptions, build, read_hyperparameters
-from utils.data_record import changes, record_of
+from utils.commands.options import CALL, FOLDER, KEPT, OPEN, build
+from utils.dataset.record import changes, record_of
 from utils.distributed import World
 from utils.errors import InputError, MissingFileError
-from utils.evolve import Evolution
-from utils.files import ROOT, read_yaml, write_yaml
 from utils.loggers import RESULT_COLUMNS
-from utils.optim import smart_optimizer
-from utils.resume import resume_options, trim_results
-from utils.resume_record import Judge, _check_optimizer, judge, restore
-from utils.run_folder import RunFolder
+from utils.storage.files import ROOT, read_yaml, write_yaml
+from utils.training.evolve import Evolution
+from utils.training.hyperparameters import read_hyperparameters
+from utils.training.optim import smart_optimizer
+from utils.training.options import TrainOptions
+from utils.training.resume import resume_options, trim_results
+from utils.training.resume_record import Judge, _check_optimizer, judge, restore
+from utils.training.run_folder import RunFolder
 
 EPOCHS = 3
 

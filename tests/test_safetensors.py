@@ -10,13 +10,12 @@ import torch
 
 import export
 from models.backends import DetectMultiBackend
-from models.experimental import attempt_load
-from models.loading import load_checkpoint
-from models.safetensors_models import read_model, write_model
+from models.checkpoints.safetensors_models import read_model, write_model
+from models.loading import attempt_load, load_checkpoint, strip_optimizer
 from tests.torch_file_tools import tiny_model
-from utils.checkpoint import CheckpointError, save_checkpoint, strip_optimizer
+from utils.checkpoint import CheckpointError, save_checkpoint
 from utils.errors import InputError
-from utils.safetensors_file import read_safetensors, write_safetensors
+from utils.storage.safetensors_file import read_safetensors, write_safetensors
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 SCRIPT = """
 import faulthandler, signal, subprocess

@@ -12,13 +12,13 @@ from torch import nn
 
 from benchmarks.material import training_state
 from models.loading import load_checkpoint
-from prune_tools.sparsity import PenaltySettings, SparsityPenalty
+from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
 from utils.checkpoint import save_checkpoint
-from utils.engine import MAX_GRADIENT_NORM, optimizer_step, warm_up
-from utils.epoch_loader import EpochLoader
-from utils.optim import EarlyStopping, smart_optimizer
-from utils.resume_record import judge, restore, snapshot
-from utils.state import TrainingState
+from utils.training.engine import MAX_GRADIENT_NORM, optimizer_step, warm_up
+from utils.training.epoch_loader import EpochLoader
+from utils.training.optim import EarlyStopping, smart_optimizer
+from utils.training.resume_record import judge, restore, snapshot
+from utils.training.state import TrainingState
 
 STEPS = 7
 OVERFLOWS = [(), (0,), (3,), (0, 1, 4), (6,)]

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import sources
+from utils.dataset.images import read_image
+from utils.detection import sources
+from utils.detection.sources import LoadImages, find_files
 from utils.errors import InputError, MissingFileError
-from utils.images import read_image
 from utils.log import LOGGER
-from utils.sources import LoadImages, find_files
 
 
 def write_image(file: Path, height: int = 60, width: int = 100, colour: tuple[int, int, int] = (10, 20, 30)) -> Path:

@@ -13,22 +13,23 @@ import train
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import train_sparity
-from prune_tools.costs import CostModel
-from prune_tools.gammas import ChannelGammas
-from prune_tools.groups import find_groups, select_groups
-from prune_tools.importance import Material, score_channels
-from prune_tools.rates import Course, decayed
-from prune_tools.recipes import with_recipe
-from prune_tools.sparsity import PenaltySettings, SparsityPenalty
-from prune_tools.start import measure_start, start_map50
-from prune_tools.targets import Target, TargetPlanner
-from prune_tools.tracing import trace_model
+from prune_tools.channels.groups import find_groups, select_groups
+from prune_tools.channels.tracing import trace_model
+from prune_tools.planning.costs import CostModel
+from prune_tools.planning.scores import Material, score_channels
+from prune_tools.planning.targets import Target, TargetPlanner
+from prune_tools.sparsity.gammas import ChannelGammas
+from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
+from prune_tools.sparsity.rates import Course, decayed
 from prune_tools.train_sparity import SparseOptions
+from prune_tools.tuning.keep_start import measure_start, start_map50
+from prune_tools.tuning.recipes import with_recipe
 from tests.pruning_networks import random_gammas, trainable_network
 from utils.callbacks import Callbacks
-from utils.config import AUTO_BATCH, TrainOptions, build
+from utils.commands.options import AUTO_BATCH, build
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER
+from utils.training.options import TrainOptions
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_the_course_knows_what_the_loss_holds_against():
 @pytest.fixture(scope="module")
 def thin_config(tmp_path_factory):
     """A model YAML of an eighth of YOLOv5n's width: quick to train."""
-    from utils.files import ROOT, read_yaml, write_yaml
+    from utils.storage.files import ROOT, read_yaml, write_yaml
 
     path = tmp_path_factory.mktemp("cfg") / "thin.yaml"
     write_yaml(path, {**read_yaml(ROOT / "models/yolov5n.yaml"), "nc": 2, "width_multiple": 0.125})
@@ -313,8 +314,8 @@ def test_automatic_penalties_give_way_when_the_map_falls(gammas, network):
 
 @pytest.mark.parametrize("name", ["sparse", "finetune-pruned"])
 def test_the_shipped_hyperparameters_differ_in_the_schedule_only(name):
-    from utils.config import read_hyperparameters
-    from utils.files import ROOT
+    from utils.storage.files import ROOT
+    from utils.training.hyperparameters import read_hyperparameters
 
     own, scratch = (read_hyperparameters(ROOT / f"data/hyps/hyp.{each}.yaml") for each in (name, "scratch-low"))
     schedule = {"lr0", "lrf", "momentum", "warmup_epochs", "warmup_bias_lr"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.start import COMMANDS
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 NEEDED = {"torch", "numpy", "cv2", "yaml", "tqdm", "PIL"}  # PIL checks the images
 OURS = {"train", "val", "detect", "models", "utils", "prune_tools"}

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import streams
+from utils.detection import streams
+from utils.detection.streams import LoadStreams, clean_name, is_stream, remote_file_name
 from utils.errors import InputError, MissingFileError
-from utils.streams import LoadStreams, clean_name, is_stream, remote_file_name
 
 
 def jpeg(size: tuple[int, int] = (48, 64), grey: int = 90) -> bytes:

@@ -13,18 +13,20 @@ import pytest
 
 import val
 from models.yolo import DetectionModel
-from prune_tools import sensitivity, survey, sweep
+from prune_tools import sensitivity, sweep
 from prune_tools.prune import PruneOptions
-from prune_tools.survey import KeptBatches, Point, Record
+from prune_tools.survey import survey
+from prune_tools.survey.record import Point, Record
+from prune_tools.survey.survey import KeptBatches
 from tests.colour_detector import save_colour_detector
 from tests.pruning_networks import thin
 from utils.checkpoint import save_checkpoint
 from utils.checks import check_dataset
-from utils.config import build
+from utils.commands.options import build
 from utils.errors import InputError
-from utils.files import read_yaml, write_yaml
 from utils.log import LOGGER
 from utils.model_info import count_parameters
+from utils.storage.files import read_yaml, write_yaml
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def checkpoint(model, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Networks are timed by few calls."""
-    monkeypatch.setattr("prune_tools.latency.LEAST_RUNS", 1)
+    monkeypatch.setattr("prune_tools.planning.latency.LEAST_RUNS", 1)
     monkeypatch.setattr(survey, "TIMING_SECONDS", 0.0)
 
 
@@ -89,7 +91,7 @@ def test_a_sweep_measures_what_prune_would_make(checkpoint, model, tiny_dataset,
 
 
 def test_the_repairs_act_on_every_point(checkpoint, tiny_dataset, tmp_path, monkeypatch):
-    from prune_tools import reconstruction
+    from prune_tools.repair import reconstruction
 
     original, fitted = reconstruction.reconstruct, []
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from prune_tools.costs import CostModel
-from prune_tools.groups import find_groups, select_groups
-from prune_tools.importance import gamma_scores
-from prune_tools.plan import Limits
-from prune_tools.targets import RemovalPath, Target, TargetPlanner, parse_target
-from prune_tools.tracing import trace_model
+from prune_tools.channels.groups import find_groups, select_groups
+from prune_tools.channels.tracing import trace_model
+from prune_tools.planning.costs import CostModel
+from prune_tools.planning.plan import Limits
+from prune_tools.planning.scores import gamma_scores
+from prune_tools.planning.targets import RemovalPath, Target, TargetPlanner, parse_target
 from tests.pruning_networks import thin
 from utils.errors import InputError
 

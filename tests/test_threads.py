@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from utils.threads import ReadAhead, WriteBehind
+from utils.detection.threads import ReadAhead, WriteBehind
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.two_step import TwoStepImages
 from tests.test_dataloaders import write_split
-from utils.config import read_hyperparameters
-from utils.dataset import LoadImagesAndLabels
-from utils.files import ROOT
-from utils.tiles import Scene, Tile
+from utils.dataset.items import LoadImagesAndLabels
+from utils.dataset.tiles import Scene, Tile
+from utils.storage.files import ROOT
+from utils.training.hyperparameters import read_hyperparameters
 
 SIZES = {"a": (150, 90), "b": (70, 120), "c": (100, 100), "d": (33, 140), "e": (260, 200), "f": (64, 48)}
 TEXT = "0 .3 .3 .4 .5\n1 .7 .6 .2 .3\n0 .5 .5 .9 .9\n"
@@ -82,7 +82,9 @@ def test_a_warp_that_shows_nothing_is_grey():
 def test_the_canvas_is_laid_out_where_it_is_seen_only(monkeypatch):
     laid_out = []
     real = np.full
-    monkeypatch.setattr("utils.tiles.np.full", lambda shape, *rest: laid_out.append(shape) or real(shape, *rest))
+    monkeypatch.setattr(
+        "utils.dataset.tiles.np.full", lambda shape, *rest: laid_out.append(shape) or real(shape, *rest)
+    )
     image = np.zeros((100, 100, 3), np.uint8)
     tiles = [Tile(image, x, y) for x in (0, 100) for y in (0, 100)]
     twice = np.array([[2, 0, -100], [0, 2, -100], [0, 0, 1.0]])

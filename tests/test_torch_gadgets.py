@@ -12,7 +12,7 @@ from torch import nn
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from tests.torch_file_tools import call, name, refusal, storage, tensor, text, tiny_model, write
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 CONV = "models.common.Conv"
 MODEL = "models.yolo.DetectionModel"
@@ -257,9 +257,9 @@ def test_shared_numbers_stay_shared(tmp_path):
 # Calls that make objects of what a file says, and where they may stand
 UNPICKLING = {"load", "loads", "Unpickler", "_load", "legacy_load"}
 ALLOWED = {
-    ("utils/background.py", "pickle.load"),  # the pipes of a process that was started here
+    ("utils/drawing/background.py", "pickle.load"),  # the pipes of a process that was started here
     ("models/backends/torchscript.py", "torch.jit.load"),  # which says so: SECURITY.md
-    ("utils/label_cache.py", "np.load"),  # with allow_pickle=False
+    ("utils/dataset/label_cache.py", "np.load"),  # with allow_pickle=False
 }
 
 

@@ -11,10 +11,10 @@ from torch import nn
 from models.backends import DetectMultiBackend
 from models.common import Conv
 from models.description import describe_file
-from models.experimental import Ensemble, attempt_load
-from models.loading import load_checkpoint
+from models.ensemble import Ensemble
+from models.loading import attempt_load, load_checkpoint, strip_optimizer
 from tests.torch_file_tools import name, refusal, tiny_model, write
-from utils.checkpoint import save_checkpoint, strip_optimizer
+from utils.checkpoint import save_checkpoint
 
 
 def _loop(model):

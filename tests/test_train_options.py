@@ -15,16 +15,18 @@ import torch
 
 import train
 from models.loading import load_checkpoint
-from utils import compilation
-from utils.batch_step import BatchStep, RecordedStep, batch_step
 from utils.callbacks import Callbacks
-from utils.config import TrainOptions, build, parse, read_hyperparameters
+from utils.commands.options import build, parse
 from utils.distributed import World
-from utils.engine import train_one_epoch
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml, write_yaml
-from utils.run_folder import RunFolder
-from utils.state import autocast_dtype
+from utils.storage.files import ROOT, read_yaml, write_yaml
+from utils.training import compilation
+from utils.training.batch_step import BatchStep, RecordedStep, batch_step
+from utils.training.engine import train_one_epoch
+from utils.training.hyperparameters import read_hyperparameters
+from utils.training.options import TrainOptions
+from utils.training.run_folder import RunFolder
+from utils.training.state import autocast_dtype
 
 LOW = ROOT / "data/hyps/hyp.scratch-low.yaml"
 
@@ -266,7 +268,7 @@ def test_compile(bench, monkeypatch):
 
 def test_no_cuda_graph(bench, monkeypatch):
     """The choice alone: results are compared in tests/test_batch_step.py, and on a GPU in tests/gpu."""
-    monkeypatch.setattr("utils.batch_step.CudaRecorder", lambda: None)
+    monkeypatch.setattr("utils.training.batch_step.CudaRecorder", lambda: None)
     kinds = []
     for chosen in (False, True):
         state = bench.prepared(no_cuda_graph=chosen).state
@@ -359,7 +361,7 @@ def test_cache(bench, tmp_path, monkeypatch):
     assert not list((tmp_path / "own").rglob("*.images"))
     assert kept(cache="disk") == (True, True)
     assert len(list((tmp_path / "own").rglob("*.images"))) == 2
-    monkeypatch.setattr("utils.image_cache.available_memory", lambda: 100)
+    monkeypatch.setattr("utils.dataset.image_cache.available_memory", lambda: 100)
     assert kept() == (False, False)
     with pytest.raises(InputError, match="do not fit in memory"):
         kept(cache="ram")

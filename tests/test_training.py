@@ -14,11 +14,13 @@ import train
 import val
 from models.loading import load_checkpoint
 from prune_tools import finetune, train_sparity
-from prune_tools.recipes import with_recipe
+from prune_tools.tuning.recipes import with_recipe
 from utils.callbacks import HOOKS, Callbacks
-from utils.config import TrainOptions, build, read_hyperparameters
+from utils.commands.options import build
 from utils.errors import InputError, MissingFileError
-from utils.files import ROOT, read_yaml, write_yaml
+from utils.storage.files import ROOT, read_yaml, write_yaml
+from utils.training.hyperparameters import read_hyperparameters
+from utils.training.options import TrainOptions
 
 CFG = str(ROOT / "models/yolov5n_mask.yaml")
 
@@ -174,7 +176,7 @@ def test_what_follows_the_last_epoch_is_resumed(tiny_dataset, tiny_cfg, tmp_path
     monkeypatch.undo()
     weights = tmp_path / "broken/exp/weights"
     before = weights_of(weights / "best.pt")
-    monkeypatch.setattr("utils.engine.train_one_epoch", lambda _: pytest.fail("an epoch was trained again"))
+    monkeypatch.setattr("utils.training.engine.train_one_epoch", lambda _: pytest.fail("an epoch was trained again"))
     assert train.main(build(TrainOptions, resume=str(weights / "last.pt"))) == whole
     assert same(before, weights_of(weights / "best.pt"))
     for name in ("best", "last"):

@@ -16,23 +16,22 @@ import train
 from models.backends import DetectMultiBackend
 from models.common import SPP, Bottleneck, Conv
 from models.description import describe
-from models.experimental import attempt_load
-from models.loading import load_checkpoint
+from models.loading import attempt_load, load_checkpoint
 from models.transfer import build_model
 from models.yolo import DetectionModel
 from prune_tools import finetune, prune, train_sparity
 from prune_tools.finetune import FinetuneOptions
+from prune_tools.opening import check_architecture, load_model
 from prune_tools.prune import PruneOptions
-from prune_tools.pruning import check_architecture
 from prune_tools.train_sparity import SparseOptions
-from prune_tools.yolo_pruned import load_model
 from tests.conftest import TINY_MODEL
 from tests.pruning_networks import OWN_CONFIG, thin
 from utils.callbacks import Callbacks
 from utils.checkpoint import save_checkpoint
-from utils.config import TrainOptions, build
+from utils.commands.options import build
 from utils.errors import InputError
-from utils.files import write_yaml
+from utils.storage.files import write_yaml
+from utils.training.options import TrainOptions
 
 HUGE_ANCHORS = [[1000, 1300, 1600, 3000], [3000, 6100, 6200, 4500], [11600, 9000, 15600, 19800]]  # fit no label
 

@@ -20,12 +20,12 @@ import torch
 
 from tests.test_dataloaders import HYP, write_split
 from utils.dataloaders import create_dataloader
-from utils.dataset import LoadImagesAndLabels
+from utils.dataset.items import LoadImagesAndLabels
+from utils.dataset.label_cache import load_labels
+from utils.dataset.unreadable import LeftOut, UnreadableError
 from utils.errors import InputError, loader_failure
-from utils.files import ROOT
-from utils.label_cache import load_labels
 from utils.log import LOGGER
-from utils.unreadable import LeftOut, UnreadableError
+from utils.storage.files import ROOT
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_what_ails_all_files_is_no_fault_of_one(small, monkeypatch, cache):
         raise OSError(errno.EMFILE, "Too many open files")
 
     loader = loader_of(small, augment=True)[0]
-    monkeypatch.setattr("utils.images.np.fromfile", refuse)
+    monkeypatch.setattr("utils.dataset.images.np.fromfile", refuse)
     with pytest.raises(InputError, match=r"^.*\.jpg cannot be read: Too many open files$"):
         list(loader) if cache == "none" else loader_of(small, cache=cache)
 
@@ -199,7 +199,7 @@ def test_the_record_is_shared_and_gives_the_next(log):
 KILL_WORKERS = """
 import os, signal, sys
 import utils.dataloaders
-from utils.cli import run_command
+from utils.commands.cli import run_command
 
 def main():
     utils.dataloaders.usable_cores = lambda: 4

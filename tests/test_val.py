@@ -13,11 +13,11 @@ import torch
 
 import val
 from tests.colour_detector import colour_detector, save_colour_detector
-from utils import study as study_module
-from utils.config import build, parse, parser_for
+from utils.commands.options import build, parse, parser_for
 from utils.errors import InputError
-from utils.files import read_yaml, write_yaml
 from utils.log import LOGGER
+from utils.storage.files import read_yaml, write_yaml
+from utils.validation import study as study_module
 
 COLUMNS = "Class     Images     Labels          P          R     mAP@.5 mAP@.5:.95"
 
@@ -315,7 +315,7 @@ def test_without_predictions_there_is_no_json(run, tmp_path, heard):
 
 
 def test_the_categories_of_coco():
-    from utils.coco_json import COCO_CATEGORIES, CocoPredictions, image_id, is_coco
+    from utils.validation.coco_json import COCO_CATEGORIES, CocoPredictions, image_id, is_coco
 
     assert (len(COCO_CATEGORIES), COCO_CATEGORIES[0], COCO_CATEGORIES[11], COCO_CATEGORIES[79]) == (80, 1, 13, 90)
     assert is_coco({"val": "/data/coco/val2017.txt"}) and not is_coco({"val": ["coco/val2017.txt"]})

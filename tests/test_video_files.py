@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import video_files
+from utils.detection import video_files
+from utils.detection.video_files import MOST_TICKS, VideoFile, can_encode, mpeg4_rate, opencv_path, usable_rate
 from utils.errors import InputError
 from utils.log import LOGGER
-from utils.video_files import MOST_TICKS, VideoFile, can_encode, mpeg4_rate, opencv_path, usable_rate
 
 needs_encoder = pytest.mark.skipif(not can_encode("mp4v"), reason="this build of OpenCV writes no mp4v")
 

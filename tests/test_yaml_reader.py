@@ -9,10 +9,10 @@ import re
 import pytest
 import yaml
 
-from utils import yaml_reader
 from utils.errors import LONGEST_QUOTE, InputError, MissingFileError, short_repr
-from utils.files import ROOT, read_yaml, read_yaml_mapping
-from utils.yaml_reader import DEEPEST, MOST_BYTES, parse_yaml
+from utils.storage import yaml_reader
+from utils.storage.files import ROOT, read_yaml, read_yaml_mapping
+from utils.storage.yaml_reader import DEEPEST, MOST_BYTES, parse_yaml
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 10)
@@ -220,4 +220,4 @@ def test_nothing_else_reads_yaml():
             of_yaml = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "yaml"
             if imported or (of_yaml and ("load" in name.lower() or name in ("parse", "compose", "scan"))):
                 users.add(inside.as_posix())
-    assert users == {"utils/yaml_reader.py"}
+    assert users == {"utils/storage/yaml_reader.py"}

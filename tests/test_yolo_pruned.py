@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 from models.backends import DetectMultiBackend
-from models.experimental import attempt_load
-from models.loading import load_checkpoint
+from models.loading import attempt_load, load_checkpoint
 from models.yolo import DetectionModel
-from prune_tools.groups import find_groups, select_groups
-from prune_tools.plan import Plan
+from prune_tools.channels.groups import find_groups, select_groups
+from prune_tools.planning.plan import Plan
 from prune_tools.pruned_common import narrow_module
-from prune_tools.report import layer_table
+from prune_tools.report.report import layer_table
 from prune_tools.yolo_pruned import (
     build_from_yaml,
     check_surgery,
@@ -31,7 +30,7 @@ from prune_tools.yolo_pruned import (
 )
 from tests.pruning_networks import OWN_CONFIG, random_images, random_plan, thin, with_random_norms
 from utils.errors import InputError
-from utils.files import ROOT
+from utils.storage.files import ROOT
 
 CONFIGS = sorted(path.stem for path in ROOT.glob("models/**/yolo*.yaml"))
 

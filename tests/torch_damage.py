@@ -24,12 +24,11 @@ if __name__ == "__main__":
 import torch
 from torch import nn
 
-from models.experimental import attempt_load
-from models.loading import load_checkpoint
+from models.loading import attempt_load, load_checkpoint, strip_optimizer
 from tests.torch_file_tools import rewrite, tiny_model
-from utils.checkpoint import save_checkpoint, strip_optimizer
+from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
-from utils.optim import ModelEMA, smart_optimizer
+from utils.training.optim import ModelEMA, smart_optimizer
 
 SLOW = 10.0  # seconds of processor time
 ODD = (

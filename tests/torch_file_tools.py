@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.checkpoints.rebuilding import module_classes
 from models.loading import load_checkpoint
-from models.rebuilding import module_classes
 from models.yolo import DetectionModel
 from utils.checkpoint import CheckpointError
 from utils.torch_files.reader import read_torch_file

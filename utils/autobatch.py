@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from utils.callbacks import Callbacks
-from utils.config import AUTO_BATCH, TrainOptions
+from utils.commands.options import AUTO_BATCH
 from utils.errors import InputError
 from utils.log import LOGGER, colorstr
-from utils.state import autocast_dtype
+from utils.training.options import TrainOptions
+from utils.training.state import autocast_dtype
 
 DEFAULT_BATCH = 16  # without a GPU, whose memory could be measured
 MEMORY_SHARE = 0.9  # of the free memory that the batch may fill

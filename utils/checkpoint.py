@@ -1,4 +1,4 @@
-"""Checkpoint files: plain content, atomic writing, stripping, and copying the weights that fit.
+"""Checkpoint files: plain content, atomic writing, and copying the weights that fit.
 
 A checkpoint is a dict that holds whole module objects (``model``, ``ema``) beside plain values. Files written here name
 no class outside torch, collections and the ``models`` package, so that every YOLOv5 from v6.2 on reads them.
@@ -6,10 +6,9 @@ no class outside torch, collections and the ``models`` package, so that every YO
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -17,12 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.commands.interrupts import deferred, obey
 from utils.distributed import plain_norms
 from utils.errors import CheckpointError, InputError
-from utils.files import atomic_path
-from utils.interrupts import deferred, obey
-from utils.log import LOGGER
-from utils.module_copy import copy_to_cpu
+from utils.storage.files import atomic_path
+from utils.torch_files.module_copy import copy_to_cpu
 
 __all__ = [
     "CheckpointError",
@@ -33,8 +31,6 @@ __all__ = [
     "plain_checkpoint",
     "portable_copy",
     "save_checkpoint",
-    "strip_optimizer",
-    "use_reader",
 ]
 
 MODULE_KEYS = ("model", "ema")
@@ -42,7 +38,6 @@ CLEARED_KEYS = ("optimizer", "best_fitness", "wandb_id", "ema", "updates")  # No
 RESUME_KEY = "resume"  # our own addition to training files: random states and counters
 
 _AS_THEY_ARE = (bool, int, float, complex, str, bytes, range, nn.Module, torch.Size, torch.dtype, torch.device)
-_readers: list[Callable[[Path], dict[str, Any]]] = []
 
 
 # -- plain values ----------------------------------------------------------------------------------------------------
@@ -171,39 +166,6 @@ class RecordingStream:
 
     def flush(self) -> None:
         """Leave it to the end of the block."""
-
-
-def use_reader(read: Callable[[Path], dict[str, Any]]) -> None:
-    """Let ``strip_optimizer`` read checkpoints with ``read``; the package that owns the network classes calls this."""
-    _readers[:] = [read]
-
-
-def strip_optimizer(path: str | Path = "best.pt", output: str | Path = "") -> None:
-    """Turn a training checkpoint into one for use: EMA weights as ``model``, FP16, no optimizer, no gradients.
-
-    Args:
-        path: the training checkpoint; a stripped one stays as it is.
-        output: write there instead of over ``path``.
-
-    Raises:
-        MissingFileError, CheckpointError: ``path`` is missing or no checkpoint.
-    """
-    if not _readers:
-        # As in unpickling: a file's classes come from the package that it names. Only callers that never touched a
-        # model get here; it registers itself when imported.
-        importlib.import_module("models.loading")
-    if Path(path).suffix.lower() == ".safetensors":
-        raise InputError(f"{path} holds weights alone: there is no optimizer to strip")
-    checkpoint = _readers[0](Path(path))
-    checkpoint["model"] = checkpoint.get("ema") or checkpoint["model"]
-    checkpoint.update(dict.fromkeys(CLEARED_KEYS))
-    checkpoint.pop(RESUME_KEY, None)
-    checkpoint["epoch"] = -1
-    checkpoint["model"].requires_grad_(False)
-    target = Path(output or path)
-    save_checkpoint(checkpoint, target)
-    place = f"{path}, saved as {target}" if output else str(path)
-    LOGGER.info(f"Optimizer stripped from {place}, {target.stat().st_size / 1e6:.1f}MB")
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from utils.archives import unpack
-from utils.config import LARGEST_IMAGE
-from utils.dataset_download import MARKER, is_incomplete, provide
+from utils.commands.options import LARGEST_IMAGE
+from utils.dataset.download import MARKER, is_incomplete, provide
 from utils.downloads import download, is_url, url_name
 from utils.errors import InputError, MissingFileError, short_repr
-from utils.files import ROOT, read_yaml
 from utils.log import LOGGER
+from utils.storage.archives import unpack
+from utils.storage.files import ROOT, read_yaml
 
 SEARCH_FOLDERS = ("data", "models", "utils")  # below the repository root
 SPLITS = ("train", "val", "test")
@@ -107,7 +107,7 @@ def check_dataset(
             which is unpacked into the folder ``datasets`` beside the repository. Keys: ``path`` (folder, default the
             repository root), ``train``, ``val``, ``test`` (each a folder, a text file that lists images, or a list of
             these, relative to ``path``), ``names`` (list, or mapping of index to name), ``nc`` (optional beside names),
-            ``download`` (where missing data come from, see ``utils.dataset_download.provide``).
+            ``download`` (where missing data come from, see ``utils.dataset.download.provide``).
         splits: the splits that must exist.
         autodownload: fetch missing data if there is a ``download`` entry.
         allow_scripts: run that entry if it is a script.

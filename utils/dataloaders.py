@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from utils.background import usable_cores
-from utils.config import TrainOptions
-from utils.dataset import Item, LoadImagesAndLabels, Shapes, SplitPath
+from utils.dataset.items import Item, LoadImagesAndLabels, Shapes, SplitPath
+from utils.dataset.labels import check_class_indices, img2label_paths
+from utils.detection.sources import LoadImages
+from utils.detection.streams import LoadStreams
 from utils.distributed import World, current_world, first_rank_first, ranks
+from utils.drawing.background import usable_cores
 from utils.errors import InputError, loader_failure
-from utils.labels import check_class_indices, img2label_paths
 from utils.log import LOGGER, colorstr
-from utils.sources import LoadImages
-from utils.streams import LoadStreams
+from utils.training.options import TrainOptions
 
 __all__ = [
     "LoadImages",

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.config import TrainOptions
+from utils.commands.interrupts import run_child
 from utils.errors import InputError
-from utils.interrupts import run_child
 from utils.log import LOGGER, setup_logging
+from utils.training.options import TrainOptions
 
 PATIENCE = timedelta(hours=12)  # the other ranks wait for the first one while it validates
 Result = TypeVar("Result")

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from utils.errors import InputError
-from utils.files import make_folder
+from utils.storage.files import make_folder
 
 TIMEOUT_SECONDS = 30.0
 CHUNK_BYTES = 1 << 18

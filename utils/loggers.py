@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from utils.files import append_whole
-from utils.interrupts import deferred, requested
+from utils.commands.interrupts import deferred, requested
 from utils.log import LOGGER, colorstr
+from utils.storage.files import append_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,7 +125,7 @@ class Loggers:
         """Draw results.png from results.csv, and put the final pictures that exist into the event file."""
         self._join()
         if plots and self.plots and self.csv.is_file():
-            from utils.charts import plot_results
+            from utils.drawing.charts import plot_results
 
             plot_results(self.csv)
         writer = self.writer

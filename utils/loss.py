@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from utils.assignment import LayerTargets, assign
 from utils.distributed import average, ranks
 from utils.metrics import bbox_iou
+from utils.training.assignment import LayerTargets, assign
 
 
 def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:

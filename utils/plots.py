@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from utils.annotator import Annotator, colors, write_picture
-from utils.boxes import xywh2xyxy, xyxy2xywh
-from utils.charts import (
+from utils.drawing.annotator import Annotator, colors, write_picture
+from utils.drawing.charts import (
     name_in_chart,
     new_figure,
     plot_confusion_matrix,
@@ -21,8 +20,9 @@ from utils.charts import (
     plot_results,
     save_figure,
 )
-from utils.files import atomic_path, make_folder
+from utils.geometry.boxes import xywh2xyxy, xyxy2xywh
 from utils.log import LOGGER
+from utils.storage.files import atomic_path, make_folder
 
 if TYPE_CHECKING:
     import torch

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from utils.checkpoint import de_parallel, intersect_dicts
 from utils.device import select_device, time_sync
-from utils.fusion import fuse_conv_and_bn
+from utils.model_info import fuse_conv_and_bn
 from utils.model_info import log_info as model_info
-from utils.optim import EarlyStopping, ModelEMA, smart_optimizer
+from utils.training.optim import EarlyStopping, ModelEMA, smart_optimizer
 
 __all__ = [
     "EarlyStopping",

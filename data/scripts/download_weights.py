@@ -16,7 +16,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from utils.cli import run_command
+from utils.commands.cli import run_command
 from utils.weights import RELEASED, fetch_weights
 
 

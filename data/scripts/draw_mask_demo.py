@@ -23,11 +23,11 @@ import cv2
 import numpy as np
 
 from data.scripts.mask_demo.scene import Label, draw_scene
-from utils.cli import run_command
-from utils.config import LARGEST_IMAGE, LARGEST_SEED, MOST
+from utils.commands.cli import run_command
+from utils.commands.options import LARGEST_IMAGE, LARGEST_SEED, MOST
 from utils.errors import InputError, short_repr
-from utils.files import ROOT, atomic_path, make_folder, read_yaml, write_yaml
 from utils.log import LOGGER
+from utils.storage.files import ROOT, atomic_path, make_folder, read_yaml, write_yaml
 
 VERSION = 1  # of the drawings: raise it when the same seed gives other pictures
 SMALLEST_SIZE = 96

@@ -20,13 +20,14 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from utils.cli import run_command
-from utils.config import TrainOptions, command_line
-from utils.dataset_download import DatasetFolder
+from utils.commands.cli import run_command
+from utils.commands.next_steps import log_next
+from utils.commands.options import command_line
+from utils.dataset.download import DatasetFolder
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml, write_yaml
 from utils.log import LOGGER
-from utils.next_steps import log_next
+from utils.storage.files import ROOT, read_yaml, write_yaml
+from utils.training.options import TrainOptions
 
 DESCRIPTIONS = {
     "argoverse": "Argoverse.yaml",

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from models.backends.runtime import Runtime
 from models.metadata import KEY, parse_metadata
+from utils.commands.packages import require
 from utils.errors import InputError
-from utils.packages import require
 
 INPUT = "image"  # name of v6.2
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from models.backends.runtime import Runtime
-from models.experimental import attempt_load
 from models.formats import CHECKPOINTS, PYTORCH, format_of
-from utils.boxes import xyxy2xywh
+from models.loading import attempt_load
 from utils.checks import check_dataset, check_img_size
 from utils.downloads import is_url
 from utils.errors import InputError, MissingFileError
+from utils.geometry.boxes import xyxy2xywh
 from utils.log import LOGGER
 from utils.weights import fetch_weights
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from models.backends.runtime import Runtime, folder_file, folder_metadata
+from utils.commands.packages import require
 from utils.errors import InputError
-from utils.packages import require
 
 INPUT, OUTPUT = "in0", "out0"  # the names that pnnx gives
 

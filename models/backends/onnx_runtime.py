@@ -11,8 +11,8 @@ from torch import Tensor
 
 from models.backends.runtime import Runtime
 from models.metadata import parse_texts
+from utils.commands.packages import require
 from utils.log import LOGGER
-from utils.packages import require
 
 CUDA = "CUDAExecutionProvider"
 

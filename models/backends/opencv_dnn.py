@@ -10,8 +10,8 @@ from torch import Tensor
 
 from models.backends.runtime import Runtime
 from models.metadata import parse_texts
+from utils.commands.packages import require
 from utils.errors import InputError
-from utils.packages import require
 
 
 class OpenCVRuntime(Runtime):

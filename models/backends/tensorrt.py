@@ -11,9 +11,9 @@ from torch import Tensor
 
 from models.backends.runtime import Runtime
 from models.metadata import parse_metadata
+from utils.commands.packages import require
 from utils.errors import InputError
 from utils.log import log_once
-from utils.packages import require
 
 LENGTH_BYTES = 4  # of the number in front of the metadata, little-endian
 LONGEST_METADATA = 2**20

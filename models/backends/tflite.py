@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.backends.runtime import Runtime
 from models.metadata import FILE_NAME, Metadata, parse_metadata
-from utils.packages import require
+from utils.commands.packages import require
 
 
 class TFLiteRuntime(Runtime):

@@ -11,8 +11,8 @@ from torch import Tensor
 from models.backends import DetectMultiBackend
 from models.exporters.graph_nms import NmsSettings
 from models.exporters.verify import detections_of
-from utils.boxes import box_iou
 from utils.errors import InputError
+from utils.geometry.boxes import box_iou
 
 IOU = 0.5  # of boxes that count as the same object
 LEAST_SHARE = 0.6  # of boxes in common; a sound file has 0.85 and more, one of wrong ranges next to none

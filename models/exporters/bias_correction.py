@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.packages import require
+from utils.commands.packages import require
 
 Means = dict[str, np.ndarray]
 

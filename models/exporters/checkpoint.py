@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from models.backends import DetectMultiBackend
-from models.experimental import attempt_load
 from models.exporters import ExportJob, GraphSettings, exporter
 from models.exporters.agreement import Agreement, agreement
 from models.exporters.graph import ExportModel
@@ -20,10 +19,11 @@ from models.exporters.graph_nms import NmsSettings, WithNms
 from models.exporters.images import ImageBatches
 from models.exporters.verify import Difference, compare
 from models.formats import Format
+from models.loading import attempt_load
 from models.metadata import Metadata
 from utils.checks import check_img_size
-from utils.files import atomic_output
 from utils.log import LOGGER, colorstr
+from utils.storage.files import atomic_output
 from utils.weights import fetch_weights
 
 

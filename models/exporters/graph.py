@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.yolo import Detect, DetectionModel
+from models.head import Detect
+from models.yolo import DetectionModel
 
 
 class ExportHead(nn.Module):

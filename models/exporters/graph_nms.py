@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from utils.nms import suppress_overlaps
+from utils.geometry.nms import suppress_overlaps
 
 
 @dataclass(frozen=True)
 class NmsSettings:
-    """Thresholds of the suppression: as in ``utils.nms``; the best ``topk_per_class`` of each class of an image
-    stay, and of these the best ``topk_all``. With ``agnostic`` all classes count as one.
+    """Thresholds of the suppression: as in ``utils.geometry.nms``; the best ``topk_per_class`` of each class of
+    an image stay, and of these the best ``topk_all``. With ``agnostic`` all classes count as one.
     """
 
     conf_thres: float = 0.25

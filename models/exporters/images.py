@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from models.exporters.verify import example_image
 from utils.checks import check_dataset
+from utils.dataset.labels import find_images
 from utils.errors import InputError
-from utils.labels import find_images
 from utils.log import LOGGER
 
 SEED = 0  # of the choice of images
@@ -49,7 +49,7 @@ def choose_files(data: str, split: str, count: int) -> list[str]:
     Raises:
         InputError: the data set is not there, or none of its images can be read.
     """
-    from utils.images import read_image
+    from utils.dataset.images import read_image
 
     files = sorted(find_images(check_dataset(data, splits=(split,), autodownload=False)[split]))
     random.Random(SEED).shuffle(files)

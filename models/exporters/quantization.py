@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from models.backends.openvino import kept_signal_stack
 from models.exporters.bias_correction import correct_biases
 from models.exporters.images import ImageBatches
-from utils.packages import require
-from utils.signal_stack import kept_signal_stack
+from utils.commands.packages import require
 
 
 def after_convolutions(readers: Mapping[str, Sequence[str]], convolutions: set[str]) -> list[str]:

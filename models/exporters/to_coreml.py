@@ -11,7 +11,7 @@ from models.backends.coreml import INPUT
 from models.exporters import ExportJob
 from models.exporters.tracing import traced
 from models.metadata import KEY
-from utils.packages import require
+from utils.commands.packages import require
 
 OUTPUT = "output"
 

@@ -10,8 +10,8 @@ from typing import Any
 from models.backends.tensorrt import LENGTH_BYTES
 from models.exporters import ExportJob
 from models.exporters.to_onnx import INPUT, onnx_model
+from utils.commands.packages import require
 from utils.errors import InputError
-from utils.packages import require
 
 DEFAULT_WORKSPACE_GIB = 4
 

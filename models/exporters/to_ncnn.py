@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from models.exporters import ExportJob
 from models.exporters.tracing import traced
 from models.metadata import FILE_NAME
+from utils.commands.packages import require
 from utils.errors import InputError
-from utils.packages import require
 
 PARAMETERS, WEIGHTS = "model.ncnn.param", "model.ncnn.bin"
 COMPLAINT = re.compile(

@@ -21,8 +21,8 @@ import torch
 
 from models.exporters import ExportJob
 from models.formats import DEFAULT_OPSET
+from utils.commands.packages import require
 from utils.errors import InputError
-from utils.packages import require
 
 INPUT, OUTPUT = "images", "output"  # names of v6.2
 OUTPUT_OF_NMS = "detections"  # told apart by name where metadata cannot be read

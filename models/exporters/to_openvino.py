@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from models.exporters import ExportJob
 from models.exporters.to_onnx import saved_onnx
 from models.metadata import FILE_NAME, KEY
-from utils.packages import require
+from utils.commands.packages import require
 
 
 def export(job: ExportJob) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 
+from models.checkpoints.prerequisites import check_unfused
+from models.checkpoints.safetensors_models import SUFFIX, write_model
 from models.description import describe_file
 from models.exporters import ExportJob
 from models.loading import load_checkpoint
-from models.prerequisites import check_unfused
-from models.safetensors_models import SUFFIX, write_model
 from utils.errors import InputError
 
 

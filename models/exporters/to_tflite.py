@@ -9,7 +9,7 @@ import zipfile
 
 from models.exporters import ExportJob
 from models.metadata import FILE_NAME
-from utils.packages import require
+from utils.commands.packages import require
 
 
 def export(job: ExportJob) -> None:

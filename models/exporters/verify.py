@@ -13,10 +13,10 @@ from torch import Tensor
 from models.backends import DetectMultiBackend
 from models.exporters.graph_nms import NmsSettings
 from utils.augmentations import letterbox
-from utils.boxes import xywh2xyxy
+from utils.dataset.images import read_image
 from utils.errors import InputError
-from utils.images import read_image
-from utils.nms import non_max_suppression
+from utils.geometry.boxes import xywh2xyxy
+from utils.geometry.nms import non_max_suppression
 
 CONFIDENT = 0.01  # boxes with a lower score are not compared: nobody sees them, and large ones amplify rounding
 LEAST_BOXES = 50  # but of at least so many, the best

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import export
-from prune_tools.groups import find_groups, select_groups
+from prune_tools.channels.groups import find_groups, select_groups
 from prune_tools.yolo_pruned import prune_model
 from tests.colour_detector import save_colour_detector, save_pruned_colour_detector
 from tests.exports.helpers import SIZE, needs

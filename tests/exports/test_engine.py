@@ -10,9 +10,9 @@ import torch
 
 import export
 from models.backends import DetectMultiBackend
-from models.experimental import attempt_load
 from models.exporters import ExportJob, GraphSettings, exporter
 from models.exporters.graph import ExportModel
+from models.loading import attempt_load
 from models.metadata import Metadata, parse_metadata
 from tests.exports.helpers import SIZE, needs
 from utils.errors import InputError

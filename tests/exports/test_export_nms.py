@@ -12,7 +12,7 @@ from models.exporters.agreement import agreement
 from models.exporters.graph_nms import NmsSettings
 from models.exporters.images import ImageBatches, choose_files
 from utils.errors import InputError
-from utils.nms import non_max_suppression
+from utils.geometry.nms import non_max_suppression
 
 
 @pytest.mark.parametrize("argument", ["onnx", "openvino"])

@@ -14,10 +14,10 @@ from models.backends import DetectMultiBackend
 from models.formats import format_of
 from models.loading import load_checkpoint
 from tests.exports.helpers import SIZE, needs
-from utils.config import parse
+from utils.commands.options import parse
 from utils.errors import InputError
-from utils.files import ROOT
 from utils.log import LOGGER
+from utils.storage.files import ROOT
 
 REFUSED = [
     ("--include saved_model", "saved_model is not offered: .*use tflite"),
@@ -129,6 +129,6 @@ def test_the_table_of_formats():
 
 
 def test_telemetry_stays_out():
-    script = "import sys\nfrom utils.packages import require\nrequire('json', 'x')\nimport openvino_telemetry"
+    script = "import sys\nfrom utils.commands.packages import require\nrequire('json', 'x')\nimport openvino_telemetry"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "ModuleNotFoundError" in done.stderr and "None in sys.modules" in done.stderr

@@ -14,7 +14,7 @@ from models.exporters import to_onnx, verify
 from models.exporters.checkpoint import other_size
 from tests.exports.helpers import SIZE, needs
 from utils.errors import InputError, MissingFileError
-from utils.files import read_yaml, write_yaml
+from utils.storage.files import read_yaml, write_yaml
 
 
 def test_a_wrong_export_is_an_error_and_leaves_nothing(monkeypatch, tmp_path, pruned, tiny_dataset):

@@ -22,7 +22,7 @@ from models.exporters.agreement import Agreement, agreement
 from models.exporters.graph_nms import NmsSettings
 from tests.exports.helpers import skip_where_openvino_is_misled
 from utils.errors import InputError
-from utils.files import ROOT, read_yaml, write_yaml
+from utils.storage.files import ROOT, read_yaml, write_yaml
 
 SIZE = 128
 PACKAGES = {"onnx": ["onnx", "onnxruntime"], "openvino": ["onnx", "openvino", "nncf"]}
@@ -299,7 +299,7 @@ def test_int8_for_openvino_names_its_library(monkeypatch):
     ],
 )
 def test_flags_that_cannot_be_honoured(words, message):
-    from utils.config import parse
+    from utils.commands.options import parse
 
     with pytest.raises(InputError, match=message):
         parse(export.ExportOptions, "", words.split())

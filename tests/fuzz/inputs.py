@@ -12,8 +12,9 @@ import yaml
 from torch import nn
 
 from models import common
-from utils.config import HYPERPARAMETER_RANGES, parser_for
-from utils.files import ROOT
+from utils.commands.options import parser_for
+from utils.storage.files import ROOT
+from utils.training.hyperparameters import HYPERPARAMETER_RANGES
 
 TINY = {
     "nc": 2, "depth_multiple": 0.33, "width_multiple": 0.5,

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz import inputs
-from utils.cli import run_command
-from utils.config import TrainOptions, parse, read_hyperparameters
+from utils.commands.cli import run_command
+from utils.commands.options import parse
 from utils.errors import InputError
 from utils.log import LOGGER
+from utils.training.hyperparameters import read_hyperparameters
+from utils.training.options import TrainOptions
 
 LONGEST_MESSAGE = 3000  # characters; a command line may name a file of many
 ENDINGS = (["--data", "nowhere.yaml"], ["--data", "."], ["--data", "broken.yaml"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prune_tools import latency
+from prune_tools.planning import latency
 from tests.pruning_networks import thin
-from utils.nms import non_max_suppression
+from utils.geometry.nms import non_max_suppression
 
 if not torch.cuda.is_available():
     pytest.skip("torch sees no GPU", allow_module_level=True)

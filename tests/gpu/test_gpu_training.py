@@ -12,8 +12,8 @@ import torch
 import train
 from models.loading import load_checkpoint
 from tests.test_skipped_steps import batch, run_state
-from utils.engine import optimizer_step, warm_up
-from utils.files import ROOT
+from utils.storage.files import ROOT
+from utils.training.engine import optimizer_step, warm_up
 
 if not torch.cuda.is_available():
     pytest.skip("torch sees no GPU", allow_module_level=True)

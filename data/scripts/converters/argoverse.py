@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from data.scripts.converters.label_files import coco_labels, read_coco
-from utils.dataset_download import DatasetFolder
+from utils.dataset.download import DatasetFolder
 
 SOURCE = "https://argoverse-hd.s3.us-east-2.amazonaws.com/Argoverse-HD-Full.zip"
 GIGABYTES = 31.3

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data.scripts.converters.label_files import coco_labels, read_coco, write_list
-from utils.dataset_download import DatasetFolder
+from utils.dataset.download import DatasetFolder
 
 SOURCE = "http://images.cocodataset.org"  # no certificate for this name; checksums vouch for train and val
 GIGABYTES = {"train": 19.3, "val": 1.0, "test": 6.6}

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from utils.dataset_download import DatasetFolder
-from utils.files import make_folder
+from utils.dataset.download import DatasetFolder
+from utils.storage.files import make_folder
 
 IMAGES = "https://zenodo.org/record/4298502/files/global-wheat-codalab-official.zip"
 LABELS = "https://github.com/ultralytics/yolov5/releases/download/v1.0/GlobalWheat2020_labels.zip"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from utils.errors import InputError
-from utils.files import atomic_path
 from utils.log import LOGGER
+from utils.storage.files import atomic_path
 
 CLASS_AGNOSTIC = 0  # the index of the only class
 

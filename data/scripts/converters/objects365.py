@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from data.scripts.converters.label_files import coco_labels, read_coco
-from utils.dataset_download import DatasetFolder
-from utils.files import make_folder
+from utils.dataset.download import DatasetFolder
+from utils.storage.files import make_folder
 
 SOURCE = "https://dorc.ks3-cn-beijing.ksyun.com/data-set/" + quote("2020Objects365数据集")
 GIGABYTES = {"train": 360, "val": 20}  # images and, one at a time, their archives

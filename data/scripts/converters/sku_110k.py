@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from data.scripts.converters.label_files import CLASS_AGNOSTIC, box_line, write_labels, write_list
-from utils.dataset_download import DatasetFolder
+from utils.dataset.download import DatasetFolder
 
 SOURCE = "https://trax-geometry.s3.amazonaws.com/cvpr_challenge/SKU110K_fixed.tar.gz"
 GIGABYTES = 13.6

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from data.scripts.converters.label_files import box_line, write_labels
-from utils.dataset_download import DatasetFolder
+from utils.dataset.download import DatasetFolder
 
 SOURCE = "https://github.com/ultralytics/yolov5/releases/download/v1.0"  # a mirror; the original is on Google Drive
 GIGABYTES = 2.3
@@ -28,7 +28,7 @@ def convert(part: Path) -> None:
     """Write labels/*.txt beside annotations/*.txt, whose lines are left,top,width,height,score,category,..."""
     from tqdm import tqdm
 
-    from utils.images import inspect_image
+    from utils.dataset.images import inspect_image
 
     for file in tqdm(sorted(part.glob("annotations/*.txt")), desc=part.name, unit="images", disable=None):
         (width, height), _ = inspect_image(part / "images" / f"{file.stem}.jpg")

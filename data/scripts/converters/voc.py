@@ -9,9 +9,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from data.scripts.converters.label_files import box_line, write_labels
-from utils.dataset_download import DatasetFolder
-from utils.files import make_folder
+from utils.dataset.download import DatasetFolder
 from utils.log import LOGGER
+from utils.storage.files import make_folder
 
 SOURCE = "https://thor.robots.ox.ac.uk/pascal/VOC"
 GIGABYTES = 2.8

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from data.scripts.converters.label_files import box_line, write_labels, write_list
-from utils.archives import unpack
-from utils.dataset_download import DatasetFolder
+from utils.dataset.download import DatasetFolder
 from utils.errors import MissingFileError
 from utils.log import LOGGER
+from utils.storage.archives import unpack
 
 HOME = "https://xviewdataset.org"  # asks for a registration
 ARCHIVES = ("train_labels.zip", "train_images.zip", "val_images.zip")
@@ -55,7 +55,7 @@ def convert(root: Path) -> None:
     """Write labels/train/*.txt from xView_train.geojson."""
     from tqdm import tqdm
 
-    from utils.images import inspect_image
+    from utils.dataset.images import inspect_image
 
     content = json.loads((root / "xView_train.geojson").read_text(encoding="utf-8"))
     index_of = {kind: index for index, kind in enumerate(TYPES)}

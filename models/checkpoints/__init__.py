@@ -1,0 +1,1 @@
+"""From the records of a file to a network: judged whole, then built."""

@@ -1,0 +1,263 @@
+"""Rules for the record of a module, checked before a module is made of it.
+
+Each class is compared with an example of its own: which submodules it has, and which attributes of which kind. Numbers
+are bounded by several times what detectors have.
+"""
+
+from __future__ import annotations
+
+import functools
+import keyword
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.torch_files.records import (
+    ModuleRecord,
+    OrderedRecord,
+    ParameterRecord,
+    Refusal,
+    TensorRecord,
+    shown,
+)
+
+STORES = ("_parameters", "_buffers", "_modules")
+_NAME = re.compile(r"\w{1,100}", re.ASCII)
+# Attributes with an underscore that modules of any torch have; those not listed must be empty
+_INTERNAL = {"_non_persistent_buffers_set", "_is_full_backward_hook", "_qkv_same_embed_dim", "_padding_repeated_twice",
+             "_reversed_padding_repeated_twice", "_version"}  # fmt: skip
+
+MOST_CHANNELS, MOST_PIXELS, MOST_STEPS, MOST_PADDING, MOST_GAIN = 2**16, 2**12, 2**8, 64, 8
+
+
+def _refuse(path: str, what: str) -> None:
+    raise Refusal(f"{path} {what}")
+
+
+# -- kinds of attributes ---------------------------------------------------------------------------------------------
+
+
+def _whole(least: int, most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+def _each(rule: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: (
+        rule(value) or (type(value) in (tuple, list) and 0 < len(value) <= 6 and all(rule(part) for part in value))
+    )
+
+
+def _or_none(rule: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or rule(value)
+
+
+def _real(least: float, most: float) -> Callable[[Any], bool]:
+    return lambda value: type(value) in (int, float) and least <= value <= most
+
+
+_channels, _steps = _whole(1, MOST_CHANNELS), _each(_whole(1, MOST_STEPS))
+_LAYER_ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("in_channels", "out_channels", "num_features", "in_features", "out_features", "embed_dim",
+                     "num_heads", "head_dim", "kdim", "vdim", "groups", "num_groups", "num_channels"), _channels),
+    **dict.fromkeys(("kernel_size", "dilation"), _steps),
+    "stride": _or_none(_steps),
+    "padding": _each(lambda value: value in ("same", "valid") or _whole(0, MOST_PADDING)(value)),
+    "output_padding": _each(_whole(0, MOST_PADDING)),
+    "eps": _real(0, 1), "momentum": _or_none(_real(0, 1)),
+    **dict.fromkeys(("size", "output_size"), _each(_or_none(_whole(1, MOST_PIXELS)))),
+    "scale_factor": _or_none(_each(_real(1 / MOST_GAIN, MOST_GAIN))),
+    **dict.fromkeys(("upscale_factor", "downscale_factor"), _whole(1, MOST_GAIN)),
+    "mode": lambda value: value in ("nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact"),
+    "padding_mode": lambda value: value in ("zeros", "reflect", "replicate", "circular"),
+    "normalized_shape": _each(_channels),
+}  # fmt: skip
+_BLOCK_ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
+    "d": _whole(-4, 4), "gain": _whole(1, MOST_GAIN), "c2": _channels, "iter": lambda value: type(value) is range,
+}  # fmt: skip
+
+
+def _category(value: Any) -> str:
+    if type(value) in (tuple, list, int, float):
+        return "number"
+    return {bool: "bool", str: "text"}.get(type(value), "other")
+
+
+@functools.cache
+def example(kind: type[nn.Module]) -> nn.Module | None:
+    """A small module of a class, or None of those that cannot be small."""
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn
+        for arguments in ((), (1,), (8, 8), (1, 1, 1), (1, (1,)), (8, 8, 1, 1)):
+            try:
+                return kind(*arguments)
+            except (TypeError, ValueError, IndexError, ArithmeticError, AssertionError, RuntimeError):
+                continue
+    return None
+
+
+# -- one module --------------------------------------------------------------------------------------------------------
+
+
+def check_module(record: ModuleRecord, kind: type[nn.Module], path: str) -> None:
+    """Raise Refusal unless the record is a sound module of class ``kind``; its submodules are not looked into."""
+    state: dict[str, Any] = record.state or {}
+    for store in STORES:
+        if type(state.get(store)) not in (dict, OrderedRecord):
+            _refuse(path, f"has no {store}")
+    _check_names(state, kind, path)
+    _check_contents(state, path)
+    if issubclass(kind, nn.Sequential | nn.ModuleList) and None in state["_modules"].values():
+        _refuse(path, "is a list of layers, and one is missing")
+    if issubclass(kind, nn.ModuleList) and list(state["_modules"]) != [str(at) for at in range(len(state["_modules"]))]:
+        _refuse(path, "is a list of layers that are not numbered one after the other")
+    if not kind.__module__.startswith("models.yolo"):  # models.checkpoints.soundness looks at these, as a whole
+        _compare(state, kind, path)
+    if kind.__module__.startswith("torch.") or issubclass(kind, nn.modules.conv._ConvNd):
+        _check_layer(state, kind, path)
+    else:
+        for name in _BLOCK_ATTRIBUTES.keys() & state.keys():
+            if not _BLOCK_ATTRIBUTES[name](state[name]):
+                _refuse(path, f"has {shown(state[name])} as its {name}")
+
+
+def _check_names(state: dict[str, Any], kind: type[nn.Module], path: str) -> None:
+    """Names are plain, stand for one thing, and hide nothing that the class has."""
+    taken: set[str] = set()
+    for store in STORES:
+        for name in state[store]:
+            bad = type(name) is not str or not _NAME.fullmatch(name) or name.startswith("__") or name in taken
+            if bad or (name in state and state[name] is not None) or _hides(kind, name):
+                _refuse(path, f"has a part named {shown(name)}")
+            taken.add(name)
+    for name, value in state.items():
+        if type(name) is not str or not _NAME.fullmatch(name) or not name.isidentifier() or keyword.iskeyword(name):
+            _refuse(path, f"has an attribute named {shown(name)}")
+        if name in STORES or name in _INTERNAL:
+            continue
+        if name.startswith("_"):
+            if (value and value is not True) or name.startswith("__"):
+                _refuse(path, f"has hooks or other inner state ({name})")
+        elif _hides(kind, name) and not (name == "type" and type(value) is str):  # rows of a model have that one
+            _refuse(path, f"has an attribute in place of its method {name}")
+
+
+def _hides(kind: type[nn.Module], name: str) -> bool:
+    """Tell whether a class has something of this name that computes: a method, a property, a class of its own."""
+    found = getattr(kind, name, None)
+    return callable(found) or hasattr(found, "__get__") or hasattr(nn.Module, name)
+
+
+def _check_contents(state: dict[str, Any], path: str) -> None:
+    for name, value in state["_parameters"].items():
+        if value is not None and (
+            type(value) is not ParameterRecord
+            or not value.tensor.storage.dtype.is_floating_point
+            or _overlaps(value.tensor)
+        ):
+            _refuse(path, f"has an invalid parameter {name}")
+    for name, value in state["_buffers"].items():
+        if value is not None and (type(value) is not TensorRecord or _overlaps(value)):
+            _refuse(path, f"has an invalid buffer {name}")
+    for name, value in state["_modules"].items():
+        if value is not None and type(value) is not ModuleRecord:
+            _refuse(path, f"has a part {name} that is not a module")
+    if type(state.get("training")) is not bool:
+        _refuse(path, "does not say whether it is training")
+    transient = state.get("_non_persistent_buffers_set", set())
+    if type(transient) is not set or not transient <= state["_buffers"].keys():
+        _refuse(path, "has a set of buffers that do not exist")
+    if transient and state["_parameters"]:  # as no layer with weights has: what it computes with is in its state dict
+        _refuse(path, "has buffers that are not among its weights")
+
+
+def _overlaps(tensor: TensorRecord) -> bool:
+    """Tell whether two elements of a tensor may share memory."""
+    extent = 0
+    for step, length in sorted(zip(tensor.stride, tensor.size, strict=True)):
+        if length > 1 and step <= extent:
+            return True
+        extent += (length - 1) * step
+    return False
+
+
+def _compare(state: dict[str, Any], kind: type[nn.Module], path: str) -> None:
+    """Require the attributes of an example, of the same kind; a layer of an older torch may lack later ones."""
+    model = example(kind)  # type: ignore[arg-type]
+    if model is None:
+        return
+    for name in model._modules:
+        fused = name == "bn" and hasattr(kind, "forward_fuse")
+        if not fused and name not in state and state["_modules"].get(name) is None:
+            _refuse(path, f"lacks its part {name}")
+    for store in ("_parameters", "_buffers"):
+        for name in getattr(model, store):
+            if name not in state[store]:
+                _refuse(path, f"lacks its {name}")
+    of_torch = kind.__module__.startswith("torch.")
+    for name, value in vars(model).items():
+        present = name in state or name in state["_modules"]
+        if name.startswith("_") or (not present and of_torch and name not in _LAYER_ATTRIBUTES):
+            continue
+        if not present:
+            _refuse(path, f"lacks its attribute {name}")
+        given = state.get(name)
+        same_kind = given is None or value is None or _category(given) == _category(value)
+        if not same_kind and name not in _LAYER_ATTRIBUTES:
+            _refuse(path, f"has {shown(given)} as its {name}")
+
+
+# -- layers of torch ---------------------------------------------------------------------------------------------------
+
+
+def _check_layer(state: dict[str, Any], kind: type[nn.Module], path: str) -> None:
+    for name, value in state.items():
+        rule = _LAYER_ATTRIBUTES.get(name, _bounded)
+        if not name.startswith("_") and name not in ("i", "f", "type", "np") and not rule(value):
+            _refuse(path, f"has {shown(value)} as its {name}")
+    shapes: dict[str, Any] = {
+        name: None if value is None else getattr(value, "tensor", value).size
+        for store in ("_parameters", "_buffers")
+        for name, value in state[store].items()
+    }
+    for name, expected in _expected_shapes(state, kind).items():
+        if shapes.get(name) not in (None, expected):
+            _refuse(path, f"has a {name} of shape {list(shapes[name])}, expected {list(expected)}")
+    if issubclass(kind, nn.modules.conv._ConvNd | nn.Linear) and shapes.get("weight") is None:
+        _refuse(path, "has no weight")
+
+
+def _bounded(value: Any) -> bool:
+    """Plain values without much in them."""
+    if type(value) in (tuple, list):
+        return len(value) <= 1000 and all(_bounded(part) for part in value)
+    if type(value) in (int, float):
+        return abs(value) <= 2**31 or not math.isfinite(value)
+    return value is None or type(value) in (bool, range, TensorRecord) or (type(value) is str and len(value) <= 1000)
+
+
+def _expected_shapes(state: dict[str, Any], kind: type[nn.Module]) -> dict[str, tuple[int, ...]]:
+    """Shapes of parameters and buffers, as the attributes have them."""
+    if issubclass(kind, nn.modules.conv._ConvNd):
+        inputs, outputs, groups = state["in_channels"], state["out_channels"], state["groups"]
+        rows, columns = (inputs, outputs) if state.get("transposed") else (outputs, inputs)
+        sizes = state["kernel_size"]
+        settings = [state[name] for name in ("kernel_size", "stride", "dilation", "output_padding")]
+        settings += [] if type(state["padding"]) is str else [state["padding"]]
+        fits = all(type(setting) is tuple and len(setting) == len(sizes) for setting in settings)
+        if not fits or inputs % groups or outputs % groups:
+            raise Refusal("a convolution whose channels or groups do not fit together")
+        return {"weight": (rows, columns // groups, *sizes), "bias": (outputs,)}
+    if issubclass(kind, nn.modules.batchnorm._NormBase):
+        shape = (state["num_features"],)
+        return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), shape) | {"num_batches_tracked": ()}
+    if issubclass(kind, nn.Linear):
+        return {"weight": (state["out_features"], state["in_features"]), "bias": (state["out_features"],)}
+    if issubclass(kind, nn.MultiheadAttention):
+        width, heads = state["embed_dim"], state["num_heads"]
+        if width % heads or state["head_dim"] * heads != width:
+            raise Refusal("an attention whose heads do not fit its width")
+        return {"in_proj_weight": (3 * width, width), "in_proj_bias": (3 * width,)}
+    return {}

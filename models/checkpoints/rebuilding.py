@@ -1,0 +1,160 @@
+"""Modules out of records (``utils.torch_files``): from a fixed table of classes, by code of our own.
+
+A module is made empty, as ``nn.Module.__init__`` makes it, and given parameters, buffers, submodules and plain
+attributes, once ``module_rules`` has looked at all of them. No code of a class runs with arguments that a file could
+choose, hooks do not exist, and nothing stands where a method is expected.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from torch import nn
+
+from models import blocks, common, head, rare_blocks, yolo
+from models.checkpoints.module_rules import check_module, example
+from utils.torch_files.build import Builder
+from utils.torch_files.reader import Content
+from utils.torch_files.records import ModuleRecord, OrderedRecord, ParameterRecord, Refusal, TensorRecord
+
+PATHS = ("models.common", "models.yolo", "models.experimental")  # by which files know our classes
+# Where earlier releases kept classes: {path in the file: class}
+MOVED: dict[str, type[nn.Module]] = {
+    "models.yolo.Model": yolo.DetectionModel,  # to v6.1
+    "models.experimental.GhostConv": common.GhostConv,  # to v5.0
+    "models.experimental.GhostBottleneck": common.GhostBottleneck,
+    "models.experimental.C3": common.C3,  # v2.0 and v3.0
+    "models.experimental.CrossConv": common.CrossConv,  # to v6.1
+    "torch.nn.modules.linear._LinearWithBias": nn.modules.linear.NonDynamicallyQuantizableLinear,  # torch < 1.9
+}
+# The kinds of torch's layers that detectors are made of
+LAYER_HOMES = ("activation", "batchnorm", "channelshuffle", "conv", "dropout", "flatten", "fold", "instancenorm",
+               "linear", "normalization", "padding", "pixelshuffle", "pooling", "upsampling")  # fmt: skip
+
+
+@functools.cache
+def module_classes() -> dict[str, type[nn.Module]]:
+    """Every module class that a checkpoint may name: {path in the file: class}."""
+    found = dict(MOVED)
+    for module in (blocks, rare_blocks, head, yolo):  # without Ensemble: several models are several files
+        for kind in vars(module).values():
+            if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ in PATHS:
+                found[f"{kind.__module__}.{kind.__name__}"] = kind
+    layers = [nn.Sequential, nn.ModuleList, nn.modules.linear.NonDynamicallyQuantizableLinear, *vars(nn).values()]
+    for kind in layers:
+        if (
+            not isinstance(kind, type)
+            or not issubclass(kind, nn.Module)
+            or issubclass(kind, nn.modules.lazy.LazyModuleMixin)
+        ):
+            continue
+        home = kind.__module__.removeprefix("torch.nn.modules.")
+        if home in LAYER_HOMES or kind in (nn.Sequential, nn.ModuleList):
+            found[f"{kind.__module__}.{kind.__name__}"] = kind
+    return found
+
+
+def rebuild(content: Content) -> Any:
+    """The content of a file with its modules made: of the file itself, and of the values of a dict at its top.
+
+    Raises:
+        Refusal: a module that no such file has, or one in an unexpected place. Then nothing was made.
+    """
+    top = content.value
+    entries = top if type(top) in (dict, OrderedRecord) else {"": top}
+    checked: set[int] = set()
+    for value in entries.values():
+        if type(value) is ModuleRecord:
+            _check(value, checked, value.path.rsplit(".", 1)[-1])
+    stray = next((record for record in content.modules if id(record) not in checked), None)
+    if stray is not None:
+        raise Refusal(f"an object of {stray.path} where plain values are expected")
+    maker = _Maker(Builder(content.storages))
+    built = {
+        key: maker.make(value) if type(value) is ModuleRecord else maker.plain(value) for key, value in entries.items()
+    }
+    return built if entries is top else built[""]
+
+
+def _check(record: ModuleRecord, checked: set[int], path: str) -> None:
+    """Judge a module and all below it, each once."""
+    if id(record) in checked:
+        return
+    checked.add(id(record))
+    kind = module_classes()[record.path]
+    check_module(record, kind, path)
+    for name, child in record.state["_modules"].items():  # type: ignore[index]
+        if child is not None:
+            if issubclass(module_classes()[child.path], yolo.DetectionModel):
+                raise Refusal(f"{path} has a whole model as its part {name}")
+            _check(child, checked, f"{path}.{name}")
+
+
+class _Maker:
+    """Makes modules; one that the file has in two places becomes one object."""
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+        self.plain = builder.build
+        self.made: dict[int, nn.Module] = {}
+        self.owners: dict[str, int] = {}  # the parameter or buffer that the numbers of each key belong to
+
+    def _held(self, record: ParameterRecord | TensorRecord | None) -> Any:
+        """A parameter or buffer, with numbers of its own: a change of one must not change another."""
+        tensor = self.plain(record)
+        if record is not None:
+            key = (record.tensor if isinstance(record, ParameterRecord) else record).storage.key
+            if self.owners.setdefault(key, id(record)) != id(record):
+                tensor.data = tensor.data.clone()
+        return tensor
+
+    def make(self, record: ModuleRecord) -> nn.Module:
+        """The module of a judged record."""
+        if id(record) in self.made:
+            return self.made[id(record)]
+        kind, state = module_classes()[record.path], dict(record.state or {})
+        module = kind.__new__(kind)
+        nn.Module.__init__(module)
+        attributes = vars(module)
+        for store in ("_parameters", "_buffers"):
+            attributes[store].update({name: self._held(value) for name, value in state.pop(store).items()})
+        children: dict[str, Any] = state.pop("_modules")
+        attributes["_modules"].update(
+            {name: None if child is None else self.make(child) for name, child in children.items()}
+        )
+        attributes["_non_persistent_buffers_set"] = set(state.pop("_non_persistent_buffers_set", ()))
+        for name, value in state.items():
+            if not name.startswith("_") or name in KEPT:
+                attributes[name] = self.plain(value)
+        self.made[id(record)] = module
+        _complete(module)
+        return module
+
+
+KEPT = ("_qkv_same_embed_dim",)  # of the attributes with an underscore; all others are hooks and caches
+
+
+def _complete(module: nn.Module) -> None:
+    """Give a layer of torch what follows from its other attributes, or came with a later torch."""
+    attributes = vars(module)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        attributes["_reversed_padding_repeated_twice"] = _doubled(module)
+    if type(module) in yolo.INPLACE_ACTIVATIONS:
+        attributes.setdefault("inplace", True)
+    kind: Any = type(module)
+    model = example(kind) if kind.__module__.startswith("torch.") else None
+    for name, value in vars(model).items() if model is not None else ():
+        if name not in attributes and name not in module._modules and not name.startswith("_"):
+            attributes[name] = value
+
+
+def _doubled(module: nn.modules.conv._ConvNd) -> Any:
+    """Both sides of each axis, the last first: what torch makes of a padding that is not of zeros."""
+    if not isinstance(module.padding, str):
+        return tuple(side for side in reversed(module.padding) for _ in range(2))
+    sides = []
+    for size, step in zip(reversed(module.kernel_size), reversed(module.dilation), strict=True):
+        total = step * (size - 1) if module.padding == "same" else 0
+        sides += [total // 2, total - total // 2]
+    return sides

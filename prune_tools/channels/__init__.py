@@ -1,0 +1,1 @@
+"""Channels that belong together, found by tracing the network."""

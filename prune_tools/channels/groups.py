@@ -1,0 +1,222 @@
+"""Channel groups: which channels of a network can be removed, and what has to be narrowed together with them."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.errors import InputError, short_repr
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prune_tools.channels.tracing import Trace
+
+
+SCOPES = ("seed", "all")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One module of a group: position ``k`` of the group is the module's channel ``indices[k]``.
+
+    ``role``: 'output', 'norm', 'depthwise' or 'input' (see tracing.Touch). A module that meets the same channels at
+    several places, as SPPF's cv2 does, is a member once for each place.
+    """
+
+    path: str
+    role: str
+    indices: np.ndarray
+
+    def __str__(self) -> str:
+        """The path with its range of channels, such as ``model.9.cv2.conv[128:256]``."""
+        start, count = int(self.indices[0]), len(self.indices)
+        contiguous = (self.indices == np.arange(start, start + count)).all()
+        return f"{self.path}[{start}:{start + count}]" if contiguous else f"{self.path}[{count} channels]"
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels with the same producers, norms and readers; each position can go or stay independently of the others.
+
+    Attributes:
+        name: path of the first producer; further groups of the same producer get ``#2``, ``#3``.
+        size: number of positions.
+        members: all modules that touch the channels, in execution order.
+        reason: why the group has to stay whole; '' if it can be pruned.
+        in_shortcut: a block that adds its input to its output produces or receives these channels.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    reason: str = ""
+    in_shortcut: bool = False
+
+    def of_role(self, *roles: str) -> list[Member]:
+        """The members with one of these roles."""
+        return [member for member in self.members if member.role in roles]
+
+    @property
+    def producers(self) -> list[Member]:
+        """Convolutions whose rows these channels are (depthwise ones included)."""
+        return self.of_role("output", "depthwise")
+
+    @property
+    def norms(self) -> list[Member]:
+        """Norms that scale these channels."""
+        return self.of_role("norm")
+
+    @property
+    def readers(self) -> list[Member]:
+        """Convolutions that read these channels."""
+        return self.of_role("input")
+
+    @property
+    def prunable(self) -> bool:
+        """Tell whether single channels can be removed."""
+        return not self.reason
+
+    def exclusion(self, scope: str) -> str:
+        """Return why the group stays whole in ``scope``; '' if it takes part.
+
+        'seed' is the rule of the original tools: one convolution, one norm, and neither coupled by a shortcut nor
+        inside a block with one. 'all' takes every group that can be pruned.
+        """
+        if self.reason or scope == "all":
+            return self.reason
+        if self.in_shortcut:
+            return "it belongs to a shortcut (scope seed)"
+        if len(self.producers) != 1 or len(self.norms) != 1:
+            return f"{len(self.producers)} convolutions and {len(self.norms)} norms are coupled (scope seed)"
+        return ""
+
+
+def find_groups(model: nn.Module, trace: Trace | None = None) -> list[ChannelGroup]:
+    """All channel groups of ``model`` in execution order, found by tracing it (or from a trace made before)."""
+    from prune_tools.channels.tracing import trace_model
+
+    trace = trace or trace_model(model)
+    places: dict[int, list[tuple[int, int]]] = defaultdict(list)  # class -> (number of the touch, index in it)
+    for number, touch in enumerate(trace.touches):
+        for index, channel in enumerate(touch.channels):
+            places[trace.root(int(channel))].append((number, index))
+    reasons: dict[int, str] = {}
+    for channel, reason in trace.reasons.items():
+        reasons.setdefault(trace.root(channel), reason)
+    added = {trace.root(channel) for channel in trace.added}
+    alike: dict[tuple, list[int]] = defaultdict(list)  # same touches, reason and coupling -> classes
+    for root, touched in places.items():
+        alike[tuple(number for number, _ in touched), reasons.get(root, ""), root in added].append(root)
+    modules = dict(model.named_modules())
+    blocks = [path + "." for path, module in modules.items() if getattr(module, "add", False) is True]
+    groups: list[ChannelGroup] = []
+    names: dict[str, int] = defaultdict(int)
+    for (numbers, reason, is_added), roots in alike.items():
+        members = tuple(
+            Member(
+                trace.touches[number].path,
+                trace.touches[number].role,
+                np.array([places[root][slot][1] for root in roots]),
+            )
+            for slot, number in enumerate(numbers)
+        )
+        base = next((member.path for member in members if member.role != "input"), f"input of {members[0].path}")
+        names[base] += 1
+        name = base if names[base] == 1 else f"{base}#{names[base]}"
+        reason = reason or _unscaled(modules, members)
+        inside = any(member.path.startswith(block) for block in blocks for member in members if member.role == "output")
+        groups.append(ChannelGroup(name, len(roots), members, reason, is_added or inside))
+    return groups
+
+
+def _unscaled(modules: Mapping[str, Any], members: Iterable[Member]) -> str:
+    """Return why no gamma says what the channels of ``members`` are worth; '' if one does."""
+    norms = [modules[member.path] for member in members if member.role == "norm"]
+    if not norms:
+        return "no norm scales it"
+    if any(norm.weight is None for norm in norms):
+        return "its norm has no gammas"
+    return "its norm has no running statistics" if any(norm.running_mean is None for norm in norms) else ""
+
+
+def select_groups(groups: Iterable[ChannelGroup], scope: str = "seed") -> list[ChannelGroup]:
+    """The groups that may be pruned in ``scope``. Raises InputError when there are none, saying why."""
+    if scope not in SCOPES:
+        raise InputError(f"unknown scope {short_repr(scope)}: expected one of {', '.join(SCOPES)}")
+    groups = list(groups)
+    chosen = [group for group in groups if not group.exclusion(scope)]
+    if not chosen:
+        if not any(group.norms for group in groups):
+            raise InputError(
+                "this model has no prunable layers, for it has no batch norm (is it fused, or quantised?): "
+                "give an unfused detection checkpoint"
+            )
+        reasons = sorted({group.exclusion(scope) for group in groups if group.norms})
+        remedy = "protect fewer of them" if any("--skip" in reason for reason in reasons) else "try --scope all"
+        raise InputError(f"no layer of this model may be pruned ({'; '.join(reasons[:3])}): {remedy}")
+    return chosen
+
+
+def protect(groups: Iterable[ChannelGroup], model: nn.Module, patterns: Iterable[str]) -> list[ChannelGroup]:
+    """The groups again, those that a layer named by a pattern makes or scales with a reason to stay whole.
+
+    Args:
+        patterns: module paths of ``model`` with shell wildcards; a path stands for all that is below it.
+
+    Raises:
+        InputError: a pattern that fits no module, naming close paths.
+    """
+    groups, modules = list(groups), [path for path, _ in model.named_modules() if path]
+    for pattern in patterns:
+        matched = set(fnmatch.filter(modules, pattern))
+        if not matched:
+            close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
+            hint = f"did you mean {', '.join(close)}?" if close else "prune_tools/groups.py lists the layers"
+            raise InputError(f"--skip {short_repr(pattern)} fits no layer of this model: {hint}")
+
+        def fits(path: str, matched: set[str] = matched) -> bool:
+            return any(path == whole or path.startswith(whole + ".") for whole in matched)
+
+        groups = [
+            replace(group, reason=f"protected by --skip {pattern}")
+            if not group.reason and any(fits(member.path) for member in group.members if member.role != "input")
+            else group
+            for group in groups
+        ]
+    return groups
+
+
+def describe(groups: Iterable[ChannelGroup], scope: str = "all") -> str:
+    """The groups as readable text: channels, producers, norms, readers, whether shortcuts couple them, and why a group
+    stays whole."""
+    lines = []
+    for group in groups:
+        why = group.exclusion(scope)
+        coupled = f", {len(group.producers)} layers go together" if len(group.producers) > 1 and not why else ""
+        lines.append(f"{group.name}: {group.size} channels{coupled}" + (f", left whole: {why}" if why else ""))
+        parts: Mapping[str, list[Member]] = {
+            "made by": group.producers,
+            "scaled by": group.norms,
+            "read by": group.readers,
+        }
+        lines += [f"    {title:<9} {', '.join(map(str, members))}" for title, members in parts.items() if members]
+    return "\n".join(lines)
+
+
+def left_whole(groups: Iterable[ChannelGroup], scope: str) -> str:
+    """One line for each reason why normalised channels stay in ``scope``, naming up to four groups; '' without any."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for group in groups:
+        if group.norms and group.exclusion(scope):
+            reasons[group.exclusion(scope)].append(group.name)
+    return "\n".join(
+        f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}: {why}"
+        for why, names in reasons.items()
+    )

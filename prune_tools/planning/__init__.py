@@ -1,0 +1,1 @@
+"""Scores, costs and targets: the channels that stay."""

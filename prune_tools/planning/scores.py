@@ -1,0 +1,156 @@
+"""Scores of channels: how much is lost when one goes. Higher stays.
+
+A score is a function of ``Material`` and a group; ``SCORES`` lists them by the name that ``--score`` takes. Coupled
+channels get one score: what their norms say is combined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_tools.channels.groups import ChannelGroup, Member
+from utils.errors import InputError, short_repr
+
+REDUCTIONS = {
+    "mean": lambda scores: scores.mean(0),
+    "sum": lambda scores: scores.sum(0),
+    "max": lambda scores: scores.amax(0),
+}
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # images (B, 3, H, W) in 0..1, labels (T, 6)
+
+
+@dataclass
+class Material:
+    """What scores are computed from.
+
+    Attributes:
+        model: the network before pruning; it is left as it is.
+        batches: training batches, for the scores of ``NEEDS_IMAGES``; the model's ``hyp`` holds the gains of the loss.
+        reduction: how the gammas of coupled norms become one (mean, sum, max).
+        seed: of the random score.
+    """
+
+    model: nn.Module
+    batches: Iterable[Batch] = ()
+    reduction: str = "mean"
+    seed: int = 0
+    modules: dict[str, nn.Module] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look the modules up once."""
+        self.modules = dict(self.model.named_modules())
+
+    def gammas(self, group: ChannelGroup) -> torch.Tensor:
+        """|gamma| of a group, (norms, channels).
+
+        Raises:
+            InputError: a gamma that is not a finite number, by layer and channel.
+        """
+        rows = []
+        for member in group.norms:
+            gamma = _of_member(self.modules[member.path].weight, member).abs()
+            if not gamma.isfinite().all():
+                channel = int(member.indices[int((~gamma.isfinite()).nonzero()[0])])
+                raise InputError(
+                    f"gamma of channel {channel} in {member.path} is not a finite number: "
+                    "the training has diverged, prune an earlier checkpoint or train again with a lower rate"
+                )
+            rows.append(gamma)
+        return torch.stack(rows)
+
+
+Scores = dict[str, torch.Tensor]  # group -> (channels,)
+
+
+def _of_member(values: torch.Tensor | nn.Module, member: Member) -> torch.Tensor:
+    """The values of a module's channels that are those of a group, in the group's order."""
+    assert isinstance(values, torch.Tensor)
+    return values.detach().float().cpu()[torch.as_tensor(member.indices)]
+
+
+def _gamma(material: Material, groups: Sequence[ChannelGroup]) -> Scores:
+    """|gamma| (Liu et al., Network Slimming, ICCV 2017)."""
+    return {group.name: REDUCTIONS[material.reduction](material.gammas(group)) for group in groups}
+
+
+def _gamma_norm(material: Material, groups: Sequence[ChannelGroup]) -> Scores:
+    """|gamma| times the Euclidean norm of all kernels that read the channel: what its readers make of it."""
+    scores = _gamma(material, groups)
+    for group in groups:
+        squares = torch.zeros(group.size)
+        for member in group.readers:
+            module: Any = material.modules[member.path]
+            kernels = module.weight.detach().float().cpu()
+            if isinstance(module, nn.ConvTranspose2d):
+                kernels = kernels.transpose(0, 1)
+            squares += kernels.square().sum((0, 2, 3))[torch.as_tensor(member.indices)]
+        scores[group.name] = scores[group.name] * squares.sqrt()
+    return scores
+
+
+def _taylor(material: Material, groups: Sequence[ChannelGroup]) -> Scores:
+    """|sum over the coupled norms of gamma * dL/dgamma|, mean over the batches: the loss that gamma = 0 costs, to first
+    order (Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019)."""
+    from utils.loss import ComputeLoss
+
+    _gamma(material, groups)  # names gammas that are no numbers
+    model = deepcopy(material.model).eval().requires_grad_(False)
+    modules: dict[str, Any] = dict(model.named_modules())
+    paths = sorted({member.path for group in groups for member in group.norms})
+    weights = {path: modules[path].weight.requires_grad_(True) for path in paths}
+    device = next(model.parameters()).device
+    compute_loss = ComputeLoss(model)
+    scores = {group.name: torch.zeros(group.size) for group in groups}
+    count = 0
+    for images, labels in material.batches:
+        loss, _ = compute_loss(model(images.to(device))[1], labels.to(device))
+        products = dict(zip(paths, torch.autograd.grad(loss.sum(), list(weights.values())), strict=True))
+        products = {path: products[path] * weights[path] for path in paths}
+        for group in groups:
+            terms = [_of_member(products[member.path], member) for member in group.norms]
+            scores[group.name] += torch.stack(terms).sum(0).abs()
+        count += len(images)
+    if not count:
+        raise InputError("--score taylor needs training images, but there are none")
+    if not all(values.isfinite().all() for values in scores.values()):
+        raise InputError("the loss on the training images has no finite gradient: the training has diverged")
+    return {name: values / count for name, values in scores.items()}
+
+
+def _random(material: Material, groups: Sequence[ChannelGroup]) -> Scores:
+    """Equally distributed numbers: the control that every other score has to beat."""
+    _gamma(material, groups)
+    generator = torch.Generator().manual_seed(material.seed)
+    return {group.name: torch.rand(group.size, generator=generator) for group in groups}
+
+
+SCORES: dict[str, Callable[[Material, Sequence[ChannelGroup]], Scores]] = {
+    "gamma": _gamma,
+    "gamma-norm": _gamma_norm,
+    "taylor": _taylor,
+    "random": _random,
+}
+NEEDS_IMAGES = ("taylor",)
+
+
+def score_channels(name: str, material: Material, groups: Sequence[ChannelGroup]) -> Scores:
+    """The scores of one kind, per group one value per channel.
+
+    Raises:
+        InputError: an unknown name, gammas that are no numbers, no images where they are needed.
+    """
+    if name not in SCORES:
+        raise InputError(f"--score {short_repr(name)} is unknown: expected one of {', '.join(SCORES)}")
+    return SCORES[name](material, groups)
+
+
+def gamma_scores(model: nn.Module, groups: Sequence[ChannelGroup], reduction: str = "mean") -> Scores:
+    """``score_channels("gamma")`` of a model; ``reduction`` as in ``Material``."""
+    return score_channels("gamma", Material(model, reduction=reduction), groups)

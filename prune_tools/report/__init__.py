@@ -1,0 +1,1 @@
+"""The report of a pruning: table, pictures, page."""

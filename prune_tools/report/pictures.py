@@ -1,0 +1,140 @@
+"""Pictures of a pruning: gammas, layer widths, detections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.drawing.charts import new_figure, save_figure
+from utils.errors import InputError
+from utils.log import log_once
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from matplotlib.axes import Axes
+    from torch import nn
+
+DPI = 130
+REPORT_SIZE = 6.4, 3.8  # inches; letters stay readable on a phone
+BINS = 80  # of histograms
+TILES = 12  # validation images in the picture of detections
+COLUMNS = 4
+EMPTY_GREY = 114  # of a picture that cannot be read, as of letterboxes
+
+
+def layer_widths(model: nn.Module) -> dict[str, int]:
+    """Channels of every batch norm, by module path, in the model's order."""
+    return {path: module.num_features for path, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+
+
+def gamma_histogram(gammas: Mapping[str, torch.Tensor], threshold: float | None = None) -> dict[str, Any]:
+    """How many channels have which |gamma|: common edges (bins + 1,), counts (bins,) and the median of each series.
+
+    ``threshold`` is that below which channels go, None where there is not one for all layers.
+    """
+    import numpy as np
+
+    series = {name: values.detach().abs().float().cpu().numpy() for name, values in gammas.items()}
+    largest = max((float(values.max()) for values in series.values() if len(values)), default=0.0) or 1.0
+    edges = np.linspace(0, largest, BINS + 1)
+    return {
+        "edges": [round(float(edge), 6) for edge in edges],
+        "counts": {name: np.histogram(values, edges)[0].tolist() for name, values in series.items()},
+        "median": {name: float(np.median(values)) if len(values) else None for name, values in series.items()},
+        "threshold": threshold,
+    }
+
+
+def draw_gammas(histogram: Mapping[str, Any], path: Path) -> None:
+    """A ``gamma_histogram`` as a picture."""
+    figure = new_figure(*REPORT_SIZE)
+    axes = figure.subplots()
+    for color, (name, counts) in zip(("#8da0cb", "#fc8d62"), histogram["counts"].items(), strict=False):
+        median = histogram["median"][name]
+        label = name if median is None else f"{name}, median {median:.2g}"
+        axes.stairs(counts, histogram["edges"], fill=True, alpha=0.7, label=label, color=color)
+    if histogram["threshold"] is not None:
+        title = f"threshold {histogram['threshold']:.2g}"
+        axes.axvline(histogram["threshold"], color="#444444", linestyle="--", linewidth=1, label=title)
+    axes.set(xlabel="|gamma| of the prunable channels", ylabel="channels")
+    finish(axes)
+    save_figure(figure, path, DPI)
+
+
+def finish(axes: Axes) -> None:
+    """What all these diagrams have: a legend without a frame, and no lines above and on the right."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def draw_widths(before: nn.Module, after: nn.Module, path: Path) -> None:
+    """Channels of every layer before and after pruning."""
+
+    original, remaining = layer_widths(before), layer_widths(after)
+    places = range(len(original))
+    figure = new_figure(11, 3.8)
+    axes = figure.subplots()
+    axes.bar(places, list(original.values()), color="#d9d9d9", label="base")
+    axes.bar(places, [remaining[name] for name in original], color="#66c2a5", label="pruned")
+    names = [name.removeprefix("model.").removesuffix(".bn") for name in original]
+    axes.set_xticks(places, names, rotation=90, fontsize=6)
+    axes.set_ylabel("channels")
+    axes.margins(x=0.01)
+    finish(axes)
+    save_figure(figure, path, DPI)
+
+
+def picture_detections(weights: Path | str, images: Sequence[str], image_size: int, device: str) -> list[np.ndarray]:
+    """Return what the model of ``weights`` finds in each image, drawn into it: BGR squares of ``image_size`` pixels."""
+    import numpy as np
+
+    from detect import DetectOptions, Detector, Writer
+    from utils.augmentations import letterbox
+    from utils.dataset.images import read_image
+
+    options = DetectOptions(weights=[str(weights)], imgsz=[image_size], line_thickness=2, device=device)
+    detector = Detector(options)
+    writer = Writer(options, detector.names, Path(weights).parent)  # it only draws
+    tiles = []
+    for file in images:
+        try:
+            native = read_image(file)
+        except InputError as error:
+            log_once(f"WARNING: an empty picture is shown instead: {error}")
+            tiles.append(np.full((image_size, image_size, 3), EMPTY_GREY, np.uint8))
+            continue
+        network_input = letterbox(native, image_size, stride=detector.model.stride)[0]
+        found, _ = detector(np.ascontiguousarray(network_input[..., ::-1].transpose(2, 0, 1)), native.shape[:2])
+        tiles.append(letterbox(writer.annotate(native, found.flip(0)), image_size, auto=False)[0])
+    return tiles
+
+
+def spread(images: Sequence[str], count: int) -> list[str]:
+    """``count`` of the images, evenly spread over them; all if there are no more."""
+    count = min(count, len(images))
+    return [images[index * len(images) // count] for index in range(count)]
+
+
+def _sheet(tiles: list[np.ndarray]) -> np.ndarray:
+    """Equal pictures in rows of COLUMNS; the last row is filled with white."""
+    import numpy as np
+
+    blank = np.full_like(tiles[0], 255)
+    tiles = tiles + [blank] * (-len(tiles) % COLUMNS)
+    rows = [np.concatenate(tiles[start : start + COLUMNS], axis=1) for start in range(0, len(tiles), COLUMNS)]
+    return np.concatenate(rows)
+
+
+def draw_run(
+    checkpoints: dict[str, Path], image_paths: Sequence[str], image_size: int, device: str, folder: Path
+) -> None:
+    """widths.png and detections.jpg of a finished pipeline run, in ``folder``."""
+    from models.loading import load_checkpoint
+    from utils.drawing.annotator import write_picture
+
+    before, after = (load_checkpoint(checkpoints[step])["model"].float() for step in ("base", "pruned"))
+    draw_widths(before, after, folder / "widths.png")
+    tiles = picture_detections(checkpoints["finetuned"], image_paths[:TILES], image_size, device)
+    write_picture(folder / "detections.jpg", _sheet(tiles))

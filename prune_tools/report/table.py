@@ -1,0 +1,129 @@
+"""The table that compares the models of a run: accuracy, size, computation, measured time; as text, CSV and picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.storage.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import nn
+
+GFLOPS_IMAGE_SIZE = 640  # pixels; as YOLOv5 prints its models
+
+
+@dataclass
+class Row:
+    """One model of the table. Accuracy and time are None where they were not measured."""
+
+    step: str
+    precision: float | None
+    recall: float | None
+    map50: float | None
+    map: float | None
+    parameters: int
+    gflops: float  # at GFLOPS_IMAGE_SIZE
+    milliseconds: float | None  # median for one image, batch 1
+    weights: str
+
+
+def row_of(
+    step: str, model: nn.Module, metrics: Sequence[float | None], milliseconds: float | None, weights: str
+) -> Row:
+    """The row of a model that has been validated (P, R, mAP50, mAP50-95, ...) and timed, or neither."""
+    from utils.model_info import count_parameters, gflops
+
+    precision, recall, map50, map_ = metrics[:4]
+    operations = gflops(model, GFLOPS_IMAGE_SIZE) or 0.0
+    return Row(step, precision, recall, map50, map_, count_parameters(model), operations, milliseconds, weights)
+
+
+def compare(checkpoints: dict[str, Path], data: str, image_size: int, folder: Path, **val_options: Any) -> list[Row]:
+    """Validate and time each checkpoint; ``val_options`` go to ``val.run`` (device, workers, batch_size)."""
+    import val
+    from models.loading import attempt_load
+    from prune_tools.planning.latency import prepare, time_calls
+    from utils.device import select_device
+
+    device = select_device(val_options.get("device", ""))
+    models = {step: attempt_load(file, device, fuse=False) for step, file in checkpoints.items()}
+    times = time_calls({step: prepare(model, image_size) for step, model in models.items()})
+    rows = []
+    for step, file in checkpoints.items():
+        results, _, _ = val.run(data, str(file), imgsz=image_size, save_dir=folder / step, plots=False, **val_options)
+        rows.append(row_of(step, models[step], results, times[step], str(file)))
+    return rows
+
+
+def as_text(rows: list[Row]) -> str:
+    """The table as aligned text, also valid Markdown."""
+    return aligned(cells(rows))
+
+
+def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Head and rows of the table, as text."""
+    lines: list[tuple[str, ...]] = [
+        ("step", "P", "R", "mAP50", "mAP50-95", "params", f"GFLOPs at {GFLOPS_IMAGE_SIZE}", "ms / image")
+    ]
+    for row in rows:
+        accuracy = (shown(value, ".3f") for value in (row.precision, row.recall, row.map50, row.map))
+        lines.append((row.step, *accuracy, f"{row.parameters:,}", f"{row.gflops:.2f}", shown(row.milliseconds, ".1f")))
+    return lines
+
+
+def shown(value: float | None, form: str) -> str:
+    """A figure as text, ``-`` where it was not measured."""
+    return "-" if value is None else format(value, form)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A table (head, rows) with columns of equal width, as Markdown."""
+    lines = [lines[0], ["-" * len(name) for name in lines[0]], *lines[1:]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def save_csv(rows: Sequence[Any], path: Path) -> None:
+    """One line for each of these objects of a dataclass, columns named as its fields."""
+    import csv
+
+    with atomic_path(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(asdict(rows[0])))
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def save_picture(rows: list[Any], path: Path) -> None:
+    """Bars for Rows that were measured: accuracy on the left, parameters, GFLOPs and time relative to the first."""
+    from utils.drawing.charts import new_figure, save_figure
+
+    figure = new_figure(11, 4)
+    accuracy, cost = figure.subplots(1, 2)
+    _bars(accuracy, rows, {"mAP50": [row.map50 for row in rows], "mAP50-95": [row.map for row in rows]}, "{:.3f}")
+    base = rows[0]
+    relative = {
+        "parameters": [row.parameters / base.parameters for row in rows],
+        "GFLOPs": [row.gflops / base.gflops if base.gflops else 0 for row in rows],
+        "time": [row.milliseconds / base.milliseconds for row in rows],
+    }
+    _bars(cost, rows, relative, "{:.2f}")
+    accuracy.set_title("accuracy on the validation images")
+    cost.set_title(f"cost relative to {base.step}")
+    save_figure(figure, path, dpi=150)
+
+
+def _bars(axes: Any, rows: list[Row], series: dict[str, list[float]], number: str) -> None:
+    width = 0.8 / len(series)
+    for index, (name, values) in enumerate(series.items()):
+        places = [row + (index - (len(series) - 1) / 2) * width for row in range(len(rows))]
+        bars = axes.bar(places, values, width * 0.92, label=name)
+        axes.bar_label(bars, [number.format(value) for value in values], fontsize=7, padding=1)
+    axes.set_xticks(range(len(rows)), [row.step for row in rows])
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, ncols=len(series), loc="upper center")

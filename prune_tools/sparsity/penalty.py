@@ -1,0 +1,320 @@
+"""The penalty of sparse training (Network Slimming, Liu et al., ICCV 2017), as callbacks of the ordinary training loop.
+
+``l1`` adds ``sr * sign(gamma)`` to gamma's gradient for every batch that an optimizer step applies, after unscaling and
+clipping; ``prox`` takes the same amount off |gamma| after the step and stops at exactly zero; ``polarize`` pushes only
+the channels that the loss needs least (polarize.py). So neither the loss scale of mixed precision nor clipping nor
+gradient accumulation changes the penalty's strength.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prune_tools.channels.tracing import trace_model
+from prune_tools.planning.costs import CostModel, readable
+from prune_tools.sparsity.gammas import ChannelGammas
+from prune_tools.sparsity.polarize import ByBudget, ByShare, Chooser, Polarizer
+from prune_tools.sparsity.rates import DEADLINE, LARGEST_CHANGE, NEARLY_ZERO, Course, decayed, mobility, remaining_path
+from utils.distributed import from_first, plain_norms
+from utils.log import LOGGER
+from utils.training.resume_record import Judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prune_tools.planning.targets import Target
+    from utils.callbacks import Callbacks
+    from utils.training.state import TrainingState
+
+AUTO = "auto"
+FIRST_JUDGEMENT = 0.1  # share of the run before which a projection is not worth a warning
+ROUNDING = 0.002  # of shares: whole channels, and those that half precision moves over the limit
+MAP50 = 5  # its place among the values of on_fit_epoch_end
+
+
+@dataclass(frozen=True)
+class PenaltySettings:
+    """What the penalty is to do.
+
+    Attributes:
+        penalty: 'l1', 'prox' or 'polarize'.
+        sr: rate on gamma per batch, or 'auto'.
+        sr_beta: rate on beta, always as L1. The original tools use ten times ``sr``: it moves the constants that
+            removed channels would leave behind to zero, but shrinks the offsets of those that stay as well.
+        scope: which channels, see groups.ChannelGroup.exclusion.
+        skip: patterns of layers to leave alone, see groups.protect.
+        target_share: wanted share of small gammas at the end.
+        target: for 'polarize', instead of the share: what the network should cost without them.
+        round_to: with a target, multiples to which each layer's other channels add up.
+        max_map_loss: the automatic rate and ``polarize`` hold back while mAP50 is further than this below the start's
+            (or below the best epoch's); twice this at the highest learning rate, see SparsityPenalty.allowed_loss.
+    """
+
+    penalty: str = "l1"
+    sr: float | str = 0.0005
+    sr_beta: float = 0.0
+    scope: str = "seed"
+    skip: tuple[str, ...] = ()
+    target_share: float = 0.4
+    target: Target | None = None
+    round_to: int = 1
+    max_map_loss: float = 0.03
+
+
+class SparsityPenalty:
+    """Applies the penalty, reports on it, and grades the epochs so that best.pt is one that has become sparse."""
+
+    def __init__(self, settings: PenaltySettings, start_map50: Callable[[], float] | None = None) -> None:
+        """Keep the settings; the channels are found, and ``start_map50`` measured, when training is ready."""
+        self.settings, self.start_map50 = settings, start_map50
+        self.active = settings.sr != 0
+        self.automatic = settings.sr == AUTO and settings.penalty != "polarize"
+        self.rate = 0.0  # at the start of the published schedule
+        self.best_map, self.verdict = 0.0, ""
+        self.polarizer: Polarizer | None = None
+        self.batches = 0  # that the optimizer step under way applies
+        self.skipped = False  # whether that step does nothing
+        self.share_of_best: float | None = None  # of small gammas in best.pt where the goal was missed
+        self.share = 0.0  # of small gammas in the averaged model, after the latest epoch
+        self.state: TrainingState
+        self.gammas: ChannelGammas
+        self.average: ChannelGammas
+        self.course: Course
+
+    def register(self, callbacks: Callbacks) -> None:
+        """Hang the penalty and its reports on the hooks of a run."""
+        for hook in (
+            "on_training_ready", "on_before_optimizer_step", "on_train_epoch_end", "on_fit_epoch_end", "on_train_end",
+        ):  # fmt: skip
+            callbacks.register_action(hook, name="sparsity", callback=getattr(self, hook))
+
+    # -- hooks ---------------------------------------------------------------------------------------------------------
+
+    def on_training_ready(self, state: TrainingState) -> None:
+        """Find the channels of the model about to be trained, and go on where an interrupted run stopped."""
+        self.state = state
+        settings = self.settings
+        plain = plain_norms(copy.deepcopy(state.model))  # --sync-bn replaces the layers that are looked for
+        self.gammas = ChannelGammas(plain, settings.scope, settings.skip).twin(state.model)
+        self.average = self.gammas.twin(state.ema.ema)
+        start = self.gammas.magnitudes()
+        self.course = Course(start, start)
+        self.rate = 0.0 if isinstance(settings.sr, str) else settings.sr
+        if settings.penalty == "polarize" and self.active:
+            self.polarizer = Polarizer(self.gammas, self._chooser(plain), state.epochs, len(state.loader))
+        if self.automatic:
+            path, push = remaining_path(state, 0, max(round(DEADLINE * state.epochs), 1), schedule=False)
+            self.rate = self.course.needed(settings.target_share, path, push)
+        self.best_map, self.verdict = 0.0, ""
+        if "sparsity" in state.plugins:
+            self._load(state.plugins["sparsity"])
+        elif self.start_map50 is not None:
+            self.best_map = from_first(self.start_map50() if state.is_main else 0.0)
+        if settings.penalty != "l1" and self.active:
+            state.optimizer.register_step_post_hook(self._after_step)
+        LOGGER.info(f"Sparse training: {self.gammas.count} channels of {len(self.gammas.norms)} layers, {self._how()}")
+
+    def on_before_optimizer_step(self, state: TrainingState) -> None:
+        """Add the penalty's part of the gradients; rate 0 leaves them untouched, and so does a step to be skipped."""
+        self.skipped = state.skips_step()
+        if self.skipped:
+            return
+        self.batches, rate = state.pending_batches, self._rate_now()
+        if self.polarizer is not None:
+            self.polarizer.observe()
+        elif rate:
+            self.course.step(rate, mobility(state.optimizer), self.batches)
+            if self.settings.penalty == "l1":
+                self.gammas.add_subgradient(rate * self.batches)
+        if self.settings.sr_beta:
+            self._penalize_offsets(self.settings.sr_beta * self.batches)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Shrink the gammas that the optimizer has just moved; a step that loss scaling skips does not count."""
+        if self.skipped:
+            return
+        if self.polarizer is not None:
+            self.polarizer.step(self.batches)
+        elif self._rate_now():
+            self.gammas.shrink(self._rate_now() * self.batches * mobility(optimizer))
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, epoch: int) -> None:
+        """Pass zeros on to the averaged model, grade the epoch, and say how far the gammas are."""
+        now = self.gammas.magnitudes()
+        self.course.measure(now)
+        if self.active and self.settings.penalty != "l1":
+            self.average.clear(now == 0)  # an average of values that were not all zero never gets there by itself
+        averaged = self.average.magnitudes()
+        self.share = float((averaged < NEARLY_ZERO).float().mean())
+        if self.active:
+            self.state.grade = self._grade(averaged)
+        LOGGER.info(self._progress(epoch, averaged))
+        if self.active and self.polarizer is None and not self.automatic:
+            self._judge(epoch)
+        self._histograms(epoch)
+
+    def on_fit_epoch_end(self, values: list[float], epoch: int, *_: Any) -> None:
+        """Set the automatic rate of the next epoch; keep what a resumed run needs."""
+        mean_precision = float(values[MAP50])
+        self.best_map = max(self.best_map, mean_precision)
+        allowed = self.allowed_loss(epoch)
+        held = mean_precision < self.best_map - allowed
+        if self.polarizer is not None:
+            self.polarizer.held = held
+        elif self.automatic and epoch + 1 < self.state.epochs:
+            self._adapt(epoch, held)
+        if held and (self.automatic or self.polarizer is not None):
+            LOGGER.info(
+                f"mAP50 {mean_precision:.3f} is more than {allowed:.2g} below {self.best_map:.3f}: "
+                "the penalty holds back until it has recovered"
+            )
+        self.state.plugins["sparsity"] = self._state_dict()
+
+    def allowed_loss(self, epoch: int) -> float:
+        """Return how far mAP50 may be below the best after ``epoch``.
+
+        What a high learning rate costs comes back when it falls, so up to twice as much is allowed until then.
+        """
+        return self.settings.max_map_loss * (1 + self.state.learning_rate_factor(epoch))
+
+    def on_train_end(self, *_: Any) -> None:
+        """Say what best.pt is."""
+        if not self.active:
+            return
+        wanted, reached = self.settings.target_share, self.state.best_grade
+        if self.polarizer is not None:
+            wanted = float(self.polarizer.chosen.float().mean())
+            reached *= wanted
+        if reached > wanted - ROUNDING:
+            LOGGER.info(f"best.pt is the best of the epochs in which {wanted:.0%} of the prunable channels are small")
+        else:
+            self.share_of_best = reached
+            text = f"no epoch has reached {wanted:.0%} small gammas; best.pt is the sparsest, with {reached:.1%}"
+            remedies = ["train longer"]
+            if self.polarizer is None and not self.automatic:
+                remedies.append("with a higher --sr")
+            else:
+                remedies.append("with a larger --max-map-loss")
+            if self.polarizer is None:
+                remedies.append("with --penalty polarize, which needs fewer epochs")
+            LOGGER.warning(f"WARNING: {text}: prune no more than that, or {', '.join(remedies[:-1])} or {remedies[-1]}")
+
+    # -- the goal ------------------------------------------------------------------------------------------------------
+
+    def _chooser(self, model: torch.nn.Module) -> Chooser:
+        """Return which channels of ``model`` 'polarize' brings to zero."""
+        settings = self.settings
+        if settings.target is None:
+            return ByShare(self.gammas.layer, settings.target_share)
+        costs = CostModel(model, trace_model(model), self.gammas.groups)
+        return ByBudget(self.gammas.groups, costs, settings.target, settings.round_to)
+
+    def _grade(self, averaged: torch.Tensor) -> float:
+        """Return how near the averaged model with these magnitudes is to the goal; best.pt is of the highest grade."""
+        if self.polarizer is None:
+            return min(self.share, self.settings.target_share)
+        small = (averaged[self.polarizer.chosen] < NEARLY_ZERO).float()
+        return self.polarizer.done * float(small.mean()) if len(small) else 0.0
+
+    # -- the rate ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _decays(self) -> bool:
+        """Tell whether the rate follows the published schedule."""
+        return self.settings.penalty == "l1" and not self.automatic
+
+    def _rate_now(self) -> float:
+        return decayed(self.rate, self.state.epoch, self.state.epochs) if self._decays else self.rate
+
+    def _penalize_offsets(self, rate: float) -> None:
+        biases = [norm.bias for norm in self.gammas.norms.values() if norm.bias.grad is not None]
+        gradients: list[torch.Tensor] = [bias.grad for bias in biases if bias.grad is not None]
+        torch._foreach_add_(gradients, torch._foreach_sign([bias.detach() for bias in biases]), alpha=rate)
+
+    def _adapt(self, epoch: int, held: bool) -> None:
+        """Set the rate that would bring the wanted share to zero by the deadline, in steps of at most a factor."""
+        state, deadline = self.state, round(DEADLINE * self.state.epochs)
+        last = deadline if epoch + 1 < deadline else state.epochs
+        path, push = remaining_path(state, epoch + 1, last, schedule=False)
+        wanted = self.course.needed(self.settings.target_share, path, push)
+        highest = self.rate / LARGEST_CHANGE if held else self.rate * LARGEST_CHANGE
+        self.rate = min(max(wanted, self.rate / LARGEST_CHANGE), highest)
+
+    # -- reports -------------------------------------------------------------------------------------------------------
+
+    def _how(self) -> str:
+        """The penalty in words."""
+        settings = self.settings
+        if not self.active:
+            return f"sr 0, sr-beta {settings.sr_beta:g}"
+        aim = f"{settings.target_share:.0%} of them wanted below {NEARLY_ZERO:g}"
+        chooser = None if self.polarizer is None else self.polarizer.choose
+        if isinstance(chooser, ByBudget):
+            aim = f"{readable(chooser.quantity, chooser.final)} wanted without those at zero"
+        rate = "rate set automatically" if settings.sr == AUTO else f"sr {self.rate:g}"
+        return f"{settings.penalty}, {rate}, sr-beta {settings.sr_beta:g}, {aim}"
+
+    def _projected(self, epoch: int) -> float:
+        """Share of channels that will be small at the end if the gammas go on as they do."""
+        path, push = remaining_path(self.state, epoch + 1, self.state.epochs, self._decays)
+        return float((self.course.final(path, push * self.rate) < NEARLY_ZERO).float().mean())
+
+    def _progress(self, epoch: int, averaged: torch.Tensor) -> str:
+        text = f"{self.share:.1%} of {self.gammas.count} prunable channels are below {NEARLY_ZERO:g}"
+        if self.polarizer is not None:
+            text += f" ({float(self.polarizer.chosen.float().mean()):.1%} chosen to go)"
+        elif self.active:
+            text += f" (on course for {self._projected(epoch):.0%}), sr {self._rate_now():.3g}"
+        return text + f", median {averaged.median():.3g}"
+
+    def _judge(self, epoch: int) -> None:
+        """Warn, once per verdict, when a fixed rate will plainly miss the wanted share."""
+        state, wanted = self.state, self.settings.target_share
+        if epoch + 1 < max(FIRST_JUDGEMENT * state.epochs, 2):
+            return
+        projected = self._projected(epoch)
+        verdict = "low" if projected < wanted / 2 else "high" if projected > (1 + wanted) / 2 else ""
+        if verdict and verdict != self.verdict:
+            path, push = remaining_path(state, 0, state.epochs, self._decays)
+            better = self.course.needed(wanted, path, push, origin=self.course.start)
+            LOGGER.warning(
+                f"--sr {self.rate:g} is too {verdict} for {state.epochs} epochs of {len(state.loader)} batches: about "
+                f"{projected:.0%} of the prunable channels will end below {NEARLY_ZERO:g}, wanted are {wanted:.0%}; "
+                f"about --sr {better:.2g} would do, or let --sr auto find it"
+            )
+        self.verdict = verdict
+
+    def _histograms(self, epoch: int) -> None:
+        writer = self.state.writer
+        if writer is None:
+            return
+        gammas = {name: norm.weight.detach().abs().float().cpu() for name, norm in self.gammas.norms.items()}
+        writer.add_histogram("bn_weights/hist", torch.cat(list(gammas.values())).numpy(), epoch, bins="doane")
+        writer.add_scalar(f"bn_weights/share_below_{NEARLY_ZERO:g}", self.share, epoch)
+        for name, values in gammas.items():
+            writer.add_histogram(f"bn_weights/{name}", values.numpy(), epoch, bins="doane")
+
+    # -- resuming ------------------------------------------------------------------------------------------------------
+
+    def _state_dict(self) -> dict[str, Any]:
+        parts = {"rate": self.rate, "best_map": self.best_map, "verdict": self.verdict, "course": vars(self.course)}
+        return parts | ({"polarizer": self.polarizer.state_dict()} if self.polarizer is not None else {})
+
+    def _load(self, saved: Any) -> None:
+        """Go on where ``_state_dict`` was taken. Raises InputError for a damaged record."""
+        judged = Judge("last.pt")
+        wanted = {**self._state_dict(), "course": {**vars(self.course), "force": self.course.start}}
+        judged.alike("plugins: sparsity", saved, wanted, optional=("force",))
+        self.rate, self.best_map, self.verdict = saved["rate"], saved["best_map"], saved["verdict"]
+        device = self.gammas.layer.device
+        course: dict[str, Any] = {
+            key: value.to(device) if torch.is_tensor(value) else value for key, value in saved["course"].items()
+        }
+        self.course = Course(**course)
+        if self.polarizer is not None:
+            self.polarizer.load_state_dict(saved["polarizer"])

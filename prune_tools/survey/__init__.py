@@ -1,0 +1,1 @@
+"""Many prunings of one model, measured and recorded."""

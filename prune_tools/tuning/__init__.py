@@ -1,0 +1,1 @@
+"""Fine-tuning: schedules, the teacher, and keeping the start."""

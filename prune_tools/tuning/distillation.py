@@ -1,0 +1,169 @@
+"""Knowledge distillation: the unpruned model's outputs as soft targets, as callbacks of the ordinary training loop.
+
+A label says which few cells hold an object; the teacher says for every cell and anchor how likely an object is, where
+its box lies and which class it has, also for the objects that nobody labelled. The narrow student is trained to follow
+both. Boxes and classes count by the teacher's objectness, so that what it puts into empty cells, where it was never
+trained, is not taught (Mehta and Ozturk, Object Detection at 200 Frames Per Second, 2018). Both networks see the same
+augmented images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from utils.checkpoint import de_parallel
+from utils.dataset.classes import class_names
+from utils.errors import InputError
+from utils.log import LOGGER
+from utils.metrics import bbox_iou
+from utils.training.assignment import constant
+
+if TYPE_CHECKING:
+    from utils.callbacks import Callbacks
+    from utils.loss import ComputeLoss
+    from utils.training.state import TrainingState
+
+LEAST_OBJECTNESS = 0.01  # boxes and classes of less likely cells are not compared: they would hardly count
+ANCHOR_TOLERANCE = 1e-2  # cells; half precision in files rounds anchors by less
+
+
+def soft_cross_entropy(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    """Binary Kullback-Leibler divergence of each pair of logits, same shape: 0 where they agree, never below."""
+    wanted = teacher_logits.sigmoid()
+    cross = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    return cross - functional.binary_cross_entropy_with_logits(teacher_logits, wanted, reduction="none")
+
+
+def output_distance(
+    student: list[torch.Tensor], teacher: list[torch.Tensor], loss: ComputeLoss
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """How far the student's head is from the teacher's: box, objectness and class term, scalars before their gains.
+
+    Args:
+        student: raw logits of each level, (B, na, H, W, 5 + nc).
+        teacher: the same of the teacher.
+        loss: the labels' loss; its anchors decode the boxes and its weights of the levels are used here, too.
+
+    Returns:
+        1 - CIoU of the boxes and the divergence of the classes, both averaged with the teacher's objectness as weight,
+        and the divergence of the objectness, averaged over a level's cells and summed over the levels by their weights.
+    """
+    box, objectness, classes = (student[0].new_zeros((), dtype=torch.float) for _ in range(3))
+    for level, (own, wanted) in enumerate(zip(student, teacher, strict=True)):
+        divergence = soft_cross_entropy(own[..., 4].float(), wanted[..., 4].float())
+        objectness = objectness + divergence.mean() * loss.balance[level]
+        weight = wanted[..., 4].float().sigmoid()  # (B, na, H, W)
+        likely = weight > LEAST_OBJECTNESS
+        anchors = loss.anchors[level].to(weight)[:, None, None].expand(*weight.shape, 2)
+        if loss.masked:  # all cells: how many are likely must not decide what is launched
+            rows, wanted_rows, share = own, wanted, torch.where(likely, weight, 0.0)
+        else:
+            rows, wanted_rows, share, anchors = own[likely], wanted[likely], weight[likely], anchors[likely]
+        share = share / share.sum().clamp(min=LEAST_OBJECTNESS)  # 0 where nothing is likely
+        rows, wanted_rows = rows.float(), wanted_rows.float()  # (..., 5 + nc); half precision would blur the overlap
+        overlap = bbox_iou(loss.decode(rows, anchors), loss.decode(wanted_rows, anchors), CIoU=True).squeeze(-1)
+        box = box + ((1 - overlap) * share).sum()
+        if loss.nc > 1:
+            apart = soft_cross_entropy(rows[..., 5:], wanted_rows[..., 5:]).mean(-1)
+            classes = classes + (apart * share).sum()
+    return box, objectness, classes
+
+
+class Distillation:
+    """Adds the distance between student and teacher to the loss of every training batch.
+
+    Args:
+        teacher: checkpoint of the unpruned model, with the head (classes, anchors) of the student.
+        gain: weight of the distance beside the labels' loss; its three terms have the gains of that loss.
+    """
+
+    def __init__(self, teacher: str | Path, gain: float = 1.0) -> None:
+        """Read the teacher, so that a bad file stops a run before anything is written."""
+        from models.loading import attempt_load
+
+        self.path, self.gain = teacher, gain
+        self.teacher = attempt_load(teacher).requires_grad_(False)
+        self.state: TrainingState
+        self.label_loss: Any
+        self._sums: torch.Tensor  # (3,), of the distances in an epoch
+        self._batches = 0
+
+    def register(self, callbacks: Callbacks) -> None:
+        """Hang the teacher on the hooks of a run."""
+        for hook in ("on_training_ready", "on_train_epoch_start", "on_train_batch_start", "on_train_epoch_end"):
+            callbacks.register_action(hook, name="distillation", callback=getattr(self, hook))
+
+    def on_training_ready(self, state: TrainingState) -> None:
+        """Compare the teacher with the student and stand between the loop and its loss.
+
+        Raises:
+            InputError: the teacher's classes, levels or anchors are not those of the student.
+        """
+        self.state, self.label_loss = state, state.compute_loss
+        self.teacher.to(state.device, memory_format=torch.channels_last)
+        check_heads(self.teacher, de_parallel(state.model), self.path)
+        self.teacher.model[-1].training = True  # the head alone: it then returns raw logits and decodes nothing
+        self._sums = torch.zeros(3, device=state.device)
+        state.compute_loss = self
+        LOGGER.info(f"Distillation: the outputs of {self.path} are soft targets, gain {self.gain:g}")
+
+    @property
+    def recordable(self) -> bool:
+        """True if a CUDA graph can hold the computation; see ``ComputeLoss.recordable``."""
+        return bool(getattr(self.label_loss, "recordable", False))
+
+    def on_train_epoch_start(self) -> None:
+        """Begin a new mean."""
+        self._sums.zero_()
+        self._batches = 0
+
+    def on_train_batch_start(self) -> None:
+        """Count the batch: a replayed CUDA graph calls nothing here."""
+        self._batches += 1
+
+    def on_train_epoch_end(self, epoch: int) -> None:
+        """Log the mean distance of the epoch."""
+        means = (self._sums / max(self._batches, 1)).tolist()
+        LOGGER.info("Distance to the teacher: box {:.4g}, objectness {:.4g}, class {:.4g}".format(*means))
+        if self.state.writer is not None:
+            for name, value in zip(("box", "obj", "cls"), means, strict=True):
+                self.state.writer.add_scalar(f"distillation/{name}", value, epoch)
+
+    def __call__(
+        self, p: list[torch.Tensor], targets: torch.Tensor, images: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The labels' loss and its items, as ``ComputeLoss``; with a training batch's images the teacher's, too."""
+        loss, items = self.label_loss(p, targets)
+        if images is None:  # validation
+            return loss, items
+        with torch.no_grad():
+            wanted = self.teacher(images)
+        hyp = self.state.hyp
+        terms = torch.stack(output_distance(p, wanted, self.label_loss))  # (3,)
+        terms = terms * constant((hyp["box"], hyp["obj"], hyp["cls"]), terms.device)
+        self._sums += terms.detach()
+        return loss + self.gain * terms.sum() * len(p[0]), items
+
+
+def check_heads(teacher: Any, student: Any, path: str | Path) -> None:
+    """Raise InputError unless both models speak of the same classes, levels and anchors."""
+    for what, read in (("classes", class_names), ("strides", _strides)):
+        if read(teacher) != read(student):
+            raise InputError(
+                f"--teacher {path} has the {what} {read(teacher)}, the model to train {read(student)}: "
+                "take the model that this one was pruned from"
+            )
+    ours, theirs = student.model[-1].anchors, teacher.model[-1].anchors
+    if ours.shape != theirs.shape or (ours.float().cpu() - theirs.float().cpu()).abs().max() > ANCHOR_TOLERANCE:
+        raise InputError(
+            f"--teacher {path} has other anchors than the model to train: take the model that this one was pruned "
+            "from, and --noautoanchor if the anchors were changed at the start of this run"
+        )
+
+
+def _strides(model: Any) -> list[int]:
+    return [int(stride) for stride in model.model[-1].stride]

@@ -1,0 +1,70 @@
+"""The commands that a command proposes when it has finished: what has to be repeated is, and every word is quoted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from utils.commands.options import AUTO_BATCH, command_line, default_of, flag_words, quoted, to_dict
+from utils.log import LOGGER
+from utils.training.options import TrainOptions
+
+ALWAYS = ("data", "imgsz")  # repeated although they may be the defaults, which differ between the commands
+
+
+def log_next(*commands: str) -> None:
+    """Log the commands that may come next, the likeliest first."""
+    LOGGER.info("Next: " + "\n  or: ".join(commands))
+
+
+def following(
+    script: str, options_class: type, given: Any, *, exact: bool = False, more: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> str:  # fmt: skip
+    """The command of another script that goes on from a command with the options ``given``.
+
+    Args:
+        script: of the other command.
+        options_class: its options; a class that it inherits from will do, with those beyond it in ``more``.
+        given: options of the finished command. What both commands have and hand on (see ``option``) is repeated: data
+            and image size in any case, others where the user has changed them. None: there is nothing to repeat.
+        exact: repeat everything that both have, because the figures are to be the same.
+        more: options that ``options_class`` does not have.
+        values: options of the other command, which go before ``given``'s.
+    """
+    fields = {field.name: field for field in dataclasses.fields(options_class)}
+    words = ["python", script]
+    for name, value in values.items():
+        if name not in fields:
+            raise TypeError(f"{options_class.__name__} has no option {name}")
+        words += flag_words(name, value)
+    for name, value in (more or {}).items():
+        words += flag_words(name, value)
+    for name, value in handed_on(given, options_class, exact).items():
+        if name not in values and (name in ALWAYS or value != default_of(fields[name])):
+            words += flag_words(name, value)
+    return quoted(words)
+
+
+def again(options: TrainOptions, **changes: Any) -> str:
+    """The command of a training with these options, apart from ``changes``; in a run folder of its own."""
+    return command_line(options.script, type(options), to_dict(options) | {"exist_ok": False} | changes)
+
+
+def handed_on(given: Any, options_class: type, exact: bool = True) -> dict[str, Any]:
+    """The values of ``given`` that a command with ``options_class`` takes over, as in ``following``."""
+    taken = {field.name for field in dataclasses.fields(options_class) if field.metadata["handed_on"]}
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(given) if given is not None else ():
+        name, value = field.name, getattr(given, field.name)
+        if not field.metadata["handed_on"] or name not in taken or value is None:
+            continue
+        if not exact and name not in ALWAYS and value == default_of(field):
+            continue
+        if not hasattr(options_class, "sync_bn"):  # one process, whose batch has to be said
+            value = value.split(",")[0] if name == "device" else value
+            if name == "batch_size" and value == AUTO_BATCH:
+                continue
+        found[name] = value
+    return found

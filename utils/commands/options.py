@@ -1,0 +1,171 @@
+"""Options written once: a dataclass is the command line (``parse``) and the keywords of ``run(**kwargs)`` (``build``).
+
+Each command has a dataclass whose fields are made by ``option``; the field's name with dashes is the flag, its type
+and default are the flag's. A command that adds flags to another's inherits from its class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import numbers
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any, TypeVar
+
+from utils.errors import InputError, short_repr
+
+Options = TypeVar("Options")
+AUTO_BATCH = -1  # --batch-size that stands for what fits
+MOST = 1_000_000  # the largest whole number of an option, where it says no other
+LARGEST_IMAGE = 65_536  # pixels of a side
+LARGEST_SEED = 2**32 - 1
+
+# What a resumed run does with an option, said at the option itself (``on_resume``)
+KEPT = "kept"  # the recorded value counts; another one on the command line is refused
+OPEN = "open"  # the recorded value counts unless the command line gives another one
+FOLDER = "folder"  # follows from where the checkpoint lies; the record is not read
+CALL = "call"  # this command line alone decides; the record is not read
+
+
+def option(
+    default: Any, text: str, *aliases: str, on_resume: str = KEPT, handed_on: bool = True, path: bool = False,
+    at_least: float | None = None, at_most: float = MOST, also: tuple[Any, ...] = (), **argparse_arguments: Any,
+) -> Any:  # fmt: skip
+    """A dataclass field that is also a flag: ``text`` is its help, ``aliases`` are further spellings.
+
+    A ``bool`` that is false by default becomes a switch; one that is true also gets ``--no-<name>``. A list default
+    needs ``nargs``; other keywords go to ``ArgumentParser.add_argument`` as they are.
+
+    Args:
+        on_resume: KEPT, OPEN, FOLDER or CALL: whether a resumed run trusts its record of this option.
+        handed_on: the command proposed as the next one repeats the value, if it has the option; False for what
+            belongs to one run alone, such as its name.
+        path: the value names a file or a folder.
+        at_least, at_most: the range of a number, or of each in a list; every option that is a number has one.
+        also: what is allowed beside these numbers.
+    """
+    metadata = {
+        "help": text, "aliases": aliases, "arguments": argparse_arguments, "on_resume": on_resume,
+        "handed_on": handed_on, "path": path, "range": (at_least, at_most), "also": also,
+    }  # fmt: skip
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flag_of(name: str) -> str:
+    """The flag of the option ``name``."""
+    return "--" + name.replace("_", "-")
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """The default of an option."""
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not those that stand for "not given": there the help text says what happens."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "") else super()._get_help_string(action)
+
+
+def as_list(value: str | Path | Sequence[str | Path]) -> list[str]:
+    """One file or text or several, as Python's callers give them, as the list of texts that a command line gives."""
+    return [str(item) for item in ([value] if isinstance(value, (str, Path)) else value)]
+
+
+def parser_for(options_class: type, description: str) -> argparse.ArgumentParser:
+    """The argparse parser of an options dataclass; prefix abbreviations work as in YOLOv5."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=_HelpFormatter)
+    for field in dataclasses.fields(options_class):
+        flag = flag_of(field.name)
+        default = default_of(field)
+        arguments = dict(field.metadata["arguments"])
+        if isinstance(default, bool) and "nargs" not in arguments:
+            arguments["action"] = argparse.BooleanOptionalAction if default else "store_true"
+        elif "type" not in arguments:
+            sample = default[0] if isinstance(default, list) and default else default
+            arguments["type"] = type(sample) if isinstance(sample, (int, float)) else str
+        help_text = field.metadata["help"].replace("%", "%%")
+        parser.add_argument(
+            flag, *field.metadata["aliases"], dest=field.name, default=default, help=help_text, **arguments
+        )
+    return parser
+
+
+def parse(options_class: type[Options], description: str, argv: Sequence[str] | None = None) -> Options:
+    """Read the command line (or ``argv``) into an options object; argparse exits with 2 on a bad one."""
+    namespace = parser_for(options_class, description).parse_args(argv)
+    return options_class(**vars(namespace))
+
+
+def build(options_class: type[Options], **keywords: Any) -> Options:
+    """An options object from keywords, as ``run(**kwargs)`` takes them. Unknown names raise InputError."""
+    known = [field.name for field in dataclasses.fields(options_class)]  # type: ignore[arg-type]
+    for name in keywords:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+            raise InputError(f"unknown option {short_repr(name)} for {options_class.__name__}{hint}")
+    return options_class(**keywords)
+
+
+def to_dict(options: Any) -> dict[str, Any]:
+    """The options as plain YAML-ready values (paths as text)."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+
+
+def command_line(script: str, options_class: type, values: Mapping[str, Any]) -> str:
+    """The command that gives a script these values of its options; those that are the defaults are left out."""
+    words = ["python", script]
+    for field in dataclasses.fields(options_class):
+        value = values.get(field.name)
+        if value is not None and value != default_of(field):
+            words += flag_words(field.name, value)
+    return quoted(words)
+
+
+def flag_words(name: str, value: Any) -> list[str]:
+    """The words of a command line that give the option ``name`` this value."""
+    flag = flag_of(name)
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    if isinstance(value, (list, tuple)):
+        return [flag, *map(str, value)]
+    return [f"{flag}={value}"] if str(value).startswith("-") and isinstance(value, (str, Path)) else [flag, str(value)]
+
+
+def quoted(words: Sequence[str]) -> str:
+    """The words as one line to be pasted into a shell, of Windows on Windows."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def check_numbers(options: Any) -> None:
+    """Check every option that is a number, or a list of numbers, or a switch; None passes where it is the default.
+
+    Raises:
+        InputError: by flag, the first value that is of another kind or out of its range.
+    """
+    for field in dataclasses.fields(options):
+        value, default, flag = getattr(options, field.name), default_of(field), flag_of(field.name)
+        least, most = field.metadata.get("range", (None, MOST))
+        if isinstance(default, bool) and "nargs" not in field.metadata["arguments"]:
+            if value not in (True, False):
+                raise InputError(f"{flag} is a switch: expected True or False, got {short_repr(value)}")
+        elif least is not None and value is not default and not any(value == other for other in field.metadata["also"]):
+            sample = default[0] if isinstance(default, list) else default
+            whole = field.metadata["arguments"].get("type", type(sample)) is int
+            for number in value if isinstance(value, (list, tuple)) else [value]:
+                is_number = isinstance(number, numbers.Integral if whole else numbers.Real)
+                if not is_number or isinstance(number, bool) or not least <= number <= most:
+                    bounds = f"be at least {least} and at most {most}" if whole else f"lie in [{least:g}, {most:g}]"
+                    kind = ", a whole number" if whole else ""
+                    others = "".join(f", or be {other}" for other in field.metadata["also"])
+                    raise InputError(f"{flag} must {bounds}{kind}{others}, got {short_repr(number)}")

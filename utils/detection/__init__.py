@@ -1,0 +1,1 @@
+"""Detection: sources of images, and the results that are drawn and written."""

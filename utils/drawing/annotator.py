@@ -1,0 +1,158 @@
+"""Boxes with labels drawn into images, and the colours and fonts for it."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from utils.drawing.fonts import load_font
+from utils.errors import InputError
+from utils.names import terminal_text
+from utils.storage.files import atomic_path
+
+Colour = tuple[int, int, int]
+
+WHITE: Colour = (255, 255, 255)
+PALETTE_SIZE = 20
+
+
+class Colors:
+    """Twenty colours that repeat: ``colors(class_index, bgr=False)`` -> three values of 0 to 255.
+
+    Neighbouring indices are a golden angle apart in hue; lightness alternates between three levels.
+    """
+
+    def __init__(self) -> None:
+        golden_angle = (5**0.5 - 1) / 2
+        self.palette: list[Colour] = []
+        for index in range(PALETTE_SIZE):
+            lightness = (0.45, 0.58, 0.36)[index % 3]
+            red, green, blue = colorsys.hls_to_rgb(index * golden_angle % 1.0, lightness, 0.9)
+            self.palette.append((round(red * 255), round(green * 255), round(blue * 255)))
+
+    def __call__(self, i: int, bgr: bool = False) -> Colour:
+        """The colour of class index ``i`` as RGB, or as BGR for OpenCV."""
+        red, green, blue = self.palette[int(i) % len(self.palette)]
+        return (blue, green, red) if bgr else (red, green, blue)
+
+
+colors = Colors()
+
+
+class Annotator:
+    """Draws into an image (H, W, 3) uint8, BGR by convention; ``result`` returns it.
+
+    OpenCV draws; text goes through PIL with a font that has the characters when ``example`` (a sample of the texts to
+    come) is not plain ASCII, or when ``pil`` is set. ``line_width`` defaults to 3/1000 of the mean side length, at
+    least 2 pixels. The image is drawn in place where possible. Raises InputError when it is not such an array.
+    """
+
+    def __init__(
+        self,
+        im: np.ndarray,
+        line_width: int | None = None,
+        font_size: int | None = None,
+        pil: bool = False,
+        example: str = "abc",
+    ):
+        if not (isinstance(im, np.ndarray) and im.dtype == np.uint8 and im.ndim == 3 and im.shape[2] == 3):
+            got = f"{im.dtype} {im.shape}" if isinstance(im, np.ndarray) else type(im).__name__
+            raise InputError(f"an image to draw on must be a uint8 array of shape (H, W, 3), got {got}")
+        self.im = np.ascontiguousarray(im)
+        height, width = self.im.shape[:2]
+        self.line_width = line_width or max(round((height + width + 3) / 2 * 0.003), 2)
+        self.font_size = font_size or max(round((height + width) / 2 * 0.035), 12)
+        self.pil = pil or not example.isascii()
+        self._characters = "".join(sorted(set(terminal_text(example))))
+
+    def box_label(
+        self, box: Sequence[float], label: str = "", color: Colour = (128, 128, 128), txt_color: Colour = WHITE
+    ) -> None:
+        """Frame ``box`` (x1, y1, x2, y2 in pixels), with ``label`` on a plate above, or inside for want of room.
+
+        Control characters of ``label`` are spelled out.
+        """
+        label = terminal_text(label)
+        left, top, right, bottom = (round(float(value)) for value in box)
+        cv2.rectangle(self.im, (left, top), (right, bottom), color, thickness=self.line_width)
+        if not label:
+            return
+        text_width, text_height = self._measure(label)
+        plate_height = text_height + 3
+        plate_top = top - plate_height if top >= plate_height else top
+        left = max(min(left, self.im.shape[1] - text_width), 0)
+        plate_end = left + text_width, plate_top + plate_height
+        cv2.rectangle(self.im, (left, plate_top), plate_end, color, cv2.FILLED)
+        self._write((left, plate_top + 1), label, txt_color)
+
+    def rectangle(self, xy: Sequence[float], color: Colour = WHITE, width: int = 1) -> None:
+        """A frame of ``width`` pixels around x1, y1, x2, y2."""
+        left, top, right, bottom = (round(float(value)) for value in xy)
+        cv2.rectangle(self.im, (left, top), (right, bottom), color, thickness=width)
+
+    def text(self, xy: Sequence[float], text: str, txt_color: Colour = WHITE) -> None:
+        """``text`` with its upper left corner at ``xy``."""
+        self._write((round(float(xy[0])), round(float(xy[1]))), terminal_text(text), txt_color)
+
+    def result(self) -> np.ndarray:
+        """The image with everything drawn so far."""
+        return self.im
+
+    def _font(self) -> Any:
+        return load_font(self._characters, self.font_size)
+
+    def _measure(self, text: str) -> tuple[int, int]:
+        """Width and height of ``text`` in pixels."""
+        if self.pil:
+            left, _, right, bottom = self._font().getbbox(text)
+            return int(right - min(left, 0)) + 2, int(bottom) + 1
+        (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, self.line_width / 3, self._weight())
+        return width, height + below
+
+    def _weight(self) -> int:
+        return max(self.line_width - 1, 1)
+
+    def _write(self, corner: tuple[int, int], text: str, color: Colour) -> None:
+        if not self.pil:
+            scale, weight = self.line_width / 3, self._weight()
+            (_, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)
+            baseline = corner[0], corner[1] + height
+            cv2.putText(self.im, text, baseline, cv2.FONT_HERSHEY_SIMPLEX, scale, color, weight, cv2.LINE_AA)
+            return
+        from PIL import Image, ImageDraw
+
+        # Only the patch behind the text goes through PIL: a whole picture would be copied twice for every label.
+        width, height = self._measure(text)
+        left, top = max(corner[0], 0), max(corner[1], 0)
+        patch = self.im[top : top + height, left : left + width]
+        if patch.size:
+            picture = Image.fromarray(np.ascontiguousarray(patch))
+            ImageDraw.Draw(picture).text((corner[0] - left, corner[1] - top), text, fill=color, font=self._font())
+            patch[:] = np.asarray(picture)
+
+
+def write_picture(path: str | Path, image: np.ndarray, quality: int = 95, full_colour: bool = False) -> None:
+    """Save ``image`` (H, W, 3 BGR or H, W) in the format of the suffix, atomically; any characters in the path will do.
+
+    With ``full_colour`` a JPEG keeps the colour of each pixel instead of one for four of them (no chroma subsampling).
+    Raises InputError when OpenCV cannot encode that format.
+    """
+    target = Path(path)
+    parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if target.suffix.lower() in (".jpg", ".jpeg") else []
+    if parameters and full_colour:
+        parameters += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    if not cv2.haveImageWriter(f"picture{target.suffix}"):
+        raise InputError(f"cannot write {target}: OpenCV has no encoder for {target.suffix!r}; use .jpg or .png")
+    try:
+        done, encoded = cv2.imencode(target.suffix, image, parameters)
+    except cv2.error:  # empty, or larger than the format takes
+        done = False
+    if not done:
+        raise InputError(f"cannot write {target}: OpenCV could not encode the image of shape {image.shape}")
+    with atomic_path(target, sync=False) as draft:
+        draft.write_bytes(encoded.tobytes())

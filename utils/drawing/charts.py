@@ -1,0 +1,202 @@
+"""Diagrams of a run: precision and recall curves, confusion matrix, results over the epochs.
+
+They are drawn with matplotlib's objects on a canvas of their own, so the caller's backend and styles stay as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.drawing.fonts import DEFAULT_FAMILY, find_font
+from utils.errors import InputError, MissingFileError
+from utils.names import terminal_text
+from utils.storage.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+LEGEND_LIMIT = 20  # with more classes the curves are grey and only their mean is named
+NUMBER_LIMIT = 30  # with as many classes the confusion matrix shows colours without numbers
+NAME_LIMIT = 99  # with as many classes its ticks carry no names
+LONGEST_NAME = 40  # characters of a class name that are drawn
+BLANK_SHARE = 0.005  # smaller shares are left white
+PNG_COMPRESSION = 1  # of 9; with 6, the usual, it takes half the time of drawing
+SMOOTHING_POINTS = 3  # standard deviation of the smoothed line of results.png, in epochs
+# results.png, row by row: (title, column of results.csv).
+RESULT_PANELS = (
+    ("box, train", "train/box_loss"),
+    ("objectness, train", "train/obj_loss"),
+    ("classes, train", "train/cls_loss"),
+    ("precision", "metrics/precision"),
+    ("recall", "metrics/recall"),
+    ("box, val", "val/box_loss"),
+    ("objectness, val", "val/obj_loss"),
+    ("classes, val", "val/cls_loss"),
+    ("mAP@.5", "metrics/mAP_0.5"),
+    ("mAP@.5:.95", "metrics/mAP_0.5:0.95"),
+)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of ``width`` x ``height`` inches on an Agg canvas, unknown to pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="tight")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
+    """Write ``figure`` to ``path`` atomically; names in other scripts get a font that has them, if one is installed."""
+    from matplotlib.text import Text
+
+    texts: list[Any] = figure.findobj(Text)
+    characters = "".join(sorted(set("".join(text.get_text() for text in texts))))
+    if not characters.isascii():
+        families = list(dict.fromkeys((DEFAULT_FAMILY, find_font(characters)[1])))
+        for text in texts:
+            text.set_fontfamily(families)
+    with warnings.catch_warnings(), atomic_path(path) as draft:
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # shown as boxes where no font has them
+        figure.savefig(draft, dpi=dpi, pil_kwargs={"compress_level": PNG_COMPRESSION})
+
+
+def name_in_chart(name: str) -> str:
+    """A class name as matplotlib draws it letter by letter: shortened, no control characters, no formulas."""
+    text = terminal_text(name)
+    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}\u2026"
+    return text.replace("$", r"\$")
+
+
+def smooth(y: NDArray, f: float = 0.05) -> NDArray:
+    """Box filter over a share 2 * ``f`` of the points of ``y``, whose ends are repeated: same length."""
+    taps = round(len(y) * f * 2) // 2 + 1
+    padded = np.pad(np.asarray(y, dtype=float), taps // 2, mode="edge")
+    return np.convolve(padded, np.full(taps, 1 / taps), mode="valid")[: len(y)]
+
+
+def plot_pr_curve(
+    px: NDArray, py: NDArray, ap: NDArray, save_dir: str | Path = "pr_curve.png", names: Sequence[str] = ()
+) -> None:
+    """Precision (C, K) over recall ``px`` (K,) with the AP of every class; ``ap`` (C, T), its first column at IoU .5.
+
+    ``save_dir`` is the file to write, 2250 x 1500 pixels.
+    """
+    labels = [f"{name_in_chart(name)} {value:.3f}" for name, value in zip(names, ap[:, 0], strict=False)]
+    mean = f"all classes {ap[:, 0].mean():.3f} mAP@0.5" if len(ap) else "no classes"
+    _plot_curves(px, py, save_dir, labels, mean, "Recall", "Precision")
+
+
+def plot_mc_curve(
+    px: NDArray,
+    py: NDArray,
+    save_dir: str | Path = "mc_curve.png",
+    names: Sequence[str] = (),
+    xlabel: str = "Confidence",
+    ylabel: str = "Metric",
+) -> None:
+    """A metric (C, K) of every class over confidence ``px`` (K,); ``save_dir`` is the file, 2250 x 1500 pixels.
+
+    The legend names the confidence at which the smoothed mean is largest.
+    """
+    mean = "no classes"
+    if len(py):
+        level = smooth(py.mean(0), 0.05)
+        mean = f"all classes {level.max():.2f} at {px[level.argmax()]:.3f}"
+    _plot_curves(px, py, save_dir, [*map(name_in_chart, names)], mean, xlabel, ylabel)
+
+
+def _plot_curves(
+    px: NDArray, py: NDArray, path: str | Path, labels: list[str], mean_label: str, xlabel: str, ylabel: str
+) -> None:
+    figure = new_figure(9, 6)
+    axes = figure.add_subplot()
+    if 0 < len(labels) <= LEGEND_LIMIT:
+        for curve, label in zip(py, labels, strict=True):
+            axes.plot(px, curve, linewidth=1, label=label)
+    elif len(py):
+        axes.plot(px, py.T, linewidth=1, color="lightgrey")
+    if len(py):
+        axes.plot(px, py.mean(0), linewidth=3, color="blue", label=mean_label)
+        axes.legend(bbox_to_anchor=(1.02, 1), loc="upper left")
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1))
+    save_figure(figure, path, dpi=250)
+
+
+def plot_confusion_matrix(matrix: NDArray, names: Sequence[str], path: str | Path) -> None:
+    """Save the (nc + 1, nc + 1) matrix as a 3000 x 2250 picture: true classes across, predicted ones down."""
+    class_count = len(matrix) - 1
+    figure = new_figure(12, 9)
+    axes = figure.add_subplot()
+    shown = np.ma.masked_less(matrix, BLANK_SHARE)
+    top = max(float(matrix.max(initial=0)), 1.0)
+    edges = np.arange(class_count + 2) - 0.5
+    image = axes.pcolormesh(edges, edges, shown, cmap="Blues", vmin=0, vmax=top)  # an image would be resampled
+    axes.invert_yaxis()
+    figure.colorbar(image, ax=axes)
+    if class_count < NUMBER_LIMIT:
+        for row, column in zip(*np.nonzero(matrix >= BLANK_SHARE), strict=True):
+            value = matrix[row, column]
+            text = f"{value:.2f}" if top == 1 else f"{value:.0f}"
+            axes.text(column, row, text, ha="center", va="center", color="white" if value > top / 2 else "black")
+    if 0 < class_count < NAME_LIMIT and len(names) == class_count:
+        ticks, shown_names = range(class_count + 1), [*map(name_in_chart, names)]
+        axes.set_xticks(ticks, [*shown_names, "background FP"], rotation=90)
+        axes.set_yticks(ticks, [*shown_names, "background FN"])
+    axes.set(xlabel="True", ylabel="Predicted")
+    save_figure(figure, path, dpi=250)
+
+
+def read_results(file: str | Path) -> dict[str, NDArray]:
+    """Columns of a results.csv by name, blanks around names and cells removed. Raises InputError for any other file."""
+    path = Path(file)
+    if not path.is_file():
+        raise MissingFileError(f"no such results file: {path}")
+    with path.open(newline="", encoding="utf-8") as text:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text) if row]
+    try:
+        header, values = rows[0], np.array([[float(cell) for cell in row] for row in rows[1:]])
+        return dict(zip(header, values.reshape(-1, len(header)).T, strict=True))
+    except (IndexError, ValueError) as error:
+        raise InputError(
+            f"{path} is not the results.csv of a training run (expected a line of column names, then numbers): {error}"
+        ) from error
+
+
+def plot_results(file: str | Path = "path/to/results.csv", dir: str | Path = "") -> None:
+    """Draw every ``results*.csv`` beside ``file`` (or in ``dir``) into ``results.png`` there, 2400 x 1200 pixels.
+
+    Two rows of five panels: training losses, precision and recall, validation losses, mAPs. Dotted lines are smoothed.
+    """
+    folder = Path(dir) if dir else Path(file).parent
+    files = sorted(folder.glob("results*.csv"))
+    if not files:
+        raise MissingFileError(f"no results*.csv in {folder}: train there first, or name another folder")
+    figure = new_figure(12, 6)
+    panels = figure.subplots(2, 5).ravel()
+    for path in files:
+        columns = read_results(path)
+        epochs = columns.get("epoch", np.arange(0))
+        for axes, (title, name) in zip(panels, RESULT_PANELS, strict=True):
+            axes.set_title(title, fontsize=11)
+            if name in columns:
+                axes.plot(epochs, columns[name], marker=".", linewidth=1.5, markersize=6, label=path.stem)
+                axes.plot(epochs, _smooth_line(columns[name]), linestyle=":", linewidth=1.5)
+    if panels[1].lines:
+        panels[1].legend()
+    save_figure(figure, folder / "results.png", dpi=200)
+
+
+def _smooth_line(values: NDArray) -> NDArray:
+    """Gaussian average over neighbouring epochs; at the ends over those that exist."""
+    distance = np.arange(len(values))[:, None] - np.arange(len(values))
+    weight = np.exp(-0.5 * (distance / SMOOTHING_POINTS) ** 2)
+    return weight @ values / weight.sum(1)

@@ -1,0 +1,147 @@
+"""Unpacking archives that others made: nothing is written outside the chosen folder, and no link is created."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shutil
+import stat
+import tarfile
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from utils.errors import InputError
+from utils.storage.files import make_folder
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+
+
+class _Entry(NamedTuple):
+    """One file of an archive; ``link`` is where it points to if it is a link, as a path within the archive."""
+
+    path: str
+    size: int
+    link: str | None
+    handle: zipfile.ZipInfo | tarfile.TarInfo
+
+
+def is_archive(file: str | Path) -> bool:
+    """Tell whether the name ends like that of an archive which ``unpack`` can read."""
+    return str(file).lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def unpack(archive: str | Path, folder: str | Path) -> Path:
+    """Unpack a .zip or .tar(.gz, .bz2, .xz) file into ``folder``, beside what is there, and return the folder.
+
+    The files appear in ``folder`` only when all are unpacked; one of the same name is replaced. A link within the
+    archive becomes a copy of the file that it points to.
+
+    Raises:
+        InputError: the archive is damaged or of another kind, the disk is too small, or an entry has an absolute path,
+            a path or a link that leads out of the folder, or is a device. Nothing is unpacked then.
+    """
+    file, target = Path(archive), make_folder(folder)
+    staging = target / f".unpacking-{uuid.uuid4().hex[:8]}"
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as zipped:
+                _unpack_zip(zipped, file, staging)
+        elif tarfile.is_tarfile(file):
+            with tarfile.open(file) as tarred:
+                _unpack_tar(tarred, file, staging)
+        else:
+            raise InputError(f"{file} is not an archive that can be unpacked: expected {', '.join(ARCHIVE_SUFFIXES)}")
+        _merge(staging, target)
+    except _DAMAGE as error:
+        raise InputError(f"{file} is damaged ({error}): delete it and download it again") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _unpack_zip(archive: zipfile.ZipFile, file: Path, staging: Path) -> None:
+    entries = []
+    for info in archive.infolist():
+        path = _inside(info.filename, file)
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if info.is_dir():
+            continue
+        link = None
+        if kind == stat.S_IFLNK:
+            pointed = archive.read(info).decode("utf-8", errors="replace")
+            link = _inside(posixpath.join(posixpath.dirname(path), pointed), file)
+        elif kind not in (0, stat.S_IFREG):
+            raise InputError(f"{file} is refused: its entry {info.filename} is neither a file nor a folder")
+        entries.append(_Entry(path, info.file_size, link, info))
+    for entry, source in _resolved(entries, file, staging):
+        with archive.open(source.handle) as content:  # type: ignore[arg-type]
+            _write(content, staging / entry.path)
+
+
+def _unpack_tar(archive: tarfile.TarFile, file: Path, staging: Path) -> None:
+    entries = []
+    for info in archive:
+        path = _inside(info.name, file)
+        if info.isdir():
+            continue
+        link = None
+        if info.issym():
+            link = _inside(posixpath.join(posixpath.dirname(path), info.linkname), file)
+        elif info.islnk():
+            link = _inside(info.linkname, file)
+        elif not info.isreg():
+            raise InputError(f"{file} is refused: its entry {info.name} is neither a file nor a folder")
+        entries.append(_Entry(path, info.size, link, info))
+    for entry, source in _resolved(entries, file, staging):
+        content = archive.extractfile(source.handle)  # type: ignore[arg-type]
+        assert content is not None  # only regular files come here
+        with content:
+            _write(content, staging / entry.path)
+
+
+def _inside(name: str, file: Path) -> str:
+    """The entry's path, simplified. Raises InputError when it leads out of the folder that is unpacked into."""
+    path = posixpath.normpath(name.replace("\\", "/"))
+    absolute = path.startswith("/") or path[1:2] == ":"
+    if absolute or path == ".." or path.startswith("../") or "\0" in path:
+        raise InputError(f"{file} is refused: its entry {name!r} leads out of the folder it is unpacked into")
+    return path
+
+
+def _resolved(entries: list[_Entry], file: Path, staging: Path) -> Iterator[tuple[_Entry, _Entry]]:
+    """Yield (entry, the regular file whose content it has), with a progress bar."""
+    from tqdm import tqdm
+
+    needed, free = sum(entry.size for entry in entries), shutil.disk_usage(staging.parent).free
+    if needed > free:
+        raise InputError(f"{file} unpacks to {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are left: free some space")
+    by_path = {entry.path: entry for entry in entries}
+    for entry in tqdm(entries, desc=f"Unpacking {file.name}", unit="files", disable=None, leave=False):
+        source: _Entry | None = entry
+        for _ in range(len(entries)):
+            if source is None or source.link is None:
+                break
+            source = by_path.get(source.link)
+        if source is None or source.link is not None:
+            raise InputError(f"{file} is refused: its link {entry.path} points to no file of the archive")
+        yield entry, source
+
+
+def _write(content: IO[bytes], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        shutil.copyfileobj(content, stream, 1 << 20)
+
+
+def _merge(staging: Path, target: Path) -> None:
+    """Move every file below ``staging`` to the same place below ``target``."""
+    for folder, _, names in os.walk(staging):
+        place = target / Path(folder).relative_to(staging)
+        place.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            os.replace(Path(folder) / name, place / name)

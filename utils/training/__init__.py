@@ -1,0 +1,1 @@
+"""Training: the epoch, the state of a run, its folder, and resuming it."""

@@ -1,0 +1,200 @@
+"""Evolution of hyperparameters: each generation mutates one of the best so far, trains with it and is recorded."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.checks import check_file
+from utils.commands.interrupts import advising
+from utils.commands.next_steps import again, log_next
+from utils.errors import InputError
+from utils.log import LOGGER, colorstr
+from utils.loggers import RESULT_COLUMNS
+from utils.metrics import fitness
+from utils.storage.files import ROOT, atomic_path, write_yaml
+from utils.storage.folder_lock import claimed_folder
+from utils.training.engine import DivergedError
+from utils.training.hyperparameters import read_hyperparameters
+from utils.training.options import TrainOptions
+from utils.training.run_folder import RunFolder
+
+PARENTS = 5  # the best generations, of which one is mutated
+MUTATION_PROBABILITY = 0.8
+MUTATION_SPREAD = 0.2
+DEFAULT_ANCHORS = 3  # per level, when the hyperparameter file has none
+METRICS = RESULT_COLUMNS[3:10]  # P, R, mAP50, mAP50-95 and the three validation losses
+
+# Lowest and highest value of each hyperparameter
+SPANS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("flipud", "fliplr", "mosaic", "mixup", "copy_paste"), (0.0, 1.0)),
+    **dict.fromkeys(("hsv_s", "hsv_v", "translate", "scale"), (0.0, 0.9)),
+    **dict.fromkeys(("cls_pw", "obj_pw"), (0.5, 2.0)),
+    **dict.fromkeys(("cls", "obj"), (0.2, 4.0)),
+    "box": (0.02, 0.2), "iou_t": (0.1, 0.7), "anchor_t": (2.0, 8.0), "anchors": (2.0, 10.0), "fl_gamma": (0.0, 2.0),
+    "hsv_h": (0.0, 0.1), "degrees": (0.0, 45.0), "shear": (0.0, 10.0), "perspective": (0.0, 0.001),
+    "lr0": (1e-5, 0.1), "lrf": (0.01, 1.0), "momentum": (0.6, 0.98), "weight_decay": (0.0, 0.001),
+    "warmup_epochs": (0.0, 5.0), "warmup_momentum": (0.0, 0.95), "warmup_bias_lr": (0.0, 0.2),
+}  # fmt: skip
+# How strongly it mutates, 0 = never; 1 where nothing else is said
+GAINS: dict[str, float] = {
+    "momentum": 0.3,
+    "anchors": 2.0,
+    **dict.fromkeys(("iou_t", "fl_gamma", "perspective", "fliplr"), 0.0),
+}
+
+
+class Evolution:
+    """The record of an evolution in ``folder``: evolve.csv, hyp_evolve.yaml (the best so far) and evolve.png.
+
+    An existing evolve.csv is continued. Equal seeds give equal mutations.
+
+    Attributes:
+        results: (generations, 7) metrics as in ``METRICS``. values: (generations, genes), in the order of ``names``.
+    """
+
+    def __init__(self, folder: Path, hyp: dict[str, Any], anchors: bool = True, seed: int = 0) -> None:
+        """Start from ``hyp``; without ``anchors`` their number is not evolved. Raises InputError for another record."""
+        start = {name: value for name, value in hyp.items() if name != "anchors" or anchors}
+        if anchors:
+            start.setdefault("anchors", DEFAULT_ANCHORS)
+        self.folder, self.start, self.names, self.seed = folder, start, list(start), seed
+        self.file = folder / "evolve.csv"
+        table = np.zeros((0, len(METRICS) + len(self.names)))
+        if self.file.is_file():
+            table = _read_generations(self.file, [*METRICS, *self.names])
+        self.results, self.values = table[:, : len(METRICS)], table[:, len(METRICS) :]
+
+    @property
+    def fitness(self) -> np.ndarray:
+        """Figure of merit of each generation so far."""
+        return fitness(self.results)
+
+    def propose(self) -> dict[str, float]:
+        """The hyperparameters of the next generation, in their ranges: the first is the start itself."""
+        chosen = np.array([float(self.start[name]) for name in self.names])
+        if len(self.results):
+            generator = np.random.default_rng((self.seed, len(self.results)))
+            chosen = self._parent(generator) * self._mutation(generator)
+        ranges = np.array([SPANS[name] for name in self.names])
+        return dict(zip(self.names, chosen.clip(*ranges.T).round(5).tolist(), strict=True))
+
+    def _parent(self, generator: np.random.Generator) -> np.ndarray:
+        """One of the best generations, by chance, the fitter the likelier."""
+        best = np.argsort(-self.fitness, kind="stable")[:PARENTS]
+        weight = self.fitness[best] - self.fitness[best].min() + 1e-6
+        return self.values[generator.choice(best, p=weight / weight.sum())]
+
+    def _mutation(self, generator: np.random.Generator) -> np.ndarray:
+        """A factor for each gene, at least one of which is not 1."""
+        gains = np.array([GAINS.get(name, 1.0) for name in self.names])
+        factors = np.ones(len(gains))
+        while (factors == 1).all():
+            hit = generator.random(len(gains)) < MUTATION_PROBABILITY
+            step = generator.standard_normal(len(gains)) * generator.random() * MUTATION_SPREAD
+            factors = (1 + gains * hit * step).clip(0.3, 3.0)
+        return factors
+
+    def record(self, hyp: dict[str, float], results: Sequence[float]) -> None:
+        """Add a generation to the three files; ``results`` are the 7 of ``METRICS``, not a number counts as 0."""
+        row = np.nan_to_num(np.array(results, dtype=float), posinf=0.0, neginf=0.0)
+        self.results = np.vstack([self.results, row])
+        self.values = np.vstack([self.values, [hyp[name] for name in self.names]])
+        lines = [",".join(f"{name:>20}" for name in (*METRICS, *self.names))]
+        for numbers in np.hstack([self.results, self.values]):
+            lines.append(",".join(f"{number:20.5g}" for number in numbers))
+        with atomic_path(self.file) as draft:
+            draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        best = int(self.fitness.argmax())
+        header = (
+            f"Hyperparameters after {len(self.results)} generations; the best is generation {best}\n"
+            + ", ".join(f"{name:>20}" for name in METRICS)
+            + "\n"
+            + ", ".join(f"{value:20.5g}" for value in self.results[best])
+        )
+        write_yaml(
+            self.folder / "hyp_evolve.yaml", dict(zip(self.names, self.values[best].tolist(), strict=True)), header
+        )
+
+    def plot(self) -> None:
+        """Draw evolve.png: for each hyperparameter its values against the fitness."""
+        from utils.drawing.charts import new_figure, save_figure
+
+        figure, merit = new_figure(10, 12), self.fitness
+        best = int(merit.argmax())
+        for number, name in enumerate(self.names):
+            axes = figure.add_subplot(6, 5, number + 1)
+            axes.scatter(self.values[:, number], merit, c=merit, cmap="viridis", alpha=0.8, edgecolors="none")
+            axes.plot(self.values[best, number], merit[best], "k+", markersize=15)
+            axes.set_title(f"{name} = {self.values[best, number]:.3g}", fontsize=9)
+            if number % 5:
+                axes.set_yticks([])
+        save_figure(figure, self.folder / "evolve.png", dpi=200)
+
+
+def _read_generations(file: Path, columns: list[str]) -> np.ndarray:
+    """The numbers of evolve.csv, (generations, columns). Raises InputError when it is damaged or of other columns."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.replace("\0", "?").splitlines())]
+    if rows and rows[0] != columns and all(cell in rows[0] for cell in METRICS):
+        raise InputError(f"{file} records other hyperparameters: choose another --name")
+    try:
+        table = np.array([[float(cell) for cell in row] for row in rows[1:]], dtype=float).reshape(-1, len(columns))
+    except ValueError:
+        table = np.full((1, 1), np.nan)
+    if not rows or rows[0] != columns or not np.isfinite(table).all():
+        raise InputError(f"{file} is damaged: delete its wrong lines, or choose another --name")
+    return table
+
+
+def evolve(
+    options: TrainOptions, train: Callable[[TrainOptions, RunFolder, dict[str, Any]], Sequence[float] | None]
+) -> tuple[float, ...]:
+    """Train once for each generation; returns the results of the best one.
+
+    The folder keeps the record of all generations and no weights. With --resume or --exist-ok an evolution is continued
+    by as many generations as --evolve says.
+
+    Args:
+        train: one training with the given options, folder and hyperparameters, which returns the results (7,) of its
+            last epoch, or None when it was stopped.
+    """
+    project = ROOT / "runs/evolve" if options.project == TrainOptions.project else Path(options.project)
+    with (
+        claimed_folder(project / options.name, options.exist_ok or bool(options.resume)) as folder,
+        advising(lambda: "continue with --resume"),
+    ):
+        return _evolve_in(folder, options, train)
+
+
+def _evolve_in(
+    folder: Path,
+    options: TrainOptions,
+    train: Callable[[TrainOptions, RunFolder, dict[str, Any]], Sequence[float] | None],
+) -> tuple[float, ...]:
+    asked = options
+    options = replace(options, noval=True, nosave=True, noplots=True, resume=False)
+    start = read_hyperparameters(check_file(options.hyp))
+    evolution = Evolution(folder, start, anchors=not options.noautoanchor, seed=options.seed)
+    for number in range(options.evolve):
+        hyp = evolution.propose()
+        LOGGER.info(colorstr(f"\nGeneration {number + 1}/{options.evolve}: ") + str(hyp))
+        try:
+            results = train(options, RunFolder(folder), hyp)
+        except DivergedError as error:
+            LOGGER.warning(f"this generation counts as the worst: {error}")
+            results = [0.0] * len(METRICS)
+        if results is None:
+            break
+        evolution.record(hyp, results)
+    if not len(evolution.results):
+        return (0.0,) * len(METRICS)
+    evolution.plot()
+    LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: evolve.csv, hyp_evolve.yaml, evolve.png")
+    log_next(again(asked, hyp=str(folder / "hyp_evolve.yaml"), evolve=None, resume=False))
+    return tuple(evolution.results[evolution.fitness.argmax()].tolist())

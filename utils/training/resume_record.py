@@ -1,0 +1,400 @@
+"""The part of last.pt beyond weights, to continue a run exactly: written by ``snapshot``, judged and put back here.
+
+Nothing of a file is used before all of it has been judged: a value of a wrong kind, shape or range is told in one line.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from utils.dataset.classes import class_names
+from utils.dataset.record import changes
+from utils.errors import InputError, short_repr
+from utils.log import LOGGER
+from utils.training.optim import load_optimizer
+
+if TYPE_CHECKING:
+    from utils.training.optim import EarlyStopping
+    from utils.training.state import TrainingState
+
+MERSENNE_WORDS = 624  # of NumPy's generator
+CUDA_BYTES = 16  # of a GPU's generator
+LARGEST_COUNT = 1 << 53
+STEP = "step"  # of what an optimizer remembers: a count, all else has the shape of its parameter
+NEEDED_MOMENTS = {"Adam": (STEP, "exp_avg", "exp_avg_sq"), "AdamW": (STEP, "exp_avg", "exp_avg_sq"),
+                  "RMSprop": (STEP, "square_avg")}  # fmt: skip
+OWN_SETTINGS = ("params", "fused", "foreach")  # of an optimizer's groups: this run's own count
+NEEDED_SETTINGS = ("lr", "initial_lr", "weight_decay")  # the others have defaults, in files of other versions of torch
+
+
+def snapshot(state: TrainingState, stopper: EarlyStopping, maps: Sequence[float]) -> dict[str, Any]:
+    """Random generators, loss scale, step counters, early stopping and the mAP of each class, as plain values.
+
+    NumPy's state is stored as a tensor: its own pickles name private modules that other NumPy versions do not have.
+    """
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "loader": state.loader.generator_state(),
+        "scaler": state.scaler.state_dict(),
+        "maps": list(maps),
+        "last_step": state.last_step,
+        "accumulate": state.accumulate,
+        "best_grade": state.best_grade,
+        "plugins": state.plugins,
+        "stopper": (stopper.best_fitness, stopper.best_epoch, stopper.possible_stop, stopper.stopped),
+        "data": state.data,
+    }
+
+
+# -- judging -----------------------------------------------------------------------------------------------------------
+
+
+class Judge:
+    """Raises InputError, naming file, field and remedy, for a value that is not as it has to be."""
+
+    def __init__(self, path: str) -> None:
+        """``path`` is the checkpoint's."""
+        self.path = path
+
+    def refuse(self, name: str, problem: str) -> InputError:
+        """The error of the field ``name``."""
+        return InputError(
+            f"{self.path} cannot be resumed, its '{name}' is damaged: {problem}; "
+            "resume from another checkpoint of the run, or train anew from its weights with --weights"
+        )
+
+    def number(self, name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+        """A finite number in a range."""
+        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+            limits = f" in [{low:g}, {high:g}]" if math.isfinite(low) or math.isfinite(high) else ""
+            raise self.refuse(name, f"expected a number{limits}, got {_shown(value)}")
+        return value
+
+    def count(self, name: str, value: Any, low: int = 0, high: int = LARGEST_COUNT) -> int:
+        """A whole number in a range."""
+        if type(value) is not int or not low <= value <= high:
+            raise self.refuse(name, f"expected a whole number from {low} to {high}, got {_shown(value)}")
+        return value
+
+    def flag(self, name: str, value: Any) -> bool:
+        """True or false."""
+        if not isinstance(value, bool):
+            raise self.refuse(name, f"expected true or false, got {_shown(value)}")
+        return value
+
+    def kind(self, name: str, value: Any, kind: type | tuple[type, ...], words: str) -> Any:
+        """An instance of ``kind``, which ``words`` describe."""
+        if not isinstance(value, kind):
+            raise self.refuse(name, f"expected {words}, got {type(value).__name__}")
+        return value
+
+    def parts(self, name: str, value: Any, count: int) -> Sequence[Any]:
+        """A tuple or list of ``count`` entries."""
+        if not isinstance(value, (tuple, list)) or len(value) != count:
+            raise self.refuse(name, f"expected {count} values, got {_shown(value)}")
+        return value
+
+    def generator(self, name: str, value: Any) -> torch.Tensor:
+        """The state of a generator of torch on the CPU."""
+        try:
+            torch.Generator().set_state(value)
+        except (RuntimeError, TypeError) as error:
+            raise self.refuse(name, "it is not the state of a random generator") from error
+        return value
+
+    def alike(self, name: str, value: Any, own: Any, optional: Sequence[str] = ()) -> None:
+        """Values with the keys, kinds and shapes of ``own``: nested mappings of tensors, numbers and texts.
+
+        Infinity, which stands for "never", is a number here. The keys ``optional`` may hold None.
+        """
+        if isinstance(own, dict):
+            self.kind(name, value, dict, "a mapping")
+            if value.keys() != own.keys():
+                raise self.refuse(name, f"expected the keys {', '.join(own)}, got {', '.join(map(str, value)):.60}")
+            for key, entry in own.items():
+                if not (key in optional and value[key] is None):
+                    self.alike(f"{name}: {key}", value[key], entry, optional)
+        elif isinstance(own, torch.Tensor):
+            self.kind(name, value, torch.Tensor, "a tensor")
+            if value.shape != own.shape or value.dtype != own.dtype or bool(value.isnan().any()):
+                raise self.refuse(name, f"expected {own.dtype} of shape {tuple(own.shape)}, without NaN")
+        elif type(value) is not type(own) and not (type(own) in (int, float) and type(value) in (int, float)):
+            raise self.refuse(name, f"expected a {type(own).__name__}, got {type(value).__name__}")
+        elif isinstance(value, float) and math.isnan(value):
+            raise self.refuse(name, "it is not a number")
+
+    def accepted(self, name: str, load: Callable[[], object], problem: str) -> None:
+        """Run ``load``; the library's refusal becomes one line."""
+        try:
+            load()
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip().splitlines()
+            raise self.refuse(
+                name, f"{problem} ({reason[-1].strip()[:120] if reason else type(error).__name__})"
+            ) from error
+
+
+def _shown(value: Any) -> str:
+    """A value of a file in a few words on one line."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return short_repr(value)
+
+
+@dataclass
+class Counters:
+    """Values of last.pt beside weights, optimizer and the random generators, judged."""
+
+    epoch: int
+    best_fitness: float
+    updates: int
+    last_step: int = -1
+    accumulate: int = 1
+    best_grade: float = 0.0
+    plugins: dict[str, Any] = field(default_factory=dict)
+    maps: list[float] = field(default_factory=list)
+    stopper: tuple[float, int, bool, bool] = (0.0, 0, False, False)
+    data: dict[str, torch.Tensor] = field(default_factory=dict)  # records of the images, by split
+    exact: bool = False  # there are random states
+
+
+def judge(checkpoint: dict[str, Any], path: str) -> Counters:
+    """Return what can be judged before a network is built.
+
+    Raises:
+        InputError: a damaged field, or the checkpoint is that of a finished run.
+    """
+    judged, epoch = Judge(path), checkpoint.get("epoch", -1)
+    if (type(epoch) is int and epoch == -1) or checkpoint.get("optimizer") is None:
+        raise InputError(
+            f"{path} is of a finished run, there is nothing to resume: train from it with --weights {path}"
+        )
+    found = Counters(
+        epoch=judged.count("epoch", epoch),
+        best_fitness=judged.number("best_fitness", _value(checkpoint, "best_fitness", 0.0), 0, 1),
+        updates=judged.count("updates", _value(checkpoint, "updates", 0)),
+    )
+    saved = checkpoint.get("resume")
+    if saved is None:
+        return found
+    judged.kind("resume", saved, dict, "a mapping")
+    for name in ("python", "numpy", "torch", "cuda", "loader", "scaler", "maps", "last_step", "accumulate", "stopper"):
+        if name not in saved:
+            raise judged.refuse("resume", f"it has no {name!r}")
+    _judge_generators(judged, saved)
+    fitness, best_epoch, *flags = judged.parts("stopper", saved["stopper"], 4)
+    found.stopper = (
+        judged.number("stopper", fitness, -1, 1), judged.count("stopper", best_epoch, 0, found.epoch),
+        judged.flag("stopper", flags[0]), judged.flag("stopper", flags[1]),
+    )  # fmt: skip
+    found.last_step = judged.count("last_step", saved["last_step"], -1)
+    found.accumulate = judged.count("accumulate", saved["accumulate"], 1)
+    found.maps = [judged.number("maps", value, 0, 1) for value in judged.kind("maps", saved["maps"], list, "a list")]
+    found.best_grade = judged.number(
+        "best_grade", _value(saved, "best_grade", 0.0)
+    )  # earlier versions have neither this
+    found.plugins = judged.kind("plugins", _value(saved, "plugins", {}), dict, "a mapping")  # nor these
+    found.data = judged.kind("data", _value(saved, "data", {}), dict, "a mapping")
+    for record in found.data.values():
+        if not isinstance(record, torch.Tensor) or record.dtype != torch.int64 or record.shape[1:] != (3,):
+            raise judged.refuse("data", "it is not a record of images")
+    found.exact = True
+    return found
+
+
+def _value(content: dict[str, Any], name: str, default: Any) -> Any:
+    """The value of a key, ``default`` where it is absent or None."""
+    value = content.get(name)
+    return default if value is None else value
+
+
+def _judge_generators(judged: Judge, saved: dict[str, Any]) -> None:
+    """Try the states on generators of their own."""
+    version, words, gauss = judged.parts("python", saved["python"], 3)
+    judged.kind("python", words, tuple, "a tuple of numbers")
+    fault = "it is not the state of a random generator"
+    judged.accepted("python", lambda: random.Random().setstate((version, words, None)), fault)
+    if gauss is not None:
+        judged.number("python", gauss)
+    name, keys, position, has_gauss, cached = judged.parts("numpy", saved["numpy"], 5)
+    judged.kind("numpy", keys, torch.Tensor, "a tensor")
+    whole = keys.dtype == torch.int64 and keys.shape == (MERSENNE_WORDS,)
+    if name != "MT19937" or not whole or int(keys.min()) < 0 or int(keys.max()) >= 1 << 32 or not bool(keys.any()):
+        raise judged.refuse("numpy", "it is not the state of a random generator")
+    judged.count("numpy", position, 0, MERSENNE_WORDS)  # NumPy would read beyond its table
+    judged.count("numpy", has_gauss, 0, 1)
+    judged.number("numpy", cached)
+    judged.generator("torch", saved["torch"])
+    if saved["loader"] is not None:
+        judged.generator("loader", saved["loader"])
+    for value in judged.kind("cuda", saved["cuda"], list, "a list"):
+        if not isinstance(value, torch.Tensor) or value.dtype != torch.uint8 or value.shape != (CUDA_BYTES,):
+            raise judged.refuse("cuda", "it is not a list of states of random generators")
+    scaler = judged.kind("scaler", saved["scaler"], dict, "a mapping")
+    if scaler:
+        for key in ("scale", "growth_factor", "backoff_factor"):
+            judged.number("scaler", scaler.get(key), 1e-30, 1e30)
+        for key in ("growth_interval", "_growth_tracker"):
+            judged.count("scaler", scaler.get(key))
+
+
+# -- putting back ------------------------------------------------------------------------------------------------------
+
+
+def restore(
+    checkpoint: dict[str, Any], counters: Counters, state: TrainingState, stopper: EarlyStopping, path: str
+) -> tuple[int, float, list[float]]:
+    """Put a run back where ``checkpoint``, which ``judge`` has read, was written.
+
+    Returns:
+        The epoch to start with, the best fitness so far, and the mAP of each class (empty where it is unknown).
+
+    Raises:
+        InputError: weights, averages or optimizer are of another network, or damaged.
+    """
+    judged = Judge(path)
+    if counters.epoch >= state.epochs:
+        raise judged.refuse("epoch", f"{counters.epoch}, but the run in opt.yaml has {state.epochs} epochs")
+    if counters.maps and len(counters.maps) != state.model.nc:
+        raise judged.refuse("maps", f"{len(counters.maps)} values for {state.model.nc} classes")
+    LOGGER.info(f"Resuming after epoch {counters.epoch} of {path}")
+    for key, network in (("model", state.model), ("ema", state.ema.ema)):
+        if checkpoint.get(key) is not None:
+            _load_network(judged, key, checkpoint[key], network)
+    _check_optimizer(judged, state.optimizer, checkpoint["optimizer"])
+    judged.accepted(
+        "optimizer", lambda: load_optimizer(state.optimizer, checkpoint["optimizer"]), "it does not fit this run's"
+    )
+    if checkpoint.get("ema") is not None:
+        state.ema.updates = counters.updates
+    if not counters.exact:
+        LOGGER.warning(
+            f"{path} holds no random states (it was written by another program): the run goes on, not bit for bit"
+        )
+    else:
+        saved = checkpoint["resume"]
+        _restore_generators(saved, state)
+        if saved["scaler"]:
+            state.scaler.load_state_dict(saved["scaler"])
+        # With fewer batches than before, no step may lie in the future
+        state.last_step = min(counters.last_step, len(state.loader) * (counters.epoch + 1) - 1)
+        state.accumulate = counters.accumulate
+        state.best_grade, state.plugins = counters.best_grade, counters.plugins
+        stopper.best_fitness, stopper.best_epoch, stopper.possible_stop, stopper.stopped = counters.stopper
+        _compare_data(counters.data, state.data)
+    return counters.epoch + 1, counters.best_fitness, counters.maps
+
+
+def _compare_data(before: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> None:
+    """Warn of images that are not those of before; records of older files have none."""
+    words = {split: changes(before[split], now[split]) for split in sorted(before.keys() & now.keys())}
+    differences = "; ".join(f"{split}: {difference}" for split, difference in words.items() if difference)
+    if differences:
+        LOGGER.warning(
+            f"WARNING: the data set has changed since this checkpoint was written ({differences}): the run goes on "
+            "with what is there now, not exactly as it would have"
+        )
+
+
+def check_names(model: Any, names: list[str], path: str, data: str) -> None:
+    """Raise InputError when the data set has another number of classes than the run; warn of other names."""
+    own = class_names(model)
+    if len(own) != len(names):
+        raise InputError(
+            f"{path} has {len(own)} classes but {data} has {len(names)}: resume with the data set of the run, "
+            "or train anew from its weights with --weights"
+        )
+    if own != names:
+        changed = next(index for index, pair in enumerate(zip(own, names, strict=True)) if pair[0] != pair[1])
+        LOGGER.warning(
+            f"WARNING: the names of the classes have changed: class {changed} was {own[changed]} and is "
+            f"{names[changed]} in {data}"
+        )
+
+
+def _load_network(judged: Judge, key: str, source: Any, network: Any) -> None:
+    """Load the weights of ``source``, which have to be those of such a network, and finite."""
+    weights = judged.kind(key, source, torch.nn.Module, "a network").float().state_dict()
+    wrong = [name for name, value in weights.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if wrong:
+        raise judged.refuse(key, f"{wrong[0]} holds values that are not numbers")
+    judged.accepted(key, lambda: network.load_state_dict(weights), "it is not the network of the run")
+
+
+def _check_optimizer(judged: Judge, optimizer: torch.optim.Optimizer, saved: Any) -> None:
+    """Raise InputError unless ``saved`` has the groups of ``optimizer``, and for its parameters states that fit."""
+    name = "optimizer"
+    groups = judged.kind(name, saved, dict, "a mapping").get("param_groups")
+    states = judged.kind(name, saved.get("state"), dict, "a mapping as its 'state'")
+    own = optimizer.param_groups
+    if not isinstance(groups, list) or len(groups) != len(own):
+        raise judged.refuse(name, f"expected {len(own)} groups of parameters")
+    by_index: dict[Any, torch.Tensor] = {}
+    for group, known in zip(groups, own, strict=True):
+        indices = judged.kind(name, group, dict, "mappings as its groups").get("params")
+        if not isinstance(indices, list) or len(indices) != len(known["params"]):
+            raise judged.refuse(name, "its groups have other parameters than the run's")
+        judged.accepted(name, lambda: by_index.update(zip(indices, known["params"], strict=True)), "wrong indices")  # noqa: B023
+        for key, value in known.items():
+            if key in group and key not in OWN_SETTINGS:
+                _check_setting(judged, f"{name}: {key}", group[key], value)
+            elif key in NEEDED_SETTINGS:
+                raise judged.refuse(name, f"a group has no {key!r}")
+    if len(by_index) != sum(len(known["params"]) for known in own) or not set(states) <= set(by_index):
+        raise judged.refuse(name, "its states are not those of its parameters")
+    needed = [*NEEDED_MOMENTS.get(type(optimizer).__name__, ())]
+    needed += ["momentum_buffer"] if "square_avg" in needed and optimizer.defaults["momentum"] else []
+    for index, entry in states.items():
+        judged.kind(name, entry, dict, "mappings as its states")
+        if missing := [key for key in needed if entry and entry.get(key) is None]:
+            raise judged.refuse(name, f"a state has no {missing[0]!r}")
+        for key, value in entry.items():
+            _check_moment(judged, f"{name}: {key}", value, by_index[index], key == STEP)
+
+
+def _check_setting(judged: Judge, name: str, value: Any, own: Any) -> None:
+    """A setting of a group: a finite number where the run has one, the same kind of value elsewhere."""
+    if isinstance(own, bool):
+        if judged.flag(name, value) != own:
+            raise judged.refuse(name, f"it is {value}, and this program has {own} there")
+    elif isinstance(own, (int, float)):
+        judged.number(name, value)
+    elif isinstance(own, tuple):
+        for entry in judged.parts(name, value, len(own)):
+            judged.number(name, entry)
+
+
+def _check_moment(judged: Judge, name: str, value: Any, parameter: torch.Tensor, is_step: bool) -> None:
+    """Judge what an optimizer remembers of a parameter: a finite tensor of its shape, a count of steps, or nothing."""
+    if value is None:
+        return
+    if is_step and not isinstance(value, torch.Tensor):
+        judged.number(name, value, 0)
+        return
+    judged.kind(name, value, torch.Tensor, "a tensor")
+    if value.shape != (torch.Size([]) if is_step else parameter.shape) or not value.is_floating_point():
+        raise judged.refuse(name, f"shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}")
+    if not bool(value.isfinite().all()):
+        raise judged.refuse(name, "it holds values that are not numbers")
+
+
+def _restore_generators(saved: dict[str, Any], state: TrainingState) -> None:
+    name, keys, *rest = saved["numpy"]
+    random.setstate(saved["python"])
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(saved["torch"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(saved["cuda"][: torch.cuda.device_count()])  # the run may have had more GPUs
+    if saved["loader"] is not None:
+        state.loader.set_generator_state(saved["loader"])

@@ -1,0 +1,1 @@
+"""Validation: the loop, its scores and its files."""

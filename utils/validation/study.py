@@ -1,0 +1,50 @@
+"""The study of image sizes: how accurate and how fast models are from small images to large ones."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.drawing.charts import new_figure, save_figure
+from utils.storage.files import atomic_path
+
+SIZES = tuple(range(256, 1537, 128))  # pixels
+MAP_COLUMN, TIMES = 3, slice(7, 10)  # of a row: mAP50-95; milliseconds of pre-process, inference and NMS
+
+
+def study_file(folder: Path, data: str, weights: str) -> Path:
+    """Return where the rows of one checkpoint go: study_<stem of the data set>_<stem of the weights>.txt."""
+    return folder / f"study_{Path(data).stem}_{Path(weights).stem}.txt"
+
+
+def write_study(file: Path, rows: Sequence[Sequence[float]]) -> None:
+    """Write rows of 10 numbers: P, R, mAP50, mAP50-95, box, objectness, class loss; three times in milliseconds."""
+    lines = (" ".join(f"{value:10.4g}" for value in row) for row in rows)
+    with atomic_path(file) as draft:
+        draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def zip_studies(files: Sequence[Path], target: Path) -> None:
+    """Pack the files into ``target``."""
+    with atomic_path(target) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            archive.write(file, file.name)
+
+
+def plot_studies(files: Sequence[Path], target: Path, sizes: Sequence[int]) -> None:
+    """Draw mAP50-95 over the time of an image, one line for each file, its points named by the image size."""
+    figure = new_figure(9, 6)
+    axes = figure.add_subplot()
+    for file in files:
+        rows = np.loadtxt(file, ndmin=2)
+        milliseconds, accuracy = rows[:, TIMES].sum(1), 100 * rows[:, MAP_COLUMN]
+        axes.plot(milliseconds, accuracy, marker=".", markersize=8, label=file.stem.removeprefix("study_"))
+        for x, y, size in zip(milliseconds, accuracy, sizes, strict=True):
+            axes.annotate(str(size), (x, y), textcoords="offset points", xytext=(0, 6), fontsize=7, ha="center")
+    axes.set(xlabel="milliseconds per image (pre-process, inference, NMS)", ylabel="mAP@.5:.95 in %", xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    save_figure(figure, target, dpi=250)
