@@ -333,6 +333,9 @@ def detect(options: DetectOptions) -> tuple[Path, str]:
     from utils.detection.inputs import check_files
 
     check_source(options)
+    from utils.device import device_line, select_device
+
+    LOGGER.info(device_line(select_device(options.device)))
     detector = Detector(options)
     check_files(options.source)  # before there is a folder for results
     wanted = Path(options.project) / options.name

@@ -8,7 +8,8 @@ import time
 import torch
 
 from models.yolo import PROFILE_RUNS, DetectionModel
-from utils.device import select_device
+from utils.commands.options import argument_parser
+from utils.device import device_line, select_device
 from utils.errors import InputError, short_repr
 from utils.log import LOGGER
 from utils.storage.files import ROOT
@@ -18,7 +19,7 @@ MOST_IMAGES = 1024  # of a profiled batch
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line of models/yolo.py."""
-    parser = argparse.ArgumentParser(description="Build a model configuration and show its layers and size.")
+    parser = argument_parser("Build a model configuration and show its layers and size.")
     parser.add_argument("--cfg", default="yolov5s.yaml", help="model YAML: a path, or a name in models/ or models/hub/")
     parser.add_argument("--batch-size", type=int, default=1, help="images of a profiled batch")
     parser.add_argument("--device", default="", help="cuda device, such as 0, or cpu")
@@ -70,6 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not 1 <= options.batch_size <= MOST_IMAGES:
         raise InputError(f"--batch-size must be 1 or more, at most {MOST_IMAGES}, got {short_repr(options.batch_size)}")
     device = select_device(options.device)
+    LOGGER.info(device_line(device))
     if options.test:
         failures = build_all()
         if failures:

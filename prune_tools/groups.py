@@ -11,7 +11,6 @@ read at four places of the same convolution.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,11 +19,12 @@ if __name__ == "__main__":
 
 from prune_tools.channels.groups import SCOPES, describe, find_groups, left_whole, select_groups
 from utils.commands.cli import run_command
+from utils.commands.options import argument_parser
 
 
 def main() -> None:
     """Print the groups of a configuration or a checkpoint."""
-    parser = argparse.ArgumentParser(description="Show which channels of a model can be pruned together.")
+    parser = argument_parser("Show which channels of a model can be pruned together.")
     parser.add_argument("--cfg", default="", help="model YAML")
     parser.add_argument("--weights", default="", help="checkpoint, instead of --cfg")
     parser.add_argument("--scope", default="all", choices=SCOPES, help="what counts as prunable")

@@ -103,12 +103,13 @@ def open_inputs(options: PruningOptions) -> tuple[DetectionModel, dict[str, Any]
     from prune_tools.opening import load_model
     from utils.checks import check_dataset, check_file, check_img_size
     from utils.dataset.label_cache import check_labels
-    from utils.device import select_device
+    from utils.device import device_line, select_device
 
     if not options.weights[0]:
         options.weights = [str(newest_sparse_run(ROOT / "runs/train"))]
         LOGGER.info(f"Pruning the newest sparse training, {options.weights[0]}")
     device = select_device(options.device, options.batch_size)
+    LOGGER.info(device_line(device))
     if options.half and device.type == "cpu":
         raise InputError("--half needs a GPU: CPUs compute FP16 slowly or not at all, leave it out")
     repair = options.reconstruct or options.recalibrate  # both look at training images

@@ -27,6 +27,7 @@ from prune_tools.pruned_common import narrow_module
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
 from utils.storage.files import atomic_path
+from utils.version import MADE_BY
 
 TOLERANCE = 1e-4  # largest difference of pruned and masked outputs, as a share of the output's largest value
 
@@ -175,7 +176,7 @@ def save_pruned(folder: Path, pruned: DetectionModel, masked: DetectionModel, so
     save_model(masked, folder / "orign_model.pt", source)
     import yaml
 
-    header = "# A pruned YOLOv5; 'channels' are the widths that differ from the plain configuration.\n"
+    header = f"# A pruned YOLOv5 ({MADE_BY}); 'channels' are the widths that differ from the plain configuration.\n"
     with atomic_path(folder / "pruned_model.yaml") as draft:
         text = yaml.safe_dump(describe(pruned), sort_keys=False, default_flow_style=None, width=120)
         draft.write_text(header + text, encoding="utf-8")

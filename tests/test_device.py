@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
 import types
 
@@ -12,6 +13,7 @@ import torch
 
 from utils.device import device_line, seed_everything, select_device, time_sync
 from utils.errors import InputError
+from utils.version import __version__
 
 
 @pytest.fixture
@@ -70,7 +72,9 @@ def test_mps(monkeypatch):
 
 
 def test_device_line(monkeypatch):
-    assert f"torch-{torch.__version__} CPU" in device_line(torch.device("cpu"))
+    line = device_line(torch.device("cpu"))
+    assert line.startswith(f"yolov5-prune {__version__}, Python-{platform.python_version()}, ")
+    assert f"torch-{torch.__version__}, CPU" in line
     card = types.SimpleNamespace(name="Some GPU", total_memory=8 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     assert device_line(torch.device("cuda:1")).endswith("CUDA:1 (Some GPU, 8192MiB)")

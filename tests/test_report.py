@@ -31,6 +31,7 @@ from utils.commands.options import build, command_line, parse, to_dict
 from utils.errors import InputError
 from utils.storage.files import write_json, write_yaml
 from utils.training.options import TrainOptions
+from utils.version import PROGRAM, __version__
 
 HOSTILE = "<script>alert(1)</script> & 'x\".pt"
 
@@ -117,7 +118,7 @@ def check_page(page: Page) -> None:
     assert names.count("table") == 4 and not {"script", "link", "iframe"} & set(names)
     assert not any("href" in attributes for _, attributes in page.tags)
     for expected in ("mAP50-95", "1,766,623", "model.1.bn", "25%", "--percent 0.3", "The cliff", "--skip model.1.conv",
-                     "a note", "Python", "torch", HOSTILE, "a.jpg"):  # fmt: skip
+                     "a note", PROGRAM, __version__, "Python", "torch", HOSTILE, "a.jpg"):  # fmt: skip
         assert expected in page.text, expected
 
 
@@ -147,7 +148,8 @@ def test_json_holds_the_same_figures(folder):
     assert sum(figures["gammas"]["counts"]["stays"]) == 2 and figures["gammas"]["threshold"] == 0.25
     assert figures["sweep"]["conclusion"]["cliff"] == [0.1, 0.2]
     assert figures["sensitivity"]["conclusion"]["skip"] == ["model.1.conv"]
-    assert figures["images"] == ["a.jpg", "b.jpg"] and figures["commands"] and figures["versions"]["Python"]
+    assert figures["images"] == ["a.jpg", "b.jpg"] and figures["commands"]
+    assert figures["versions"][PROGRAM] == __version__ and figures["versions"]["Python"]
 
 
 def test_surveys_are_found_in_the_folder_or_where_they_were_named(tmp_path):

@@ -21,6 +21,7 @@ from utils.distributed import plain_norms
 from utils.errors import CheckpointError, InputError
 from utils.storage.files import atomic_path
 from utils.torch_files.module_copy import copy_to_cpu
+from utils.version import MADE_BY
 
 __all__ = [
     "CheckpointError",
@@ -36,6 +37,7 @@ __all__ = [
 MODULE_KEYS = ("model", "ema")
 CLEARED_KEYS = ("optimizer", "best_fitness", "wandb_id", "ema", "updates")  # None in a stripped file
 RESUME_KEY = "resume"  # our own addition to training files: random states and counters
+MADE_BY_KEY = "made_by"  # our own addition to every file: the program and its version; YOLOv5 does not look at it
 
 _AS_THEY_ARE = (bool, int, float, complex, str, bytes, range, nn.Module, torch.Size, torch.dtype, torch.device)
 
@@ -114,10 +116,11 @@ def save_checkpoint(state: dict[str, Any], path: str | Path, *copies: str | Path
     """Write ``state`` to ``path`` and then to each of ``copies``, each atomically; its modules stay as they are.
 
     Modules are stored in FP16. Only a file with an optimizer, from which training can go on, keeps them in full
-    precision, so that the resumed run equals an uninterrupted one (YOLOv5 reads both alike).
+    precision, so that the resumed run equals an uninterrupted one (YOLOv5 reads both alike). The entry "made_by" states
+    the version that wrote the file.
     """
     half = state.get("optimizer") is None
-    portable = plain_checkpoint(state)
+    portable = {**plain_checkpoint(state), MADE_BY_KEY: MADE_BY}
     for key in MODULE_KEYS:
         if isinstance(portable.get(key), nn.Module):
             portable[key] = portable_copy(portable[key], half)

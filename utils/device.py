@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from utils.errors import InputError
+from utils.version import MADE_BY
 
 
 def select_device(device: str | int | torch.device | None = "", batch_size: int = 0) -> torch.device:
@@ -58,7 +59,7 @@ def device_line(device: torch.device | None = None) -> str:
     """Versions and hardware on one line, for the start of a command (default: the device that '' selects)."""
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    line = f"yolov5-prune, Python-{platform.python_version()} torch-{torch.__version__} "
+    line = f"{MADE_BY}, Python-{platform.python_version()}, torch-{torch.__version__}, "
     if device.type != "cuda":
         return line + (f"CPU ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type.upper())
     properties = torch.cuda.get_device_properties(device)

@@ -24,6 +24,7 @@ from typing import Any
 
 from utils.errors import InputError
 from utils.storage.files import make_folder
+from utils.version import PROGRAM
 
 TIMEOUT_SECONDS = 30.0
 CHUNK_BYTES = 1 << 18
@@ -172,7 +173,7 @@ def _transfer(url: str, part: Path, progress: bool) -> None:
     version_file = part.with_name(part.name + ".version")
     version = version_file.read_text(encoding="utf-8") if version_file.exists() else ""
     start = part.stat().st_size if part.exists() and version else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "yolov5-prune", "Accept-Encoding": "identity"})
+    request = urllib.request.Request(url, headers={"User-Agent": PROGRAM, "Accept-Encoding": "identity"})
     if start:
         request.add_header("Range", f"bytes={start}-")
         request.add_header("If-Range", version)  # a server with another version sends all of it

@@ -8,7 +8,6 @@ Without names, all ten detection models. They are under the licence of their aut
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +16,13 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from utils.commands.cli import run_command
+from utils.commands.options import argument_parser
 from utils.weights import RELEASED, fetch_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the names and fetch."""
-    parser = argparse.ArgumentParser(description="Fetch released weights of YOLOv5 into the working folder.")
+    parser = argument_parser("Fetch released weights of YOLOv5 into the working folder.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RELEASED)} (default: all)")
     names = parser.parse_args(arguments).names or list(RELEASED)
     unknown = [name for name in names if name not in RELEASED]

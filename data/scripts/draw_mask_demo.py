@@ -10,7 +10,6 @@ drawn again. Every fifth picture is for validation.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ import numpy as np
 
 from data.scripts.mask_demo.scene import Label, draw_scene
 from utils.commands.cli import run_command
-from utils.commands.options import LARGEST_IMAGE, LARGEST_SEED, MOST
+from utils.commands.options import LARGEST_IMAGE, LARGEST_SEED, MOST, argument_parser
 from utils.errors import InputError, short_repr
 from utils.log import LOGGER
 from utils.storage.files import ROOT, atomic_path, make_folder, read_yaml, write_yaml
@@ -123,7 +122,7 @@ def draw(output: str | Path = DEFAULT_OUTPUT, settings: Settings | None = None) 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options and draw."""
-    parser = argparse.ArgumentParser(description="Draw faces with and without masks, with labels in YOLO format.")
+    parser = argument_parser("Draw faces with and without masks, with labels in YOLO format.")
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="folder to fill, default: %(default)s")
     parser.add_argument("--images", type=int, default=Settings.images, help="number of pictures (default %(default)s)")
     parser.add_argument("--size", type=int, default=Settings.size, help="height and width (default %(default)s)")

@@ -10,7 +10,6 @@ An interrupted run goes on where it stopped. The licences of the data sets are t
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,7 +21,7 @@ if __name__ == "__main__":
 
 from utils.commands.cli import run_command
 from utils.commands.next_steps import log_next
-from utils.commands.options import command_line
+from utils.commands.options import argument_parser, command_line
 from utils.dataset.download import DatasetFolder
 from utils.errors import InputError
 from utils.log import LOGGER
@@ -74,7 +73,7 @@ def get(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options and fetch."""
-    parser = argparse.ArgumentParser(description="Fetch a public data set and write its labels in YOLO format.")
+    parser = argument_parser("Fetch a public data set and write its labels in YOLO format.")
     parser.add_argument("name", choices=DESCRIPTIONS, help="which one")
     parser.add_argument("--output", default="", help="folder; default: the path in the data set's YAML file")
     parser.add_argument(

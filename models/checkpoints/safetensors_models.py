@@ -18,9 +18,10 @@ from models.yolo import DetectionModel
 from utils.errors import CheckpointError, InputError
 from utils.log import warnings_only
 from utils.storage.safetensors_file import read_safetensors, write_safetensors
+from utils.version import MADE_BY
 
 SUFFIX = ".safetensors"
-VERSION = 1
+VERSION = 1  # of the description
 
 
 def write_model(model: nn.Module, path: str | Path, half: bool = False) -> None:
@@ -30,6 +31,7 @@ def write_model(model: nn.Module, path: str | Path, half: bool = False) -> None:
     content = {
         "version": VERSION, "yaml": facts.yaml, "names": [str(name) for name in names],
         "stride": facts.stride.tolist(), "anchors": facts.model[-1].anchors.tolist(),
+        "made_by": MADE_BY,
     }  # fmt: skip
     tensors = {
         name: value.half() if half and value.is_floating_point() else value

@@ -24,6 +24,7 @@ from models.metadata import Metadata
 from utils.checks import check_img_size
 from utils.log import LOGGER, colorstr
 from utils.storage.files import atomic_output
+from utils.version import MADE_BY
 from utils.weights import fetch_weights
 
 
@@ -101,7 +102,7 @@ class CheckpointExport:
             names=names or [f"class{index}" for index in range(self.model.model[-1].nc)], stride=self.stride,
             imgsz=list(self.size), batch=request.batch, dynamic=request.dynamic, half=request.half,
             int8=self.calibration is not None, nms=request.nms.to_dict() if request.nms else None,
-            weights=self.weights.name, made_by=f"yolov5-prune export.py, torch {torch.__version__}",
+            weights=self.weights.name, made_by=f"{MADE_BY}, torch {torch.__version__}",
         )  # fmt: skip
 
     def _compare(self, kind: Format, path: Path) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 
 from prune_tools.report.pictures import layer_widths
 from utils.storage.files import atomic_path
+from utils.version import PROGRAM, __version__
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,12 +43,12 @@ def layer_table(before: nn.Module, after: nn.Module) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return what the figures were measured with: Python, the libraries, the processor, the system."""
+    """Return what the figures were measured with: this program, Python, the libraries, the processor, the system."""
     from importlib import metadata
 
     import torch
 
-    found = {"Python": platform.python_version()}
+    found = {PROGRAM: __version__, "Python": platform.python_version()}
     for name in LIBRARIES:
         try:
             found[name] = metadata.version(name)

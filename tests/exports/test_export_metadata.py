@@ -13,6 +13,7 @@ from models.formats import format_of
 from models.metadata import Metadata, parse_metadata, parse_texts
 from tests.exports.helpers import SIZE, needs
 from utils.errors import InputError, MissingFileError
+from utils.version import MADE_BY
 
 
 @pytest.mark.parametrize("name", ["a.torchscript", "a.onnx", "a_openvino_model", "a.tflite", "a_ncnn_model"])
@@ -115,6 +116,12 @@ def backend_that_gives(exported):
         return backend
 
     return make
+
+
+def test_exports_state_the_version_that_made_them(exported):
+    config = {"config.txt": ""}
+    torch.jit.load(str(exported("pruned", "torchscript")), _extra_files=config)
+    assert parse_metadata(config["config.txt"], "export").made_by == f"{MADE_BY}, torch {torch.__version__}"
 
 
 def test_more_or_fewer_classes_than_names(backend_that_gives):

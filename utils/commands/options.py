@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from utils.errors import InputError, short_repr
+from utils.version import MADE_BY
 
 Options = TypeVar("Options")
 AUTO_BATCH = -1  # --batch-size that stands for what fits
@@ -81,9 +82,16 @@ def as_list(value: str | Path | Sequence[str | Path]) -> list[str]:
     return [str(item) for item in ([value] if isinstance(value, (str, Path)) else value)]
 
 
+def argument_parser(description: str, **settings: Any) -> argparse.ArgumentParser:
+    """The argparse parser of a command, which answers ``--version``; ``settings`` as ArgumentParser takes them."""
+    parser = argparse.ArgumentParser(description=description, **settings)
+    parser.add_argument("--version", action="version", version=MADE_BY, help="print the version of this program")
+    return parser
+
+
 def parser_for(options_class: type, description: str) -> argparse.ArgumentParser:
     """The argparse parser of an options dataclass; prefix abbreviations work as in YOLOv5."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=_HelpFormatter)
+    parser = argument_parser(description, formatter_class=_HelpFormatter)
     for field in dataclasses.fields(options_class):
         flag = flag_of(field.name)
         default = default_of(field)
