@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from utils.drawing.charts import new_figure, save_figure
 from utils.errors import InputError
 from utils.log import log_once
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from matplotlib.axes import Axes
-    from torch import nn
 
 DPI = 130
 REPORT_SIZE = 6.4, 3.8  # inches; letters stay readable on a phone
