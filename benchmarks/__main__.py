@@ -21,9 +21,9 @@ from pathlib import Path
 from benchmarks import data, detection, gpu, pruning, scaling, start, training, validation
 from benchmarks.figures import Figure, as_table
 from utils.commands.cli import run_command
-from utils.drawing.background import usable_cores
 from utils.errors import InputError
 from utils.log import LOGGER
+from utils.resources import usable_cores
 from utils.storage.files import ROOT, atomic_path
 
 SECTIONS: dict[str, tuple[str, Callable[[], list[Figure]]]] = {

@@ -101,7 +101,7 @@ def loading_seconds(data: str, repetitions: int) -> tuple[dict[int, list[float]]
     """Seconds of a few epochs by number of loader processes, in turns; and the images of those epochs."""
     from utils.checks import check_dataset
     from utils.dataloaders import create_dataloader
-    from utils.drawing.background import usable_cores
+    from utils.resources import usable_cores
 
     hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
     calls: dict[int, Callable[[], None]] = {}

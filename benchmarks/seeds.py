@@ -29,9 +29,9 @@ from tqdm import tqdm
 
 from utils.commands.cli import run_command
 from utils.commands.options import build, command_line, option, parse, to_dict
-from utils.drawing.background import usable_cores
 from utils.errors import InputError
 from utils.log import LOGGER
+from utils.resources import usable_cores
 from utils.storage.files import ROOT, atomic_path, make_folder
 from utils.training.options import TrainOptions
 

@@ -101,7 +101,7 @@ class Loop:
 
     def step(self) -> None:
         """Forward, backward, optimizer and moving average on the batch at hand."""
-        from utils.training.batch_step import prepare_images
+        from utils.device import prepare_images
         from utils.training.engine import optimizer_step
 
         state, (images, targets) = self.state, self.batch

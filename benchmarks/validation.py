@@ -118,7 +118,7 @@ def plain_way() -> Iterator[None]:
         mock.patch("utils.validation.loop.non_max_suppression", image_by_image),
         mock.patch("utils.validation.loop.prepare_images", contiguous),
         mock.patch("utils.validation.scores.match_predictions", plain_matching),
-        mock.patch("utils.drawing.background.BackgroundDrawing", lambda: BackgroundDrawing(0)),
+        mock.patch("utils.validation.loop.BackgroundDrawing", lambda: BackgroundDrawing(0)),
         mock.patch.object(charts, "PNG_COMPRESSION", 6),
         mock.patch.object(torch, "channels_last", torch.contiguous_format),  # what val.py asks of the model
     ):

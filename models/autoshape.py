@@ -16,13 +16,13 @@ from models.backends import DetectMultiBackend
 from models.detections import Detections
 from utils.augmentations import letterbox
 from utils.dataset.images import read_image
-from utils.detection.outputs import UniqueStems
 from utils.device import time_sync
 from utils.downloads import download, is_url, url_name
 from utils.errors import InputError, short_repr
 from utils.geometry.boxes import scale_coords
 from utils.geometry.nms import non_max_suppression
 from utils.log import LOGGER
+from utils.storage.results import UniqueStems
 
 __all__ = ["AutoShape", "Detections"]
 

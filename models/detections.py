@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from utils.detection.outputs import CropNames, Incomplete, crop_box, folder_names, one_result
+from utils.detection.outputs import crop_box
 from utils.errors import InputError
 from utils.geometry.boxes import xyxy2xywh
 from utils.names import terminal_text
 from utils.storage.files import fitting_name, increment_path, make_folder
+from utils.storage.results import CropNames, Incomplete, folder_names, one_result
 
 DEFAULT_FOLDER = "runs/detect/exp"
 _crop_names = CropNames()  # those of one call after the other, as for the frames of a video

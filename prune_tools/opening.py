@@ -18,6 +18,8 @@ from utils.distributed import plain_norms
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER, warnings_only
 from utils.storage.files import ROOT, read_yaml_mapping
+from utils.validation.inputs import make_loader
+from utils.validation.options import ValOptions
 
 if TYPE_CHECKING:
     from models.yolo import DetectionModel
@@ -128,19 +130,15 @@ def open_inputs(options: PruningOptions) -> tuple[DetectionModel, dict[str, Any]
 
 def val_options(options: PruningOptions) -> dict[str, Any]:
     """The options of a validation, for ``val.run`` and ``open_loader``: those that both commands have."""
-    import val
-
-    shared = handed_on(options, val.ValOptions)
+    shared = handed_on(options, ValOptions)
     return {name: value for name, value in shared.items() if name not in ("data", "device", "workers")}
 
 
 def open_loader(options: PruningOptions, data: dict[str, Any], model: DetectionModel) -> Any:
     """The loader of the validation images; ``options.imgsz`` has been checked."""
-    import val
-
-    chosen = build(val.ValOptions, workers=options.workers, **val_options(options))
+    chosen = build(ValOptions, workers=options.workers, **val_options(options))
     device = next(model.parameters()).device
-    return val.make_loader(chosen, data, options.imgsz, max(int(max(model.stride)), 32), device=device)
+    return make_loader(chosen, data, options.imgsz, max(int(max(model.stride)), 32), device=device)
 
 
 def repair_batches(options: PruningOptions, data: dict[str, Any], model: DetectionModel) -> list[Batch]:

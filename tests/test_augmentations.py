@@ -20,7 +20,7 @@ from utils.augmentations import (
     warp_limits,
 )
 from utils.dataset.mosaic import copy_paste, draw_mosaic, place_tile
-from utils.dataset.tiles import compose
+from utils.geometry.tiles import compose
 
 STILL = {"degrees": 0, "translate": 0, "scale": 0, "shear": 0, "perspective": 0}
 

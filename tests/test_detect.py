@@ -24,13 +24,14 @@ from utils.commands.options import parser_for
 from utils.dataset.images import read_image
 from utils.detection import display
 from utils.detection.display import display_problem
-from utils.detection.outputs import CropNames, UniqueStems, crop_box
+from utils.detection.outputs import crop_box
 from utils.detection.video_files import VideoFile
 from utils.downloads import OFFLINE_VARIABLE
 from utils.errors import InputError
 from utils.log import LOGGER
 from utils.names import safe_name
 from utils.storage.files import ROOT
+from utils.storage.results import CropNames, UniqueStems
 
 
 @pytest.fixture(scope="module")

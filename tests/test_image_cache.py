@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.test_dataloaders import HYP, write_split
+from utils import resources
 from utils.dataset import image_cache
 from utils.dataset.image_cache import ImageStore
 from utils.dataset.items import LoadImagesAndLabels
@@ -104,8 +105,8 @@ def test_images_are_kept_by_themselves_where_they_fit_comfortably(small, monkeyp
 
 
 def test_memory_of_a_container_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_cache, "CONTROL_GROUP", tmp_path)
-    free = image_cache.available_memory()
+    monkeypatch.setattr(resources, "CONTROL_GROUP", tmp_path)
+    free = resources.available_memory()
     assert free is None or free > 1e6
     for name, text in (
         ("memory.max", "5000"),
@@ -113,10 +114,10 @@ def test_memory_of_a_container_counts(tmp_path, monkeypatch):
         ("memory.stat", "anon 9\ninactive_file 500"),
     ):
         (tmp_path / name).write_text(f"{text}\n")
-    assert image_cache._left_in_control_group() == 1500
-    assert free is None or image_cache.available_memory() == 1500
+    assert resources._left_in_control_group() == 1500
+    assert free is None or resources.available_memory() == 1500
     (tmp_path / "memory.max").write_text("max\n")
-    assert image_cache._left_in_control_group() is None
+    assert resources._left_in_control_group() is None
     (tmp_path / "memory.max").unlink()  # control groups of version 1
     (tmp_path / "memory").mkdir()
     for name, text in (
@@ -125,7 +126,7 @@ def test_memory_of_a_container_counts(tmp_path, monkeypatch):
         ("stat", "inactive_file 1\ntotal_inactive_file 600"),
     ):
         (tmp_path / f"memory/memory.{name}").write_text(f"{text}\n")
-    assert image_cache._left_in_control_group() == 3600
+    assert resources._left_in_control_group() == 3600
 
 
 # -- on disk -------------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ import pytest
 
 from utils import log
 from utils.commands.cli import run_command
-from utils.detection.outputs import folder_names
 from utils.errors import InputError
 from utils.log import LOGGER, colorstr, setup_logging
 from utils.names import safe_name, terminal_text
+from utils.storage.results import folder_names
 
 ORDINARY = ["person", "traffic light", "口罩", "Café", "no-mask_2", "می‌خواهم", "👩‍🚒", "it's 100%", "a.b"]
 HOSTILE = ["..", ".", "", "/", "\\", "a/b", "a:b", "a_b", "A_B", "nul", "COM1", "aux.txt", "x.", "x ", "x",

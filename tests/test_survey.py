@@ -27,6 +27,8 @@ from utils.errors import InputError
 from utils.log import LOGGER
 from utils.model_info import count_parameters
 from utils.storage.files import read_yaml, write_yaml
+from utils.validation.inputs import make_loader
+from utils.validation.options import ValOptions
 
 
 @pytest.fixture(scope="module")
@@ -279,8 +281,8 @@ def test_nothing_to_analyse(checkpoint, tiny_dataset, tmp_path):
 
 
 def test_kept_batches_are_read_once_and_survive_validation(tiny_dataset, tmp_path):
-    options = val.ValOptions(data=str(tiny_dataset), batch_size=3, workers=0)
-    loader = val.make_loader(options, check_dataset(str(tiny_dataset)), 128, 32)
+    options = ValOptions(data=str(tiny_dataset), batch_size=3, workers=0)
+    loader = make_loader(options, check_dataset(str(tiny_dataset)), 128, 32)
     read = []
 
     class Watched:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.two_step import TwoStepImages
 from tests.test_dataloaders import write_split
 from utils.dataset.items import LoadImagesAndLabels
-from utils.dataset.tiles import Scene, Tile
+from utils.geometry.tiles import Scene, Tile
 from utils.storage.files import ROOT
 from utils.training.hyperparameters import read_hyperparameters
 
@@ -83,7 +83,7 @@ def test_the_canvas_is_laid_out_where_it_is_seen_only(monkeypatch):
     laid_out = []
     real = np.full
     monkeypatch.setattr(
-        "utils.dataset.tiles.np.full", lambda shape, *rest: laid_out.append(shape) or real(shape, *rest)
+        "utils.geometry.tiles.np.full", lambda shape, *rest: laid_out.append(shape) or real(shape, *rest)
     )
     image = np.zeros((100, 100, 3), np.uint8)
     tiles = [Tile(image, x, y) for x in (0, 100) for y in (0, 100)]

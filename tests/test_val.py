@@ -17,7 +17,9 @@ from utils.commands.options import build, parse, parser_for
 from utils.errors import InputError
 from utils.log import LOGGER
 from utils.storage.files import read_yaml, write_yaml
+from utils.validation import loop
 from utils.validation import study as study_module
+from utils.validation.inputs import make_loader
 
 COLUMNS = "Class     Images     Labels          P          R     mAP@.5 mAP@.5:.95"
 
@@ -158,7 +160,7 @@ def test_workers(tiny_dataset, workers):
     from utils.checks import check_dataset
 
     options = build(val.ValOptions, workers=workers, batch_size=2)
-    loader = val.make_loader(options, check_dataset(tiny_dataset), 64, 32)
+    loader = make_loader(options, check_dataset(tiny_dataset), 64, 32)
     assert (loader.num_workers, len(loader)) == (workers, 2)
 
 
@@ -340,14 +342,14 @@ def test_coco_always_gives_json():
 
 def test_speed(command, weights, tmp_path, monkeypatch, heard):
     seen = []
-    original = val.evaluate
+    original = loop.evaluate
 
-    def watch(model, options, data, names, loader, folder, plots, *rest):
-        shape = tuple(next(iter(loader))[0].shape[2:])
-        seen.append((options.conf_thres, options.iou_thres, plots, max(shape)))
-        return original(model, options, data, names, loader, folder, plots, *rest)
+    def watch(inputs, folder):
+        shape = tuple(next(iter(inputs.loader))[0].shape[2:])
+        seen.append((inputs.options.conf_thres, inputs.options.iou_thres, inputs.given.plots, max(shape)))
+        return original(inputs, folder)
 
-    monkeypatch.setattr(val, "evaluate", watch)
+    monkeypatch.setattr(loop, "evaluate", watch)
     command("--task", "speed", "--imgsz", 128, "--weights", weights, weights)
     command("--task", "speed", "--imgsz", 128, "--conf-thres", 0.001)
     command("--imgsz", 128)

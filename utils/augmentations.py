@@ -10,8 +10,8 @@ from typing import TypedDict
 import cv2
 import numpy as np
 
-from utils.dataset.tiles import GREY
 from utils.geometry.segments import resample_segments, segment2box
+from utils.geometry.tiles import GREY
 
 BOX_AREA_KEPT = 0.10  # least part of a box's area that a warp must leave
 POLYGON_AREA_KEPT = 0.01  # same, where the box comes from a polygon

@@ -19,9 +19,9 @@ from utils.dataset.labels import check_class_indices, img2label_paths
 from utils.detection.sources import LoadImages
 from utils.detection.streams import LoadStreams
 from utils.distributed import World, current_world, first_rank_first, ranks
-from utils.drawing.background import usable_cores
 from utils.errors import InputError, loader_failure
 from utils.log import LOGGER, colorstr
+from utils.resources import usable_cores
 from utils.training.options import TrainOptions
 
 __all__ = [

@@ -85,6 +85,11 @@ def log_once(message: str, level: int = logging.WARNING) -> None:
         LOGGER.log(level, message)
 
 
+def tqdm_is_quiet() -> bool:
+    """Tell whether progress bars are hidden because their output is no terminal."""
+    return not sys.stderr.isatty()
+
+
 def colorstr(*arguments: str) -> str:
     """Wrap the last argument in the ANSI styles named before it (default: bold blue), if stderr is a terminal."""
     *styles, text = arguments if len(arguments) > 1 else ("blue", "bold", arguments[0])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.yolo import DetectionModel
-from utils.dataset.image_cache import available_memory
+from utils.resources import available_memory
 
 MEMORY_SHARE = 0.6  # of the free memory that outputs may fill
 

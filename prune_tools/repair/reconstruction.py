@@ -32,8 +32,8 @@ from prune_tools.channels.tracing import Step, Trace
 from prune_tools.repair.calibration import Batch
 from prune_tools.repair.layer_walk import Walk, affordable_images
 from prune_tools.yolo_pruned import Cut
-from utils.dataset.image_cache import available_memory
 from utils.log import LOGGER
+from utils.resources import available_memory
 
 PLACES = 96  # output positions per image and convolution
 RECORDING_SHARE = 0.25  # of the free memory that a recording may fill

@@ -13,6 +13,8 @@ import val
 from models.backends import DetectMultiBackend
 from models.formats import FORMATS
 from utils.checks import check_dataset
+from utils.validation.inputs import make_loader
+from utils.validation.options import ValOptions
 
 SIZE = 64
 RUNNABLE = ("torchscript", "onnx", "openvino", "ncnn", "tflite")
@@ -44,6 +46,6 @@ def checkpoint_scores(weights: Path, data: Path, size: int, square: bool, **how)
     """Return what val.py gives for a checkpoint; ``square``: on the images that a file of a fixed size gets."""
     if not square:
         return val.run(str(data), str(weights), imgsz=size, **how)[0]
-    options = val.ValOptions(data=str(data), weights=[str(weights)], batch_size=how["batch_size"], workers=0)
-    loader = val.make_loader(options, check_dataset(str(data)), size, 32, square=True)
+    options = ValOptions(data=str(data), weights=[str(weights)], batch_size=how["batch_size"], workers=0)
+    loader = make_loader(options, check_dataset(str(data)), size, 32, square=True)
     return val.run(str(data), str(weights), imgsz=size, dataloader=loader, **how)[0]

@@ -125,6 +125,12 @@ def build(options_class: type[Options], **keywords: Any) -> Options:
     return options_class(**keywords)
 
 
+def settle(options: Any, **values: Any) -> None:
+    """Set fields of a frozen options object; only its own ``__post_init__`` may, for values that follow from others."""
+    for name, value in values.items():
+        object.__setattr__(options, name, value)
+
+
 def to_dict(options: Any) -> dict[str, Any]:
     """The options as plain YAML-ready values (paths as text)."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}

@@ -21,17 +21,13 @@ from utils.dataset.unreadable import UnreadableError
 from utils.distributed import current_world
 from utils.errors import InputError, is_of_one_file
 from utils.log import LOGGER
+from utils.resources import available_memory
 from utils.storage.files import atomic_path
 
 CACHES = ("auto", "ram", "disk", "none")
 SHARE = 0.8  # part of the free memory or disk space that images may take when that is asked for
 COMFORTABLE_SHARE = 0.5  # part of the free memory that they take without being asked
 GIGABYTE = 1e9
-CONTROL_GROUP = Path("/sys/fs/cgroup")  # where Linux says what a container may use
-CONTROL_GROUP_FILES = (  # limit, what is taken, and the entry of memory.stat for files that can be dropped
-    ("memory.max", "memory.current", "inactive_file"),  # version 2
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),  # version 1
-)
 FILE_MARK = b"yolov5 resized images, format 2\n"
 CHECKSUM = np.dtype("<u4")  # CRC-32 of an image's pixels
 
@@ -227,30 +223,3 @@ def _in_threads(work: Callable[[int], None], count: int, description: str) -> No
             pass
     if failures:
         raise UnreadableError(dict(sorted(failures.items())))
-
-
-# -- free memory ---------------------------------------------------------------------------------------------------
-
-
-def available_memory() -> int | None:
-    """Bytes that can still be used, as the system and its control group say; None where that is unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    kilobytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    known = [int(kilobytes) * 1024] if kilobytes else []
-    known += [left for left in [_left_in_control_group()] if left is not None]
-    return min(known, default=None)
-
-
-def _left_in_control_group() -> int | None:
-    """Bytes that this container may still take; None when it has no limit. Cached files do not count as taken."""
-    for limit, taken, inactive in CONTROL_GROUP_FILES:
-        try:
-            left = int((CONTROL_GROUP / limit).read_text()) - int((CONTROL_GROUP / taken).read_text())
-            statistics = (CONTROL_GROUP / taken).with_name("memory.stat").read_text().splitlines()
-            return left + int(dict(line.split() for line in statistics)[inactive])
-        except (OSError, ValueError, KeyError):  # control groups of the other version, or the limit is 'max'
-            continue
-    return None

@@ -17,10 +17,10 @@ from utils.dataset.images import read_image
 from utils.dataset.label_cache import forget_images, load_labels
 from utils.dataset.labels import img2label_paths
 from utils.dataset.mosaic import draw_mosaic
-from utils.dataset.tiles import Scene, Tile
 from utils.dataset.unreadable import LeftOut, UnreadableError
 from utils.errors import InputError, is_of_one_file, short_repr
 from utils.geometry.boxes import xywhn2xyxy, xyxy2xywhn
+from utils.geometry.tiles import Scene, Tile
 from utils.log import LOGGER, log_once
 
 Shapes = tuple[tuple[int, int], tuple[tuple[float, float], tuple[float, float]]]

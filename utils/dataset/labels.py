@@ -14,7 +14,9 @@ import numpy as np
 from utils.dataset.image_files import find_images as find_images
 from utils.dataset.images import inspect_image
 from utils.errors import InputError, short_repr
+from utils.geometry.boxes import as_array, xyxy2xywh
 from utils.geometry.segments import segments2boxes
+from utils.storage.files import atomic_path
 
 if TYPE_CHECKING:
     import torch
@@ -124,6 +126,24 @@ def remove_duplicates(rows: np.ndarray, segments: Segments) -> tuple[np.ndarray,
     if not dropped:
         return rows, segments, 0
     return rows[kept], [segments[index] for index in kept] if segments else [], dropped
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+def save_labels(
+    detections: torch.Tensor | np.ndarray, native_size: tuple[int, int], file: Path, with_confidence: bool
+) -> None:
+    """Write detections (N, 6, native pixels) as lines ``class x y w h [confidence]``, normalised."""
+    height, width = native_size
+    rows = as_array(detections)
+    boxes = xyxy2xywh(rows[:, :4]) / np.array([width, height, width, height], dtype=rows.dtype)
+    lines = []
+    for box, (confidence, class_index) in zip(boxes.tolist(), rows[:, 4:6].tolist(), strict=True):
+        values = [class_index, *box] + ([confidence] if with_confidence else [])
+        lines.append(" ".join(f"{value:g}" for value in values) + "\n")
+    with atomic_path(file, sync=False) as draft:
+        draft.write_text("".join(lines), encoding="utf-8")
 
 
 # -- checking ------------------------------------------------------------------------------------------------------

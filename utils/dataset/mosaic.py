@@ -11,9 +11,9 @@ import numpy as np
 
 from utils.augmentations import draw_warp, warp_labels, warp_limits
 from utils.dataset.labels import Segments
-from utils.dataset.tiles import Scene, Tile, compose
 from utils.geometry.boxes import xywh2xyxy
 from utils.geometry.segments import xyn2xy
+from utils.geometry.tiles import Scene, Tile, compose
 
 HIDDEN_PART_ALLOWED = 0.30  # a pasted object may cover less than this part of any other
 

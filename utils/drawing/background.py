@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -14,14 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from utils.drawing.charts import new_figure
 from utils.log import LOGGER
+from utils.resources import usable_cores
 from utils.storage.drafts import remove_abandoned
 from utils.storage.files import ROOT
 
 PROCESSES = 2
 READY = b"ready\n"  # what a process says first
-START = "import sys; sys.path.insert(0, sys.argv[1]); from utils.drawing.background import serve; serve()"
+START = "import sys; sys.path.insert(0, sys.argv[1]); from utils.drawing.worker import serve; serve()"
 
 _ahead: list[subprocess.Popen] = []  # processes of start_ahead that no BackgroundDrawing has taken
 
@@ -165,27 +163,3 @@ class BackgroundDrawing:
 
 class Lost(Exception):
     """A picture of which nobody knows whether another process has drawn it."""
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def serve() -> None:
-    """What the other process does: draw what comes in, answer with what went wrong, until the input ends."""
-    for name in ("SIGINT", "SIGHUP"):  # which a terminal sends to all: the caller ends it
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no answer
-    new_figure(1, 1)  # loads matplotlib while there is nothing to draw yet
-    try:
-        answers.write(READY)
-        answers.flush()
-        while True:
-            picture = pickle.load(sys.stdin.buffer)
-            answers.write(pickle.dumps(attempt(picture)))
-            answers.flush()
-    except (EOFError, BrokenPipeError):  # the caller needs no more, or has been killed
-        os._exit(0)  # without a word about answers that nobody reads

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from utils.device import prepare_images
 from utils.distributed import local_gradients
 from utils.log import LOGGER
 from utils.training.assignment import pad_labels, padded_count
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
 WARMUP_BATCHES = 2  # before anything is recorded: libraries are loaded and gradients get their places in the first ones
 MOST_RECORDINGS = 12  # pairs of an image shape and a number of labels
-
-
-def prepare_images(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """uint8 images (B, 3, H, W) -> float in 0..1 on ``device``, channels last (convolutions on CPUs gain a quarter)."""
-    images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-    return images.float().div_(255)
 
 
 class BatchStep:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 import time
 from typing import Any
 
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from utils.commands.interrupts import obeying
 from utils.distributed import average, from_first
 from utils.errors import InputError
-from utils.log import LOGGER
+from utils.log import LOGGER, tqdm_is_quiet
 from utils.training.batch_step import batch_step
 from utils.training.optim import FUSED_DEVICES, overflow_flag
 from utils.training.state import TrainingState
@@ -155,8 +154,3 @@ def progress_row(state: TrainingState, losses: torch.Tensor, labels: int, width:
     """One row under PROGRESS_COLUMNS: epoch, GPU memory, the three mean losses, labels in the batch, image width."""
     head = f"{state.epoch}/{state.epochs - 1}", gpu_memory(state.device)
     return ("%10s" * 2 + "%10.4g" * 5) % (*head, *losses.tolist(), labels, width)
-
-
-def tqdm_is_quiet() -> bool:
-    """Tell whether progress bars are hidden because their output is no terminal."""
-    return not sys.stderr.isatty()

@@ -1,55 +1,127 @@
-"""One pass of validation over a loader: inference, NMS, matching, and the files of each image."""
+"""One pass of validation over a loader: inference, NMS, matching, the files of each image, and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from utils.callbacks import Callbacks
-from utils.detection.outputs import Incomplete, UniqueStems, one_result
-from utils.device import time_sync
-from utils.drawing.background import Draw
+from utils.commands.interrupts import obeying
+from utils.dataset.labels import save_labels
+from utils.device import prepare_images, time_sync
+from utils.drawing.background import BackgroundDrawing, Draw
 from utils.geometry.boxes import as_array
 from utils.geometry.nms import non_max_suppression
+from utils.log import LOGGER, colorstr, tqdm_is_quiet
 from utils.metrics import ConfusionMatrix
+from utils.plots import output_to_target, plot_images
 from utils.storage.files import fitting_name
-from utils.training.batch_step import prepare_images
-from utils.validation.coco_json import CocoPredictions
-from utils.validation.scores import Scores, native_boxes, save_labels
+from utils.storage.results import Incomplete, UniqueStems, one_result
+from utils.validation.coco_json import COCO_ANNOTATIONS, CocoPredictions, score_by_pycocotools
+from utils.validation.inputs import Inputs
+from utils.validation.scores import Metrics, Scores, native_boxes
 
+HEADER = ("Class", "Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95")
+SHORT_TABLE = 50  # classes from which on only --verbose prints a row for each
 PICTURES = 3  # batches drawn as val_batch<i>_{labels,pred}.jpg
 MAX_SUBPLOTS = 16  # images of a batch that are drawn
+
+# (P, R, mAP50, mAP50-95, box, objectness, class loss), mAP50-95 by class, (pre-process, inference, NMS) ms per image
+Results = tuple[tuple[float, ...], np.ndarray, tuple[float, ...]]
+
+
+def evaluate(inputs: Inputs, folder: Path) -> tuple[Results, str]:
+    """Run the loader through the model and report; files go into ``folder``. Returns what ``val.validate`` does."""
+    options, given = inputs.options, inputs.given
+    training = given.compute_loss is not None
+    if not training or not tqdm_is_quiet():
+        LOGGER.info("%20s" + "%11s" * 6, *HEADER)
+    was_training = inputs.model.training
+    inputs.model.eval()
+    with torch.no_grad(), BackgroundDrawing() as draw:
+        evaluation = Evaluation(inputs, folder, draw if given.plots else None)
+        given.callbacks.run("on_val_start")
+        bar = tqdm(inputs.loader, disable=None, leave=False, bar_format="{l_bar}{bar:10}{r_bar}")
+        for number, batch in enumerate(obeying(bar)):
+            given.callbacks.run("on_val_batch_start")
+            evaluation.batch(number, batch)
+            given.callbacks.run("on_val_batch_end")
+        metrics = evaluation.scores.compute(given.plots, folder, draw)
+        class_count = len(inputs.names)
+        per_class = options.verbose or (class_count < SHORT_TABLE and not training)
+        metrics.log(inputs.names, per_class=class_count > 1 and per_class)
+        if given.plots:
+            evaluation.confusion.plot(save_dir=folder, names=list(inputs.names.values()), draw=draw)
+            draw.finish()
+            given.callbacks.run("on_val_end")
+    inputs.model.train(was_training)
+    return report(evaluation, metrics)
+
+
+def report(evaluation: Evaluation, metrics: Metrics) -> tuple[Results, str]:
+    """Log the times and where the files are; returns the results, and in words what could not be written."""
+    inputs, options, folder = evaluation.inputs, evaluation.inputs.options, evaluation.folder
+    training = inputs.given.compute_loss is not None
+    milliseconds = tuple(1e3 * seconds / max(metrics.images, 1) for seconds in evaluation.seconds)
+    precision, recall, map50, map50_95 = metrics.mean()
+    if not training:
+        shape = (options.batch_size, 3, inputs.image_size, inputs.image_size)
+        line = "Speed: %.1fms pre-process, %.1fms inference, %.1fms NMS per image at shape " + str(shape)
+        LOGGER.info(line, *milliseconds)
+    if options.save_json:
+        map50_95, map50 = save_predictions(evaluation) or (map50_95, map50)
+    if not training and (inputs.given.plots or options.save_txt or options.save_json):
+        labels = f", {evaluation.label_files} label files in {folder / 'labels'}" if options.save_txt else ""
+        LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}{labels}")
+    missing = len(evaluation.incomplete)
+    shortcomings = f"{missing} label file(s) could not be written: they are named above" if missing else ""
+    losses = (evaluation.loss / max(len(inputs.loader), 1)).tolist()
+    means = precision, recall, map50, map50_95, *losses
+    return (means, metrics.ap_by_class(len(inputs.names)), milliseconds), shortcomings
+
+
+def save_predictions(evaluation: Evaluation) -> tuple[float, float] | None:
+    """Write <weights>_predictions.json; mAP50-95 and mAP50 by pycocotools, or None where it could not score."""
+    options = evaluation.inputs.options
+    file = evaluation.folder / f"{Path(options.weights[0]).stem}_predictions.json"
+    if not evaluation.predictions.write(file):
+        return None
+    LOGGER.info(f"Predictions saved to {file}")
+    if options.split != "val":
+        LOGGER.info(f"not scored by pycocotools: {COCO_ANNOTATIONS} is about the val split")
+        return None
+    annotations = Path(evaluation.inputs.data["path"]) / COCO_ANNOTATIONS
+    return score_by_pycocotools(file, annotations, evaluation.predictions.image_ids)
 
 
 class Evaluation:
     """Takes the batches of a loader one by one.
 
     Attributes:
-        scores: the matched predictions. confusion: filled when plots are drawn. predictions: for --save-json. loss: sum
-            over the batches of the three losses. seconds: of pre-process, inference and NMS. label_files: written ones.
-        incomplete: images whose label file could not be written.
+        scores: predictions matched with labels. confusion: filled when plots are drawn.
+        predictions: for --save-json.
+        loss: (3,) sums over the batches of box, objectness and class loss.
+        seconds: sums of pre-processing, inference and NMS.
+        label_files: number of label files written. incomplete: images whose label file could not be written.
     """
 
-    def __init__(
-        self, model: Any, options: Any, data: Mapping[str, Any], names: dict[int, str], folder: Path,
-        draw: Draw | None, callbacks: Callbacks, compute_loss: Any,
-    ) -> None:  # fmt: skip
-        """``model`` maps (B, 3, H, W) in 0..1 to predictions (and raw heads); ``draw`` gets the pictures, None: none.
-
-        The rest is as in ``val.run``.
-        """
-        self.model, self.options, self.names, self.folder, self.draw = model, options, names, folder, draw
-        self.callbacks, self.compute_loss = callbacks, compute_loss
-        own = next(model.parameters(), None)  # an export has none, and says where it computes
-        self.device = model.device if own is None else own.device
-        self.scores = Scores(names, torch.linspace(0.5, 0.95, 10).numpy())
-        self.confusion = ConfusionMatrix(nc=len(names))
-        self.predictions = CocoPredictions(data)
+    def __init__(self, inputs: Inputs, folder: Path, draw: Draw | None) -> None:
+        """Files go into ``folder``; ``draw`` gets the pictures, None for none."""
+        self.inputs, self.folder, self.draw = inputs, folder, draw
+        self.model = inputs.model
+        parameter = next(self.model.parameters(), None)  # an export has none, and states its device
+        self.device = self.model.device if parameter is None else parameter.device
+        self.half = inputs.options.half
+        if self.half and parameter is not None and parameter.dtype != torch.half:
+            self.model = copy.deepcopy(self.model).half()  # the caller's weights are not rounded
+        self.scores = Scores(inputs.names, torch.linspace(0.5, 0.95, 10).numpy())
+        self.confusion = ConfusionMatrix(nc=len(inputs.names))
+        self.predictions = CocoPredictions(inputs.data)
         self.loss = torch.zeros(3, device=self.device)
         self.seconds = [0.0, 0.0, 0.0]
         self.label_files = 0
@@ -57,74 +129,85 @@ class Evaluation:
         self._stem = UniqueStems()
 
     def batch(self, number: int, batch: tuple) -> None:
-        """Evaluate one batch (images uint8, targets, paths, shapes)."""
+        """Evaluate one batch: images (B, 3, H, W) uint8, targets (T, 6), B paths, B shapes."""
         pixels, targets, paths, shapes = batch
-        options, times = self.options, [time_sync()]
-        images, labels = self._to_device(pixels), labels_by_image(targets, pixels.shape)
-        times.append(time_sync())
-        predictions, heads = self._infer(images)
-        times.append(time_sync())
-        if self.compute_loss is not None:
-            self.loss += self.compute_loss([head.float() for head in heads], targets.to(self.device))[1]
+        options, compute_loss = self.inputs.options, self.inputs.given.compute_loss
+        start = time_sync()
+        images = prepare_images(pixels, self.device)  # (B, 3, H, W) in 0..1
+        if self.half:
+            images = images.half()
+        labels = labels_by_image(targets, pixels.shape)  # B times (M, 5)
+        prepared = time_sync()
+        predictions, heads = self._infer(images)  # (B, boxes, 5 + classes)
+        inferred = time_sync()
+        if compute_loss is not None:
+            self.loss += compute_loss([head.float() for head in heads], targets.to(self.device))[1]
         nms_start = time_sync()
-        found = non_max_suppression(
-            predictions, options.conf_thres, options.iou_thres, multi_label=True, agnostic=options.single_cls,
-            labels=[torch.from_numpy(rows) for rows in labels] if options.save_hybrid else (), max_det=options.max_det,
-        )  # fmt: skip
+        by_image = non_max_suppression(
+            predictions,
+            options.conf_thres,
+            options.iou_thres,
+            multi_label=True,
+            agnostic=self.inputs.single_cls,
+            labels=[torch.from_numpy(rows) for rows in labels] if options.save_hybrid else (),
+            max_det=options.max_det,
+        )  # B times (N, 6)
         finish = time_sync()
-        spans = (times[1] - times[0], times[2] - times[1], finish - nms_start)
-        self.seconds = [total + span for total, span in zip(self.seconds, spans, strict=True)]
-        ends = np.cumsum([len(rows) for rows in found])
-        detections = np.split(as_array(torch.cat(found)), ends[:-1])  # one copy from the device
+        self.seconds[0] += prepared - start
+        self.seconds[1] += inferred - prepared
+        self.seconds[2] += finish - nms_start
+        ends = np.cumsum([len(rows) for rows in by_image])
+        detections = np.split(as_array(torch.cat(by_image)), ends[:-1])  # one copy from the device
         for index, rows in enumerate(detections):
             self._image(rows, labels[index], Path(paths[index]), shapes[index], images[index])
         if self.draw is not None and number < PICTURES:
-            self._draw(number, pixels[:MAX_SUBPLOTS].numpy(), targets, paths, detections)
-
-    def _to_device(self, images: torch.Tensor) -> torch.Tensor:
-        images = prepare_images(images, self.device)
-        return images.half() if self.options.half else images
+            self._draw(number, batch, detections[:MAX_SUBPLOTS])
 
     def _infer(self, images: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        if self.compute_loss is not None:
-            output = self.model(images)
-            return output[0], output[1]
-        keywords = {"augment": True} if self.options.augment else {}
+        """Predictions (B, boxes, 5 + classes), and the raw heads if there is a loss to compute."""
+        if self.inputs.given.compute_loss is not None:
+            predictions, heads = self.model(images)[:2]
+            return predictions, heads
+        keywords = {"augment": True} if self.inputs.options.augment else {}
         return self.model(images, **keywords)[0], None
 
-    def _image(self, found: np.ndarray, labels: np.ndarray, path: Path, shapes: tuple, image: torch.Tensor) -> None:
-        """Match, count and write what was found in one image (3, H, W)."""
-        if self.options.single_cls:
-            found[:, 5] = 0
-        native, native_labels = native_boxes(found, labels, shapes, (image.shape[1], image.shape[2]))
+    def _image(
+        self, detections: np.ndarray, labels: np.ndarray, path: Path, shapes: tuple, image: torch.Tensor
+    ) -> None:
+        """Match, count and write the detections (N, 6) of one image (3, H, W) with labels (M, 5)."""
+        options, callbacks = self.inputs.options, self.inputs.given.callbacks
+        if self.inputs.single_cls:
+            detections[:, 5] = 0
+        native, native_labels = native_boxes(detections, labels, shapes, (image.shape[1], image.shape[2]))
         self.scores.add(native, native_labels)
         if self.draw is not None:
             self.confusion.process_batch(native, native_labels)
-        if self.options.save_txt and len(native):
+        if options.save_txt and len(native):
             folder = self.folder / "labels"
             with one_result(path, folder, self.incomplete):
                 file = folder / fitting_name(folder, self._stem(path), ".txt")
-                save_labels(native, shapes[0], file, self.options.save_conf)
+                save_labels(native, shapes[0], file, options.save_conf)
                 self.label_files += 1
-        if self.options.save_json:
+        if options.save_json:
             self.predictions.add(path, native)
-        if len(found) and self.callbacks.get_registered_actions("on_val_image_end"):
-            tensors = (torch.from_numpy(rows).to(self.device) for rows in (found, native))
-            self.callbacks.run("on_val_image_end", *tensors, path, self.names, image)
+        if len(detections) and callbacks.get_registered_actions("on_val_image_end"):
+            predn = torch.from_numpy(native).to(self.device)
+            pred = torch.from_numpy(detections).to(self.device)
+            callbacks.run("on_val_image_end", pred, predn, path, self.inputs.names, image)
 
-    def _draw(
-        self, number: int, pixels: np.ndarray, targets: torch.Tensor, paths: Any, detections: list[np.ndarray]
-    ) -> None:
-        from utils.plots import output_to_target, plot_images
-
+    def _draw(self, number: int, batch: tuple, detections: list[np.ndarray]) -> None:
+        """Draw the first images of a batch, once with their labels and once with their detections."""
         assert self.draw is not None
-        shown = [*paths[: len(pixels)]]
-        for kind, rows in (("labels", targets.numpy()), ("pred", output_to_target(detections[: len(pixels)]))):
-            file = self.folder / f"val_batch{number}_{kind}.jpg"
-            self.draw(file, partial(plot_images, pixels, rows, shown, file, self.names))
+        pixels, targets, paths, _ = batch
+        images = pixels[:MAX_SUBPLOTS].numpy()
+        shown = list(paths[:MAX_SUBPLOTS])
+        for name, rows in (("labels", targets.numpy()), ("pred", output_to_target(detections))):
+            file = self.folder / f"val_batch{number}_{name}.jpg"
+            self.draw(file, partial(plot_images, images, rows, shown, file, self.inputs.names))
 
 
 def labels_by_image(targets: torch.Tensor, shape: tuple[int, ...]) -> list[np.ndarray]:
     """Targets (T, 6: image index, class, normalised xywh) of images (B, 3, H, W) -> B arrays (M, 5), xywh in pixels."""
-    rows = targets.numpy() * np.array([1, 1, *(shape[3], shape[2]) * 2], dtype=np.float32)
+    height, width = shape[2:]
+    rows = targets.numpy() * np.array([1, 1, width, height, width, height], dtype=np.float32)
     return [rows[rows[:, 0] == index, 1:] for index in range(shape[0])]

@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from utils.drawing.background import Draw, at_once
-from utils.geometry.boxes import as_array, scale_coords, xywh2xyxy, xyxy2xywh
+from utils.geometry.boxes import scale_coords, xywh2xyxy
 from utils.log import LOGGER
 from utils.metrics import ap_per_class, match_predictions
 from utils.names import terminal_text
-from utils.storage.files import atomic_path
 
 
 @dataclass
@@ -94,18 +92,3 @@ def native_boxes(
     boxes = xywh2xyxy(labels[:, 1:5])
     scale_coords(network_size, boxes, shapes[0], shapes[1])
     return detections, np.concatenate((labels[:, :1], boxes), 1)
-
-
-def save_labels(
-    detections: torch.Tensor | np.ndarray, native_size: tuple[int, int], file: Path, with_confidence: bool
-) -> None:
-    """Write detections (N, 6, native pixels) as lines ``class x y w h [confidence]``, normalised."""
-    height, width = native_size
-    rows = as_array(detections)
-    boxes = xyxy2xywh(rows[:, :4]) / np.array([width, height, width, height], dtype=rows.dtype)
-    lines = []
-    for box, (confidence, class_index) in zip(boxes.tolist(), rows[:, 4:6].tolist(), strict=True):
-        values = [class_index, *box] + ([confidence] if with_confidence else [])
-        lines.append(" ".join(f"{value:g}" for value in values) + "\n")
-    with atomic_path(file, sync=False) as draft:
-        draft.write_text("".join(lines), encoding="utf-8")
