@@ -19,12 +19,12 @@ from models.checkpoints.safetensors_models import SUFFIX, read_model
 from models.checkpoints.soundness import check_detector, check_finite
 from models.ensemble import Ensemble
 from utils.checkpoint import CLEARED_KEYS, MODULE_KEYS, RESUME_KEY, plain, plain_checkpoint, save_checkpoint
+from utils.downloads import fetch_weights
 from utils.errors import CheckpointError, InputError, MissingFileError
 from utils.log import LOGGER
 from utils.torch_files.messages import message
 from utils.torch_files.reader import read_torch_file
 from utils.torch_files.records import Refusal
-from utils.weights import fetch_weights
 
 
 def load_checkpoint(path: str | Path, finite: bool = True) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def load_checkpoint(path: str | Path, finite: bool = True) -> dict[str, Any]:
     Args:
         path: a training or stripped file of YOLOv5 v5.0 to v7.0 or of this project, or a .safetensors file of
             export.py. An http(s) address, and the name
-            of released weights such as yolov5s.pt that are missing there, is fetched (``utils.weights``).
+            of released weights such as yolov5s.pt that are missing there, is fetched (``utils.downloads``).
         finite: refuse weights that are not finite.
 
     Returns:

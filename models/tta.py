@@ -12,18 +12,21 @@ PASSES = ((1.0, False), (0.83, True), (0.67, False))  # (size relative to the im
 PADDING_VALUE = 0.447  # mean pixel of ImageNet
 
 
-def scale_img(image: Tensor, ratio: float = 1.0, grid_size: int = 32) -> Tensor:
-    """Resize (B, C, H, W) by ``ratio`` and pad it at the right and bottom to multiples of ``grid_size`` pixels.
+def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int = 32) -> Tensor:
+    """Resize (B, C, H, W) by ``ratio``, then pad it at the right and bottom to multiples of ``gs`` pixels.
 
-    The padded sides are those that H and W times ``ratio`` round up to. Ratio 1 returns the image itself.
+    With ``same_shape`` nothing is padded. Ratio 1 returns the image itself.
     """
     if ratio == 1.0:
-        return image
-    sides = [side * ratio for side in image.shape[-2:]]
-    target = [int(side) for side in sides]
-    image = nn.functional.interpolate(image, size=target, mode="bilinear", align_corners=False)
-    bottom, right = (math.ceil(side / grid_size) * grid_size - size for side, size in zip(sides, target, strict=True))
-    return nn.functional.pad(image, (0, right, 0, bottom), value=PADDING_VALUE)
+        return img
+    height, width = img.shape[-2:]
+    resized = int(height * ratio), int(width * ratio)
+    img = nn.functional.interpolate(img, size=resized, mode="bilinear", align_corners=False)
+    if same_shape:
+        return img
+    bottom = math.ceil(height * ratio / gs) * gs - resized[0]
+    right = math.ceil(width * ratio / gs) * gs - resized[1]
+    return nn.functional.pad(img, (0, right, 0, bottom), value=PADDING_VALUE)
 
 
 def predict_augmented(predict: Callable[[Tensor], Tensor], image: Tensor, stride: int, levels: int) -> Tensor:
@@ -41,7 +44,7 @@ def predict_augmented(predict: Callable[[Tensor], Tensor], image: Tensor, stride
     """
     found = []
     for ratio, mirrored in PASSES:
-        boxes = predict(scale_img(image.flip(-1) if mirrored else image, ratio, stride))
+        boxes = predict(scale_img(image.flip(-1) if mirrored else image, ratio, gs=stride))
         x, rest = (boxes[..., :4] / ratio).split((1, 3), dim=-1)
         if mirrored:
             x = image.shape[-1] - x

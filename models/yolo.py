@@ -181,6 +181,14 @@ def _profile_layer(layer: nn.Module, x: Any) -> float:
 
 Model = DetectionModel  # the name up to v6.1
 
+
+def __getattr__(name: str) -> Any:
+    """Say of v6.2's other kind of model that it is not offered."""
+    if name == "ClassificationModel":
+        raise ImportError("models.yolo has no ClassificationModel, this project detects: use torchvision.models")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 if __name__ == "__main__":
     from models.inspection import main
     from utils.commands.cli import run_command

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.loopback import Site, site
-from utils import downloads, weights
+from utils import downloads
 from utils.checks import check_file
-from utils.downloads import NotOnServerError, download, is_url, url_name
+from utils.downloads import NotOnServerError, download, fetch_weights, is_url, url_name
 from utils.errors import InputError, MissingFileError
-from utils.weights import fetch_weights
 
 __all__ = ["site"]
 
@@ -187,18 +186,18 @@ def test_check_file_fetches_addresses(site: Site, tmp_path: Path, monkeypatch: p
 
 
 def test_released_weights_are_fetched_once_with_their_licence(site: Site, tmp_path: Path, caplog):
-    site.offer("/v6.2/yolov5n.pt", bytes(weights.SMALLEST_BYTES))
+    site.offer("/v6.2/yolov5n.pt", bytes(downloads.SMALLEST_BYTES))
     with caplog.at_level(logging.INFO, "yolov5"):
         file = fetch_weights(tmp_path / "models" / "yolov5n.pt", base_url=site.url)
     assert file == tmp_path / "models" / "yolov5n.pt"
-    assert file.stat().st_size == weights.SMALLEST_BYTES
+    assert file.stat().st_size == downloads.SMALLEST_BYTES
     assert "GPL-3.0" in caplog.text and "Ultralytics" in caplog.text
     fetch_weights(file, base_url=site.url)
     assert site.requests == [("/v6.2/yolov5n.pt", "")]
 
 
 def test_an_earlier_release_helps_out(site: Site, tmp_path: Path):
-    site.offer("/v6.1/yolov5x6.pt", bytes(weights.SMALLEST_BYTES))
+    site.offer("/v6.1/yolov5x6.pt", bytes(downloads.SMALLEST_BYTES))
     assert fetch_weights(tmp_path / "yolov5x6.pt", base_url=site.url).exists()
     with pytest.raises(MissingFileError, match=r"no such checkpoint.*answers 404"):
         fetch_weights(tmp_path / "yolov5s.pt", base_url=site.url)
@@ -218,9 +217,9 @@ def test_other_names_are_left_alone(site: Site, tmp_path: Path):
 
 
 def test_the_default_is_the_public_release():
-    assert weights.RELEASES_URL == "https://github.com/ultralytics/yolov5/releases/download"
-    assert weights.RELEASES[0] == "v6.2"
-    assert len(weights.RELEASED) == 10 and {"yolov5n.pt", "yolov5x6.pt"} < set(weights.RELEASED)
+    assert downloads.RELEASES_URL == "https://github.com/ultralytics/yolov5/releases/download"
+    assert downloads.RELEASES[0] == "v6.2"
+    assert len(downloads.RELEASED) == 10 and {"yolov5n.pt", "yolov5x6.pt"} < set(downloads.RELEASED)
 
 
 def test_checkpoints_are_loaded_from_addresses_and_releases(site: Site, tmp_path: Path, monkeypatch):
@@ -237,7 +236,7 @@ def test_checkpoints_are_loaded_from_addresses_and_releases(site: Site, tmp_path
     content = (tmp_path / "made.pt").read_bytes()
     site.offer("/v6.2/yolov5n.pt", content)
     site.offer("/own.pt", content)
-    monkeypatch.setattr(weights, "RELEASES_URL", site.url)
+    monkeypatch.setattr(downloads, "RELEASES_URL", site.url)
     (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path / "run")
     for name in ("yolov5n.pt", site.url + "/own.pt"):

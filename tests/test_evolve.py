@@ -10,6 +10,7 @@ import pytest
 
 from utils.commands.options import build
 from utils.errors import InputError
+from utils.plots import plot_evolve
 from utils.storage.files import ROOT, read_yaml
 from utils.training.engine import DivergedError
 from utils.training.evolve import GAINS, METRICS, SPANS, Evolution, evolve
@@ -70,7 +71,7 @@ def test_files_and_going_on(tmp_path: Path) -> None:
     assert set(again.propose()) == set(HYP) | {"anchors"}
     with pytest.raises(InputError, match="records other hyperparameters"):
         Evolution(tmp_path, HYP, anchors=False)
-    again.plot()
+    plot_evolve(again.file)
     assert (tmp_path / "evolve.png").stat().st_size > 10_000
 
 

@@ -437,8 +437,8 @@ def test_augmentation_mirrors_boxes_back(monkeypatch):
 
 def test_scaled_images_are_padded_with_grey():
     image = torch.rand(1, 3, 100, 64)
-    assert scale_img(image, 1.0, 32) is image
-    scaled = scale_img(image, 0.83, 32)
+    assert scale_img(image, 1.0) is image
+    scaled = scale_img(image, 0.83)
     assert scaled.shape == (1, 3, 96, 64)
     assert torch.all(scaled[..., 83:, :] == 0.447)
     assert torch.all(scaled[..., 53:] == 0.447)

@@ -62,6 +62,12 @@ def auto_batch_size(
     return batch
 
 
+def check_train_batch_size(model: nn.Module, imgsz: int = 640, amp: bool = True) -> int:
+    """v6.2's form of ``auto_batch_size``: on the device of ``model``, in mixed precision if ``amp``."""
+    device = next(model.parameters()).device
+    return auto_batch_size(model, imgsz, device, autocast_dtype("auto" if amp else "off", device))
+
+
 def fitting_batch_size(sizes: Sequence[int], used: Sequence[float], free: float, failed: bool = False) -> int:
     """Largest batch whose memory, by the line through (``sizes``, ``used`` bytes), is ``MEMORY_SHARE`` of ``free``.
 

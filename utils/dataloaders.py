@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
+from utils.augmentations import letterbox
 from utils.dataset.items import Item, LoadImagesAndLabels, Shapes, SplitPath
 from utils.dataset.labels import check_class_indices, img2label_paths
-from utils.detection.sources import LoadImages
+from utils.detection.sources import IMG_FORMATS, VID_FORMATS, LoadImages
 from utils.detection.streams import LoadStreams
 from utils.distributed import World, current_world, first_rank_first, ranks
 from utils.errors import InputError, loader_failure
@@ -25,6 +26,8 @@ from utils.resources import usable_cores
 from utils.training.options import TrainOptions
 
 __all__ = [
+    "IMG_FORMATS",
+    "VID_FORMATS",
     "LoadImages",
     "LoadImagesAndLabels",
     "LoadStreams",
@@ -32,10 +35,21 @@ __all__ = [
     "collate_fn",
     "collate_fn4",
     "create_dataloader",
+    "exif_transpose",  # noqa: F822
     "img2label_paths",
+    "letterbox",
 ]
 
 LAST_BREATH_SECONDS = 1.0  # within which a loader process that was killed is known to have ended
+
+
+def __getattr__(name: str) -> Any:
+    """Return PIL's ``exif_transpose``, a name of v6.2; the library is imported on first use."""
+    if name == "exif_transpose":
+        from PIL.ImageOps import exif_transpose
+
+        return exif_transpose
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 # -- batches -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 import shutil
 import ssl
 import tempfile
@@ -17,12 +18,13 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from utils.errors import InputError
+from utils.errors import InputError, MissingFileError
+from utils.log import LOGGER
 from utils.storage.files import make_folder
 from utils.version import PROGRAM
 
@@ -30,6 +32,15 @@ TIMEOUT_SECONDS = 30.0
 CHUNK_BYTES = 1 << 18
 FIRST_PAUSE_SECONDS = 1.0  # before the second attempt; doubled before each further one
 OFFLINE_VARIABLE = "YOLOv5_OFFLINE"
+RELEASES_URL = "https://github.com/ultralytics/yolov5/releases/download"
+RELEASES = ("v6.2", "v6.1")  # tags, tried in this order
+RELEASED = tuple(f"yolov5{size}{level}.pt" for level in ("", "6") for size in "nsmlx")
+SMALLEST_BYTES = 100_000  # what is shorter is an error page
+LICENCE = (
+    "These weights are the work of Ultralytics, under GPL-3.0 as of that release (their later licence is AGPL-3.0); "
+    "their terms hold for them, not this project's Apache-2.0"
+)
+
 _PASSING_TROUBLE = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that are worth another attempt
 _NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
@@ -221,3 +232,61 @@ def _require_space(part: Path, needed: int) -> None:
         raise InputError(
             f"{part.stem} needs {needed / 1e9:.1f} GB but {part.parent} has {free / 1e9:.1f} GB left: free some space"
         )
+
+
+# -- the released weights of YOLOv5 -----------------------------------------------------------------------------------
+
+
+def is_released(file: str | Path) -> bool:
+    """Tell whether the file's name is that of released detection weights, such as yolov5s.pt."""
+    return Path(file).name in RELEASED
+
+
+def fetch_weights(file: str | Path, base_url: str = "", tags: Sequence[str] = RELEASES) -> Path:
+    """Return the path of a weights file, after downloading it if it is missing.
+
+    Args:
+        file: a path, returned unchanged if it exists or is not the name of released weights; otherwise the weights of
+            that name are downloaded to it. Or an http(s) address, downloaded into the working folder unless a file of
+            that name exists there.
+        base_url: parent folder of the releases, default RELEASES_URL.
+        tags: releases, tried in this order.
+
+    Raises:
+        InputError: the weights cannot be downloaded, or the downloaded file is not a weights file.
+    """
+    if is_url(file):
+        address = re.sub(r"^(https?):/+", r"\1://", str(file), flags=re.IGNORECASE)  # pathlib makes // one /
+        return download(address, Path.cwd() / url_name(address))
+    path = Path(file)
+    if path.exists() or not is_released(path):
+        return path
+    addresses = [f"{base_url or RELEASES_URL}/{tag}/{path.name}" for tag in tags]
+    try:
+        address = _first_on_server(addresses, path)
+    except InputError as error:
+        raise MissingFileError(f"no such checkpoint: {path}, and fetching it failed: {error}") from error
+    if path.stat().st_size < SMALLEST_BYTES:
+        size = path.stat().st_size
+        path.unlink()
+        raise InputError(f"{address} gave {size} bytes, which cannot be a weights file: fetch it by hand to {path}")
+    LOGGER.info(f"Fetched {path} from {address}. {LICENCE}")
+    return path
+
+
+def _first_on_server(addresses: list[str], path: Path) -> str:
+    """Fetch ``path`` from the first address that has it, and return that address."""
+    for address in addresses[:-1]:
+        try:
+            download(address, path)
+            return address
+        except NotOnServerError:
+            continue
+    download(addresses[-1], path)
+    return addresses[-1]
+
+
+def attempt_download(file: str | Path, repo: str = "ultralytics/yolov5", release: str = RELEASES[0]) -> str:
+    """v6.2's form of ``fetch_weights``: a GitHub repository and a release, before which no other is tried."""
+    tags = tuple(dict.fromkeys((release, *RELEASES)))
+    return str(fetch_weights(file, f"https://github.com/{repo}/releases/download", tags))

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 from utils.commands.cli import run_command
 from utils.commands.options import argument_parser
-from utils.weights import RELEASED, fetch_weights
+from utils.downloads import RELEASED, fetch_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,11 +15,10 @@ from models.backends.runtime import Runtime
 from models.formats import CHECKPOINTS, PYTORCH, format_of
 from models.loading import attempt_load
 from utils.checks import check_dataset, check_img_size
-from utils.downloads import is_url
+from utils.downloads import fetch_weights, is_url
 from utils.errors import InputError, MissingFileError
 from utils.geometry.boxes import xyxy2xywh
 from utils.log import LOGGER
-from utils.weights import fetch_weights
 
 ONEDNN_LIMIT = "ONEDNN_MAX_CPU_ISA"  # of the instructions that oneDNN uses: a half of OpenVINO does not know of it
 # Where the runtime of each format is: imported when such a file is opened

@@ -22,10 +22,10 @@ from models.formats import Format
 from models.loading import attempt_load
 from models.metadata import Metadata
 from utils.checks import check_img_size
+from utils.downloads import fetch_weights
 from utils.log import LOGGER, colorstr
 from utils.storage.files import atomic_output
 from utils.version import MADE_BY
-from utils.weights import fetch_weights
 
 
 @dataclass(frozen=True)

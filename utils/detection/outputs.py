@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from utils.detection.inputs import Picture
 
-CROP_GAIN, CROP_PADDING = 1.02, 10  # crops are a little larger than the box: factor, then pixels
+CROP_GAIN = 1.02  # crops are a little larger than the box
+CROP_PADDING = 10  # pixels
 
 
 class Writer:
@@ -129,12 +131,24 @@ class Writer:
             raise
 
 
-def crop_box(native: np.ndarray, box: list[float]) -> np.ndarray:
-    """The part of ``native`` (H, W, 3) in ``box`` (x1, y1, x2, y2 pixels), which is made a little larger first."""
+def crop_box(
+    native: np.ndarray,
+    box: Sequence[float],
+    gain: float = CROP_GAIN,
+    padding: float = CROP_PADDING,
+    square: bool = False,
+) -> np.ndarray:
+    """Crop ``native`` (H, W, 3) to ``box`` (x1, y1, x2, y2 pixels), enlarged by the factor ``gain`` and then padded.
+
+    ``square`` first makes the shorter side as long as the other one.
+    """
     height, width = native.shape[:2]
     x1, y1, x2, y2 = box
-    half_width = ((x2 - x1) * CROP_GAIN + CROP_PADDING) / 2
-    half_height = ((y2 - y1) * CROP_GAIN + CROP_PADDING) / 2
+    sides = x2 - x1, y2 - y1
+    if square:
+        sides = max(sides), max(sides)
+    half_width = (sides[0] * gain + padding) / 2
+    half_height = (sides[1] * gain + padding) / 2
     center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
     left, right = max(int(center_x - half_width), 0), min(int(center_x + half_width), width)
     top, bottom = max(int(center_y - half_height), 0), min(int(center_y + half_height), height)

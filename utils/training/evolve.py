@@ -17,6 +17,7 @@ from utils.errors import InputError
 from utils.log import LOGGER, colorstr
 from utils.loggers import RESULT_COLUMNS
 from utils.metrics import fitness
+from utils.plots import plot_evolve
 from utils.storage.files import ROOT, atomic_path, write_yaml
 from utils.storage.folder_lock import claimed_folder
 from utils.training.engine import DivergedError
@@ -121,21 +122,6 @@ class Evolution:
             self.folder / "hyp_evolve.yaml", dict(zip(self.names, self.values[best].tolist(), strict=True)), header
         )
 
-    def plot(self) -> None:
-        """Draw evolve.png: for each hyperparameter its values against the fitness."""
-        from utils.drawing.charts import new_figure, save_figure
-
-        figure, merit = new_figure(10, 12), self.fitness
-        best = int(merit.argmax())
-        for number, name in enumerate(self.names):
-            axes = figure.add_subplot(6, 5, number + 1)
-            axes.scatter(self.values[:, number], merit, c=merit, cmap="viridis", alpha=0.8, edgecolors="none")
-            axes.plot(self.values[best, number], merit[best], "k+", markersize=15)
-            axes.set_title(f"{name} = {self.values[best, number]:.3g}", fontsize=9)
-            if number % 5:
-                axes.set_yticks([])
-        save_figure(figure, self.folder / "evolve.png", dpi=200)
-
 
 def _read_generations(file: Path, columns: list[str]) -> np.ndarray:
     """The numbers of evolve.csv, (generations, columns). Raises InputError when it is damaged or of other columns."""
@@ -194,7 +180,7 @@ def _evolve_in(
         evolution.record(hyp, results)
     if not len(evolution.results):
         return (0.0,) * len(METRICS)
-    evolution.plot()
+    plot_evolve(evolution.file)
     LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: evolve.csv, hyp_evolve.yaml, evolve.png")
     log_next(again(asked, hyp=str(folder / "hyp_evolve.yaml"), evolve=None, resume=False))
     return tuple(evolution.results[evolution.fitness.argmax()].tolist())
