@@ -4,7 +4,7 @@
 #   make demo                     draw a data set; train, sparsify, prune and fine-tune a detector on it; print the table
 #   make test                     the tests
 #   make check                    lint, types, import rule, tests
-#   make bench                    all measurements of docs/BENCHMARKS.md, in about ten minutes; ARGS=Training: these only
+#   make bench                    the timed sections of docs/BENCHMARKS.md, in about eight minutes; ARGS=Training: only this
 #   make test PYTHON=python3.12   another Python for a new .venv
 #   make test VENV=/some/env      an environment of your own, taken as it is: nothing is installed into it
 #   make test ARGS="-k nms -x"    further arguments for the command

@@ -20,9 +20,17 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import cv2
+import numpy as np
+
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
+from benchmarks.material import demo_data, one_thread
+from benchmarks.plain_ways import TwoStepImages
+from utils.checks import check_dataset
 from utils.commands.cli import run_command
 from utils.commands.options import option, parse
+from utils.dataset.images import read_image
+from utils.dataset.items import LoadImagesAndLabels
 from utils.log import LOGGER
 from utils.storage.files import ROOT
 from utils.training.hyperparameters import read_hyperparameters
@@ -42,37 +50,13 @@ class DataOptions:
 
 def measure(data: str = "", imgsz: int = 320, images: int = 96, repetitions: int = 7) -> list[Figure]:
     """The figures of loading. ``data``: a data set YAML, or '' for demo pictures; ``images``: items of one round."""
-    import cv2
-    import torch
-
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            split = _training_split(data) if data else _demo_pictures(Path(folder), images)
-            return [*_items(split, imgsz, images, repetitions), _large_photographs(Path(folder), imgsz, repetitions)]
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
-
-
-def _training_split(data: str) -> Any:
-    from utils.checks import check_dataset
-
-    return check_dataset(data)["train"]
-
-
-def _demo_pictures(folder: Path, count: int) -> Path:
-    from data.scripts.draw_mask_demo import Settings, draw
-
-    return draw(folder / "demo", Settings(images=max(count * 5 // 4, 2))) / "images" / "train"
+    with tempfile.TemporaryDirectory() as folder, one_thread():
+        data = data or demo_data(Path(folder), images=max(images * 5 // 4, 2))
+        split = check_dataset(data)["train"]
+        return [*_items(split, imgsz, images, repetitions), _large_photographs(Path(folder), imgsz, repetitions)]
 
 
 def _items(split: Any, imgsz: int, count: int, repetitions: int) -> list[Figure]:
-    from benchmarks.two_step import TwoStepImages
-    from utils.dataset.items import LoadImagesAndLabels
-
     hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
 
     def round_of(kind: type[LoadImagesAndLabels], cache: str) -> Callable[[], object]:
@@ -92,19 +76,13 @@ def _items(split: Any, imgsz: int, count: int, repetitions: int) -> list[Figure]
     size = f"{imgsz} px"
     return [
         figure(f"mosaic, {size}, images in memory", "ours ram", "plain ram", 1.35, "two-step mosaic, images in memory"),
-        figure(f"mosaic, {size}, images read anew", "ours none", "plain none", None, "two-step mosaic, read anew"),
-        figure(f"training data, {size}, as by default", "ours ram", "plain none", 2.8, "two-step mosaic, read anew"),
+        figure(f"mosaic, {size}, no image cache", "ours none", "plain none", None, "two-step mosaic, no image cache"),
+        figure(f"training data, {size}, by default", "ours ram", "plain none", 2.8, "two-step mosaic, no image cache"),
     ]
 
 
 def _large_photographs(folder: Path, imgsz: int, repetitions: int) -> Figure:
     """Reading photographs for training: decoded at a fraction of their size, against decoded whole and resized."""
-    import cv2
-    import numpy as np
-
-    from utils.dataset.images import read_image
-    from utils.dataset.items import LoadImagesAndLabels
-
     for kind in ("images", "labels"):
         (folder / "large" / kind).mkdir(parents=True)
     photograph = folder / "large/images/0.jpg"

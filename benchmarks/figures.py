@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 Clock = Callable[[], float]
+GPU_TITLE = "On a GPU"  # of the section of docs/BENCHMARKS.md that benchmarks/gpu.py writes
 
 
 def in_turns(

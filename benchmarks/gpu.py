@@ -24,6 +24,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.checkouts import Watch, start, training_figures
+from benchmarks.figures import GPU_TITLE
 from benchmarks.material import demo_data
 from utils.commands.cli import run_command
 from utils.commands.options import option, parse
@@ -31,7 +32,6 @@ from utils.errors import InputError
 from utils.log import LOGGER
 from utils.storage.files import ROOT, atomic_path
 
-TITLE = "On a GPU"
 ROWS = {
     "step": "training step, ms",
     "epoch": "epoch with validation and saving, s",
@@ -160,7 +160,7 @@ def main(options: GpuOptions) -> str:
         f"{len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, Python {platform.python_version()}, batch "
         f"{options.batch_size}, mixed precision"
     )
-    section = f"## {TITLE}\n\n{head}\n\n" + "\n\n".join(parts) + "\n"
+    section = f"## {GPU_TITLE}\n\n{head}\n\n" + "\n\n".join(parts) + "\n"
     if options.write:
         write_section(section)
     return section
@@ -171,7 +171,7 @@ def write_section(section: str, page: Path = ROOT / "docs/BENCHMARKS.md") -> Non
     import re
 
     text = page.read_text(encoding="utf-8")
-    kept = re.sub(rf"## {TITLE}\n.*?(?=\n## |\Z)", "", text, flags=re.S).rstrip()
+    kept = re.sub(rf"## {GPU_TITLE}\n.*?(?=\n## |\Z)", "", text, flags=re.S).rstrip()
     with atomic_path(page) as draft:
         draft.write_text(f"{kept}\n\n{section}", encoding="utf-8")
 

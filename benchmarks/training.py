@@ -1,20 +1,16 @@
 #!/usr/bin/env python3
-"""Images per second of training beside the plain loop, the cost of the penalty, several processes, and peak memory.
+"""Images per second of training beside the plain loop.
 
     python benchmarks/training.py --data data/mask.yaml --cfg models/yolov5n.yaml --imgsz 320 --batch-size 16
 
-The plain loop: contiguous memory, two-step mosaic, images read anew, SGD and moving average parameter by parameter,
-freed memory given back to the system.
-Without --data, pictures of the demo data set are drawn into a temporary folder.
+The plain loop: contiguous memory, two-step mosaic, no image cache, SGD and moving average parameter by parameter,
+freed memory returned to the system. Without --data, pictures of the demo data set are drawn into a temporary folder.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,15 +24,22 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import penalty
+import torch
+
+from benchmarks import checkouts
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
 from benchmarks.material import PLAIN_THRESHOLDS, demo_data, one_thread, training_state
+from benchmarks.plain_ways import TwoStepImages, make_plain, plain_images, plain_optimizer_step
+from utils.checks import check_dataset
 from utils.commands.allocator import keep_freed_memory, set_thresholds
 from utils.commands.cli import run_command
 from utils.commands.options import option, parse
-from utils.errors import InputError
+from utils.dataloaders import collate_fn
+from utils.dataset.items import LoadImagesAndLabels
+from utils.device import prepare_images
 from utils.log import LOGGER
 from utils.storage.files import ROOT
+from utils.training.engine import optimizer_step
 from utils.training.hyperparameters import read_hyperparameters
 
 
@@ -53,31 +56,11 @@ class TrainingOptions:
     beside: str = option("", "folder of another checkout of YOLOv5: its train.py is timed, too, in turns with ours")
 
 
-def make_plain(state: Any) -> None:
-    """Put the model into contiguous memory, and have the optimizer work parameter by parameter."""
-    import torch
-
-    state.model.to(memory_format=torch.contiguous_format)
-    for module in state.model.modules():
-        if isinstance(module, torch.nn.SiLU):
-            module.inplace = True
-    for group in state.optimizer.param_groups:
-        group["fused"], group["foreach"] = False, False
-
-
-def plain_images(images: Any, _: Any = None) -> Any:
-    """uint8 images as floats in 0..1, in contiguous memory."""
-    return images.float() / 255
-
-
 class Loop:
     """A training loop on batches that it makes itself, in this process, fast or plain."""
 
     def __init__(self, options: TrainingOptions, split: Any, names: dict[int, str], plain: bool) -> None:
         """Build model, optimizer and data set; the same numbers whichever way."""
-        from benchmarks.two_step import TwoStepImages
-        from utils.dataset.items import LoadImagesAndLabels
-
         self.options, self.plain = options, plain
         hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
         kind, cache = (TwoStepImages, "none") if plain else (LoadImagesAndLabels, "ram")
@@ -92,8 +75,6 @@ class Loop:
 
     def load(self) -> tuple[Any, Any]:
         """One batch of the data set, always the same."""
-        from utils.dataloaders import collate_fn
-
         size = self.options.batch_size
         items = [self.dataset[number % len(self.dataset), number] for number in range(size)]
         images, targets, *_ = collate_fn(items)
@@ -101,34 +82,16 @@ class Loop:
 
     def step(self) -> None:
         """Forward, backward, optimizer and moving average on the batch at hand."""
-        from utils.device import prepare_images
-        from utils.training.engine import optimizer_step
-
         state, (images, targets) = self.state, self.batch
         state.model.train()
         images = plain_images(images) if self.plain else prepare_images(images, state.device)
         loss, items = state.compute_loss(state.model(images), targets)
         loss.backward()
         self.loss = float(items.sum())
-        if not self.plain:
+        if self.plain:
+            plain_optimizer_step(state)
+        else:
             optimizer_step(state, 0)
-            return
-        self._plain_optimizer_step()
-
-    def _plain_optimizer_step(self) -> None:
-        import torch
-
-        state = self.state
-        torch.nn.utils.clip_grad_norm_(state.model.parameters(), 10.0, foreach=False)
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        average = state.ema
-        average.updates += 1
-        decay, current = average.decay(average.updates), state.model.state_dict()
-        for name, value in average.ema.state_dict().items():
-            if value.is_floating_point():
-                value *= decay
-                value += (1 - decay) * current[name].detach()
 
     def train(self) -> None:
         """Load batches and step on them."""
@@ -148,10 +111,10 @@ def measure(options: TrainingOptions | None = None) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         options.data = options.data or demo_data(Path(folder))
         with one_thread():
-            figures = [*_loops(options), *penalty.measure(options.imgsz, options.batch_size)]
+            figures = _loops(options)
         if options.beside:
             figures.append(_beside(options, Path(folder)))
-        return [*figures, *_processes(options, Path(folder))]
+        return figures
 
 
 class LoopProcess:
@@ -167,10 +130,6 @@ class LoopProcess:
 
     @classmethod
     def _begin(cls, options: TrainingOptions, plain: bool) -> None:
-        import torch
-
-        from utils.checks import check_dataset
-
         torch.set_num_threads(1)
         set_thresholds(*PLAIN_THRESHOLDS) if plain else keep_freed_memory()
         data = check_dataset(options.data)
@@ -178,8 +137,6 @@ class LoopProcess:
 
     @classmethod
     def _first_step(cls, batch: tuple[Any, ...] | None) -> tuple[float, tuple[Any, ...]]:
-        import torch
-
         if batch is not None:
             images, targets = map(torch.from_numpy, batch)
             cls.loop.batch = images, targets
@@ -216,7 +173,7 @@ def _loops(options: TrainingOptions) -> list[Figure]:
     count, unit = options.batches * options.batch_size, "images/s"
     what = f"{Path(options.cfg).stem}, {options.imgsz} px, batch {options.batch_size}, CPU time of one thread"
     same = f"contiguous, unfused; the first losses differ by {apart:.1e}"
-    whole = "contiguous, unfused, two-step mosaic, images read anew"
+    whole = "contiguous, unfused, two-step mosaic, no image cache"
 
     def figure(subject: str, work: str, goal: float | None, note: str) -> Figure:
         fast, slow = (loop.seconds[work][1:] for loop in loops)  # the first round warms up
@@ -227,7 +184,6 @@ def _loops(options: TrainingOptions) -> list[Figure]:
 
 def _beside(options: TrainingOptions, folder: Path) -> Figure:
     """Wall time from one optimizer step of train.py to the next, beside that of another checkout."""
-    from benchmarks.checkouts import start
 
     def seconds(name: str, checkout: Path, number: int) -> float:
         arguments = [
@@ -235,7 +191,7 @@ def _beside(options: TrainingOptions, folder: Path) -> Figure:
             options.batch_size, "--epochs", 1, "--cache", "ram", "--device", "cpu", "--workers", 0, "--noval",
             "--nosave", "--noplots", "--project", folder, "--name", f"{name}{number}",
         ]  # fmt: skip
-        steps = start(checkout, "train.py", arguments, folder)["steps"]
+        steps = checkouts.start(checkout, "train.py", arguments, folder)["steps"]
         return statistics.median(after - before for before, after in itertools.pairwise(steps))
 
     other = Path(options.beside).resolve()
@@ -244,35 +200,6 @@ def _beside(options: TrainingOptions, folder: Path) -> Figure:
         f"step of train.py, {Path(options.cfg).stem}, {options.imgsz} px, all threads", [ours for ours, _ in rounds],
         [theirs for _, theirs in rounds], None, f"train.py of {other.name}", options.batch_size, "images/s",
     )  # fmt: skip
-
-
-def _processes(options: TrainingOptions, folder: Path) -> list[Figure]:
-    """Whole runs of train.py, with one and with two processes: images per second of wall time, and peak memory."""
-    one, two = (_run(options, folder, processes, "--workers", 0)["train_images_per_second"] for processes in (1, 2))
-    usual, anew = (_run(options, folder, 1, "--workers", 2, "--cache", cache) for cache in ("auto", "none"))
-    note = "one process; both with one thread each, and no loader processes"
-    memory, plain_memory = usual["peak_memory_gb"], anew["peak_memory_gb"]
-    return [
-        Figure("training in two processes (gloo), wall time", "images/s", two, one, two / one, 0.0, None, note),
-        Figure("peak memory of training, 2 loader processes included, shared pages once", "GB", memory, plain_memory,
-               plain_memory / memory, 0.0, None, "--cache none: images read anew"),
-    ]  # fmt: skip
-
-
-def _run(options: TrainingOptions, folder: Path, processes: int, *more: object) -> dict[str, float]:
-    """The result of benchmarks/pipeline.py in processes of its own."""
-    output = folder / f"processes{processes}.json"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [
-        sys.executable, *(launcher if processes > 1 else []), str(ROOT / "benchmarks/pipeline.py"), "--output", output,
-        "--data", options.data, "--cfg", options.cfg, "--imgsz", options.imgsz, "--batch-size", options.batch_size,
-        "--epochs", 2, "--device", "cpu", *more,
-    ]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    if done.returncode:
-        raise InputError(f"benchmarks/pipeline.py failed: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(output.read_text(encoding="utf-8"))
 
 
 def main(options: TrainingOptions) -> list[Figure]:

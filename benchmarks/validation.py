@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Images per second of validation beside the plain way, parts of it, and its peak memory.
+"""Images per second of validation and detection beside the plain ways, and the peak memory of val.py.
 
     python benchmarks/validation.py --data data/mask.yaml --weights best.pt --imgsz 320
 
-The plain way: contiguous memory, freed memory given back to the system, NMS image by image, matching threshold by
-threshold in torch, pictures drawn in between by the same process. The command is measured as users start it: in a
-fresh process, imports included. Without --weights or --data, a network with random weights and drawn pictures serve.
+The plain way of validation: contiguous memory, freed memory returned to the system, NMS image by image, matching
+threshold by threshold in torch, pictures drawn by the same process. The command is measured as users start it: in a
+new process, imports included. The plain way of detection: one image per batch. Without --weights or --data, a network
+with random weights and drawn pictures are used.
 """
 
 from __future__ import annotations
@@ -27,13 +28,24 @@ from unittest import mock
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+import torch
+
+import detect
+import val
+from benchmarks import checkouts
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
-from benchmarks.material import demo_data, one_thread, plain_memory, responsive_checkpoint
+from benchmarks.material import demo_data, one_thread, responsive_checkpoint
+from benchmarks.plain_ways import plain_validation
+from utils.callbacks import Callbacks
+from utils.checks import check_dataset
 from utils.commands.cli import run_command
 from utils.commands.options import option, parse
+from utils.dataset.labels import find_images
 from utils.errors import InputError
 from utils.log import LOGGER
 from utils.storage.files import ROOT
+from utils.validation.loop import Evaluation
 
 # By how much the ways' predictions may differ, scores in 0..1 and boxes in image sides: convolutions in another memory
 # format round differently, by up to 4e-4 in a network of random weights; what is wrong differs by far more.
@@ -47,13 +59,14 @@ sys.exit(done.returncode)
 """
 PLAIN_COMMAND = """
 import val
-from benchmarks.validation import plain_way
+from benchmarks.plain_ways import plain_validation
 from utils.commands.cli import run_command
 from utils.commands.options import parse
+from utils.validation.options import ValOptions
 
 def main():
-    with plain_way():
-        val.main(parse(val.ValOptions, ""))
+    with plain_validation():
+        val.main(parse(ValOptions, ""))
 
 run_command(main)
 """
@@ -66,92 +79,38 @@ class ValidationOptions:
     data: str = option("", "data set YAML; default: demo pictures, drawn for this")
     weights: str = option("", "checkpoint; default: YOLOv5n with random weights")
     imgsz: int = option(320, "image size in pixels")
-    batch_size: int = option(32, "images per batch")
+    batch_size: int = option(32, "images per batch, of validation and detection")
     repetitions: int = option(5, "rounds of validation without pictures")
     command_repetitions: int = option(3, "rounds of the whole command")
     beside: str = option("", "folder of another checkout of YOLOv5: its val.py is timed, too, in turns with ours")
 
 
-def plain_matching(detections: Any, labels: Any, thresholds: Any) -> Any:
-    """``utils.metrics.match_predictions`` threshold by threshold, in torch, pairs sorted and thinned out in NumPy."""
-    import numpy as np
-    import torch
-
-    from utils.geometry.boxes import box_iou
-
-    detections, labels, thresholds = (torch.as_tensor(values) for values in (detections, labels, thresholds))
-    correct = torch.zeros(len(detections), len(thresholds), dtype=torch.bool)
-    if not len(detections) or not len(labels):
-        return correct.numpy()
-    overlap = box_iou(labels[:, 1:], detections[:, :4])
-    same_class = labels[:, :1] == detections[:, 5]
-    for column, threshold in enumerate(thresholds):
-        label, detection = torch.where((overlap >= threshold) & same_class)
-        if not len(label):
-            continue
-        pairs = torch.stack((label, detection), 1).numpy()
-        if len(pairs) > 1:
-            pairs = pairs[overlap[label, detection].numpy().argsort(kind="stable")[::-1]]
-            for side in (1, 0):  # each detection's best label, then each label's first detection
-                pairs = pairs[np.unique(pairs[:, side], return_index=True)[1]]
-        correct[pairs[:, 1], column] = True
-    return correct.numpy()
-
-
-@contextmanager
-def plain_way() -> Iterator[None]:
-    """Validate the plain way meanwhile."""
-    import torch
-
-    from utils.drawing import charts
-    from utils.drawing.background import BackgroundDrawing
-    from utils.geometry.nms import non_max_suppression
-
-    def image_by_image(prediction: Any, *arguments: Any, **keywords: Any) -> list[Any]:
-        return [non_max_suppression(image[None], *arguments, **keywords)[0] for image in prediction]
-
-    def contiguous(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-        return images.to(device).float() / 255
-
-    with (
-        plain_memory(),
-        mock.patch("utils.validation.loop.non_max_suppression", image_by_image),
-        mock.patch("utils.validation.loop.prepare_images", contiguous),
-        mock.patch("utils.validation.scores.match_predictions", plain_matching),
-        mock.patch("utils.validation.loop.BackgroundDrawing", lambda: BackgroundDrawing(0)),
-        mock.patch.object(charts, "PNG_COMPRESSION", 6),
-        mock.patch.object(torch, "channels_last", torch.contiguous_format),  # what val.py asks of the model
-    ):
-        yield
-
-
 def measure(options: ValidationOptions | None = None) -> list[Figure]:
-    """The figures of validation."""
-    from utils.checks import check_dataset
-    from utils.dataset.labels import find_images
-
+    """Return the figures of validation and detection."""
     options = options or ValidationOptions()
     with tempfile.TemporaryDirectory() as folder:
         options.data = options.data or demo_data(Path(folder))
         split = check_dataset(options.data)["val"]
-        images = len(find_images(split))
+        files = find_images(split)
+        images = len(files)
         options.weights = options.weights or str(responsive_checkpoint(Path(folder), "yolov5n", split, options.imgsz))
         with one_thread():
-            figure = _without_pictures(options, Path(folder), images)
-        beside = [_beside(options, Path(folder), images)] if options.beside else []
-        return [figure, *beside, *_command(options, Path(folder), images)]
+            figures = [_without_pictures(options, Path(folder), images)]
+            detection = _detection(options, Path(folder), files)
+        if options.beside:
+            figures.append(_beside(options, Path(folder), images))
+        return [*figures, *_command(options, Path(folder), images), detection]
 
 
 def _beside(options: ValidationOptions, folder: Path, images: int) -> Figure:
     """The whole command val.py, without pictures, beside that of another checkout."""
-    from benchmarks.checkouts import start
 
     def validate(checkout: Path) -> None:
         arguments = [
             "--weights", options.weights, "--data", options.data, "--imgsz", options.imgsz, "--batch-size",
             options.batch_size, "--device", "cpu", "--project", folder,
         ]  # fmt: skip
-        start(checkout, "val.py", arguments, folder)
+        checkouts.start(checkout, "val.py", arguments, folder)
 
     other = Path(options.beside).resolve()
     calls = {"ours": partial(validate, ROOT), "beside": partial(validate, other)}
@@ -164,8 +123,6 @@ def _beside(options: ValidationOptions, folder: Path, images: int) -> Figure:
 
 def detections_of(validate: Callable[[Any], None]) -> dict[str, Any]:
     """Return what a validation finds in each image: (N, 6) corners in pixels, confidence, class."""
-    from utils.callbacks import Callbacks
-
     found, callbacks = {}, Callbacks()
 
     def note(_: Any, native: Any, path: Path, *__: Any) -> None:
@@ -179,8 +136,6 @@ def detections_of(validate: Callable[[Any], None]) -> dict[str, Any]:
 @contextmanager
 def predictions_noted() -> Iterator[list[Any]]:
     """Collect meanwhile what the network of a validation predicts: (B, N, 5 + nc) of each batch."""
-    from utils.validation.loop import Evaluation
-
     infer, predictions = Evaluation._infer, []
 
     def note(evaluation: Any, images: Any) -> Any:
@@ -195,8 +150,6 @@ def predictions_noted() -> Iterator[list[Any]]:
 @contextmanager
 def predictions_given(predictions: list[Any]) -> Iterator[None]:
     """Let a validation meanwhile take these for what its network predicts, batch by batch."""
-    from utils.validation.loop import Evaluation
-
     rest = iter(predictions)
     with mock.patch.object(Evaluation, "_infer", lambda evaluation, images: (next(rest).clone(), None)):
         yield
@@ -226,8 +179,6 @@ def compare_ways(ours: Callable[[Any], None], plain: Callable[[Any], None], side
 
 def largest_gap(ours: list[Any], plain: list[Any], side: int) -> float:
     """The largest difference of predictions (B, N, 5 + nc), by batch: of scores, and of boxes in ``side`` pixels."""
-    import torch
-
     gaps = [torch.tensor(0.0 if [x.shape for x in ours] == [x.shape for x in plain] else torch.inf)]
     for here, there in zip(ours, plain, strict=False):
         gap = (here - there).abs()
@@ -237,8 +188,6 @@ def largest_gap(ours: list[Any], plain: list[Any], side: int) -> float:
 
 def compare_detections(ours: dict[str, Any], plain: dict[str, Any]) -> int:
     """The number of detections in all images. Raises InputError if one differs, or if there are none."""
-    import numpy as np
-
     count = sum(map(len, ours.values()))
     if not count:
         raise InputError("nothing is detected, so the two ways cannot be compared: give other --weights")
@@ -249,8 +198,6 @@ def compare_detections(ours: dict[str, Any], plain: dict[str, Any]) -> int:
 
 
 def _without_pictures(options: ValidationOptions, folder: Path, images: int) -> Figure:
-    import val
-
     def ours(callbacks: Any = None) -> None:
         val.run(
             options.data, options.weights, imgsz=options.imgsz, batch_size=options.batch_size, workers=0,
@@ -258,7 +205,7 @@ def _without_pictures(options: ValidationOptions, folder: Path, images: int) -> 
         )  # fmt: skip
 
     def plain(callbacks: Any = None) -> None:
-        with plain_way():
+        with plain_validation():
             ours(callbacks)
 
     agreement = compare_ways(ours, plain, options.imgsz)
@@ -288,12 +235,31 @@ def _command(options: ValidationOptions, folder: Path, images: int) -> list[Figu
     calls = {"ours": lambda: run("ours", "val.py"), "plain": lambda: run("plain", "-c", PLAIN_COMMAND)}
     seconds = in_turns(calls, options.command_repetitions)
     memory, plain_peak = (statistics.median(peaks[name]) for name in ("ours", "plain"))
-    subject = f"val.py as by default, {options.imgsz} px, started anew, wall time"
-    note = "the same, its pictures drawn in between"
+    subject = f"val.py as by default, {options.imgsz} px, in a new process, wall time"
+    note = "the same, pictures drawn by the same process"
     return [
         compare_seconds(subject, seconds["ours"], seconds["plain"], 2.0, note, images, "images/s"),
         Figure("peak memory of val.py, its largest process", "GB", memory, plain_peak, plain_peak / memory, note=note),
     ]
+
+
+def _detection(options: ValidationOptions, folder: Path, files: list[str]) -> Figure:
+    """detect.py with batches beside detect.py with one image at a time; labels and pictures written."""
+    source = folder / "images.txt"
+    source.write_text("\n".join(files), encoding="utf-8")
+
+    def run(batch_size: int) -> None:
+        detect.run(
+            weights=options.weights, source=str(source), imgsz=options.imgsz, batch_size=batch_size, save_txt=True,
+            device="cpu", project=str(folder / "detect"), exist_ok=True,
+        )  # fmt: skip
+
+    calls = {"batches": partial(run, options.batch_size), "single": partial(run, 1)}
+    seconds = in_turns(calls, options.repetitions)
+    subject = f"detect.py --batch-size {options.batch_size}, {options.imgsz} px, wall time, one thread"
+    return compare_seconds(
+        subject, seconds["batches"], seconds["single"], None, "--batch-size 1", len(files), "images/s"
+    )
 
 
 def main(options: ValidationOptions) -> list[Figure]:
@@ -304,4 +270,4 @@ def main(options: ValidationOptions) -> list[Figure]:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(parse(ValidationOptions, "Images per second of validation beside the plain way.")))
+    run_command(lambda: main(parse(ValidationOptions, "Images per second of validation and detection.")))

@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.start import COMMANDS
 from utils.storage.files import ROOT
 
 NEEDED = {"torch", "numpy", "cv2", "yaml", "tqdm", "PIL"}  # PIL checks the images
+COMMANDS = (
+    "train.py", "val.py", "detect.py", "export.py", "prune_tools/train_sparity.py", "prune_tools/prune.py",
+    "prune_tools/finetune.py", "prune_tools/pipeline.py", "prune_tools/sweep.py", "prune_tools/groups.py",
+    "prune_tools/sensitivity.py", "data/scripts/download_weights.py", "data/scripts/draw_mask_demo.py",
+    "data/scripts/get_dataset.py",
+)  # fmt: skip
 OURS = {"train", "val", "detect", "models", "utils", "prune_tools"}
 
 # Runs a command and prints which modules are loaded at each of its hooks, without those of the standard library,
@@ -143,7 +148,7 @@ def test_help_loads_next_to_nothing(script):
     assert (NEEDED | {"torchvision", "matplotlib", "pandas", "scipy", "tensorboard"}).isdisjoint(set(loaded) - drawing)
 
 
-def test_every_command_is_measured():
+def test_no_command_is_forgotten():
     scripts = [file for folder in (".", "prune_tools", "data/scripts") for file in (ROOT / folder).glob("*.py")]
     commands = {str(file.relative_to(ROOT)) for file in scripts if "__main__" in file.read_text()}
     assert commands == set(COMMANDS)

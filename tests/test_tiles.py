@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.two_step import TwoStepImages
+from benchmarks.plain_ways import TwoStepImages
 from tests.test_dataloaders import write_split
 from utils.dataset.items import LoadImagesAndLabels
 from utils.geometry.tiles import Scene, Tile

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import functools
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,6 +168,46 @@ def test_resume_is_exact(tiny_dataset, tiny_cfg, tmp_path, name):
     resumed = interrupted_then_resumed(tiny_dataset, tmp_path / "broken", command, options_class, **changes)
     assert same(weights_of(tmp_path / "whole/exp/weights/last.pt"), weights_of(resumed / "weights/last.pt"))
     assert (tmp_path / "whole/exp/results.csv").read_text() == (resumed / "results.csv").read_text()
+
+
+# Trains, and is killed when the second last.pt is complete under its temporary name but not renamed yet.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import train
+from utils.commands.cli import run_command
+from utils.commands.options import parse
+from utils.training.options import TrainOptions
+
+rename = os.replace
+
+def replace(source, target, **keywords):
+    if Path(target).name == "last.pt" and Path(target).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target, **keywords)
+
+os.replace = replace
+run_command(lambda: train.main(parse(TrainOptions, "")))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
+def test_a_killed_process_is_resumed_exactly(tiny_dataset, tiny_cfg, tmp_path):
+    """SIGKILL while a checkpoint is written: last.pt is that of the epoch before, and the end is the same."""
+    train.main(options(tiny_dataset, tmp_path / "whole", cfg=str(tiny_cfg), epochs=3))
+    command = [
+        sys.executable, "-c", KILLED, "--data", tiny_dataset, "--cfg", tiny_cfg, "--weights", "", "--imgsz", 64,
+        "--batch-size", 4, "--epochs", 3, "--workers", 0, "--device", "cpu", "--noplots", "--project", tmp_path / "cut",
+    ]  # fmt: skip
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    weights = tmp_path / "cut/exp/weights"
+    assert load_checkpoint(weights / "last.pt")["epoch"] == 0 and list(weights.glob(".draft-*"))
+    train.main(build(TrainOptions, resume=str(weights / "last.pt")))
+    assert not list(weights.glob(".draft-*"))
+    for name in ("last.pt", "best.pt"):
+        assert same(weights_of(tmp_path / "whole/exp/weights" / name), weights_of(weights / name))
+    assert (tmp_path / "whole/exp/results.csv").read_text() == (tmp_path / "cut/exp/results.csv").read_text()
 
 
 def test_what_follows_the_last_epoch_is_resumed(tiny_dataset, tiny_cfg, tmp_path, monkeypatch):

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import detect
-from benchmarks.start import COMMANDS
 from models.checkpoints.safetensors_models import SUFFIX, read_model, write_model
 from models.loading import load_checkpoint, strip_optimizer
 from models.yolo import DetectionModel
 from prune_tools import prune
 from prune_tools.report.report import versions
+from tests.test_start import COMMANDS
 from utils.checkpoint import save_checkpoint
 from utils.log import LOGGER
 from utils.storage.files import ROOT

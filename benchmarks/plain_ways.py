@@ -1,21 +1,34 @@
-"""Training images made the plain way, step by step: what the fast way must look like, and is measured against.
+"""The plain ways that benchmarks compare with: the same results as the fast ways, made step by step.
 
-Each mosaic is laid out on a canvas of twice the side, and the canvas is warped; the colours are changed in the result,
-then it is mirrored. All random numbers are drawn in the same order as by ``LoadImagesAndLabels``.
+Images: a mosaic is laid out on a canvas of twice the side, and the canvas is warped; the colours are changed in the
+result, then it is mirrored. All random numbers are drawn in the same order as by ``LoadImagesAndLabels``.
+
+Training: contiguous memory, SGD and moving average parameter by parameter.
+
+Validation: contiguous memory, freed memory returned to the system, NMS image by image, matching threshold by threshold,
+pictures drawn by the same process.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
 import torch
 
+from benchmarks.material import plain_memory
 from utils.augmentations import GREY, letterbox, mixup, random_perspective, warp_limits
 from utils.dataset.items import EDGE_PIXELS, Item, LoadImagesAndLabels, Shapes
 from utils.dataset.mosaic import copy_paste
-from utils.geometry.boxes import xywhn2xyxy, xyxy2xywhn
+from utils.drawing import charts
+from utils.drawing.background import BackgroundDrawing
+from utils.geometry.boxes import box_iou, xywhn2xyxy, xyxy2xywhn
+from utils.geometry.nms import non_max_suppression
 from utils.geometry.segments import xyn2xy
 
 
@@ -99,3 +112,75 @@ def change_colours(image: np.ndarray, gains: list[float]) -> None:
     planes = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))  # one by one: much faster than a table of three columns
     changed = [cv2.LUT(plane, table) for plane, table in zip(planes, tables.clip(0, 255).astype(np.uint8), strict=True)]
     cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2BGR, dst=image)
+
+
+def make_plain(state: Any) -> None:
+    """Put the model into contiguous memory, and have the optimizer work parameter by parameter."""
+    state.model.to(memory_format=torch.contiguous_format)
+    for module in state.model.modules():
+        if isinstance(module, torch.nn.SiLU):
+            module.inplace = True
+    for group in state.optimizer.param_groups:
+        group["fused"], group["foreach"] = False, False
+
+
+def plain_images(images: Any, _: Any = None) -> Any:
+    """uint8 images as floats in 0..1, in contiguous memory."""
+    return images.float() / 255
+
+
+def plain_optimizer_step(state: Any) -> None:
+    """Clip gradients, step, and update the moving average, parameter by parameter."""
+    torch.nn.utils.clip_grad_norm_(state.model.parameters(), 10.0, foreach=False)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    average = state.ema
+    average.updates += 1
+    decay, current = average.decay(average.updates), state.model.state_dict()
+    for name, value in average.ema.state_dict().items():
+        if value.is_floating_point():
+            value *= decay
+            value += (1 - decay) * current[name].detach()
+
+
+def plain_matching(detections: Any, labels: Any, thresholds: Any) -> Any:
+    """``utils.metrics.match_predictions`` threshold by threshold, in torch, pairs sorted and thinned out in NumPy."""
+    detections, labels, thresholds = (torch.as_tensor(values) for values in (detections, labels, thresholds))
+    correct = torch.zeros(len(detections), len(thresholds), dtype=torch.bool)
+    if not len(detections) or not len(labels):
+        return correct.numpy()
+    overlap = box_iou(labels[:, 1:], detections[:, :4])
+    same_class = labels[:, :1] == detections[:, 5]
+    for column, threshold in enumerate(thresholds):
+        label, detection = torch.where((overlap >= threshold) & same_class)
+        if not len(label):
+            continue
+        pairs = torch.stack((label, detection), 1).numpy()
+        if len(pairs) > 1:
+            pairs = pairs[overlap[label, detection].numpy().argsort(kind="stable")[::-1]]
+            for side in (1, 0):  # each detection's best label, then each label's first detection
+                pairs = pairs[np.unique(pairs[:, side], return_index=True)[1]]
+        correct[pairs[:, 1], column] = True
+    return correct.numpy()
+
+
+@contextmanager
+def plain_validation() -> Iterator[None]:
+    """Make validations inside this context take the plain way."""
+
+    def image_by_image(prediction: Any, *arguments: Any, **keywords: Any) -> list[Any]:
+        return [non_max_suppression(image[None], *arguments, **keywords)[0] for image in prediction]
+
+    def contiguous(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+        return images.to(device).float() / 255
+
+    with (
+        plain_memory(),
+        mock.patch("utils.validation.loop.non_max_suppression", image_by_image),
+        mock.patch("utils.validation.loop.prepare_images", contiguous),
+        mock.patch("utils.validation.scores.match_predictions", plain_matching),
+        mock.patch("utils.validation.loop.BackgroundDrawing", lambda: BackgroundDrawing(0)),
+        mock.patch.object(charts, "PNG_COMPRESSION", 6),
+        mock.patch.object(torch, "channels_last", torch.contiguous_format),  # what val.py asks of the model
+    ):
+        yield
