@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from utils.augmentations import letterbox
 from utils.dataset.items import Item, LoadImagesAndLabels, Shapes, SplitPath
 from utils.dataset.labels import check_class_indices, img2label_paths
+from utils.dataset.splits import autosplit
 from utils.detection.sources import IMG_FORMATS, VID_FORMATS, LoadImages
 from utils.detection.streams import LoadStreams
 from utils.distributed import World, current_world, first_rank_first, ranks
@@ -32,6 +33,7 @@ __all__ = [
     "LoadImagesAndLabels",
     "LoadStreams",
     "SeededSampler",
+    "autosplit",
     "collate_fn",
     "collate_fn4",
     "create_dataloader",

@@ -174,7 +174,7 @@ def check_numbers(options: Any) -> None:
             if value not in (True, False):
                 raise InputError(f"{flag} is a switch: expected True or False, got {short_repr(value)}")
         elif least is not None and value is not default and not any(value == other for other in field.metadata["also"]):
-            sample = default[0] if isinstance(default, list) else default
+            sample = default[0] if isinstance(default, list) and default else default
             whole = field.metadata["arguments"].get("type", type(sample)) is int
             for number in value if isinstance(value, (list, tuple)) else [value]:
                 is_number = isinstance(number, numbers.Integral if whole else numbers.Real)
