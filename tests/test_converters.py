@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import tarfile
 import zipfile
@@ -15,20 +16,11 @@ import cv2
 import numpy as np
 import pytest
 
-from data.scripts import download_weights
-from data.scripts.converters import (
-    argoverse,
-    coco,
-    global_wheat_2020,
-    objects365,
-    sku_110k,
-    visdrone,
-    voc,
-    xview,
-)
+from data.scripts import download_weights, get_dataset
+from data.scripts.converters import coco, voc
 from data.scripts.converters.label_files import box_line, coco_labels, join_rings, read_coco, write_labels
 from tests.loopback import Site, site
-from utils import weights
+from utils import downloads
 from utils.checks import check_dataset
 from utils.dataset.download import DatasetFolder
 from utils.dataset.labels import find_images, img2label_paths
@@ -208,89 +200,48 @@ def test_voc_classes_are_those_of_the_yaml():
     assert list(read_yaml(ROOT / "data/VOC.yaml")["names"].values()) == list(voc.CLASSES)
 
 
-def test_visdrone(site: Site, roomy: None, tmp_path: Path):
-    rows = "8,10,16,20,1,4,0,0\n0,0,9,9,0,1,0,0\n0,0,9,9,1,0,0,0\n0,0,9,9,1,11,0,0,\n"
-    for split, part in visdrone.PARTS.items():
-        name = f"VisDrone2019-DET-{part}"
-        files = {f"{name}/images/{split}.jpg": PICTURE, f"{name}/annotations/{split}.txt": rows}
-        site.offer(f"/{name}.zip", zipped(files))
-    with DatasetFolder(tmp_path) as folder:
-        visdrone.fetch(folder, ["train", "val", "test"], source=site.url)
-    for split in visdrone.PARTS:
-        assert labels_of("VisDrone", tmp_path, split) == {f"{split}.jpg": f"3 {SQUARE}\n"}
+# -- recipes for people ------------------------------------------------------------------------------------------------
+
+RECIPES = ("Argoverse", "GlobalWheat2020", "Objects365", "SKU-110K", "VisDrone", "xView")
 
 
-def test_argoverse(site: Site, roomy: None, tmp_path: Path):
-    files: dict[str, bytes | str] = {}
-    for split in ("train", "val"):
-        sequences = [f"{split}/log0/ring_front_center", f"{split}/log1/ring_front_center"]
-        annotations = {
-            "seq_dirs": sequences,
-            "images": [{"id": 0, "sid": 1, "name": "a.jpg", "width": 80, "height": 40}],
-            "categories": [{"id": index} for index in range(8)],
-            "annotations": [{"image_id": 0, "category_id": 7, "bbox": [8, 10, 16, 20], "iscrowd": 1}],
-        }
-        files[f"Argoverse-HD/annotations/{split}.json"] = json.dumps(annotations)
-        files[f"Argoverse-1.1/tracking/{sequences[1]}/a.jpg"] = PICTURE
-    with DatasetFolder(tmp_path) as folder:
-        argoverse.fetch(folder, ["train", "val"], source=site.offer("/all.zip", zipped(files)))
-    for split in ("train", "val"):
-        assert labels_of("Argoverse", tmp_path, split) == {"a.jpg": f"7 {SQUARE}\n"}
+def recipes() -> str:
+    """Return the section Recipes of docs/DATA.md."""
+    text = (ROOT / "docs/DATA.md").read_text(encoding="utf-8")
+    return text.split("\n### Recipes\n")[1].split("\n## ")[0]
 
 
-def test_global_wheat(site: Site, roomy: None, tmp_path: Path):
-    pictures: dict[str, bytes | str] = {}
-    for domain in global_wheat_2020.DOMAINS:
-        pictures |= {f"{domain}/{domain}.jpg": PICTURE, f"{domain}.json": "{}"}
-    labels = {f"labels/{domain}/{domain}.txt": f"0 {SQUARE}\n" for domain in global_wheat_2020.DOMAINS}
-    addresses = site.offer("/images.zip", zipped(pictures)), site.offer("/labels.zip", zipped(labels))
-    with DatasetFolder(tmp_path) as folder:
-        global_wheat_2020.fetch(folder, ["train", "val"], *addresses)
-    found = {split: labels_of("GlobalWheat2020", tmp_path, split) for split in ("train", "val", "test")}
-    assert [len(found[split]) for split in ("train", "val", "test")] == [7, 1, 4]
-    assert {text for part in found.values() for text in part.values()} == {f"0 {SQUARE}\n"}
-    assert (tmp_path / "annotations/uq_1.json").exists()
+def test_the_code_of_the_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (code,) = re.findall(r"```python\n(.*?)```", recipes(), re.DOTALL)
+    (tmp_path / "annotations.json").write_text(json.dumps(COCO))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/DATA.md", "exec"), {})
+    assert (tmp_path / "labels/train/a.txt").read_text() == f"0 {SQUARE}\n"
+    assert (tmp_path / "train.txt").read_text() == "./images/train/a.jpg\n"
 
 
-def test_sku_110k(site: Site, roomy: None, tmp_path: Path):
-    files: dict[str, bytes | str] = {}
-    for split in ("train", "val", "test"):
-        files[f"SKU110K_fixed/annotations/annotations_{split}.csv"] = (
-            f"{split}_0.jpg,8,10,24,30,object,80,40\n{split}_0.jpg,0,0,40,20,object,80,40\n"
-        )
-        files[f"SKU110K_fixed/images/{split}_0.jpg"] = PICTURE
-    with DatasetFolder(tmp_path) as folder:
-        sku_110k.fetch(folder, ["train"], source=site.offer("/all.tar.gz", tarred(files)))
-    for split in ("train", "val", "test"):
-        expected = f"0 {SQUARE}\n0 0.250000 0.250000 0.500000 0.500000\n"
-        assert labels_of("SKU-110K", tmp_path, split) == {f"{split}_0.jpg": expected}
+def test_xviews_types_in_the_recipe_are_as_many_as_its_classes():
+    types = re.search(r"position of the type among these: ([\d\s]+)", recipes())[1].split()
+    assert len(types) == len(set(types)) == read_yaml(ROOT / "data/xView.yaml")["nc"] == 60
 
 
-def test_objects365(site: Site, roomy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(objects365, "PATCHES", {"train": 2, "val": 2})
-    monkeypatch.setattr(objects365, "FIRST_PATCH_OF_V2", 1)
-    for split, places in (("train", ("", "")), ("val", ("images/v1/", "images/v2/"))):
-        site.offer(f"/{split}/zhiyuan_objv2_{split}.tar.gz", tarred({f"zhiyuan_objv2_{split}.json": json.dumps(COCO)}))
-        for patch, place in enumerate(places):
-            image = {f"patch{patch}/{'ab'[patch]}.jpg": PICTURE}
-            site.offer(f"/{split}/{place}patch{patch}.tar.gz", tarred(image))
-    with DatasetFolder(tmp_path) as folder:
-        objects365.fetch(folder, ["train", "val"], source=site.url)
-    for split in ("train", "val"):
-        found = labels_of("Objects365", tmp_path, split)
-        assert (len(found["a.jpg"].splitlines()), found["b.jpg"]) == (3, "")
+@pytest.mark.parametrize("name", RECIPES)
+def test_missing_data_with_a_recipe_are_one_line_that_names_it(tmp_path: Path, name: str):
+    content = {**read_yaml(ROOT / f"data/{name}.yaml"), "path": str(tmp_path / "set")}
+    with pytest.raises(InputError, match=r"data of .* are missing in .*set, .*docs/DATA\.md, section Recipes"):
+        check_dataset(content, allow_scripts=True)
 
 
-def test_xview_has_a_type_for_each_class_and_a_fixed_split(tmp_path: Path):
-    assert len(xview.TYPES) == len(read_yaml(ROOT / "data/xView.yaml")["names"]) == len(set(xview.TYPES))
-    (tmp_path / "images/train").mkdir(parents=True)
-    for index in range(200):
-        (tmp_path / f"images/train/{index}.tif").touch()
-    xview.split_by_chance(tmp_path)
-    held_out = (tmp_path / "images/autosplit_val.txt").read_text()
-    assert 8 <= len(held_out.split()) <= 35
-    xview.split_by_chance(tmp_path)
-    assert (tmp_path / "images/autosplit_val.txt").read_text() == held_out
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("argoverse", r"argoverse is not fetched by a command, expected coco or voc: .*docs/DATA\.md, section Recipes"),
+        ("cocoa", r"unknown data set cocoa, expected coco or voc; .*docs/DATA\.md, section Recipes, has argoverse, "),
+    ],
+)
+def test_the_command_names_the_recipes(name: str, message: str):
+    with pytest.raises(InputError, match=message):
+        get_dataset.main([name])
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
@@ -298,13 +249,13 @@ def test_xview_has_a_type_for_each_class_and_a_fixed_split(tmp_path: Path):
 
 def test_weights_by_command(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(weights, "RELEASES_URL", site.url)
-    for name in weights.RELEASED:
-        site.offer(f"/v6.2/{name}", bytes(weights.SMALLEST_BYTES))
+    monkeypatch.setattr(downloads, "RELEASES_URL", site.url)
+    for name in downloads.RELEASED:
+        site.offer(f"/v6.2/{name}", bytes(downloads.SMALLEST_BYTES))
     download_weights.main(["yolov5n.pt"])
     assert [path.name for path in tmp_path.iterdir()] == ["yolov5n.pt"]
     download_weights.main([])
-    assert {path.name for path in tmp_path.iterdir()} == set(weights.RELEASED)
+    assert {path.name for path in tmp_path.iterdir()} == set(downloads.RELEASED)
     with pytest.raises(SystemExit):
         download_weights.main(["yolov5z.pt"])
     assert "yolov5z.pt" in capsys.readouterr().err

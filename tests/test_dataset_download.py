@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import zipfile
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 import train
 import val
+from data.scripts.converters import voc
 from data.scripts.get_dataset import get
 from tests.loopback import Site, site
 from utils import checks, general
@@ -221,22 +221,30 @@ def test_the_download_function_of_scripts(site: Site, tmp_path: Path):
 
 
 def test_a_converter_by_name_fetches_a_data_set(tmp_path: Path):
-    """From the YAML entry through the command of its own process; xView's archives are put there by the user."""
+    """From the YAML entry through the command of its own process, which continues after the archives' unpacking."""
     root = tmp_path / "set"
-    data = description(tmp_path, "xview", train="images/autosplit_train.txt", val="images/autosplit_val.txt")
-    with pytest.raises(InputError, match="failed, see above"):
+    data = description(tmp_path, "voc", train="images/train2007", val="images/test2007")
+    with pytest.raises(InputError, match="failed, see above"):  # offline
         check_dataset(data)
-    root.mkdir()
-    picture = cv2.imencode(".tif", np.zeros((40, 80, 3), np.uint8))[1].tobytes()
-    features = [{"properties": {"bounds_imcoords": "8,10,24,30", "type_id": 13, "image_id": "0.tif"}}]
-    zipped(root / "train_labels.zip", {"xView_train.geojson": json.dumps({"features": features}).encode()})
-    zipped(root / "train_images.zip", {f"train_images/{index}.tif": picture for index in range(30)})
-    zipped(root / "val_images.zip", {"val_images/100.tif": picture})
+    picture = cv2.imencode(".jpg", np.zeros((40, 80, 3), np.uint8))[1].tobytes()
+    box = "<bndbox><xmin>9</xmin><ymin>11</ymin><xmax>24</xmax><ymax>30</ymax></bndbox>"
+    marked = f"<size><width>80</width><height>40</height></size><object><name>cat</name>{box}</object>"
+    for part, year in (("train", 2007), ("val", 2007), ("test", 2007), ("train", 2012), ("val", 2012)):
+        unpacked = root / f"VOCdevkit/VOC{year}"
+        for folder, name, content in (
+            ("ImageSets/Main", f"{part}.txt", f"{part}0\n".encode()),
+            ("Annotations", f"{part}0.xml", f"<annotation>{marked}</annotation>".encode()),
+            ("JPEGImages", f"{part}0.jpg", picture),
+        ):
+            (unpacked / folder).mkdir(parents=True, exist_ok=True)
+            (unpacked / folder / name).write_bytes(content)
+    (root / dataset_download.MARKER).touch()
+    done = "".join(f"{voc.SOURCE}/{archive}\n" for archive in voc.ARCHIVES)
+    (root / dataset_download.STEPS).write_text(done)
     checked = check_dataset(data)
-    assert (root / "labels/train/0.txt").read_text() == "2 0.200000 0.500000 0.200000 0.500000\n"
-    lists = [Path(str(checked[split])).read_text().split() for split in ("train", "val")]
-    assert sorted(lists[0] + lists[1]) == sorted(f"./train/{index}.tif" for index in range(30))
-    assert lists[1]
+    assert (root / "labels/train2007/train0.txt").read_text() == "7 0.200000 0.500000 0.200000 0.500000\n"
+    assert [path.name for path in Path(checked["val"]).iterdir()] == ["test0.jpg"]
+    assert not is_incomplete(root)
 
 
 def test_outlines_only_where_there_are_some(tmp_path: Path):
@@ -249,12 +257,12 @@ def test_another_folder_gets_a_description_that_finds_the_data_there(tmp_path: P
         for part in ("train", "val"):
             (tmp_path / "sets/images" / part).mkdir(parents=True)
 
-    monkeypatch.setattr("data.scripts.converters.visdrone.fetch", fetch)
-    written = read_yaml(ROOT / "data/VisDrone.yaml")
+    monkeypatch.setattr("data.scripts.converters.voc.fetch", fetch)
+    written = read_yaml(ROOT / "data/VOC.yaml")
     monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.INFO, "yolov5"):
-        assert get("visdrone", "sets") == tmp_path / "sets"
-    file = tmp_path / "sets/VisDrone.yaml"
+        assert get("voc", "sets") == tmp_path / "sets"
+    file = tmp_path / "sets/VOC.yaml"
     assert f"Next: python train.py --data {file}" in caplog.text
     assert read_yaml(file) == written | {"path": str(tmp_path / "sets")}
 
@@ -272,8 +280,8 @@ def test_published_data_sets(name: str, count: int):
     assert content["nc"] == len(content["names"]) == len(set(content["names"].values())) == count
     assert content["path"] == f"../datasets/{name}"
     assert all(isinstance(text, str) for text in content["names"].values())
-    entry = content["download"]
-    assert entry.endswith(".zip") if name == "coco128" else (dataset_download.CONVERTERS / f"{entry}.py").is_file()
+    expected = {"coco": "coco", "VOC": "voc"}.get(name, "docs/DATA.md#recipes")
+    assert content["download"] == expected or (name == "coco128" and content["download"].endswith("/coco128.zip"))
 
 
 def test_class_names_at_known_places():

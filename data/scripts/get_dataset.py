@@ -5,7 +5,8 @@
     python data/scripts/get_dataset.py coco --splits val --output /data/coco
     python data/scripts/get_dataset.py coco --segments                outlines instead of boxes
 
-An interrupted run goes on where it stopped. The licences of the data sets are those of their authors.
+An interrupted run continues where it stopped. The licences of the data sets are those of their authors. Other data sets
+of data/*.yaml have a recipe in docs/DATA.md.
 """
 
 from __future__ import annotations
@@ -28,16 +29,8 @@ from utils.log import LOGGER
 from utils.storage.files import ROOT, read_yaml, write_yaml
 from utils.training.options import TrainOptions
 
-DESCRIPTIONS = {
-    "argoverse": "Argoverse.yaml",
-    "coco": "coco.yaml",
-    "global_wheat_2020": "GlobalWheat2020.yaml",
-    "objects365": "Objects365.yaml",
-    "sku_110k": "SKU-110K.yaml",
-    "visdrone": "VisDrone.yaml",
-    "voc": "VOC.yaml",
-    "xview": "xView.yaml",
-}
+DESCRIPTIONS = {"coco": "coco.yaml", "voc": "VOC.yaml"}
+RECIPES = ("argoverse", "global_wheat_2020", "objects365", "sku_110k", "visdrone", "xview")  # in docs/DATA.md
 
 
 def get(
@@ -49,10 +42,19 @@ def get(
 ) -> Path:
     """Fetch the data set ``name`` into ``output`` (default: where its YAML file expects it) and return that folder.
 
-    Another folder gets a YAML file of its own, which names it.
-    What an earlier call fetched is kept, unless that call came to its end and ``again`` asks for all of it anew.
-    Raises InputError for --segments with a data set that has no outlines, and when a download fails.
+    Any other folder also gets a YAML file that names it. What an earlier call fetched is kept, unless that call was
+    complete and ``again`` asks to fetch everything again.
+
+    Raises:
+        InputError: ``name`` has a recipe only or is unknown, ``segments`` for a data set without outlines, or a
+            download fails.
     """
+    if name not in DESCRIPTIONS:
+        known = f"expected {' or '.join(DESCRIPTIONS)}"
+        recipes = f"{ROOT / 'docs/DATA.md'}, section Recipes"
+        if name in RECIPES:
+            raise InputError(f"{name} is not fetched by a command, {known}: for {name} follow {recipes}")
+        raise InputError(f"unknown data set {name}, {known}; {recipes}, has {', '.join(RECIPES)}")
     description = ROOT / "data" / DESCRIPTIONS[name]
     usual = (ROOT / read_yaml(description)["path"]).resolve()
     root = Path(output).resolve() if output else usual
@@ -74,7 +76,7 @@ def get(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options and fetch."""
     parser = argument_parser("Fetch a public data set and write its labels in YOLO format.")
-    parser.add_argument("name", choices=DESCRIPTIONS, help="which one")
+    parser.add_argument("name", help=" or ".join(DESCRIPTIONS))
     parser.add_argument("--output", default="", help="folder; default: the path in the data set's YAML file")
     parser.add_argument(
         "--splits", nargs="+", choices=("train", "val", "test"), default=["train", "val"],

@@ -28,6 +28,7 @@ from utils.storage.files import ROOT, make_folder
 
 MARKER, STEPS, ARCHIVES = ".download-incomplete", ".download-steps", ".download-archives"
 CONVERTERS = ROOT / "data" / "scripts" / "converters"
+RECIPES = "docs/DATA.md"  # how a 'download' entry begins that names instructions for people
 CONVERTER_COMMAND = ROOT / "data" / "scripts" / "get_dataset.py"
 # Runs a user's Python text as YOLOv5 does: with the data set's description as the global 'yaml'
 RUN_PYTHON = "import json, runpy, sys; runpy.run_path(sys.argv[1], init_globals={'yaml': json.loads(sys.argv[2])})"
@@ -115,7 +116,8 @@ def provide(
     """Fetch a data set into ``root`` by its ``download`` entry.
 
     The entry is the address of an archive (unpacked beside ``root``, whose name its top folder has), the name of a
-    converter in data/scripts/converters/, or a script. As a script can do anything, it needs ``allow_scripts``.
+    converter in data/scripts/converters/, a section of docs/DATA.md with a recipe for people, or a script. As a script
+    can do anything, it needs ``allow_scripts``.
 
     Args:
         title: the data set's name in messages.
@@ -126,7 +128,7 @@ def provide(
         allow_scripts: run the entry if it is a script.
 
     Raises:
-        InputError: the download fails, or it is a script and not allowed.
+        InputError: the download fails, there is a recipe only, or it is a script and not allowed.
     """
     source = str(content["download"]).strip()
     with only_one_process(root), _hint_if_unfinished(root):
@@ -137,6 +139,11 @@ def provide(
         elif re.fullmatch(r"[a-z0-9_]+", source) and (CONVERTERS / f"{source}.py").is_file():
             command = [sys.executable, str(CONVERTER_COMMAND), source, "--again", "--output", str(root)]
             _run(title, [*command, "--splits", *splits])
+        elif source.partition("#")[0] == RECIPES:
+            raise InputError(
+                f"the data of {title} are missing in {root}, and no command fetches them: "
+                f"{ROOT / RECIPES}, section Recipes, says where they are and how to convert their labels"
+            )
         elif not allow_scripts:
             raise InputError(
                 f"the data of {title} are missing, and its 'download' entry would run {_describe(source)}: "

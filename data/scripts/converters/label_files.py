@@ -14,8 +14,6 @@ from utils.errors import InputError
 from utils.log import LOGGER
 from utils.storage.files import atomic_path
 
-CLASS_AGNOSTIC = 0  # the index of the only class
-
 
 def box_line(class_index: int, corners: Sequence[float], width: float, height: float) -> str:
     """``class x_center y_center width height`` as fractions of the image; '' if nothing of the box lies in it.
