@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from utils.dataset.classes import names_by_index
 from utils.detection.outputs import crop_box
 from utils.errors import InputError
 from utils.geometry.boxes import xyxy2xywh
@@ -58,7 +59,7 @@ class Detections:
     ) -> None:
         """Arguments as the attributes of their names; ``shape`` is s."""
         self.imgs, self.pred, self.files, self.times = imgs, pred, files, times
-        self.names = dict(names if isinstance(names, Mapping) else enumerate(names or ()))
+        self.names = names_by_index(names)
         self.n, self.s = len(pred), shape
         self.unreadable = dict(unreadable or {})
         self.t = tuple(1e3 * (end - start) / max(self.n, 1) for start, end in pairwise(times))

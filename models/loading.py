@@ -6,7 +6,7 @@ makes modules of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import nn
 from models import yolo
 from models.checkpoints.rebuilding import module_classes, rebuild
 from models.checkpoints.safetensors_models import SUFFIX, read_model
-from models.checkpoints.soundness import check_detector, check_finite
+from models.checkpoints.soundness import check_detector, check_finite, check_runs
 from models.ensemble import Ensemble
+from models.prerequisites import check_channels
 from utils.checkpoint import CLEARED_KEYS, MODULE_KEYS, RESUME_KEY, plain, plain_checkpoint, save_checkpoint
 from utils.downloads import fetch_weights
 from utils.errors import CheckpointError, InputError, MissingFileError
@@ -143,6 +144,12 @@ def _modernize_head(head: yolo.Detect) -> None:
         head.export = False
 
 
+def deployed(checkpoint: Mapping[str, Any]) -> yolo.DetectionModel:
+    """The model of a checkpoint that is used: its averaged weights (EMA) if it has them."""
+    average = checkpoint.get("ema")
+    return checkpoint["model"] if average is None else average
+
+
 def attempt_load(
     weights: str | Path | Sequence[str | Path],
     device: torch.device | str | None = None,
@@ -167,17 +174,13 @@ def attempt_load(
         MissingFileError, CheckpointError: a file is missing or cannot be used; InputError: the class counts differ, or
             a model takes images with other channels.
     """
-    from models.checkpoints.prerequisites import check_channels
-    from models.checkpoints.soundness import check_runs
-    from models.loading import load_checkpoint  # it needs the blocks of this module
-
     files = [weights] if isinstance(weights, str | Path) else list(weights)
     if not files:
         raise InputError("no weights given: name at least one checkpoint file")
     members = []
     for file in files:
         checkpoint = load_checkpoint(file)
-        model = (checkpoint.get("ema") or checkpoint["model"]).to(device or "cpu").float().eval()
+        model = deployed(checkpoint).to(device or "cpu").float().eval()
         if channels is not None:
             check_channels(model, file, channels)
         _set_inplace(model, inplace)
@@ -217,7 +220,7 @@ def strip_optimizer(path: str | Path = "best.pt", output: str | Path = "") -> No
     if Path(path).suffix.lower() == ".safetensors":
         raise InputError(f"{path} holds weights alone: there is no optimizer to strip")
     checkpoint = load_checkpoint(path, finite=False)
-    checkpoint["model"] = checkpoint.get("ema") or checkpoint["model"]
+    checkpoint["model"] = deployed(checkpoint)
     checkpoint.update(dict.fromkeys(CLEARED_KEYS))
     checkpoint.pop(RESUME_KEY, None)
     checkpoint["epoch"] = -1

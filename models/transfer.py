@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from models.checkpoints.prerequisites import PICTURE_CHANNELS, check_channels, check_unfused
 from models.description import describe_file
 from models.module_settings import differences
 from models.parser import read_config
+from models.prerequisites import PICTURE_CHANNELS, check_channels, check_unfused
 from models.yolo import DetectionModel
 from utils.checkpoint import copy_matching
 from utils.checks import check_file

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.checkpoints.prerequisites import check_channels, check_unfused
 from models.checkpoints.soundness import check_runs
 from models.description import describe_file
-from models.loading import load_checkpoint
+from models.loading import deployed, load_checkpoint
+from models.prerequisites import check_channels, check_unfused
 from models.yolo import DetectionModel
 from prune_tools.options import DEFAULT_CFG, PruningOptions
 from utils.commands.next_steps import handed_on
@@ -17,6 +17,7 @@ from utils.dataset.classes import SINGLE_CLASS_NOTE, class_names, is_single_clas
 from utils.distributed import plain_norms
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER, warnings_only
+from utils.model_info import grid_size
 from utils.storage.files import ROOT, read_yaml_mapping
 from utils.validation.inputs import make_loader
 from utils.validation.options import ValOptions
@@ -124,7 +125,7 @@ def open_inputs(options: PruningOptions) -> tuple[DetectionModel, dict[str, Any]
     if not options.single_cls:
         with warnings_only():
             check_labels(data["val"], data["names"])
-    options.imgsz = check_img_size(options.imgsz, max(int(max(model.stride)), 32))
+    options.imgsz = check_img_size(options.imgsz, grid_size(model))
     return model.to(device), checkpoint, data
 
 
@@ -138,7 +139,7 @@ def open_loader(options: PruningOptions, data: dict[str, Any], model: DetectionM
     """The loader of the validation images; ``options.imgsz`` has been checked."""
     chosen = build(ValOptions, workers=options.workers, **val_options(options))
     device = next(model.parameters()).device
-    return make_loader(chosen, data, options.imgsz, max(int(max(model.stride)), 32), device=device)
+    return make_loader(chosen, data, options.imgsz, grid_size(model), device=device)
 
 
 def repair_batches(options: PruningOptions, data: dict[str, Any], model: DetectionModel) -> list[Batch]:
@@ -159,7 +160,7 @@ def load_model(path: str | Path) -> tuple[DetectionModel, dict[str, Any]]:
             is fused, that takes other images than RGB, or that no configuration describes.
     """
     checkpoint = load_checkpoint(path)
-    model = checkpoint["model"] if checkpoint.get("ema") is None else checkpoint["ema"]
+    model = deployed(checkpoint)
     check_channels(model, path)
     check_unfused(model, path)
     plain_norms(model)

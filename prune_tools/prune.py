@@ -135,13 +135,13 @@ def find_teacher(checkpoint: dict[str, Any], weights: str) -> str:
 
     It can if its head fits and it is no narrower: not the released weights of other classes, and not an earlier cut.
     """
-    from models.loading import load_checkpoint
+    from models.loading import deployed, load_checkpoint
     from prune_tools.tuning.distillation import check_heads
     from utils.model_info import count_parameters
 
     recorded = checkpoint.get("opt")
     recorded = recorded if isinstance(recorded, dict) else {}
-    student = checkpoint["model"] if checkpoint.get("ema") is None else checkpoint["ema"]
+    student = deployed(checkpoint)
     for candidate in (recorded.get("teacher"), recorded.get("weights")):
         with suppress(InputError, OSError):
             if candidate and Path(str(candidate)).is_file():

@@ -23,7 +23,7 @@ from models.detections import Detections
 from models.yolo import DetectionModel
 from tests.colour_detector import colour_detector, save_colour_detector
 from tests.loopback import Site, site
-from utils import weights
+from utils import downloads
 from utils.dataset.images import read_image
 from utils.detection import display
 from utils.errors import InputError, MissingFileError
@@ -406,8 +406,8 @@ def test_entries(hubconf):
 
 
 def test_released_weights_are_fetched(hubconf, site: Site, checkpoint: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(weights, "RELEASES_URL", site.url)
-    monkeypatch.setattr(weights, "SMALLEST_BYTES", 1000)
+    monkeypatch.setattr(downloads, "RELEASES_URL", site.url)
+    monkeypatch.setattr(downloads, "SMALLEST_BYTES", 1000)
     monkeypatch.chdir(tmp_path)
     site.offer("/v6.2/yolov5n.pt", checkpoint.read_bytes())
     model = hubconf.yolov5n(_verbose=False, device="cpu")

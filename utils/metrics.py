@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from utils.dataset.classes import names_by_index
 from utils.drawing.background import Draw, at_once
 from utils.drawing.charts import plot_confusion_matrix, plot_mc_curve, plot_pr_curve, smooth
 from utils.geometry.boxes import as_array, box_iou
@@ -180,8 +181,8 @@ def ap_per_class(
 
 def _names_of(classes: NDArray, names: Mapping[int, str] | Sequence[str]) -> list[str]:
     """Names of the class indices, in their order; an index without a name stands for itself."""
-    known = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
-    return [str(known.get(int(index), int(index))) for index in classes]
+    known = names_by_index(names)
+    return [known.get(int(index), str(int(index))) for index in classes]
 
 
 def fitness(x: NDArray) -> NDArray:
@@ -241,6 +242,5 @@ class ConfusionMatrix:
     ) -> None:
         """Have ``draw`` save confusion_matrix.png in ``save_dir``; ``normalize`` divides every column by its sum."""
         matrix = self.matrix / (self.matrix.sum(0, keepdims=True) + 1e-9) if normalize else self.matrix
-        known = list(names.values()) if isinstance(names, Mapping) else list(names)
         file = Path(save_dir) / "confusion_matrix.png"
-        draw(file, partial(plot_confusion_matrix, matrix, [str(name) for name in known], file))
+        draw(file, partial(plot_confusion_matrix, matrix, list(names_by_index(names).values()), file))

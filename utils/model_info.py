@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from utils.log import LOGGER
 from utils.names import terminal_text
 
+SMALLEST_GRID = 32  # pixels
 _COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.Linear, nn.Upsample)
 _TAPS = {"nearest": 1, "bilinear": 4, "bicubic": 16}  # input pixels that one output pixel is made of
 
@@ -68,10 +69,10 @@ def module_gflops(module: nn.Module, sample: Any) -> float:
     return sum(count_operations(module, sample).values()) * 2 / 1e9
 
 
-def probe_size(model: nn.Module) -> int:
-    """Pixels of the square image on which operations are counted: one largest stride, at least 32."""
+def grid_size(model: Any) -> int:
+    """Pixels of which the sides of an image must be multiples: the largest stride of ``model``, at least 32."""
     strides = getattr(model, "stride", None)
-    return max(int(strides.max()), 32) if isinstance(strides, Tensor) else 32
+    return SMALLEST_GRID if strides is None else max(int(torch.as_tensor(strides).max()), SMALLEST_GRID)
 
 
 def blank_image(model: nn.Module, side: int) -> Tensor | None:
@@ -93,7 +94,7 @@ def gflops(model: nn.Module, imgsz: int | tuple[int, int] = 640) -> float | None
     (attention) is scaled linearly.
     """
     height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    side = probe_size(model)
+    side = grid_size(model)
     sample = blank_image(model, side)
     if sample is None:
         return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from utils.dataset.classes import names_by_index
 from utils.detection.outputs import CROP_GAIN, CROP_PADDING, crop_box
 from utils.drawing.annotator import Annotator, colors, write_picture
 from utils.drawing.charts import (
@@ -96,7 +97,7 @@ def plot_images(
 
     if rows[:, 2:6].max(initial=0) > 1.01:
         rows = rows / np.array([1, 1, width, height, width, height] + [1] * (rows.shape[1] - 6), dtype=rows.dtype)
-    known = _numbered(names)
+    known = names_by_index(names)
     font_size = max(int((cell_height + cell_width) * side * 0.01), 10)
     style = {"font_size": font_size, "line_width": max(round(font_size / 10), 1)}
     for index in range(batch):
@@ -129,11 +130,6 @@ def _to_array(values: torch.Tensor | NDArray) -> NDArray:
     return values.astype(np.float32) if isinstance(values, np.ndarray) else values.detach().float().cpu().numpy()
 
 
-def _numbered(names: Names) -> dict[int, str]:
-    pairs = names.items() if isinstance(names, Mapping) else enumerate(names or ())
-    return {int(index): str(name) for index, name in pairs}
-
-
 def plot_labels(labels: NDArray, names: Names = (), save_dir: str | Path = "") -> None:
     """Save labels.jpg (1600 x 1600) and labels_correlogram.jpg (2000 x 2000) of ``labels`` (n, 5: class, xywh).
 
@@ -143,7 +139,7 @@ def plot_labels(labels: NDArray, names: Names = (), save_dir: str | Path = "") -
     if not len(labels):
         LOGGER.warning("no labels to draw: labels.jpg and labels_correlogram.jpg are not written")
         return
-    folder, known = Path(save_dir), _numbered(names)
+    folder, known = Path(save_dir), names_by_index(names)
     classes, boxes = labels[:, 0].astype(int), labels[:, 1:5]
     LOGGER.info(f"Plotting labels to {folder / 'labels.jpg'}... ")
 

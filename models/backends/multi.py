@@ -15,10 +15,12 @@ from models.backends.runtime import Runtime
 from models.formats import CHECKPOINTS, PYTORCH, format_of
 from models.loading import attempt_load
 from utils.checks import check_dataset, check_img_size
+from utils.dataset.classes import names_by_index
 from utils.downloads import fetch_weights, is_url
 from utils.errors import InputError, MissingFileError
 from utils.geometry.boxes import xyxy2xywh
 from utils.log import LOGGER
+from utils.model_info import grid_size
 
 ONEDNN_LIMIT = "ONEDNN_MAX_CPU_ISA"  # of the instructions that oneDNN uses: a half of OpenVINO does not know of it
 # Where the runtime of each format is: imported when such a file is opened
@@ -104,7 +106,7 @@ class DetectMultiBackend(nn.Module):
         self.model = attempt_load(files, self.device, fuse=fuse, channels=channels)
         if fp16:
             self.model.half()
-        self.stride = max(int(max(self.model.stride)), 32)
+        self.stride = grid_size(self.model)
         self.names = _class_names(self.model, data)
 
     def _load_export(self, path: Path, dnn: bool, fp16: bool) -> None:
@@ -290,4 +292,4 @@ def _class_names(model: Any, data: str | Path | Mapping[str, Any] | None) -> dic
             names = None
     if not names:
         names = [f"class{index}" for index in range(count)]
-    return {int(index): str(name) for index, name in (names.items() if isinstance(names, dict) else enumerate(names))}
+    return names_by_index(names)

@@ -15,6 +15,7 @@ from torch import nn
 
 from models.metadata import KEY
 from models.yolo import DetectionModel
+from utils.dataset.classes import class_names
 from utils.errors import CheckpointError, InputError
 from utils.log import warnings_only
 from utils.storage.safetensors_file import read_safetensors, write_safetensors
@@ -27,9 +28,8 @@ VERSION = 1  # of the description
 def write_model(model: nn.Module, path: str | Path, half: bool = False) -> None:
     """Write a DetectionModel that is not fused; ``half``: in FP16, else with its numbers as they are."""
     facts: Any = model
-    names = list(facts.names.values()) if isinstance(facts.names, dict) else list(facts.names)
     content = {
-        "version": VERSION, "yaml": facts.yaml, "names": [str(name) for name in names],
+        "version": VERSION, "yaml": facts.yaml, "names": class_names(facts),
         "stride": facts.stride.tolist(), "anchors": facts.model[-1].anchors.tolist(),
         "made_by": MADE_BY,
     }  # fmt: skip

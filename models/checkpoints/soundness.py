@@ -13,6 +13,7 @@ from torch import nn
 from models import yolo
 from models.limits import SIDE, check_uncommon, watched_pass
 from utils.errors import CheckpointError, InputError
+from utils.model_info import grid_size
 from utils.torch_files.records import shown
 
 MOST_LAYERS, MOST_LEVELS, MOST_ANCHORS, MOST_CLASSES, MOST_INPUTS = 1000, 10, 100, 100_000, 1000
@@ -57,7 +58,7 @@ def check_runs(model: nn.Module, path: str | Path) -> None:
     """
     facts: Any = model
     parameter = next(model.parameters())
-    side = 2 * max(int(facts.stride.max()), 32)
+    side = 2 * grid_size(model)
     channels = facts.yaml.get("ch", 3) if isinstance(vars(model).get("yaml"), dict) else 3
     try:
         check_uncommon(facts.model, (1, channels, max(side, SIDE), max(side, SIDE)))

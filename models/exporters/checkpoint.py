@@ -24,6 +24,7 @@ from models.metadata import Metadata
 from utils.checks import check_img_size
 from utils.downloads import fetch_weights
 from utils.log import LOGGER, colorstr
+from utils.model_info import grid_size
 from utils.storage.files import atomic_output
 from utils.version import MADE_BY
 
@@ -60,7 +61,7 @@ class CheckpointExport:
         """
         self.weights, self.request = fetch_weights(weights), request
         self.model = attempt_load(self.weights, device, inplace=False)
-        self.stride = max(int(max(self.model.stride)), 32)
+        self.stride = grid_size(self.model)
         height, width = check_img_size(list(request.imgsz), self.stride)
         self.size = height, width
         self.images = next(iter(self._comparison(self.size, request.batch))).to(device)

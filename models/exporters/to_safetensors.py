@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 
-from models.checkpoints.prerequisites import check_unfused
 from models.checkpoints.safetensors_models import SUFFIX, write_model
 from models.description import describe_file
 from models.exporters import ExportJob
-from models.loading import load_checkpoint
+from models.loading import deployed, load_checkpoint
+from models.prerequisites import check_unfused
 from utils.errors import InputError
 
 
@@ -17,7 +17,7 @@ def export(job: ExportJob) -> None:
     if job.source is None or job.source.suffix.lower() == SUFFIX:
         raise InputError(f"{job.source} is a safetensors file: export it to another format")
     checkpoint = load_checkpoint(job.source)
-    model = checkpoint.get("ema") or checkpoint["model"]
+    model = deployed(checkpoint)
     check_unfused(model, job.source)
     model.yaml = describe_file(copy.deepcopy(model).float().eval(), job.source)
     write_model(model, job.path, job.metadata.half)

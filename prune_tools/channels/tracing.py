@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from prune_tools.channels import operations
 from prune_tools.channels.operations import Vectors
 from utils.errors import InputError
-from utils.model_info import blank_image, probe_size
+from utils.model_info import blank_image, grid_size
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 LEAST_IMAGE_SIZE = 64  # pixels; enough for stride 64
@@ -279,7 +279,7 @@ def trace_model(model: nn.Module, image_size: int = 0) -> Trace:
         model: a detection model; its first parameter tells device and precision.
         image_size: side in pixels; default: the largest stride, at least 64.
     """
-    image = blank_image(model, image_size or max(LEAST_IMAGE_SIZE, probe_size(model)))
+    image = blank_image(model, image_size or max(LEAST_IMAGE_SIZE, grid_size(model)))
     if image is None:
         raise InputError(f"a {type(model).__name__} does not begin with a convolution: expected a detection model")
     depth = image.shape[1]

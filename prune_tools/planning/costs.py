@@ -16,7 +16,7 @@ from torch import nn
 from prune_tools.channels.groups import ChannelGroup
 from prune_tools.channels.tracing import CONVOLUTIONS, Step, Trace, is_depthwise
 from prune_tools.planning.plan import Plan
-from utils.model_info import blank_image, count_operations, count_parameters, probe_size
+from utils.model_info import blank_image, count_operations, count_parameters, grid_size
 
 IMAGE_SIZE = 640  # pixels; the size for which YOLOv5 prints GFLOPs
 QUANTITIES = ("params", "flops")
@@ -62,7 +62,7 @@ class CostModel:
         self.sizes = np.array([group.size for group in groups])
         self._modules = dict(model.named_modules())
         self._owner = self._owners(trace)
-        side = probe_size(model)
+        side = grid_size(model)
         sample = blank_image(model, side)
         scale = 2 * (IMAGE_SIZE / side) ** 2
         operations = {path: count * scale for path, count in count_operations(model, sample).items()}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SINGLE_CLASS = "item"  # the name that --single-cls gives, also in checkpoints of YOLOv5
 SINGLE_CLASS_NOTE = "{} was trained with --single-cls: all classes of the data set count as one here, too"
 
 
+def names_by_index(names: Mapping[int, str] | Sequence[str] | None) -> dict[int, str]:
+    """Class names as a dict, given as one or as a list; none for None."""
+    pairs = names.items() if isinstance(names, Mapping) else enumerate(names or ())
+    return {int(index): str(name) for index, name in pairs}
+
+
 def class_names(model: Any) -> list[str]:
-    """The names of a network, which holds them as a list or by index."""
-    names = model.names.values() if isinstance(model.names, dict) else model.names
-    return [str(name) for name in names]
+    """The class names of a network, in their order."""
+    return list(names_by_index(model.names).values())
 
 
 def is_single_class(names: Sequence[str], class_count: int) -> bool:

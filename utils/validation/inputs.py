@@ -20,11 +20,10 @@ from utils.dataset.classes import SINGLE_CLASS_NOTE, class_names, is_single_clas
 from utils.device import select_device
 from utils.errors import InputError, OtherClassesError
 from utils.log import LOGGER, colorstr
+from utils.model_info import grid_size
 from utils.storage.files import make_folder
 from utils.storage.folder_lock import claimed_folder
 from utils.validation.options import AP_THRESHOLDS, IMAGE_SIZE, SPLITS, ValOptions
-
-SMALLEST_STRIDE = 32  # pixels: image sides are multiples of it, or of the model's stride if that is larger
 
 Dataset = dict[str, Any]  # a data set YAML, checked
 ComputeLoss = Callable[[Any, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # raw heads, targets -> total, items
@@ -99,7 +98,7 @@ def open_inputs(options: ValOptions, data: str | Dataset, given: Given, open_bac
         single_cls = options.single_cls
         names = checked["names"]
         device = next(model.parameters(), torch.zeros(0)).device
-    stride = max(int(torch.as_tensor(model.stride).max()), SMALLEST_STRIDE)
+    stride = grid_size(model)
     image_size = options.imgsz
     if not getattr(model, "pt", True):
         image_size = square_side(model.image_size(options.imgsz), weights_of(options))
