@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prune_tools.planning.options import PlanOptions
 from utils.commands.options import LARGEST_IMAGE, as_list, option
 from utils.errors import InputError
 from utils.storage.files import ROOT
@@ -52,3 +53,19 @@ class PruningOptions:
             raise InputError(
                 "--dnn runs ONNX files through OpenCV, but pruning works on PyTorch checkpoints: leave it out"
             )
+
+
+@dataclass
+class PruneOptions(PlanOptions, PruningOptions):
+    """Options of prune.py."""
+
+    noval: bool = option(
+        False, "neither validate nor time: the report shows what was removed, but no accuracy", handed_on=False
+    )
+    sweep: str = option("", "run folder of sweep.py whose curve goes into report.html", handed_on=False)
+    sensitivity: str = option("", "run folder of sensitivity.py whose figures go into report.html", handed_on=False)
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can use, by name."""
+        super().__post_init__()
+        self.check_inputs()

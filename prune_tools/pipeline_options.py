@@ -103,7 +103,7 @@ class PipelineOptions:
 
     def __post_init__(self) -> None:
         """Build the options of every step, so that a bad value stops before the first and not before the third."""
-        from prune_tools.prune import PruneOptions
+        from prune_tools.options import PruneOptions
 
         check_numbers(self)
         self.skip = as_list(self.skip)

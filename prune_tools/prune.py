@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,14 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from prune_tools.opening import open_inputs, open_loader, repair_batches, val_options
-from prune_tools.options import PruningOptions
-from prune_tools.planning.options import PlanOptions, make_plan
+from prune_tools.options import PruneOptions
+from prune_tools.planning.options import make_plan
 from prune_tools.report.table import as_text
 from prune_tools.steps import Pruning
 from prune_tools.tuning.recipes import DEFAULT, recipe_after
 from utils.commands.cli import run_command, show_arguments
 from utils.commands.next_steps import following, log_next
-from utils.commands.options import build, command_line, option, parse, to_dict
+from utils.commands.options import build, command_line, parse, to_dict
 from utils.errors import InputError
 from utils.log import LOGGER, colorstr, warnings_only
 from utils.storage.files import atomic_path
@@ -43,22 +42,6 @@ if TYPE_CHECKING:
     from prune_tools.report.table import Row
 
 TIMING_SECONDS = 0.5  # for each network
-
-
-@dataclass
-class PruneOptions(PlanOptions, PruningOptions):
-    """Options of prune.py."""
-
-    noval: bool = option(
-        False, "neither validate nor time: the report shows what was removed, but no accuracy", handed_on=False
-    )
-    sweep: str = option("", "run folder of sweep.py whose curve goes into report.html", handed_on=False)
-    sensitivity: str = option("", "run folder of sensitivity.py whose figures go into report.html", handed_on=False)
-
-    def __post_init__(self) -> None:
-        """Refuse values that no run can use, by name."""
-        super().__post_init__()
-        self.check_inputs()
 
 
 def main(options: PruneOptions) -> Path:

@@ -158,7 +158,7 @@ class Sweep(Survey):
 
 def prune_command(options: SweepOptions, ratio: float, folder: Path) -> str:
     """The command that prunes at ``ratio`` as the sweep did."""
-    from prune_tools.prune import PruneOptions
+    from prune_tools.options import PruneOptions
 
     wanted = ratio if options.by == "channels" else f"{1 - ratio:.4g}"
     chosen: dict[str, Any] = {FLAGS[options.by]: wanted, "sweep": str(folder)}

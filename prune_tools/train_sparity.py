@@ -202,7 +202,7 @@ def steps_after_sparsity(best: str, options: SparseOptions, penalty: SparsityPen
 
     ``penalty`` has seen the training to its end; None without --st.
     """
-    from prune_tools.prune import PruneOptions
+    from prune_tools.options import PruneOptions
 
     script, small = "prune_tools/prune.py", None if penalty is None else penalty.share_of_best
     if small is None:
