@@ -1,4 +1,4 @@
-"""Which folder may import which, what a module may import at its top, and that importing changes nothing."""
+"""Which package may import which, what a module may import at its top, and that importing changes nothing."""
 
 from __future__ import annotations
 
@@ -6,26 +6,51 @@ import ast
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 from utils.storage.files import ROOT
 
-SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
-CORE = {"utils", "models"}
-MAY_IMPORT = {
-    "utils": {"utils"},
-    "models": CORE,
-    "scripts": CORE | SCRIPTS,
-    "data": {"data", "utils"},
-    "prune_tools": CORE | SCRIPTS | {"prune_tools", "data"},
-    "benchmarks": CORE | SCRIPTS | {"prune_tools", "benchmarks", "data"},
+SCRIPTS = "scripts"  # the files beside train.py count as one package
+MAY_IMPORT = {  # besides itself; one line for each package
+    "utils.geometry": "utils",
+    "utils.torch_files": "utils",
+    "utils.storage": "utils",
+    "utils.drawing": "utils utils.storage",
+    "utils.commands": "utils utils.storage utils.training",
+    "utils.dataset": "utils utils.commands utils.geometry utils.storage",
+    "utils.training": "utils utils.commands utils.dataset utils.drawing utils.storage",
+    "utils.detection": "utils utils.dataset utils.drawing utils.storage utils.validation",
+    "utils.validation": "utils utils.detection utils.drawing utils.geometry utils.storage utils.training",
+    "utils": "utils.commands utils.dataset utils.detection utils.drawing utils.geometry utils.storage"
+    " utils.torch_files utils.training",
+    "models": "utils* models.backends models.checkpoints",
+    "models.checkpoints": "utils utils.storage utils.torch_files models",
+    "models.backends": "utils utils.commands utils.geometry models",
+    "models.exporters": "utils utils.commands utils.dataset utils.geometry utils.storage models models.backends"
+    " models.checkpoints",
+    "scripts": "utils* models*",
+    "prune_tools.channels": "utils",
+    "prune_tools.repair": "utils utils.dataset models prune_tools prune_tools.channels prune_tools.planning",
+    "prune_tools.planning": "utils* models* prune_tools prune_tools.channels prune_tools.repair",
+    "prune_tools.sparsity": "utils utils.training prune_tools.channels prune_tools.planning",
+    "prune_tools.tuning": "utils* models scripts",
+    "prune_tools.report": "utils* models scripts prune_tools.planning",
+    "prune_tools.survey": "utils* scripts prune_tools*",
+    "prune_tools": "utils* models* scripts prune_tools*",
+    "data": "",
+    "data.scripts": "utils* data.scripts.converters data.scripts.mask_demo",
+    "data.scripts.converters": "utils*",
+    "data.scripts.mask_demo": "",
+    "benchmarks": "utils* models* scripts data* prune_tools*",
 }
-OURS = set().union(*MAY_IMPORT.values())
 HEAVY = {"pandas", "seaborn", "matplotlib", "tensorboard", "torchvision", "scipy", "PIL", "thop"}
 RE_EXPORTS = "utils.general"  # v6.2's names for other people's code
+COMPUTED = {"models/common.py", "utils/commands/packages.py", "utils/general.py"}  # import what a table of names says
+TYPES, MAIN = "TYPE_CHECKING", "__main__"  # guards: such imports do not run when the module is imported
 
 # Imports every module named on the command line and prints what that changed in the process.
 PROBE = """
@@ -64,16 +89,98 @@ print(json.dumps({"changed": [key for key in before if before[key] != after[key]
 """
 
 
-def area_of(path: Path) -> str:
-    """Return the folder whose rule holds for a file; the scripts beside train.py count as one folder."""
-    parts = path.relative_to(ROOT).parts
-    return parts[0] if len(parts) > 1 else "scripts"
+@dataclass(frozen=True)
+class Import:
+    """One imported name: ``from a.b import c`` is a.b.c."""
+
+    name: str
+    path: Path
+    line: int
+    in_function: bool
+    guard: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT).as_posix()}:{self.line}: {self.name}"
 
 
-def project_files() -> list[Path]:
+class Collector(ast.NodeVisitor):
+    """Collects what a file imports, by statement or by ``import_module`` and ``__import__``.
+
+    The name that those get may be an f-string: ``f"models.backends.{name}"`` is models.backends.*. Names that are
+    computed in another way are ``?``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.imports: list[Import] = []
+        self._in_function = False
+        self._guard = ""
+
+    def _add(self, node: ast.stmt | ast.expr, name: str) -> None:
+        self.imports.append(Import(name, self.path, node.lineno, self._in_function, self._guard))
+
+    def _visit_function(self, node: ast.AST) -> None:
+        outer, self._in_function = self._in_function, True
+        self.generic_visit(node)
+        self._in_function = outer
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = _visit_function
+
+    def visit_If(self, node: ast.If) -> None:
+        """Note the guard of the body; the ``else`` has none."""
+        guards = [guard for guard in (TYPES, MAIN) if guard in ast.unparse(node.test)]
+        outer, self._guard = self._guard, guards[0] if guards else self._guard
+        for child in node.body:
+            self.visit(child)
+        self._guard = outer
+        for child in [node.test, *node.orelse]:
+            self.visit(child)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        """Add the modules."""
+        for alias in node.names:
+            self._add(node, alias.name)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        """Add the names with their module's."""
+        for alias in node.names:
+            self._add(node, f"{'.' * node.level}{node.module or ''}.{alias.name}")
+
+    def visit_Call(self, node: ast.Call) -> None:
+        """Add what is imported by a call."""
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called in ("import_module", "__import__"):
+            self._add(node, literal_start(node.args[0]) if node.args else "?")
+        self.generic_visit(node)
+
+
+def literal_start(node: ast.expr) -> str:
+    """Return a string constant, what stands before an f-string's first value and an asterisk, or a question mark."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
+        return f"{node.values[0].value}*"
+    return "?"
+
+
+def imports_of(source: str, path: Path) -> list[Import]:
+    """Return what a piece of code imports, at any depth."""
+    collector = Collector(path)
+    collector.visit(ast.parse(source, str(path)))
+    return collector.imports
+
+
+@cache
+def project_files() -> tuple[Path, ...]:
     """Return the product's Python files, tests left out."""
-    folders = [ROOT / area for area in MAY_IMPORT if area != "scripts"]
-    return sorted([*ROOT.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.py"))])
+    folders = {name.split(".")[0] for name in MAY_IMPORT} - {SCRIPTS}
+    return tuple(sorted([*ROOT.glob("*.py"), *(file for folder in folders for file in (ROOT / folder).rglob("*.py"))]))
+
+
+@cache
+def all_imports() -> tuple[Import, ...]:
+    """Return what the product's files import."""
+    return tuple(each for path in project_files() for each in imports_of(path.read_text(encoding="utf-8"), path))
 
 
 def module_name(path: Path) -> str:
@@ -81,69 +188,138 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported_names(tree: ast.AST) -> Iterator[str]:
-    """Yield the dotted name of everything that a piece of code imports, at any depth."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute in this project"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+@cache
+def modules() -> dict[str, Path]:
+    """Return the product's modules by their names."""
+    return {module_name(path): path for path in project_files()}
 
 
-def top_level_names(tree: ast.Module) -> Iterator[str]:
-    """Yield what importing a module imports: all but the insides of functions and of ``if TYPE_CHECKING``."""
-    waiting: list[ast.AST] = list(tree.body)
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            continue
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            continue
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            yield from imported_names(node)
-        waiting.extend(ast.iter_child_nodes(node))
+def package_of(path: Path) -> str:
+    """Return the package that a file lies in: a row of the table."""
+    return ".".join(path.relative_to(ROOT).parent.parts) or SCRIPTS
 
 
-def parse(path: Path) -> ast.Module:
-    """Return the syntax tree of a file."""
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+def imported_modules(name: str) -> Iterator[str]:
+    """Yield which of the product's modules an imported name means: none when it is another's."""
+    if name.endswith("*"):
+        yield from (module for module in modules() if module.startswith(name[:-1]))
+        return
+    while name and name not in modules():
+        name = name.rpartition(".")[0]
+    if name:
+        yield name
 
 
-FILES = pytest.mark.parametrize("path", project_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def may_import(package: str, other: str) -> bool:
+    """Tell whether the table has it; an asterisk stands for a package and all that lie in it."""
+    allowed = MAY_IMPORT[package].split()
+    return other in (package, *allowed) or any(
+        f"{other}.".startswith(f"{name[:-1]}.") for name in allowed if name.endswith("*")
+    )
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the sets of nodes that reach one another: Tarjan's strongly connected components of more than one node."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    components: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for target in graph.get(node, ()):
+            if target not in index:
+                visit(target)
+            if target in stack:
+                low[node] = min(low[node], low[target])
+        if low[node] == index[node]:
+            position = stack.index(node)
+            if len(stack) - position > 1:
+                components.append(sorted(stack[position:]))
+            del stack[position:]
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return components
+
+
+SAMPLE = """
+import pandas, importlib
+if TYPE_CHECKING:
+    import scipy
+else:
+    import PIL
+class A:
+    import seaborn
+def f():
+    from utils.general import x
+    importlib.import_module("models.loading")
+    __import__(f"models.backends.{name}")
+    import_module(TABLE[name])
+if __name__ == "__main__":
+    from utils.log import y
+"""
 
 
 def test_the_walk_finds_the_project():
-    names = {module_name(path) for path in project_files()}
-    assert {"train", "utils.storage.files", "prune_tools.prune", "data.scripts.draw_mask_demo"} <= names
-    sample = ast.parse(
-        "import pandas\nif TYPE_CHECKING:\n    import scipy\ndef f():\n    from utils.general import x\n"
+    assert {"train", "utils.storage.files", "prune_tools.prune", "data.scripts.draw_mask_demo", "models"} <= set(
+        modules()
     )
-    assert set(top_level_names(sample)) == {"pandas"}
-    assert set(imported_names(sample)) == {"pandas", "scipy", "utils.general.x"}
+    sample = imports_of(SAMPLE, ROOT / "sample.py")
+    assert [str(each) for each in sample][:2] == ["sample.py:2: pandas", "sample.py:2: importlib"]
+    assert {each.name for each in sample if each.in_function} == {
+        "utils.general.x", "models.loading", "models.backends.*", "?",
+    }  # fmt: skip
+    assert {each.name: each.guard for each in sample if each.guard} == {"scipy": TYPES, "utils.log.y": MAIN}
+    assert list(imported_modules("models.loading.attempt_load")) == ["models.loading"]
+    assert "models.backends.multi" in list(imported_modules("models.backends.*"))
+    assert not list(imported_modules("torch.utils.data"))
 
 
-@FILES
-def test_folders_import_only_what_they_may(path):
-    used = {name.split(".")[0] for name in imported_names(parse(path))} & OURS
-    assert used <= MAY_IMPORT[area_of(path)]
+def test_circles_are_found():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set(), "f": {"f", "g"}, "g": {"f", "a"}}
+    assert sorted(circles(graph)) == [["a", "b", "c"], ["f", "g"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}}) == []
 
 
-@FILES
-def test_nothing_imports_the_re_exports(path):
-    assert not [name for name in imported_names(parse(path)) if name == RE_EXPORTS or name.startswith(f"{RE_EXPORTS}.")]
-    assert "utils.general" not in set(imported_names(parse(path)))
+def test_every_package_has_its_row():
+    assert set(MAY_IMPORT) == {package_of(path) for path in project_files()}
 
 
-@FILES
-def test_heavy_libraries_are_imported_where_they_are_used(path):
-    assert not HEAVY & {name.split(".")[0] for name in top_level_names(parse(path))}
+def test_packages_import_only_what_they_may():
+    assert [
+        str(each)
+        for each in all_imports()
+        for module in imported_modules(each.name)
+        if not may_import(package_of(each.path), package_of(modules()[module]))
+    ] == []
+    assert {each.path.relative_to(ROOT).as_posix() for each in all_imports() if each.name == "?"} == COMPUTED
+    assert [str(each) for each in all_imports() if each.name.startswith(".")] == []  # imports are absolute here
+
+
+def test_nothing_imports_the_re_exports():
+    assert [str(each) for each in all_imports() if f"{each.name}.".startswith(f"{RE_EXPORTS}.")] == []
+
+
+def test_no_modules_import_one_another():
+    graph = defaultdict(set)
+    for each in all_imports():
+        if not each.guard and not each.name.endswith("*"):  # a loader of plug-ins knows none of them
+            graph[module_name(each.path)].update(imported_modules(each.name))
+    assert circles(graph) == []
+
+
+def test_heavy_libraries_are_imported_where_they_are_used():
+    at_the_top = [each for each in all_imports() if not each.in_function and each.guard != TYPES]
+    assert [str(each) for each in at_the_top if each.name.split(".")[0] in HEAVY] == []
 
 
 def test_importing_everything_changes_nothing():
-    modules = [module_name(path) for path in project_files() if path.stem != "__main__"]
+    names = [name for name, path in modules().items() if path.stem != "__main__"]
     probe = subprocess.run(
-        [sys.executable, "-c", PROBE, *modules], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", PROBE, *names], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     assert probe.returncode == 0, probe.stderr
     lines = probe.stdout.splitlines()
