@@ -197,7 +197,7 @@ class Trainer:
 
         from models.transfer import has_head_of
         from utils.autoanchor import check_anchors
-        from utils.plots import plot_labels
+        from utils.drawing.pictures import plot_labels
 
         if not self.options.noautoanchor:
             trained = checkpoint is not None and has_head_of(model, checkpoint["model"])

@@ -13,9 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from utils.dataset.classes import names_by_index
-from utils.detection.outputs import crop_box
+from utils.detection.display import display_problem
+from utils.drawing.annotator import BoxStyle, crop_box, draw_detections, write_picture
 from utils.errors import InputError
 from utils.geometry.boxes import xyxy2xywh
+from utils.log import LOGGER
 from utils.names import terminal_text
 from utils.storage.files import fitting_name, increment_path, make_folder
 from utils.storage.results import CropNames, Incomplete, folder_names, one_result
@@ -139,17 +141,12 @@ class Detections:
     # -- as pictures -----------------------------------------------------------------------------------------------
 
     def _drawn(self, labels: bool) -> list[np.ndarray]:
-        """Copies of the pictures with boxes, the best on top, and with their labels if wanted."""
-        from utils.drawing.annotator import Annotator, colors
-
-        pictures, letters = [], "".join(self.names.values())
-        for image, found in zip(self.imgs, self.pred, strict=True):
-            annotator = Annotator(image.copy(), example=letters)
-            for *box, confidence, index in found.flip(0).tolist():
-                label = f"{self._name(index)} {confidence:.2f}" if labels else ""
-                annotator.box_label(box, label, color=colors(int(index)))
-            pictures.append(annotator.result())
-        return pictures
+        """Copies of the pictures, RGB, with boxes, the best on top, and their labels if asked for."""
+        style = BoxStyle(hide_labels=not labels)
+        return [
+            draw_detections(image, rows.flip(0).tolist(), self.names, style, bgr=False)
+            for image, rows in zip(self.imgs, self.pred, strict=True)
+        ]
 
     def render(self, labels: bool = True) -> list[np.ndarray]:
         """Draw the boxes into ``imgs`` and return them, RGB (H, W, 3) uint8."""
@@ -162,8 +159,6 @@ class Detections:
         Raises InputError where there is neither.
         """
         from PIL import Image
-
-        from utils.detection.display import display_problem
 
         drawn = self._readable(self._drawn(labels))
         pictures = [(Image.fromarray(picture), file) for picture, file in drawn]
@@ -194,8 +189,6 @@ class Detections:
             number), ``label`` (name and confidence), ``im`` (BGR (h, w, 3) uint8, as OpenCV writes it). With ``save``
             the folder (see ``save``) gets crops/<class>/<file>, and the pictures without boxes.
         """
-        from utils.drawing.annotator import write_picture
-
         folder = _results_folder(save_dir) if save else None
         class_folders = folder_names(self.names, folder or Path())
         crops: list[dict[str, Any]] = []
@@ -220,9 +213,6 @@ class Detections:
         return [pair for place, pair in enumerate(pairs) if place not in self.unreadable]
 
     def _write(self, pictures: list[np.ndarray], folder: Path) -> None:
-        from utils.drawing.annotator import write_picture
-        from utils.log import LOGGER
-
         incomplete: Incomplete = {}
         readable = self._readable(pictures)
         for picture, file in readable:

@@ -128,7 +128,7 @@ class DetectionModel(nn.Module):
             x = layer(x)
             kept.append(x if layer.i in self.save else None)
             if visualize:
-                from utils.plots import feature_visualization
+                from utils.drawing.pictures import feature_visualization
 
                 feature_visualization(x, layer.type, layer.i, save_dir=Path(visualize))  # type: ignore[arg-type]
         if profile:

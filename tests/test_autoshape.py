@@ -25,7 +25,6 @@ from tests.colour_detector import colour_detector, save_colour_detector
 from tests.loopback import Site, site
 from utils import downloads
 from utils.dataset.images import read_image
-from utils.detection import display
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER
 from utils.storage.files import ROOT
@@ -352,10 +351,10 @@ def test_crop_without_saving(results: Detections, tmp_path: Path, monkeypatch: p
 def test_show_needs_a_display(results: Detections, monkeypatch: pytest.MonkeyPatch):
     shown: list[str] = []
     monkeypatch.setattr(Image.Image, "show", lambda image, title: shown.append(title))
-    monkeypatch.setattr(display, "display_problem", lambda: "no screen")
+    monkeypatch.setattr("models.detections.display_problem", lambda: "no screen")
     with pytest.raises(InputError, match=r"no screen.*save\(\)"):
         results.show()
-    monkeypatch.setattr(display, "display_problem", lambda: "")
+    monkeypatch.setattr("models.detections.display_problem", lambda: "")
     results.show()
     assert shown == ["a.jpg", "b.jpg"]
 

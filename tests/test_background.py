@@ -14,8 +14,8 @@ import pytest
 from utils.drawing import background
 from utils.drawing.background import BackgroundDrawing
 from utils.drawing.charts import plot_confusion_matrix, plot_mc_curve
+from utils.drawing.pictures import plot_images
 from utils.log import LOGGER
-from utils.plots import plot_images
 from utils.storage.files import ROOT
 
 
@@ -137,7 +137,7 @@ def test_an_error_in_between_ends_the_processes(tmp_path):
 
 
 def test_the_other_process_loads_no_torch():
-    code = "import sys, utils.drawing.background, utils.plots; print('torch' in sys.modules)"
+    code = "import sys, utils.drawing.worker, utils.drawing.pictures; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -22,11 +22,13 @@ from tests.conftest import TINY_COLOURS
 from utils.checkpoint import save_checkpoint
 from utils.commands.options import parser_for
 from utils.dataset.images import read_image
-from utils.detection import display
+from utils.detection import run as detection
+from utils.detection.detector import Detector
 from utils.detection.display import display_problem
-from utils.detection.outputs import crop_box
+from utils.detection.run import DetectionRun
 from utils.detection.video_files import VideoFile
 from utils.downloads import OFFLINE_VARIABLE
+from utils.drawing.annotator import crop_box
 from utils.errors import InputError
 from utils.log import LOGGER
 from utils.names import safe_name
@@ -385,7 +387,7 @@ def test_a_full_disk_ends_the_run(run, monkeypatch, batch_size):
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "crop.jpg")
 
-    monkeypatch.setattr("utils.drawing.annotator.write_picture", fail)
+    monkeypatch.setattr("utils.detection.outputs.write_picture", fail)
     with pytest.raises(OSError, match="No space left"):
         run(save_crop=True, batch_size=batch_size)
 
@@ -456,12 +458,13 @@ def test_class_names_of_any_kind(run, tmp_path, heard):
 
 
 def test_without_a_source_the_command_says_what_to_give(weights, monkeypatch, tmp_path):
-    monkeypatch.setattr(detect, "DEFAULT_SOURCE", str(tmp_path / "data/images"))
-    monkeypatch.setattr(detect, "Detector", None)  # the source is looked at first
+    missing = str(tmp_path / "data/images")
+    monkeypatch.setattr(detection, "DEFAULT_SOURCE", missing)
+    monkeypatch.setattr(detection, "open_detector", None)  # the source is looked at first
     with pytest.raises(
         InputError, match=r"--source is missing, and its default, .*images, is not there: give an image"
     ):
-        detect.main(detect.DetectOptions(weights=[str(weights)], source=detect.DEFAULT_SOURCE))
+        detect.main(detect.DetectOptions(weights=[str(weights)], source=missing))
     with pytest.raises(InputError, match="no such image"):
         detect.main(detect.DetectOptions(weights=[str(weights)], source="gone.jpg"))
 
@@ -511,13 +514,13 @@ def test_the_model_is_warm_before_times_count(run, monkeypatch):
 
 
 def test_batches_find_what_single_images_give(run, mixed, monkeypatch, heard):
-    sizes, original = [], detect.Detector.batch
+    sizes, original = [], Detector.batch
 
     def noted(self, rgb: np.ndarray, *arguments: object):
         sizes.append(len(rgb))
         return original(self, rgb, *arguments)
 
-    monkeypatch.setattr(detect.Detector, "batch", noted)
+    monkeypatch.setattr(Detector, "batch", noted)
     folders, lines = [], []
     for size in (1, 3):
         folders.append(run(source=str(mixed), batch_size=size, save_txt=True, save_conf=True, nosave=False))
@@ -557,7 +560,7 @@ def test_an_error_of_a_thread_ends_the_run(run, mixed, monkeypatch, place):
 
 
 def test_ctrl_c_between_batches_keeps_what_was_found(run, mixed, tmp_path, monkeypatch):
-    original, calls = detect.DetectionRun._detect, []
+    original, calls = DetectionRun.detect_window, []
 
     def interrupted(self, *arguments: object):
         calls.append(arguments)
@@ -565,7 +568,7 @@ def test_ctrl_c_between_batches_keeps_what_was_found(run, mixed, tmp_path, monke
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    monkeypatch.setattr(detect.DetectionRun, "_detect", interrupted)
+    monkeypatch.setattr(DetectionRun, "detect_window", interrupted)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         run(source=str(mixed), batch_size=2, save_txt=True)
@@ -592,7 +595,7 @@ def test_a_list_of_streams_is_read_side_by_side(run, video, tmp_path, heard):
 
 
 def test_ctrl_c_is_how_a_stream_ends(run, video, tmp_path, monkeypatch, heard):
-    original, calls = detect.Detector.batch, []
+    original, calls = Detector.batch, []
 
     def interrupted(self, *arguments: object):
         calls.append(arguments)
@@ -600,7 +603,7 @@ def test_ctrl_c_is_how_a_stream_ends(run, video, tmp_path, monkeypatch, heard):
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    monkeypatch.setattr(detect.Detector, "batch", interrupted)
+    monkeypatch.setattr(Detector, "batch", interrupted)
     (tmp_path / "one.streams").write_text(str(video))
     folder = run(source=str(tmp_path / "one.streams"), nosave=False)
     assert frames_of(folder / "clip.mp4")[0] == 1 and f"Results saved to {folder}" in heard.text
@@ -617,7 +620,7 @@ class Screen:
 
     def __init__(self, monkeypatch, key: int = -1) -> None:
         self.shown: list[str] = []
-        monkeypatch.setattr(display, "display_problem", lambda: "")
+        monkeypatch.setattr(detection, "display_problem", lambda: "")
         monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
         monkeypatch.setattr(cv2, "resizeWindow", lambda *_: None)
         monkeypatch.setattr(cv2, "destroyWindow", lambda *_: None)
@@ -644,14 +647,14 @@ def test_streams_are_shown_where_there_is_a_display(run, video, monkeypatch, tmp
     screen = Screen(monkeypatch)
     run(source=str(tmp_path / "one.streams"))
     assert set(screen.shown) == {"clip.avi"}
-    monkeypatch.setattr(display, "display_problem", lambda: "no display")
+    monkeypatch.setattr(detection, "display_problem", lambda: "no display")
     before = len(screen.shown)
     run(source=str(tmp_path / "one.streams"))
     assert len(screen.shown) == before
 
 
 def test_without_a_display_windows_are_refused(run, monkeypatch):
-    monkeypatch.setattr(display, "display_problem", lambda: "there is no screen")
+    monkeypatch.setattr(detection, "display_problem", lambda: "there is no screen")
     with pytest.raises(InputError, match=r"--view-img needs a display.*there is no screen"):
         run(view_img=True)
 

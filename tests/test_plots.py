@@ -21,8 +21,8 @@ from utils.drawing.charts import (
     read_results,
 )
 from utils.drawing.fonts import find_font
+from utils.drawing.pictures import feature_visualization, output_to_target, plot_images, plot_labels
 from utils.errors import InputError, MissingFileError
-from utils.plots import feature_visualization, output_to_target, plot_images, plot_labels
 from utils.storage.files import ROOT
 
 GREY = 114

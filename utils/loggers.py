@@ -210,7 +210,7 @@ def _add_graph(writer: CarefulWriter, model: nn.Module, size: tuple[int, int]) -
 
 
 def _draw_batch(images: torch.Tensor, targets: torch.Tensor, paths: list[str], file: Path) -> None:
-    from utils.plots import plot_images
+    from utils.drawing.pictures import plot_images
 
     try:
         plot_images(images, targets, paths, file)

@@ -91,13 +91,14 @@ def picture_detections(weights: Path | str, images: Sequence[str], image_size: i
     """Return what the model of ``weights`` finds in each image, drawn into it: BGR squares of ``image_size`` pixels."""
     import numpy as np
 
-    from detect import DetectOptions, Detector, Writer
+    from models.backends import DetectMultiBackend
     from utils.augmentations import letterbox
     from utils.dataset.images import read_image
+    from utils.detection.detector import Detector
+    from utils.device import select_device
+    from utils.drawing.annotator import BoxStyle, draw_detections
 
-    options = DetectOptions(weights=[str(weights)], imgsz=[image_size], line_thickness=2, device=device)
-    detector = Detector(options)
-    writer = Writer(options, detector.names, Path(weights).parent)  # it only draws
+    detector = Detector(DetectMultiBackend(weights, select_device(device)))
     tiles = []
     for file in images:
         try:
@@ -107,8 +108,10 @@ def picture_detections(weights: Path | str, images: Sequence[str], image_size: i
             tiles.append(np.full((image_size, image_size, 3), EMPTY_GREY, np.uint8))
             continue
         network_input = letterbox(native, image_size, stride=detector.model.stride)[0]
-        found, _ = detector(np.ascontiguousarray(network_input[..., ::-1].transpose(2, 0, 1)), native.shape[:2])
-        tiles.append(letterbox(writer.annotate(native, found.flip(0)), image_size, auto=False)[0])
+        rgb = np.ascontiguousarray(network_input[..., ::-1].transpose(2, 0, 1))  # (3, H, W)
+        detections = detector(rgb, native.shape[:2])  # (N, 6), best first
+        drawn = draw_detections(native, detections.flip(0).tolist(), detector.names, BoxStyle(line_width=2))
+        tiles.append(letterbox(drawn, image_size, auto=False)[0])
     return tiles
 
 

@@ -28,6 +28,11 @@ class Picture:
     rate: float = 30.0  # frames per second
     live: bool = False  # a frame of a stream: those of others come in between
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return (height, width) in pixels."""
+        return self.native.shape[0], self.native.shape[1]
+
 
 Window = list[tuple[np.ndarray, Picture]]
 

@@ -1,27 +1,22 @@
-"""The files that detection writes of each image or frame: annotated picture or video, labels, crops."""
+"""Files that detection writes for each image or frame: annotated picture or video, labels, crops."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
 
 from utils.dataset.labels import save_labels
+from utils.detection.inputs import Picture
 from utils.detection.video_files import VideoFile
+from utils.drawing.annotator import crop_box, write_picture
 from utils.errors import InputError
 from utils.log import LOGGER, log_once
 from utils.names import terminal_text
 from utils.storage.files import fitting_name, make_folder
 from utils.storage.results import CropNames, Incomplete, UniqueStems, folder_names, one_result
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    from utils.detection.inputs import Picture
-
-CROP_GAIN = 1.02  # crops are a little larger than the box
-CROP_PADDING = 10  # pixels
 
 
 class Writer:
@@ -33,9 +28,17 @@ class Writer:
         label_files: written ones. incomplete: the images and videos of which something could not be written.
     """
 
-    def __init__(self, options: Any, names: dict[int, str], folder: Path) -> None:
-        """Files go into ``folder``; ``names`` label the boxes; ``options`` are those of detect.py."""
-        self.options, self.names, self.folder = options, names, folder
+    def __init__(
+        self,
+        names: dict[int, str],
+        folder: Path,
+        save_txt: bool = False,
+        save_conf: bool = False,
+        save_crop: bool = False,
+    ) -> None:
+        """Files go into ``folder``: label files, with confidences or not, and crops in a folder for each class name."""
+        self.names, self.folder = names, folder
+        self.save_txt, self.save_conf, self.save_crop = save_txt, save_conf, save_crop
         self.label_files = 0
         self.incomplete: Incomplete = {}
         self._stems = UniqueStems()
@@ -58,12 +61,12 @@ class Writer:
         Label files have the least certain detection first. Raises OSError or InputError for what is not of one file,
         such as a full disk.
         """
-        if self.options.save_txt and len(found):
+        if self.save_txt and len(found):
             with one_result(picture.path, self.folder, self.incomplete):
                 label_file = self._path(picture, self.folder / "labels", self.stem(picture), ".txt")
-                save_labels(found.flip(0), picture.native.shape[:2], label_file, self.options.save_conf)
+                save_labels(found.flip(0), picture.native.shape[:2], label_file, self.save_conf)
                 self.label_files += 1
-        if self.options.save_crop:
+        if self.save_crop:
             for box in found.flip(0):
                 with one_result(picture.path, self.folder, self.incomplete):
                     self._crop(box, picture)
@@ -74,19 +77,6 @@ class Writer:
                 write_image(self._path(picture, self.folder, self.stem(picture), picture.path.suffix), annotated)
             else:
                 self._video_frame(picture, annotated)
-
-    def annotate(self, native: np.ndarray, found: torch.Tensor) -> np.ndarray:
-        """A copy of ``native`` (H, W, 3) BGR with the boxes (N, 6) drawn, the last on top."""
-        from utils.drawing.annotator import Annotator, colors
-
-        options = self.options
-        text = " ".join(self.names.values())
-        annotator = Annotator(native.copy(), line_width=options.line_thickness, example=text)
-        for *box, confidence, class_index in found.tolist():
-            name = self.names[int(class_index)]
-            label = "" if options.hide_labels else name if options.hide_conf else f"{name} {confidence:.2f}"
-            annotator.box_label(box, label, color=colors(int(class_index), True))
-        return annotator.result()
 
     def close(self) -> None:
         """Finish the videos being written."""
@@ -104,8 +94,6 @@ class Writer:
         return folder / name
 
     def _crop(self, box: torch.Tensor, picture: Picture) -> None:
-        from utils.drawing.annotator import write_picture
-
         index = int(box[5])
         folder = make_folder(self.folder / "crops" / self._class_folders[index])
         if folder.name != self.names[index]:
@@ -131,34 +119,6 @@ class Writer:
             raise
 
 
-def crop_box(
-    native: np.ndarray,
-    box: Sequence[float],
-    gain: float = CROP_GAIN,
-    padding: float = CROP_PADDING,
-    square: bool = False,
-) -> np.ndarray:
-    """Crop ``native`` (H, W, 3) to ``box`` (x1, y1, x2, y2 pixels), enlarged by the factor ``gain`` and then padded.
-
-    ``square`` first makes the shorter side as long as the other one.
-    """
-    height, width = native.shape[:2]
-    x1, y1, x2, y2 = box
-    sides = x2 - x1, y2 - y1
-    if square:
-        sides = max(sides), max(sides)
-    half_width = (sides[0] * gain + padding) / 2
-    half_height = (sides[1] * gain + padding) / 2
-    center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
-    left, right = max(int(center_x - half_width), 0), min(int(center_x + half_width), width)
-    top, bottom = max(int(center_y - half_height), 0), min(int(center_y + half_height), height)
-    return native[top:bottom, left:right]
-
-
 def write_image(path: Path, picture: np.ndarray) -> None:
     """Encode ``picture`` (BGR) in the format of the suffix (PNG for formats that OpenCV cannot write)."""
-    import cv2
-
-    from utils.drawing.annotator import write_picture
-
     write_picture(path if cv2.haveImageWriter(f"x{path.suffix}") else path.with_suffix(".png"), picture)

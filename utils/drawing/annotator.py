@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ Colour = tuple[int, int, int]
 
 WHITE: Colour = (255, 255, 255)
 PALETTE_SIZE = 20
+CROP_GAIN = 1.02  # crops are a little larger than the box
+CROP_PADDING = 10  # pixels
 
 
 class Colors:
@@ -134,6 +137,72 @@ class Annotator:
             picture = Image.fromarray(np.ascontiguousarray(patch))
             ImageDraw.Draw(picture).text((corner[0] - left, corner[1] - top), text, fill=color, font=self._font())
             patch[:] = np.asarray(picture)
+
+
+@dataclass(frozen=True)
+class BoxStyle:
+    """How detections are drawn.
+
+    Attributes:
+        line_width: of the boxes in pixels; None for 3/1000 of the mean side length of the image.
+        hide_labels: draw the boxes alone. hide_confidence: label them with the class name alone.
+    """
+
+    line_width: int | None = None
+    hide_labels: bool = False
+    hide_confidence: bool = False
+
+
+def draw_detections(
+    image: np.ndarray,
+    detections: Sequence[Sequence[float]],
+    names: Mapping[int, str],
+    style: BoxStyle,
+    bgr: bool = True,
+) -> np.ndarray:
+    """Draw detections into a copy of ``image`` (H, W, 3) uint8, the last on top.
+
+    Args:
+        image: BGR, or RGB without ``bgr``; it sets the order of the colours.
+        detections: rows x1, y1, x2, y2 in pixels of the image, confidence, class index.
+        names: {class index: name}.
+        style: of boxes and labels.
+        bgr: the order of the channels.
+    """
+    annotator = Annotator(image.copy(), line_width=style.line_width, example=" ".join(names.values()))
+    for *box, confidence, class_index in detections:
+        index = int(class_index)
+        label = ""
+        if not style.hide_labels:
+            label = names.get(index, f"class{index}")
+            if not style.hide_confidence:
+                label += f" {confidence:.2f}"
+        annotator.box_label(box, label, color=colors(index, bgr))
+    return annotator.result()
+
+
+def crop_box(
+    native: np.ndarray,
+    box: Sequence[float],
+    gain: float = CROP_GAIN,
+    padding: float = CROP_PADDING,
+    square: bool = False,
+) -> np.ndarray:
+    """Crop ``native`` (H, W, 3) to ``box`` (x1, y1, x2, y2 pixels), enlarged by the factor ``gain`` and then padded.
+
+    ``square`` first makes the shorter side as long as the other one.
+    """
+    height, width = native.shape[:2]
+    x1, y1, x2, y2 = box
+    sides = x2 - x1, y2 - y1
+    if square:
+        sides = max(sides), max(sides)
+    half_width = (sides[0] * gain + padding) / 2
+    half_height = (sides[1] * gain + padding) / 2
+    center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
+    left, right = max(int(center_x - half_width), 0), min(int(center_x + half_width), width)
+    top, bottom = max(int(center_y - half_height), 0), min(int(center_y + half_height), height)
+    return native[top:bottom, left:right]
 
 
 def write_picture(path: str | Path, image: np.ndarray, quality: int = 95, full_colour: bool = False) -> None:

@@ -15,11 +15,11 @@ from utils.commands.interrupts import obeying
 from utils.dataset.labels import save_labels
 from utils.device import prepare_images, time_sync
 from utils.drawing.background import BackgroundDrawing, Draw
+from utils.drawing.pictures import output_to_target, plot_images
 from utils.geometry.boxes import as_array
 from utils.geometry.nms import non_max_suppression
 from utils.log import LOGGER, colorstr, tqdm_is_quiet
 from utils.metrics import ConfusionMatrix
-from utils.plots import output_to_target, plot_images
 from utils.storage.files import fitting_name
 from utils.storage.results import Incomplete, UniqueStems, one_result
 from utils.validation.coco_json import COCO_ANNOTATIONS, CocoPredictions, score_by_pycocotools

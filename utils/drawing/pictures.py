@@ -1,0 +1,191 @@
+"""Pictures of data: batches with their boxes, statistics of the labels, feature maps. Loads no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from utils.dataset.classes import names_by_index
+from utils.drawing.annotator import Annotator, colors, write_picture
+from utils.drawing.charts import name_in_chart, new_figure, save_figure
+from utils.geometry.boxes import xywh2xyxy, xyxy2xywh
+from utils.log import LOGGER
+from utils.storage.files import atomic_path, make_folder
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+SHOWN_CONFIDENCE = 0.25  # less certain predictions are left out of a mosaic
+MAX_NAME_TICKS = 30  # with more classes the bars of labels.jpg carry no names
+DRAWN_BOXES = 1000  # of labels.jpg
+CANVAS = 2000  # side of its picture of boxes, pixels
+Names = Mapping[int, str] | Sequence[str] | None
+
+
+def output_to_target(output: Sequence[torch.Tensor | NDArray], max_det: int = 300) -> NDArray:
+    """Detections of a batch, (n_i, 6) x1, y1, x2, y2, confidence, class each -> rows (n, 7) for ``plot_images``.
+
+    Columns: image index, class, centre x, centre y, width, height, confidence; the best ``max_det`` of each image.
+    """
+    rows = [np.zeros((0, 7), dtype=np.float32)]
+    for index, found in enumerate(output):
+        kept = _to_array(found[:max_det])
+        image = np.full((len(kept), 1), index, dtype=np.float32)
+        rows.append(np.concatenate((image, kept[:, 5:6], xyxy2xywh(kept[:, :4]), kept[:, 4:5]), 1))
+    return np.concatenate(rows)
+
+
+def plot_images(
+    images: torch.Tensor | NDArray,
+    targets: torch.Tensor | NDArray,
+    paths: Sequence[str | Path] | None = None,
+    fname: str | Path = "images.jpg",
+    names: Names = None,
+    max_size: int = 1920,
+    max_subplots: int = 16,
+) -> None:
+    """Save the first images of a batch as one picture, filled column by column, with their boxes and file names.
+
+    ``images`` (B, 3, H, W) RGB, 0..1 or 0..255. ``targets`` (n, 6) rows of image index, class, x, y, w, h (centre and
+    size, in pixels, or normalised if none exceeds 1.01); a seventh column is the confidence; rows up to .25 are
+    left out. Without ``names`` classes are numbered. The longer side of the picture is at most ``max_size`` pixels.
+    """
+    pixels, rows = _to_array(images[:max_subplots]), _to_array(targets)
+    if pixels.max(initial=0) <= 1:
+        pixels = pixels * 255
+    batch, _, height, width = pixels.shape
+    side = math.ceil(batch**0.5)  # of the grid, in images
+    scale = min(max_size / side / max(height, width), 1.0)
+    cell_height, cell_width = math.ceil(scale * height), math.ceil(scale * width)
+    canvas = np.full((side * cell_height, side * cell_width, 3), 255, dtype=np.uint8)
+
+    if rows[:, 2:6].max(initial=0) > 1.01:
+        rows = rows / np.array([1, 1, width, height, width, height] + [1] * (rows.shape[1] - 6), dtype=rows.dtype)
+    known = names_by_index(names)
+    font_size = max(int((cell_height + cell_width) * side * 0.01), 10)
+    style = {"font_size": font_size, "line_width": max(round(font_size / 10), 1)}
+    for index in range(batch):
+        cell = np.ascontiguousarray(pixels[index].transpose(1, 2, 0)[..., ::-1].round().astype(np.uint8))
+        if scale < 1:
+            cell = cv2.resize(cell, (cell_width, cell_height), interpolation=cv2.INTER_AREA)
+        title = Path(paths[index]).name[:40] if paths else ""
+        annotator = Annotator(cell, pil=True, example=" ".join((*known.values(), title)), **style)
+        _draw_targets(annotator, rows[rows[:, 0] == index], known)
+        annotator.rectangle((0, 0, cell_width - 1, cell_height - 1), (255, 255, 255), 1)
+        annotator.text((5, 5), title, (220, 220, 220))
+        left, top = index // side * cell_width, index % side * cell_height
+        canvas[top : top + cell_height, left : left + cell_width] = annotator.result()
+    write_picture(fname, canvas)
+
+
+def _draw_targets(annotator: Annotator, rows: NDArray, names: dict[int, str]) -> None:
+    """Draw boxes (n, 6 or 7, normalised) into one image of the mosaic, the most certain last."""
+    height, width = annotator.result().shape[:2]
+    for row, box in zip(rows[::-1], xywh2xyxy(rows[::-1, 2:6]) * np.array([width, height] * 2), strict=True):
+        label = names.get(int(row[1]), str(int(row[1])))
+        if len(row) > 6:
+            if row[6] <= SHOWN_CONFIDENCE:
+                continue
+            label = f"{label} {row[6]:.1f}"
+        annotator.box_label(box, label, color=colors(int(row[1]), bgr=True))
+
+
+def _to_array(values: torch.Tensor | NDArray) -> NDArray:
+    return values.astype(np.float32) if isinstance(values, np.ndarray) else values.detach().float().cpu().numpy()
+
+
+def plot_labels(labels: NDArray, names: Names = (), save_dir: str | Path = "") -> None:
+    """Save labels.jpg (1600 x 1600) and labels_correlogram.jpg (2000 x 2000) of ``labels`` (n, 5: class, xywh).
+
+    The first shows how many labels each class has, the first 1000 boxes about a common centre, and where and how large
+    boxes are; the second every pair of x, y, width and height. Without labels nothing is drawn.
+    """
+    if not len(labels):
+        LOGGER.warning("no labels to draw: labels.jpg and labels_correlogram.jpg are not written")
+        return
+    folder, known = Path(save_dir), names_by_index(names)
+    classes, boxes = labels[:, 0].astype(int), labels[:, 1:5]
+    LOGGER.info(f"Plotting labels to {folder / 'labels.jpg'}... ")
+
+    figure = new_figure(8, 8)
+    histogram, drawing, places, sizes = figure.subplots(2, 2).ravel()
+    class_count = max(int(classes.max()) + 1, len(known))
+    bar_colors = [np.array(colors(index)) / 255 for index in range(class_count)]
+    histogram.bar(range(class_count), np.bincount(classes, minlength=class_count), color=bar_colors)
+    histogram.set_ylabel("labels")
+    if known and class_count <= MAX_NAME_TICKS:
+        ticks = [name_in_chart(known.get(index, str(index))) for index in range(class_count)]
+        histogram.set_xticks(range(class_count), ticks, rotation=90, fontsize=10)
+    else:
+        histogram.set_xlabel("classes")
+    drawing.imshow(_boxes_about_centre(classes[:DRAWN_BOXES], boxes[:DRAWN_BOXES]))
+    drawing.axis("off")
+    _density(places, boxes[:, 0], boxes[:, 1], "x", "y")
+    _density(sizes, boxes[:, 2], boxes[:, 3], "width", "height")
+    save_figure(figure, folder / "labels.jpg", dpi=200)
+    save_figure(_correlogram(boxes), folder / "labels_correlogram.jpg", dpi=200)
+
+
+def _boxes_about_centre(classes: NDArray, boxes: NDArray) -> NDArray:
+    """Outlines of boxes (n, 4: normalised x, y, w, h), all moved to the middle of a white canvas, RGB."""
+    canvas = np.full((CANVAS, CANVAS, 3), 255, dtype=np.uint8)
+    for index, (width, height) in zip(classes, boxes[:, 2:] * CANVAS / 2, strict=True):
+        low, high = ((round(CANVAS / 2 + sign * width), round(CANVAS / 2 + sign * height)) for sign in (-1, 1))
+        cv2.rectangle(canvas, low, high, colors(int(index)), thickness=2)
+    return canvas
+
+
+def _density(axes: Axes, x: NDArray, y: NDArray, x_label: str, y_label: str, bins: int = 50) -> None:
+    """Two-dimensional histogram; empty bins stay white."""
+    axes.hist2d(x, y, bins=bins, cmin=1, cmap="Blues")
+    axes.set(xlabel=x_label, ylabel=y_label)
+
+
+def _correlogram(boxes: NDArray) -> Figure:
+    """Histograms of x, y, width, height on the diagonal, of their pairs below it."""
+    titles = ("x", "y", "width", "height")
+    figure = new_figure(10, 10)
+    grid = figure.subplots(4, 4)
+    for row, column in np.ndindex(4, 4):
+        axes = grid[row, column]
+        if row < column:
+            axes.axis("off")
+        elif row == column:
+            axes.hist(boxes[:, row], bins=50)
+            axes.set(xlabel=titles[row], ylabel="labels")
+        else:
+            _density(axes, boxes[:, column], boxes[:, row], titles[column], titles[row])
+    return figure
+
+
+def feature_visualization(
+    x: torch.Tensor, module_type: str, stage: int, n: int = 32, save_dir: str | Path = "runs/detect/exp"
+) -> None:
+    """Save the first ``n`` channels of a layer's output (B, C, H, W), batch item 0, as a picture, all of them as .npy.
+
+    ``module_type`` is the layer's class, dots allowed, ``stage`` its index: stage5_Conv_features.png, 8 channels a row.
+    Detection heads and maps of 1 x 1 are skipped.
+    """
+    if "Detect" in module_type or x.ndim != 4 or max(x.shape[2:]) <= 1:
+        return
+    target = make_folder(save_dir) / f"stage{stage}_{module_type.split('.')[-1]}_features.png"
+    maps = x[0].detach().float().cpu().numpy()
+    shown = maps[:n]
+    figure = new_figure(16, 2 * math.ceil(len(shown) / 8))
+    grid = figure.subplots(math.ceil(len(shown) / 8), 8, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, channel in zip(grid, shown, strict=False):
+        axes.imshow(channel)
+    LOGGER.info(f"Saving {target}... ({len(shown)}/{len(maps)})")
+    save_figure(figure, target, dpi=100)
+    with atomic_path(target.with_suffix(".npy")) as draft:
+        np.save(draft, maps)
