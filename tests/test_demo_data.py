@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,11 +13,9 @@ import pytest
 from data.scripts import draw_mask_demo
 from data.scripts.draw_mask_demo import Settings, draw, label_line, split_of
 from data.scripts.mask_demo.canvas import Canvas, arc, put_over, smooth
-from data.scripts.mask_demo.head import Head
-from data.scripts.mask_demo.look import MASKS, PROPS, random_look
-from data.scripts.mask_demo.person_painter import paint_person
-from data.scripts.mask_demo.prop_painter import PAINTERS
-from data.scripts.mask_demo.scene import FACE_MASK, Label, draw_scene
+from data.scripts.mask_demo.look import MASKS, PROPS, Head, random_look
+from data.scripts.mask_demo.person_painter import paint_lookalike, paint_person
+from data.scripts.mask_demo.scene import FACE_MASK, draw_scene
 from utils.checks import check_dataset
 from utils.errors import InputError
 from utils.storage.files import ROOT, read_yaml
@@ -97,26 +96,24 @@ def test_labels_are_valid_and_the_yaml_finds_the_set(drawn):
 
 
 def test_the_set_has_small_and_large_faces_of_both_classes():
-    sizes: list[float] = []
-    kinds: list[int] = []
-    for index in range(40):
-        _, labels = draw_scene(np.random.default_rng([0, index]), 320)
-        sizes += [max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in (label.box for label in labels)]
-        kinds += [label.kind for label in labels]
-    assert min(sizes) >= 12
-    assert max(sizes) <= 200
+    labels = [label for index in range(40) for label in draw_scene(np.random.default_rng([0, index]), 320)[1]]
+    sizes = [np.ptp(box, axis=0).max() for _, box in labels]
+    assert min(sizes) >= 10
+    assert max(sizes) <= 220
     assert np.percentile(sizes, 10) < 28
     assert np.percentile(sizes, 90) > 60
-    assert 0.35 < np.mean(kinds) < 0.65
+    assert 0.35 < np.mean([class_index for class_index, _ in labels]) < 0.65
+    assert len(labels) > 40 * 5, "the scenes are crowded"
     assert sum(split_of(index) == "val" for index in range(400)) == 80
 
 
 def test_label_line():
-    assert label_line(Label(FACE_MASK, (10.0, 20.0, 30.0, 60.0)), 100) == "1 0.200000 0.400000 0.200000 0.400000\n"
+    box = np.array([[10.0, 20.0], [30.0, 60.0]])
+    assert label_line((FACE_MASK, box), 100) == "1 0.200000 0.400000 0.200000 0.400000\n"
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [({"images": 1}, "--images"), ({"size": 20}, "--size"), ({"seed": -1}, "--seed")]
+    ("wrong", "message"), [({"images": 1}, "--images 1"), ({"size": 20}, "--size 20"), ({"seed": -1}, "--seed -1")]
 )
 def test_bad_settings(wrong, message):
     with pytest.raises(InputError, match=message):
@@ -124,17 +121,30 @@ def test_bad_settings(wrong, message):
 
 
 def test_every_kind_of_mask_and_prop_can_be_drawn():
-    looks = [random_look(np.random.default_rng(seed), seed % 2 == 0, -100.0, 0.2) for seed in range(160)]
+    looks = [random_look(np.random.default_rng(seed), seed % 2 == 0, (-100.0, 0.2)) for seed in range(160)]
     assert {look.mask for look in looks} == {"none", *MASKS}
-    assert {look.prop for look in looks} == set(PROPS) == {"none", *PAINTERS}
+    assert {look.prop for look in looks} == set(PROPS)
+    bare = {"mask": "none", "prop": "none"}
     for look in looks:
         person = paint_person(look, 8.0, 60.0, np.random.default_rng(0))
-        left, top, right, bottom = person.box
-        assert 0 <= left < right <= person.picture.shape[1]
-        assert 0 <= top < bottom <= person.picture.shape[0]
+        height, width = person.picture.shape[:2]
+        (left, top), (right, bottom) = person.box
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
         x, y = person.face.mean(axis=0).astype(int)
         assert person.picture[y, x, 3] == 255, "the face is solid"
         assert (person.picture[..., :3] <= person.picture[..., 3:]).all(), "alpha is premultiplied"
+        without = paint_person(replace(look, **bare), 8.0, 60.0, np.random.default_rng(0)).picture
+        same = (without == person.picture).all()
+        assert same == (look.mask == look.prop == "none"), "a mask or prop can be seen, and only that"
+
+
+def test_every_lookalike_can_be_drawn():
+    look = random_look(np.random.default_rng(0), True, (-100.0, 0.2))
+    pictures = {paint_lookalike(look, 8.0, 60.0, np.random.default_rng(seed)).tobytes() for seed in range(12)}
+    assert len(pictures) > 4, "four kinds, some in several colours"
+    face = paint_person(look, 8.0, 60.0, np.random.default_rng(0)).picture
+    assert face.tobytes() not in pictures
 
 
 def test_turning_a_head_moves_its_nose():
@@ -144,24 +154,24 @@ def test_turning_a_head_moves_its_nose():
     assert right[0] > 0.4
     assert down[1] > straight[1] + 0.2
     assert np.abs(Head(yaw=80).project([(-0.9, 0.0)])).max() <= 1.0, "far points stay on the edge of the head"
-    left, top, right_edge, bottom = Head().box()
+    (left, top), (right_edge, bottom) = Head().box()
     assert (left, right_edge) == pytest.approx((-1, 1), abs=0.02)
     assert -1.3 < top < -0.9
     assert bottom == pytest.approx(1.3, abs=0.02)
 
 
 def test_canvas_composites_exactly():
-    canvas = Canvas(-1, -1, 2, 2, 20)
-    canvas.fill(arc((0, 0), (0.5, 0.5)), (10, 100, 200))
-    scene = np.full((40, 40, 3), 50, np.uint8)
-    put_over(scene, canvas.shrink(1), 0, 0)
-    assert scene[20, 20].tolist() == [10, 100, 200]
+    canvas = Canvas(-1, -1, 1, 1, 40)
+    canvas.fill(arc((0, 0), (0.5, 0.5)), np.array([10.0, 100.0, 200.0]))
+    scene = np.full((80, 80, 3), 50, np.uint8)
+    put_over(scene, canvas.finish(), 0, 0)
+    assert scene[40, 40].tolist() == [10, 100, 200]
     assert scene[2, 2].tolist() == [50, 50, 50]
-    put_over(scene, canvas.shrink(1), 100, 100)
+    put_over(scene, canvas.finish(), 100, 100)
     assert scene.max() == 200
-    canvas.tint(arc((0, 0), (5, 5)), (255, 255, 255), 1.0)
+    canvas.tint(arc((0, 0), (5, 5)), np.full(3, 255.0), 1.0)
     assert canvas.pixels[0, 0].tolist() == [0, 0, 0, 0], "what is transparent stays transparent"
-    assert canvas.pixels[20, 20].tolist() == [255, 255, 255, 255]
+    assert canvas.pixels[40, 40].tolist() == [255, 255, 255, 255]
 
 
 def test_smooth_keeps_the_ends_of_a_line():

@@ -28,7 +28,7 @@ from utils.errors import InputError, short_repr
 from utils.log import LOGGER
 from utils.storage.files import ROOT, atomic_path, make_folder, read_yaml, write_yaml
 
-VERSION = 1  # of the drawings: raise it when the same seed gives other pictures
+VERSION = 2  # of the drawings: raise it when the same seed gives other pictures
 SMALLEST_SIZE = 96
 SETTINGS_FILE = "settings.yaml"  # tells what a folder holds, and whether all of it is there
 DEFAULT_OUTPUT = ROOT / "datasets" / "mask_demo"
@@ -36,7 +36,7 @@ DEFAULT_OUTPUT = ROOT / "datasets" / "mask_demo"
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines the data set, to the last byte (with the same versions of OpenCV and NumPy)."""
+    """Choices that determine the data set, to the last byte (with the same versions of OpenCV and NumPy)."""
 
     images: int = 400
     size: int = 320  # pixels, height and width
@@ -44,12 +44,10 @@ class Settings:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        if self.images < 2:
-            raise InputError(f"--images {self.images}: at least 2 are needed, one to train and one to validate")
-        if self.size < SMALLEST_SIZE:
-            raise InputError(f"--size {self.size}: the drawings need at least {SMALLEST_SIZE} pixels")
-        if self.images > MOST or self.size > LARGEST_IMAGE:
-            raise InputError(f"at most --images {MOST} and --size {LARGEST_IMAGE} are possible")
+        if not 2 <= self.images <= MOST:
+            raise InputError(f"--images {self.images}: expected 2, one to train and one to validate, to {MOST}")
+        if not SMALLEST_SIZE <= self.size <= LARGEST_IMAGE:
+            raise InputError(f"--size {self.size}: expected {SMALLEST_SIZE} to {LARGEST_IMAGE} pixels")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise InputError(f"--seed {short_repr(self.seed)}: expected 0 or a positive number, at most {LARGEST_SEED}")
 
@@ -61,8 +59,8 @@ def split_of(index: int) -> str:
 
 def label_line(label: Label, size: int) -> str:
     """Return ``class x_center y_center width height``, the numbers as fractions of the picture."""
-    left, top, right, bottom = (value / size for value in label.box)
-    return f"{label.kind} {(left + right) / 2:.6f} {(top + bottom) / 2:.6f} {right - left:.6f} {bottom - top:.6f}\n"
+    (left, top), (right, bottom) = (label[1] / size).tolist()
+    return f"{label[0]} {(left + right) / 2:.6f} {(top + bottom) / 2:.6f} {right - left:.6f} {bottom - top:.6f}\n"
 
 
 def draw_picture(folder: Path, index: int, settings: Settings) -> None:
@@ -90,11 +88,11 @@ def clear_other_set(folder: Path, settings: Settings) -> bool:
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder} holds files of something else: name another folder with --output, or empty it")
         return False
-    found = read_yaml(settings_file)
-    if not isinstance(found, dict):
+    recorded = read_yaml(settings_file)
+    if not isinstance(recorded, dict):
         raise InputError(f"{settings_file} does not say what the folder holds: delete {folder} and try again")
-    complete = bool(found.pop("complete", False))
-    if found == asdict(settings):
+    complete = bool(recorded.pop("complete", False))
+    if recorded == asdict(settings):
         return complete
     for stale in [*folder.glob("images/*/demo_*.jpg"), *folder.glob("labels/*/demo_*.txt")]:
         stale.unlink()
@@ -110,9 +108,8 @@ def draw(output: str | Path = DEFAULT_OUTPUT, settings: Settings | None = None) 
     if clear_other_set(folder, settings):
         LOGGER.info(f"{folder} already holds the {settings.images} demo images")
         return folder
-    for kind in ("images", "labels"):
-        for split in ("train", "val"):
-            make_folder(folder / kind / split)
+    for name in ("images/train", "images/val", "labels/train", "labels/val"):
+        make_folder(folder / name)
     write_yaml(folder / SETTINGS_FILE, asdict(settings) | {"complete": False})
     for index in tqdm(range(settings.images), desc=f"Drawing {folder}", unit="images", disable=None):
         draw_picture(folder, index, settings)

@@ -1,56 +1,78 @@
-"""What a drawn person looks like: every trait that chance decides, before anything is drawn."""
+"""A drawn person's traits: the shape and direction of the head, and what chance decides before the drawing.
+
+Face coordinates: x from -1 (our left) to 1, y from -1 (top of the skull) to 1 (chin), seen from the front. They lie
+on a sphere, which is turned, projected straight onto the picture, stretched to the height of a head and narrowed
+towards the chin. The picture's unit is half the width of the head, its origin the centre of the head.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from data.scripts.mask_demo.canvas import BLACK, WHITE, Colour, any_colour, shade, vary
-from data.scripts.mask_demo.head import Head
+from data.scripts.mask_demo.canvas import Corners, Points, smooth
+from data.scripts.mask_demo.surfaces import BLACK, Colour, any_colour, mix, shade, vary
 
-SKIN_TONES: tuple[Colour, ...] = (
-    (198, 214, 246),
-    (170, 198, 236),
-    (148, 182, 228),
-    (122, 160, 212),
-    (98, 136, 190),
-    (76, 112, 166),
-    (58, 86, 136),
-    (42, 62, 104),
-    (34, 46, 78),
-)
-HAIR_COLOURS: tuple[Colour, ...] = (
-    (24, 24, 28),
-    (30, 40, 60),
-    (40, 66, 104),
-    (70, 110, 160),
-    (120, 180, 220),
-    (50, 80, 170),
-    (150, 150, 150),
-    (215, 215, 215),
-)
-HAIR_STYLES = {"bald": 1.0, "buzz": 1.5, "short": 4.0, "side": 2.0, "long": 4.0, "bob": 2.0, "curly": 1.5, "bun": 1.2}
-HATS = {"none": 8.0, "cap": 1.0, "beanie": 0.8, "headscarf": 1.0, "helmet": 0.6, "hood": 0.7}
-GLASSES = {"none": 7.0, "round": 1.5, "square": 1.5, "sun": 0.8}
-MASKS = {"surgical": 4.0, "cloth": 3.0, "respirator": 1.6, "valve": 0.9, "bandana": 0.6}
-PROPS = {"none": 10.0, "chin mask": 1.6, "hand": 1.4, "scarf": 1.4, "cup": 1.2, "microphone": 0.7, "flower": 0.5}
-BEARDS = {"none": 5.0, "stubble": 1.2, "full": 1.2, "moustache": 0.8}
-SURGICAL_COLOURS: tuple[Colour, ...] = (
-    (225, 190, 130),
-    (228, 205, 160),
-    (190, 205, 150),
-    (235, 235, 235),
-    (40, 40, 42),
-    (205, 180, 235),
-)
+LABEL_TOP = -0.82  # a face is labelled from just above the hairline to the chin
+PALE_SKIN, DARK_SKIN = np.array([[198.0, 214, 246], [34, 46, 78]])
+HAIR_COLOURS = np.array([[24.0, 24, 28], [35, 50, 80], [120, 180, 220], [50, 80, 170], [190, 190, 190]])
+SURGICAL_COLOURS = np.array([[225.0, 190, 130], [228, 205, 160], [190, 205, 150], [245, 245, 245], [205, 180, 235]])
+RESPIRATOR_COLOURS = np.array([[245.0, 245, 245], [245, 245, 245], [70, 70, 72]])
+
+# What can be chosen, as often as it is listed
+HAIR_STYLES = ("bald", "short", "short", "short", "long", "long")
+HATS = ("none", "none", "none", "none", "none", "cap", "beanie", "headscarf")
+MASKS = ("surgical", "surgical", "surgical", "cloth", "cloth", "respirator", "respirator", "bandana")
+PROPS = ("none", "none", "none", "none", "none", "chin mask", "hand", "scarf", "cup")
 
 
-def choose(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
-    """Pick a key with a probability in proportion to its weight."""
-    shares = np.array(list(weights.values()))
-    return str(rng.choice(list(weights), p=shares / shares.sum()))
+@dataclass(frozen=True)
+class Head:
+    """A head's shape and direction; angles in degrees: yaw > 0 looks right, pitch > 0 looks down."""
+
+    yaw: float = 0.0
+    pitch: float = 0.0
+    roll: float = 0.0
+    length: float = 1.3  # height over width
+    jaw: float = 0.2  # by how much the chin is narrower than the temples
+
+    def shape(self, flat: Points) -> Points:
+        """Turn projected sphere coordinates into picture units: narrow the jaw, stretch, tilt."""
+        x = flat[:, 0] * (1 - self.jaw * np.clip(flat[:, 1], 0, 1.15) ** 2)
+        y = flat[:, 1] * self.length
+        cos, sin = np.cos(np.radians(self.roll)), np.sin(np.radians(self.roll))
+        return np.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
+
+    def project(self, face_points: Corners, lift: float | Points = 1.0) -> Points:
+        """Return face points (N, 2) in picture units.
+
+        ``lift`` above 1, or (N, 1) of them, raises them off the skin. The far side is moved to the edge of the head.
+        """
+        flat = np.asarray(face_points, dtype=np.float64)
+        reach = np.maximum(1.0, np.hypot(flat[:, 0], flat[:, 1]))
+        x, y = flat[:, 0] / reach, flat[:, 1] / reach
+        z = np.sqrt(np.maximum(0.0, 1 - x * x - y * y))
+        yaw, pitch = np.radians(self.yaw), np.radians(self.pitch)
+        x, z = x * np.cos(yaw) + z * np.sin(yaw), z * np.cos(yaw) - x * np.sin(yaw)
+        y, z = y * np.cos(pitch) + z * np.sin(pitch), z * np.cos(pitch) - y * np.sin(pitch)
+        edge = np.where(z < 0, np.maximum(np.hypot(x, y), 1e-6), 1.0)
+        return self.shape(np.stack([x / edge, y / edge], axis=1) * reach[:, None] * lift)
+
+    def curve(self, face_points: Corners, closed: bool = False, lift: float = 1.0) -> Points:
+        """Return a smooth line or outline through face points, in picture units."""
+        return self.project(smooth(face_points, closed), lift)
+
+    def outline(self, start: float = 0.0, stop: float = 360.0, lift: float = 1.0) -> Points:
+        """Return the edge of the head between two angles in degrees (0 right, 90 chin), in picture units."""
+        angles = np.radians(np.linspace(start, stop, 49))
+        return self.shape(np.stack([np.cos(angles), np.sin(angles)], axis=1) * lift)
+
+    def box(self) -> Points:
+        """Return the face's bounding box as [[left, top], [right, bottom]] in picture units."""
+        start = float(np.degrees(np.arcsin(LABEL_TOP)))
+        points = self.outline(start, 180 - start)
+        return np.stack([points.min(axis=0), points.max(axis=0)])
 
 
 @dataclass(frozen=True)
@@ -63,69 +85,30 @@ class Look:
     hair_style: str
     hat: str
     hat_colour: Colour
-    glasses: str
-    iris: Colour
-    eyes_open: float  # 0 closed, 1 wide
-    smile: float  # -1 sad to 1 glad
-    mouth_open: float  # 0 closed to 1
-    beard: str
-    lipstick: bool
-    age: float  # 0 young to 1 old
     mask: str
     mask_colour: Colour
     prop: str
     clothes: Colour
-    light_from: float  # angle in degrees where the light comes from, -90 is above
-    light_strength: float
+    light: tuple[float, float]  # angle in degrees where it comes from, -90 is above; and its strength
 
 
-def mask_colour(rng: np.random.Generator, kind: str, skin: Colour) -> Colour:
-    """Choose a colour that masks of this kind have; now and then it is close to the skin's."""
-    if kind == "surgical":
-        return vary(rng, SURGICAL_COLOURS[rng.choice(6, p=[0.36, 0.18, 0.12, 0.16, 0.1, 0.08])], 10)
-    if kind in ("respirator", "valve"):
-        return vary(rng, WHITE if rng.random() < 0.75 else (70, 70, 72), 8)
-    if rng.random() < 0.12:
-        return vary(rng, shade(skin, float(rng.uniform(0.75, 1.15))), 10)
-    return BLACK if rng.random() < 0.2 else any_colour(rng)
-
-
-def random_head(rng: np.random.Generator) -> Head:
-    """Choose a direction: mostly towards us, sometimes well to the side."""
-    return Head(
-        yaw=float(np.clip(rng.normal(0, 24), -58, 58)),
-        pitch=float(np.clip(rng.normal(2, 9), -20, 24)),
-        roll=float(np.clip(rng.normal(0, 9), -30, 30)),
-        length=float(rng.uniform(1.2, 1.42)),
-        jaw=float(rng.uniform(0.12, 0.34)),
-    )
-
-
-def random_look(rng: np.random.Generator, masked: bool, light_from: float, light_strength: float) -> Look:
-    """Choose the traits of one person under the scene's light."""
-    skin = vary(rng, SKIN_TONES[rng.integers(len(SKIN_TONES))], 8)
-    mask = choose(rng, MASKS) if masked else "none"
-    hat = choose(rng, HATS)
-    beard = "none" if hat == "headscarf" else choose(rng, BEARDS)
+def random_look(rng: np.random.Generator, masked: bool, light: tuple[float, float]) -> Look:
+    """Choose the traits of one person under the scene's light; now and then the mask is close to the skin's colour."""
+    yaw, pitch, roll = np.clip(rng.normal((0, 2, 0), (24, 9, 9)), (-58, -20, -30), (58, 24, 30)).tolist()
+    skin = vary(rng, mix(PALE_SKIN, DARK_SKIN, float(rng.random())))
+    mask = str(rng.choice(MASKS)) if masked else "none"
+    free_colours = np.array([any_colour(rng), any_colour(rng), BLACK, shade(skin, float(rng.uniform(0.75, 1.15)))])
+    mask_colours = {"surgical": SURGICAL_COLOURS, "respirator": RESPIRATOR_COLOURS}.get(mask, free_colours)
     return Look(
-        head=random_head(rng),
+        head=Head(yaw, pitch, roll, length=float(rng.uniform(1.2, 1.42)), jaw=float(rng.uniform(0.12, 0.34))),
         skin=skin,
-        hair=vary(rng, HAIR_COLOURS[rng.choice(8, p=[0.26, 0.2, 0.16, 0.1, 0.08, 0.06, 0.08, 0.06])], 8),
-        hair_style=choose(rng, HAIR_STYLES),
-        hat=hat,
+        hair=vary(rng, rng.choice(HAIR_COLOURS)),
+        hair_style=str(rng.choice(HAIR_STYLES)),
+        hat=str(rng.choice(HATS)),
         hat_colour=any_colour(rng),
-        glasses=choose(rng, GLASSES),
-        iris=vary(rng, ((60, 50, 40), (30, 60, 90), (150, 120, 70), (90, 120, 80))[rng.integers(4)]),
-        eyes_open=0.0 if rng.random() < 0.06 else float(rng.uniform(0.5, 1)),
-        smile=float(rng.uniform(-0.5, 1)),
-        mouth_open=float(rng.uniform(0.2, 1)) if rng.random() < 0.3 else 0.0,
-        beard=beard,
-        lipstick=beard == "none" and rng.random() < 0.3,
-        age=float(rng.random() ** 2),
         mask=mask,
-        mask_colour=mask_colour(rng, mask, skin),
-        prop="none" if masked else choose(rng, PROPS),
+        mask_colour=vary(rng, rng.choice(mask_colours)),
+        prop="none" if masked else str(rng.choice(PROPS)),
         clothes=any_colour(rng),
-        light_from=light_from,
-        light_strength=light_strength,
+        light=light,
     )
