@@ -13,8 +13,6 @@ from typing import Any
 
 dependencies = ["torch", "numpy", "cv2", "yaml", "tqdm"]
 
-REMEDY = "if the repository came from torch.hub's cache, try again with force_reload=True"
-
 
 def custom(
     path: str | Path = "path/to/model.pt", autoshape: bool = True, _verbose: bool = True, device: Any = None
@@ -33,57 +31,11 @@ def custom(
     return _create(path, autoshape=autoshape, verbose=_verbose, device=device)
 
 
-def _create(
-    name: str | Path,
-    pretrained: bool = True,
-    channels: int = 3,
-    classes: int = 80,
-    autoshape: bool = True,
-    verbose: bool = True,
-    device: Any = None,
-) -> Any:
-    """Build the model that the entry points below describe; ``name`` may also be a checkpoint file."""
-    from utils.device import select_device
-    from utils.errors import InputError
-    from utils.log import setup_logging
+def _create(*arguments: Any, **keywords: Any) -> Any:
+    """``models.hub_models.create``; imported here, so that torch.hub can name missing ``dependencies`` first."""
+    from models.hub_models import create
 
-    setup_logging(rank=-1 if verbose else 1)
-    try:
-        chosen = select_device(device)
-        if pretrained and channels == 3 and classes == 80:
-            return _ready_model(name, autoshape, verbose, chosen)
-        return _trainable_model(str(name), pretrained, channels, classes).to(chosen)
-    except InputError as error:
-        raise type(error)(f"cannot load {name}: {error} ({REMEDY})") from error
-
-
-def _ready_model(name: str | Path, autoshape: bool, verbose: bool, device: Any) -> Any:
-    from models.autoshape import AutoShape
-    from models.backends import DetectMultiBackend
-
-    file = name if Path(name).suffix or Path(name).exists() else f"{name}.pt"  # some exports are folders
-    channels = 3 if autoshape else None  # without it the caller makes the tensors
-    model = DetectMultiBackend(file, device=device, fuse=autoshape, channels=channels)
-    return AutoShape(model, verbose) if autoshape else model
-
-
-def _trainable_model(name: str, pretrained: bool, channels: int, classes: int) -> Any:
-    """A DetectionModel from the architecture ``name``, with the released weights that fit if ``pretrained``."""
-    from models.loading import load_checkpoint
-    from models.yolo import DetectionModel
-    from utils.checkpoint import copy_matching
-    from utils.checks import check_yaml
-    from utils.log import LOGGER
-
-    stem = Path(name).stem
-    model = DetectionModel(check_yaml(f"{stem}.yaml"), ch=channels, nc=classes)
-    if pretrained:
-        source = load_checkpoint(f"{stem}.pt")["model"].float()
-        copied, total = copy_matching(source.state_dict(), model, exclude=["anchors"])
-        LOGGER.info(f"Transferred {copied}/{total} items from {stem}.pt")
-        if len(source.names) == classes:
-            model.names = source.names
-    return model
+    return create(*arguments, **keywords)
 
 
 def _released(name: str) -> Any:

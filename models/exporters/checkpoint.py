@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from models.backends import DetectMultiBackend
-from models.exporters import ExportJob, GraphSettings, exporter
+from models.export_options import NmsSettings
+from models.exporters import ExportJob, exporter
 from models.exporters.agreement import Agreement, agreement
 from models.exporters.graph import ExportModel
-from models.exporters.graph_nms import NmsSettings, WithNms
+from models.exporters.graph_nms import WithNms
 from models.exporters.images import ImageBatches
+from models.exporters.request import ExportRequest
 from models.exporters.verify import Difference, compare
 from models.formats import Format
 from models.loading import attempt_load
@@ -27,27 +27,6 @@ from utils.log import LOGGER, colorstr
 from utils.model_info import grid_size
 from utils.storage.files import atomic_output
 from utils.version import MADE_BY
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """What exports are to be like.
-
-    Attributes:
-        imgsz: (height, width) in pixels. batch: images per call. dynamic: any size and batch. half: FP16.
-        nms: of the suppression inside, None for none. graph: of ONNX graphs and what is made of them.
-        calibration_files: images that INT8 is calibrated on; none: the exports are not INT8.
-        comparison_files: images that the exports are compared on; none: a generated picture.
-    """
-
-    imgsz: tuple[int, int]
-    batch: int = 1
-    dynamic: bool = False
-    half: bool = False
-    nms: NmsSettings | None = None
-    graph: GraphSettings = field(default_factory=GraphSettings)
-    calibration_files: Sequence[str] = ()
-    comparison_files: Sequence[str] = ()
 
 
 class CheckpointExport:

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.export_options import NmsSettings
 from utils.geometry.nms import suppress_overlaps
-
-
-@dataclass(frozen=True)
-class NmsSettings:
-    """Thresholds of the suppression: as in ``utils.geometry.nms``; the best ``topk_per_class`` of each class of
-    an image stay, and of these the best ``topk_all``. With ``agnostic`` all classes count as one.
-    """
-
-    conf_thres: float = 0.25
-    iou_thres: float = 0.45
-    agnostic: bool = False
-    topk_per_class: int = 100
-    topk_all: int = 100
-
-    def to_dict(self) -> dict[str, Any]:
-        """For the metadata."""
-        return asdict(self)
 
 
 class _Suppress(torch.autograd.Function):

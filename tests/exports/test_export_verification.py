@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import export
-from models.exporters import to_onnx, verify
+from models.exporters import request, to_onnx, verify
 from models.exporters.checkpoint import other_size
 from tests.exports.helpers import SIZE, needs
 from utils.errors import InputError, MissingFileError
@@ -38,32 +39,32 @@ def test_a_wrong_export_is_an_error_and_leaves_nothing(monkeypatch, tmp_path, pr
 
 def test_images_to_compare_on(tiny_dataset, tmp_path, monkeypatch, caplog):
     options = export.ExportOptions(data=str(tiny_dataset))
-    (picture,) = export.comparison_files(options)
+    (picture,) = request.comparison_files(options)
     assert Path(picture).parent == tiny_dataset.parent / "images/val"
-    options.nms = True
-    assert len(export.comparison_files(options)) == 4  # all that there are
+    options = replace(options, nms=True, include=["onnx"])
+    assert len(request.comparison_files(options)) == 4  # all that there are
     assert verify.example_image(Path(picture), (64, 96)).shape == (1, 3, 64, 96)
     generated = verify.example_image(None, (64, 96))
     assert generated.shape == (1, 3, 64, 96) and 0.05 < generated.std() < 0.4
     absent = {**read_yaml(tiny_dataset), "path": str(tmp_path / "absent")}
     write_yaml(tmp_path / "absent.yaml", absent)
-    options.data = str(tmp_path / "absent.yaml")
+    options = replace(options, data=str(tmp_path / "absent.yaml"))
     with pytest.raises(MissingFileError):
-        export.comparison_files(options)
-    monkeypatch.setattr(export, "DEFAULT_DATA", options.data)
-    assert export.comparison_files(options) == []
+        request.comparison_files(options)
+    monkeypatch.setattr(request, "DEFAULT_DATA", options.data)
+    assert request.comparison_files(options) == []
 
 
 def test_damaged_images_are_not_compared_on(blank_dataset, caplog):
     options = export.ExportOptions(data=str(blank_dataset))
-    (picture,) = export.comparison_files(options)
+    (picture,) = request.comparison_files(options)
     Path(picture).write_bytes(b"damaged")
-    (other,) = export.comparison_files(options)
+    (other,) = request.comparison_files(options)
     assert other != picture and f"skipped: {picture}" in caplog.text
     for file in Path(picture).parent.iterdir():
         file.write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"none of the val images of .* can be read"):
-        export.comparison_files(options)
+        request.comparison_files(options)
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_detections_are_compared_on_as_many_images_as_it_takes(monkeypatch, stoc
     (written,) = export.run(**how)  # there is nothing to find, and it says so
     assert "WARNING: the ONNX export is not judged: in 3 image(s) there are too few boxes" in caplog.text
     written.unlink()
-    first, *_ = export.comparison_files(export.ExportOptions(data=str(blank_dataset)))
+    first, *_ = request.comparison_files(export.ExportOptions(data=str(blank_dataset)))
     last = next(file for file in sorted(Path(first).parent.iterdir()) if str(file) != first)
     square = np.full((64, 64, 3), 120, np.uint8)
     square[10:40, 10:40] = (220, 120, 40)

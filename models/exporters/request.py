@@ -1,0 +1,65 @@
+"""What exports are to be like, from the options of export.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from models.export_options import CALIBRATION_IMAGES, COMPARISON_IMAGES, DEFAULT_DATA, ExportOptions, NmsSettings
+from models.exporters import GraphSettings
+from models.exporters.images import calibration_files, choose_files
+from utils.errors import MissingFileError
+from utils.log import LOGGER
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """Properties of the exports of one command.
+
+    Attributes:
+        imgsz: (height, width) in pixels. batch: images per call. dynamic: any size and batch. half: FP16.
+        nms: of the suppression inside, None for none. graph: of ONNX graphs and what is made of them.
+        calibration_files: images that INT8 is calibrated on; none: the exports are not INT8.
+        comparison_files: images that the exports are compared on; none: a generated picture.
+    """
+
+    imgsz: tuple[int, int]
+    batch: int = 1
+    dynamic: bool = False
+    half: bool = False
+    nms: NmsSettings | None = None
+    graph: GraphSettings = field(default_factory=GraphSettings)
+    calibration_files: Sequence[str] = ()
+    comparison_files: Sequence[str] = ()
+
+
+def make_request(options: ExportOptions) -> ExportRequest:
+    """Choose the images that the options need, and put everything together. Raises InputError without such images."""
+    calibration: list[str] = []
+    if options.int8:
+        calibration = calibration_files(options.data, options.calibration_images or CALIBRATION_IMAGES)
+    return ExportRequest(
+        imgsz=(options.imgsz[0], options.imgsz[1]),
+        batch=options.batch_size,
+        dynamic=options.dynamic,
+        half=options.half,
+        nms=options.nms_settings(),
+        graph=GraphSettings(options.opset, options.simplify, options.workspace, options.verbose),
+        calibration_files=calibration,
+        comparison_files=comparison_files(options),
+    )
+
+
+def comparison_files(options: ExportOptions) -> list[str]:
+    """Validation images to compare on; none when --data was not given and its default is not there.
+
+    One is enough to compare numbers on. Detections, which are all that --nms gives and that INT8 can be judged by,
+    need several.
+    """
+    try:
+        return choose_files(options.data, "val", COMPARISON_IMAGES if options.nms or options.int8 else 1)
+    except MissingFileError:
+        if options.data != DEFAULT_DATA:
+            raise
+        LOGGER.info("No images to compare on: a generated picture is used; --data names a data set with real ones")
+        return []
