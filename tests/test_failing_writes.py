@@ -23,7 +23,7 @@ from prune_tools import finetune, prune, train_sparity
 from prune_tools.pipeline import resumable
 from tests.write_faults import FailingWrites
 from utils.callbacks import Callbacks
-from utils.commands.cli import _tell_error_of_thread, describe
+from utils.commands.cli import _report_error_of_thread, describe
 from utils.commands.options import build
 from utils.log import LOGGER
 from utils.loggers import RESULT_COLUMNS, CarefulWriter, Loggers
@@ -205,7 +205,7 @@ def test_what_torch_cannot_write_is_an_error_of_a_user():
 def test_event_files_that_cannot_be_written_cost_a_line(tmp_path, caplog, capfd, monkeypatch, failing):
     pytest.importorskip("tensorboard")
     monkeypatch.setattr(LOGGER, "propagate", True)
-    monkeypatch.setattr(threading, "excepthook", _tell_error_of_thread)
+    monkeypatch.setattr(threading, "excepthook", _report_error_of_thread)
     monkeypatch.setattr("utils.log._said", set())
     folder = tmp_path / "run"
     folder.mkdir()

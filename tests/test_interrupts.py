@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 COMMAND = """
 import ctypes, gc, os, signal, subprocess, sys, threading, time
 from pathlib import Path
-from utils import interrupts
+from utils.commands import interrupts
 from utils.commands.cli import run_command
 from utils.storage.files import atomic_path
 

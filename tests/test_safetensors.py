@@ -15,7 +15,7 @@ from models.loading import attempt_load, load_checkpoint, strip_optimizer
 from tests.torch_file_tools import tiny_model
 from utils.checkpoint import CheckpointError, save_checkpoint
 from utils.errors import InputError
-from utils.storage.safetensors_file import read_safetensors, write_safetensors
+from utils.torch_files.safetensors_file import read_safetensors, write_safetensors
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.test_start import COMMANDS
 from utils.checkpoint import save_checkpoint
 from utils.log import LOGGER
 from utils.storage.files import ROOT
-from utils.storage.safetensors_file import read_safetensors
+from utils.torch_files.safetensors_file import read_safetensors
 from utils.version import MADE_BY, PROGRAM, __version__
 
 # Runs a command and prints which large libraries it has loaded by then.

@@ -84,7 +84,7 @@ def test_dates_are_kept():
 def test_other_encodings_are_refused_with_the_line_and_the_remedy(encoding, name):
     message = error_of(f"path: x\nnames:\n  0: a\n  1: {name}\n".encode(encoding))
     assert message.startswith("x.yaml, line 4: ")
-    assert "UTF-8 is wanted" in message
+    assert "UTF-8 is expected" in message
     assert "iconv" in message
 
 
@@ -94,7 +94,7 @@ def test_other_encodings_are_refused_with_the_line_and_the_remedy(encoding, name
 def test_utf_16_is_named(encoding, name):
     message = error_of(f"names: [a, {name}]\n".encode(encoding))
     assert "UTF-16" in message
-    assert "UTF-8 is wanted" in message
+    assert "UTF-8 is expected" in message
 
 
 @pytest.mark.usefixtures("parser")

@@ -1,4 +1,4 @@
-"""What validation and detection require of an opened detector, whatever the format of its file."""
+"""The interface that validation and detection require of an opened detector, whatever the format of its file."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 LONGEST_QUOTE = 100  # characters
 LONGEST_MESSAGE = 2000
 
-# Errors of the disk, or of the process: what fails with one of these for one file fails for the others, too.
+# Errors of the disk or of the process: they concern all files, not only the one at which they occurred
 _OF_ALL_FILES = {"EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EROFS"}
 _OF_ALL_FILES_NUMBERS = {getattr(errno, name) for name in _OF_ALL_FILES if hasattr(errno, name)}
 
@@ -23,13 +23,13 @@ class OtherClassesError(InputError):
 
 
 def loader_failure(error: BaseException) -> str:
-    """One line about a process of a loader that has ended, if that is what ``error`` says; else ''."""
+    """One line about a process of a data loader that died, if ``error`` says that; else ''."""
     text = str(error)
     if not isinstance(error, RuntimeError) or not text.startswith(("DataLoader worker (pid", "DataLoader timed out")):
         return ""
     return (
-        f"{text.split('. ')[0].rstrip('. ')}: a process that loads images has ended, as when memory or /dev/shm is "
-        "full; try fewer --workers, or 0, and no --cache ram; training goes on from last.pt with --resume"
+        f"{text.split('. ')[0].rstrip('. ')}: a process that loads images has ended, perhaps because memory or "
+        "/dev/shm is full: try fewer --workers, or 0, and no --cache ram; --resume continues from last.pt"
     )
 
 
@@ -38,24 +38,24 @@ class MissingFileError(InputError, FileNotFoundError):
 
 
 class CheckpointError(InputError):
-    """A file that should be a checkpoint is damaged, of another kind, or holds what no checkpoint needs."""
+    """A file that should be a checkpoint is damaged, of another kind, or holds classes that are not allowed."""
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error of some library for a line of ours: its first 200 characters, without line breaks."""
+    """The message of a library's error without line breaks: its first 200 characters."""
     text = " ".join(str(error)[:2000].split())
     return text[:200] or type(error).__name__
 
 
 def without_middle(message: str) -> str:
-    """A message whose middle is left out where it is endless, because what the user named is."""
+    """``message``, without its middle if it is longer than LONGEST_MESSAGE."""
     if len(message) <= LONGEST_MESSAGE:
         return message
     return f"{message[: LONGEST_MESSAGE * 2 // 3]} ... {message[-LONGEST_MESSAGE // 4 :]}"
 
 
 class _Shortener(reprlib.Repr):
-    """``repr`` that looks at no more of a value than it shows."""
+    """``repr`` that reads no more of a value than it shows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _Shortener(reprlib.Repr):
         self.maxstring = self.maxother = 60
 
     def repr_int(self, x: int, level: int) -> str:
-        """Numbers of many digits by their length: Python refuses to write out the longest."""
+        """Describe numbers of many digits by their length: Python refuses to print the longest."""
         return repr(x) if x.bit_length() < 200 else f"a number of {int(x.bit_length() * 0.30103) + 1} digits"
 
 
@@ -78,9 +78,9 @@ def short_repr(value: Any) -> str:
 
 
 def is_of_one_file(error: BaseException | None) -> bool:
-    """Tell whether ``error``, raised while one file was read or written, says nothing of others: they can go on.
+    """Tell whether ``error``, raised while one file was read or written, concerns that file alone.
 
-    An error of the file system counts, also where an InputError tells it in other words.
+    The causes of an InputError are examined, too.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _OF_ALL_FILES_NUMBERS:
@@ -90,7 +90,7 @@ def is_of_one_file(error: BaseException | None) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Return what ``error`` says, in one line: of an error of the file system, the file and why."""
+    """The message of ``error`` in one line; for an error of the file system, the file and the reason."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

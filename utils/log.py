@@ -39,9 +39,9 @@ _said: set[str] = set()
 
 
 class _PlainFormatter(logging.Formatter):
-    """The bare message. Control characters in it, which names in files of others may bring, are spelled out.
+    """The bare message. Control characters, which names in other people's files may contain, are escaped.
 
-    What ``colorstr`` adds stays, and so do the line breaks of tables; a warning has none.
+    The styles of ``colorstr`` stay, and so do the line breaks of tables; a warning has none.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -49,14 +49,14 @@ class _PlainFormatter(logging.Formatter):
         if text.isprintable():
             return text
         keep = "\n\t" if record.levelno < logging.WARNING or record.exc_info else ""
-        parts = _OWN_STYLE.split(text) if sys.stderr.isatty() else [text]  # text and styles in turns
-        return "".join(part if place % 2 else terminal_text(part, keep) for place, part in enumerate(parts))
+        parts = _OWN_STYLE.split(text) if sys.stderr.isatty() else [text]  # text at even indices, styles at odd ones
+        return "".join(part if index % 2 else terminal_text(part, keep) for index, part in enumerate(parts))
 
 
 def setup_logging(rank: int = -1) -> None:
     """Send bare messages to stderr: everything on the first process, only errors on the others.
 
-    Set ``YOLOv5_VERBOSE=false`` to hear errors only. Calling it again changes the level, never adds a handler.
+    Set ``YOLOv5_VERBOSE=false`` to log errors only. Calling it again changes the level, but adds no handler.
     """
     verbose = os.environ.get("YOLOv5_VERBOSE", "true").lower() == "true"  # noqa: SIM112
     LOGGER.setLevel(logging.INFO if verbose and rank in (-1, 0) else logging.ERROR)
@@ -69,7 +69,7 @@ def setup_logging(rank: int = -1) -> None:
 
 @contextmanager
 def warnings_only() -> Iterator[None]:
-    """Keep the tables of a network that is only looked at out of the log."""
+    """Log only warnings and errors within the block, not the tables of networks that are built in it."""
     level = LOGGER.level
     LOGGER.setLevel(logging.WARNING)
     try:
@@ -79,14 +79,14 @@ def warnings_only() -> Iterator[None]:
 
 
 def log_once(message: str, level: int = logging.WARNING) -> None:
-    """Log ``message`` the first time that this process meets it."""
+    """Log ``message`` unless this process has done so before."""
     if message not in _said:
         _said.add(message)
         LOGGER.log(level, message)
 
 
 def tqdm_is_quiet() -> bool:
-    """Tell whether progress bars are hidden because their output is no terminal."""
+    """Tell whether progress bars are hidden because stderr is not a terminal."""
     return not sys.stderr.isatty()
 
 

@@ -1,18 +1,18 @@
-"""Names from files of others, made fit for a terminal or for a file system."""
+"""Names from other people's files, made safe for a terminal or for a file system."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-JOINERS = "\u200c\u200d"  # invisible, but Persian, Indic scripts and emoji are spelled with them
-INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format (bidi overrides ...), surrogates, separators of lines
+JOINERS = "\u200c\u200d"  # invisible, but part of the spelling of Persian, Indic scripts and emoji
+INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format (bidi overrides ...), surrogates, line separators
 SEPARATORS = '\\/:*?"<>|'
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)  # on Windows
 
 
 def terminal_text(text: object, keep: str = "") -> str:
-    """``text`` with its control characters spelled out, as ``\\x1b``: it can neither colour, move nor hide anything.
+    """``text`` with its control characters escaped, as ``\\x1b``, so it cannot colour, move or hide anything.
 
     Those in ``keep`` stay. Letters of all scripts, emoji and their joiners are not changed.
     """
@@ -27,10 +27,10 @@ def _is_invisible(letter: str) -> bool:
 
 
 def safe_name(name: str) -> str:
-    """``name`` as the name of a file or folder on any system: no separators, nothing invisible, no other meaning.
+    """``name`` as a file or folder name that is valid on every system: no separators, nothing invisible or special.
 
-    ``..``, the devices of Windows (``nul``, ``com1.txt``) and dots or spaces at the end are changed by underscores.
-    Different names may become equal: ``folder_names`` keeps them apart.
+    ``..``, the device names of Windows (``nul``, ``com1.txt``) and final dots or spaces are changed with underscores.
+    Different names may become equal: ``folder_names`` keeps them distinct.
     """
     plain = "".join("_" if letter in SEPARATORS or _is_invisible(letter) else letter for letter in name)
     plain = re.sub(r"^\.+|[. ]+$", "_", plain)

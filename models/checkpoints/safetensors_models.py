@@ -18,7 +18,7 @@ from models.yolo import DetectionModel
 from utils.dataset.classes import class_names
 from utils.errors import CheckpointError, InputError
 from utils.log import warnings_only
-from utils.storage.safetensors_file import read_safetensors, write_safetensors
+from utils.torch_files.safetensors_file import read_safetensors, write_safetensors
 from utils.version import MADE_BY
 
 SUFFIX = ".safetensors"

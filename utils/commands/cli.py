@@ -1,4 +1,4 @@
-"""What every command does around its work: logging, one-line errors, exit codes."""
+"""The frame of every command: logging, one-line errors, exit codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def show_arguments(command: str, options: Any) -> None:
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Run ``main`` and end the process: 0, or 1 after an error that a user can mend, told in one line.
+    """Run ``main`` and end the process: with 0, or with 1 and one line for an error that the user can fix.
 
     Errors of the program itself keep their traceback. After Ctrl-C, SIGTERM and SIGHUP the exit code is 128 and the
     signal's number (130, 143, 129), and one line says what is kept; see ``utils.commands.interrupts``. Every file is
@@ -35,7 +35,7 @@ def run_command(main: Callable[[], object]) -> None:
     """
     setup_logging()
     interrupts.install()
-    threading.excepthook = _tell_error_of_thread
+    threading.excepthook = _report_error_of_thread
     keep_freed_memory()
     try:
         main()
@@ -43,13 +43,13 @@ def run_command(main: Callable[[], object]) -> None:
     except SystemExit as error:
         code = error.code
     except BaseException as error:
-        if hasattr(signal, "SIGCHLD"):  # of torch: another loader process that ends would break off what follows
+        if hasattr(signal, "SIGCHLD"):  # torch's: another loader process that ends would interrupt what follows
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         number = interrupts.requested() or (signal.SIGINT if _caused_by_interrupt(error) else 0)
         words = describe(error)
         if number:
             code = _after_signal(number, getattr(error, "advice", ""))
-        elif isinstance(error, BrokenPipeError):  # who read the output has gone: nobody is told
+        elif isinstance(error, BrokenPipeError):  # the reader of the output is gone
             code = 128 + BROKEN_PIPE
         elif words:
             code = f"error: {words}"
@@ -64,7 +64,7 @@ def run_command(main: Callable[[], object]) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An error that a user can mend, in one line: what is wrong and what to do; '' for an error of the program."""
+    """One line for an error that the user can fix: what is wrong and what to do; '' for an error of the program."""
     if isinstance(error, InputError):
         return without_middle(terminal_text(error))
     advice = getattr(error, "advice", "")
@@ -78,14 +78,14 @@ def describe(error: BaseException) -> str:
 
 
 def _after_signal(number: int, advice: str = "") -> int:
-    """Say that a signal has ended the work; the exit code."""
+    """Report that a signal has ended the work, and return the exit code; 0 for no signal."""
     if number:
         interrupts.tell(number, advice)
     return 128 + number if number else 0
 
 
 def run_training_command(main: Callable[[Any], object], options_class: type, description: str) -> None:
-    """Read the command line into ``options_class`` and run ``main(options)``, in one process for each device named."""
+    """Parse the command line into ``options_class`` and run ``main(options)``, in one process for each ``--device``."""
 
     def work() -> None:
         options: Any = parse(options_class, description)
@@ -96,10 +96,10 @@ def run_training_command(main: Callable[[Any], object], options_class: type, des
     run_command(work)
 
 
-def _tell_error_of_thread(details: threading.ExceptHookArgs) -> None:
-    """Tell in a line, once, what a thread could not write; other errors with their traceback.
+def _report_error_of_thread(details: threading.ExceptHookArgs) -> None:
+    """Log what a thread could not write, in one line and once; other errors get their traceback.
 
-    TensorBoard's thread hands its error on to who calls its writer, and that one tells it.
+    TensorBoard's thread passes its error to the caller of its writer, who reports it.
     """
     if type(details.thread).__module__.startswith("tensorboard."):
         return
@@ -111,7 +111,7 @@ def _tell_error_of_thread(details: threading.ExceptHookArgs) -> None:
 
 
 def _caused_by_interrupt(error: BaseException | None) -> bool:
-    """Tell whether Ctrl-C is the error or made it: a file writer that is broken off raises errors of its own."""
+    """Tell whether ``error`` is KeyboardInterrupt or was raised while handling it, as by an interrupted writer."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None

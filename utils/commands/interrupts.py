@@ -1,10 +1,9 @@
-"""Ctrl-C, SIGTERM and SIGHUP: obeyed between two batches and wherever the process waits, and within seconds always.
+"""Ctrl-C, SIGTERM and SIGHUP: obeyed between two batches and wherever the process waits, always within seconds.
 
-A command installs a handler (``install``). It notes the signal and raises ``Interrupted``, but for the inside of
-``deferred`` blocks and the bodies of ``obeying`` loops: there it only notes it, and the loop raises before its next
-item. A thread sees to it that the process ends, whatever code has swallowed the error or never comes back: ten
-seconds after the signal, or with a second one, it ends the process itself. What is saved by then is whole, as files are
-written under other names and renamed.
+A command installs a handler (``install``). It notes the signal and raises ``Interrupted``, except inside ``deferred``
+blocks and the bodies of ``obeying`` loops: there it only notes the signal, and the loop raises before its next item. If
+some code swallows the error or never returns, a thread ends the process ten seconds after the signal, or at a second
+one. Files saved by then are complete, as they are written under other names and renamed.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from utils.storage.drafts import remove_own
 from utils.storage.folder_lock import release_all
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # those that this system has are handled
-PATIENCE_SECONDS = 10.0  # until a process that has not ended by itself is ended
-RANK_PATIENCE_SECONDS = 3.0  # of one of several processes: it may wait for others that have ended
+PATIENCE_SECONDS = 10.0  # before a process that has not ended by itself is killed
+RANK_PATIENCE_SECONDS = 3.0  # for one of several processes: it may be waiting for others that have ended
 SAME_REQUEST_SECONDS = 1.0  # signals that come together are one request: closing a terminal sends several
-CHILD_SECONDS = 5.0  # until a child that was asked to end is killed
+CHILD_SECONDS = 5.0  # before a child that was asked to end is killed
 SAVED = "files saved before this moment are complete"
 
 Item = TypeVar("Item")
 Advice = Callable[[], str]
 
 _requested = 0  # number of the signal that asked this process to end
-_deferrals = 0  # blocks of the main thread that must not be broken off
-_told = False
+_deferrals = 0  # open blocks of the main thread that must not be interrupted
+_reported = False
 _advice: list[Advice] = []
 _children: set[subprocess.Popen] = set()
 
@@ -48,7 +47,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def requested() -> int:
-    """The number of the signal that asked this process to end, 0 if none did."""
+    """Number of the signal that asked this process to end, 0 if none did."""
     return _requested
 
 
@@ -60,7 +59,7 @@ def obey() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Let signals wait until the block has ended; ``obey`` then tells of them. Other threads are never interrupted."""
+    """Let signals wait until the block has ended; ``obey`` then raises. Other threads are never interrupted."""
     global _deferrals
     counts = threading.current_thread() is threading.main_thread()
     _deferrals += counts
@@ -71,7 +70,7 @@ def deferred() -> Iterator[None]:
 
 
 def obeying(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield ``items``. A signal during the body of the loop is obeyed before the next item, one in between at once."""
+    """Yield ``items``. A signal in the body of the loop is obeyed before the next item, one between items at once."""
     iterator = iter(items)
     while True:
         obey()
@@ -85,7 +84,7 @@ def obeying(items: Iterable[Item]) -> Iterator[Item]:
 
 @contextmanager
 def advising(advice: Advice) -> Iterator[None]:
-    """Say how the work of the block is continued, when it is broken off; of nested blocks the outermost counts.
+    """Attach to an error of the block how its work is continued; of nested blocks the outermost counts.
 
     ``advice`` returns the words, or '' if there is nothing to continue.
     """
@@ -101,7 +100,7 @@ def advising(advice: Advice) -> Iterator[None]:
 
 
 def run_child(command: Sequence[str], **keywords: Any) -> int:
-    """Run a command in a session of its own and return its exit code; a signal to this process ends it, too."""
+    """Run a command in a new session and return its exit code; a signal to this process ends it, too."""
     process = subprocess.Popen(command, start_new_session=True, **keywords)
     _children.add(process)
     try:
@@ -120,7 +119,7 @@ def run_child(command: Sequence[str], **keywords: Any) -> int:
 
 
 def install() -> None:
-    """Handle the signals in this process, if this is its main thread; those that are ignored (nohup) stay ignored."""
+    """Handle the signals in this process, if this is its main thread; ignored ones (nohup) stay ignored."""
     if threading.current_thread() is not threading.main_thread():
         return
     ordinary = (signal.SIG_DFL, signal.default_int_handler)
@@ -139,26 +138,26 @@ def install() -> None:
 
 
 def tell(number: int, advice: str = "") -> None:
-    """Say that signal ``number`` has ended the work, once; of several ranks the first one says it."""
-    global _told
-    if _told or os.environ.get("RANK", "0") != "0":
+    """Report once, on the first rank, that signal ``number`` has ended the work."""
+    global _reported
+    if _reported or os.environ.get("RANK", "0") != "0":
         return
-    _told = True
+    _reported = True
     words = f"interrupted ({signal.Signals(number).name}): {SAVED}" + (f"; {advice}" if advice else "")
     with suppress(OSError):
         os.write(2, f"{words}\n".encode("utf-8", "replace"))
 
 
 def clean_up() -> None:
-    """Remove what this process alone needs: it is about to end."""
+    """Remove the drafts and locks of this process, which is about to end."""
     remove_own()
     release_all()
 
 
 def leave(code: int) -> None:
-    """End this process without taking the interpreter apart: that takes seconds, and nobody watches over it any more.
+    """End this process without finalising the interpreter, which takes seconds that nothing watches over any more.
 
-    What was registered to be done at the end, as the end of child processes is, is done.
+    Registered exit functions, which end child processes, are still called.
     """
     with suppress(Exception):
         atexit._run_exitfuncs()
@@ -166,12 +165,12 @@ def leave(code: int) -> None:
 
 
 def same_command() -> str:
-    """Advice for commands that go on when they are called again."""
+    """Advice for commands that continue when they are called again."""
     return "run the same command again to continue"
 
 
 def resume_flag(checkpoint: Path) -> str:
-    """Advice for a training: how it is resumed, '' while it has not saved anything."""
+    """Advice for a training: how to resume it, '' while it has not saved anything."""
     return f"continue with --resume {shlex.quote(str(checkpoint))}" if checkpoint.is_file() else ""
 
 
@@ -184,7 +183,7 @@ def _note(number: int, _: object) -> None:
 
 
 def _be_a_child(handled: set[int]) -> None:
-    """In a forked process: its parent ends it; Ctrl-C, which the terminal sends to all, is the parent's."""
+    """Reset a forked process: its parent ends it, and handles the Ctrl-C that the terminal sends to both."""
     global _requested, _deferrals
     _requested = _deferrals = 0
     with suppress(ValueError, OSError):
@@ -194,7 +193,7 @@ def _be_a_child(handled: set[int]) -> None:
 
 
 def _watch(receiver: socket.socket, _sender: socket.socket, handled: set[int]) -> None:
-    """End the process when it has not ended by itself; ``_sender`` is kept open."""
+    """End the process if it has not ended by itself; ``_sender`` is kept open."""
     number = 0
     while not number:
         number = next((byte for byte in receiver.recv(64) if byte in handled), 0)
@@ -214,7 +213,7 @@ def _end_now(number: int) -> None:
 
     words = ""
     with suppress(Exception):
-        words = next((words for words in (advice() for advice in _advice) if words), "")
+        words = next(filter(None, (advice() for advice in _advice)), "")
     tell(number, words)
     with suppress(Exception):
         for process in list(_children):
@@ -227,7 +226,7 @@ def _end_now(number: int) -> None:
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """End a child and what it has started."""
+    """Kill a child and the processes that it has started."""
     with suppress(OSError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)  # its session's group, which may outlive it
@@ -236,7 +235,7 @@ def _kill(process: subprocess.Popen) -> None:
 
 
 def end_output() -> None:
-    """Flush what was printed; where nobody reads it any more (``| head``), let it go without a word."""
+    """Flush the output; if its reader is gone (``| head``), discard it silently."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:

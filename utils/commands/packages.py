@@ -1,4 +1,4 @@
-"""Libraries that only some commands need: imported when asked for, named when missing."""
+"""Optional libraries: imported on demand, named when missing."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 from utils.errors import InputError
 
-TELEMETRY = "openvino_telemetry"  # of OpenVINO and NNCF; they do without it where it is missing
+TELEMETRY = "openvino_telemetry"  # of OpenVINO and NNCF, which work without it
 EXTRAS = "requirements-export.txt lists what export.py can use"
 
 
 def require(module: str, purpose: str, package: str = "") -> Any:
-    """Import a module that is no plain requirement of the project.
+    """Import a module that is not in requirements.txt.
 
-    OpenVINO's telemetry stays out: nobody has asked for it, and it forks this process, threads and all.
+    OpenVINO's telemetry is kept out: nobody has asked for it, and it forks this process with all its threads.
 
     Args:
         module: its import name.
         purpose: what needs it, as the user asked for it: '--include onnx', 'best.onnx'.
-        package: what to install, where that is named otherwise.
+        package: the package to install, if its name differs.
 
     Raises:
         InputError: it is not installed, or cannot be loaded here; the message says what to install.
@@ -31,10 +31,10 @@ def require(module: str, purpose: str, package: str = "") -> Any:
     package = package or module.partition(".")[0]
     sys.modules.setdefault(TELEMETRY, None)  # type: ignore[arg-type]  # its import now fails
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # some greet
+        with contextlib.redirect_stdout(io.StringIO()):  # some print a greeting
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name and not f"{module}.".startswith(f"{error.name}."):  # what it needs itself is missing
+        if error.name and not f"{module}.".startswith(f"{error.name}."):  # one of its own requirements is missing
             package = f"{package} {error.name}"
         raise InputError(f"{purpose} needs the package {package}: pip install {package} ({EXTRAS})") from error
     except (ImportError, OSError) as error:
@@ -43,5 +43,5 @@ def require(module: str, purpose: str, package: str = "") -> Any:
 
 
 def is_installed(module: str) -> bool:
-    """Tell whether a top-level module could be imported; it is not."""
+    """Tell whether a top-level module is installed, without importing it."""
     return importlib.util.find_spec(module) is not None

@@ -1,4 +1,4 @@
-"""Unpacking archives that others made: nothing is written outside the chosen folder, and no link is created."""
+"""Unpack untrusted archives: nothing is written outside the chosen folder, and no link is created."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplem
 
 
 class _Entry(NamedTuple):
-    """One file of an archive; ``link`` is where it points to if it is a link, as a path within the archive."""
+    """One file of an archive; ``link`` is the target of a link, as a path within the archive."""
 
     path: str
     size: int
@@ -31,19 +31,19 @@ class _Entry(NamedTuple):
 
 
 def is_archive(file: str | Path) -> bool:
-    """Tell whether the name ends like that of an archive which ``unpack`` can read."""
+    """Tell whether the name has the suffix of an archive that ``unpack`` can read."""
     return str(file).lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def unpack(archive: str | Path, folder: str | Path) -> Path:
-    """Unpack a .zip or .tar(.gz, .bz2, .xz) file into ``folder``, beside what is there, and return the folder.
+    """Unpack a .zip or .tar(.gz, .bz2, .xz) file into ``folder``, which may hold other files, and return the folder.
 
-    The files appear in ``folder`` only when all are unpacked; one of the same name is replaced. A link within the
-    archive becomes a copy of the file that it points to.
+    The files appear in ``folder`` only when all are unpacked; existing ones of the same names are replaced. A link
+    within the archive becomes a copy of its target.
 
     Raises:
-        InputError: the archive is damaged or of another kind, the disk is too small, or an entry has an absolute path,
-            a path or a link that leads out of the folder, or is a device. Nothing is unpacked then.
+        InputError: the archive is damaged or of another kind, the disk is too small, or an entry is a device, has an
+            absolute path, or leads out of the folder by its path or link. Then nothing is unpacked.
     """
     file, target = Path(archive), make_folder(folder)
     staging = target / f".unpacking-{uuid.uuid4().hex[:8]}"
@@ -105,7 +105,7 @@ def _unpack_tar(archive: tarfile.TarFile, file: Path, staging: Path) -> None:
 
 
 def _inside(name: str, file: Path) -> str:
-    """The entry's path, simplified. Raises InputError when it leads out of the folder that is unpacked into."""
+    """The normalised path of an entry. Raises InputError if it leads out of the target folder."""
     path = posixpath.normpath(name.replace("\\", "/"))
     absolute = path.startswith("/") or path[1:2] == ":"
     if absolute or path == ".." or path.startswith("../") or "\0" in path:
@@ -114,10 +114,11 @@ def _inside(name: str, file: Path) -> str:
 
 
 def _resolved(entries: list[_Entry], file: Path, staging: Path) -> Iterator[tuple[_Entry, _Entry]]:
-    """Yield (entry, the regular file whose content it has), with a progress bar."""
+    """Yield each entry and the regular file whose content it has, with a progress bar."""
     from tqdm import tqdm
 
-    needed, free = sum(entry.size for entry in entries), shutil.disk_usage(staging.parent).free
+    needed = sum(entry.size for entry in entries)
+    free = shutil.disk_usage(staging.parent).free
     if needed > free:
         raise InputError(f"{file} unpacks to {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are left: free some space")
     by_path = {entry.path: entry for entry in entries}
@@ -139,9 +140,9 @@ def _write(content: IO[bytes], path: Path) -> None:
 
 
 def _merge(staging: Path, target: Path) -> None:
-    """Move every file below ``staging`` to the same place below ``target``."""
+    """Move every file below ``staging`` to the same path below ``target``."""
     for folder, _, names in os.walk(staging):
-        place = target / Path(folder).relative_to(staging)
-        place.mkdir(parents=True, exist_ok=True)
+        destination = target / Path(folder).relative_to(staging)
+        destination.mkdir(parents=True, exist_ok=True)
         for name in names:
-            os.replace(Path(folder) / name, place / name)
+            os.replace(Path(folder) / name, destination / name)

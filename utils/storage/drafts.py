@@ -1,7 +1,7 @@
-"""Drafts: files and folders under a temporary name until they are whole, and those that dead processes left behind.
+"""Drafts: files and folders under a temporary name until they are complete, and the removal of abandoned ones.
 
-A draft's name tells who writes it: ``.draft-<system>-<process>-<random><suffix>``. It is short and does not depend on
-the target's name, so a target may have any name that the file system takes.
+A draft's name identifies its writer: ``.draft-<system>-<process>-<random><suffix>``. It is short and independent of
+the target's name, so a target may have any name that the file system allows.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-LONGEST_SUFFIX = 20  # bytes; what is longer is no suffix that says a format
-FOREIGN_SECONDS = 24 * 3600.0  # a draft of another system that nobody touched for so long is nobody's
+LONGEST_SUFFIX = 20  # bytes; a longer one does not name a format
+FOREIGN_SECONDS = 24 * 3600.0  # a draft of another system that is older than this is abandoned
 _NAME = re.compile(r"\.draft-(?P<system>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{8}(\..*)?")
-_EARLIER_NAME = re.compile(r"\..+-(?P<process>\d+)(-[0-9a-f]{3,8}(\..*)?|\.mp4)")  # as earlier versions called them
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)  # of files and folders that cannot be synchronised
+_EARLIER_NAME = re.compile(r"\..+-(?P<process>\d+)(-[0-9a-f]{3,8}(\..*)?|\.mp4)")  # of earlier versions
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)  # files and folders that cannot be synchronised
 
 _open: set[str] = set()  # drafts that this process is writing
 _swept: set[str] = set()  # folders in which this process has looked for abandoned drafts
 
 
 def draft_path(target: Path) -> Path:
-    """A new draft's path beside ``target``, with its suffix: libraries choose a format by it.
+    """Path for a new draft next to ``target``, with the same suffix: libraries choose a format by it.
 
-    Before the first draft in a folder those of dead processes are removed there.
+    Before its first draft in a folder, a process removes those of dead processes there.
     """
     folder = str(target.parent.absolute())
     if folder not in _swept:
@@ -47,9 +47,9 @@ def draft_path(target: Path) -> Path:
 
 @contextmanager
 def open_draft(target: Path) -> Iterator[Path]:
-    """Yield a draft's path beside ``target``; what is there in the end is removed.
+    """Yield a draft's path next to ``target``; remove it at the end if it still exists.
 
-    An OSError that names no file, or the draft, names ``target`` instead.
+    An OSError that names the draft or no file is changed to name ``target``.
     """
     draft = draft_path(target)
     try:
@@ -66,28 +66,28 @@ def open_draft(target: Path) -> Iterator[Path]:
 def remove_abandoned(folder: str | Path, held: bool = False) -> None:
     """Remove the drafts of processes that have ended from ``folder``.
 
-    With ``held`` the folder is this run's alone: the folders in it are searched, too, and drafts of earlier versions
-    are removed without asking for their process, whose number may be another's by now.
+    With ``held`` no other run uses the folder: its subfolders are searched, too, and drafts of earlier versions are
+    removed without a look at their process, whose number may have been reused.
 
-    Drafts of living processes stay. Of another system (another computer, container or boot) it is not known which
-    processes live: its drafts are removed when nobody has touched them for a day.
+    Drafts of running processes stay. Which processes of another system (computer, container or boot) are running is
+    not known: its drafts are removed when they have not changed for a day.
     """
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            if name.startswith(".") and _is_abandoned(Path(place, name), held):
-                _remove(Path(place, name))
+            if name.startswith(".") and _is_abandoned(Path(parent, name), held):
+                _remove(Path(parent, name))
         if not held:
             return
 
 
 def remove_own() -> None:
-    """Remove the drafts that this process is writing: it is about to end."""
+    """Remove the drafts of this process, which is about to end."""
     for draft in list(_open):
         _remove(Path(draft))
 
 
 def synchronise(path: Path) -> None:
-    """Have the content of a file, or the names in a folder, on the disk before anything that follows (fsync)."""
+    """Write the content of a file, or the names in a folder, to the disk before returning (fsync)."""
     if path.is_dir() and os.name == "nt":
         return
     try:
@@ -102,14 +102,14 @@ def synchronise(path: Path) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Tell whether a process of this number exists on this system."""
+    """Tell whether a process with this number exists on this system."""
     if sys.platform == "win32":
         return _is_running_on_windows(process)
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it is another user's
+    except OSError:  # another user's
         return True
     return True
 
@@ -128,7 +128,7 @@ def _is_running_on_windows(process: int) -> bool:
 
 @functools.cache
 def _system() -> str:
-    """Six letters for what has the same process numbers: this computer since its start, and this container."""
+    """Six letters that identify what shares process numbers: this computer since its start, and this container."""
     parts = [platform.node()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
@@ -137,7 +137,8 @@ def _system() -> str:
 
 
 def _is_abandoned(path: Path, held: bool) -> bool:
-    current, earlier = _NAME.fullmatch(path.name), _EARLIER_NAME.fullmatch(path.name)
+    current = _NAME.fullmatch(path.name)
+    earlier = _EARLIER_NAME.fullmatch(path.name)
     if current is None and earlier is None:
         return False
     if current is not None and current["system"] != _system():
@@ -156,5 +157,5 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return
-    with suppress(OSError):  # as a rule there is none; where it cannot be removed, the next process tries again
+    with suppress(OSError):  # usually there is none; if it cannot be removed, the next process tries again
         path.unlink()

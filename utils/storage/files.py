@@ -1,4 +1,4 @@
-"""Paths, run folders, YAML files, and writes that never leave half a file behind."""
+"""Paths, run folders, YAML and JSON files, and writes that never leave half a file behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 
 from utils.errors import InputError, MissingFileError, short_repr
 from utils.storage.drafts import open_draft, synchronise
-from utils.storage.yaml_reader import MOST_BYTES, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds train.py
 
@@ -26,7 +25,7 @@ def make_folder(path: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"cannot create the folder {folder} ({error.strerror}): choose a writable place with --project"
+            f"cannot create the folder {folder} ({error.strerror}): choose a writable folder with --project"
         ) from error
     if not os.access(folder, os.W_OK):
         raise InputError(
@@ -37,19 +36,19 @@ def make_folder(path: str | Path) -> Path:
 
 @contextmanager
 def atomic_path(path: str | Path, sync: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, remove it if not.
+    """Yield a temporary path next to ``path``; rename it to ``path`` if the block succeeds, remove it if not.
 
-    The temporary name keeps the suffix, so that libraries which choose a format by suffix work. A file that is
-    replaced passes its permissions on. With ``sync`` the content is on the disk before the name is, so that the old or
-    the new file is there, and whole, also after a power failure. Leave that out only for what is cheap to make again
-    and made by the thousand: it costs a few milliseconds.
+    The temporary name keeps the suffix, by which some libraries choose a format. The new file keeps the permissions of
+    the one that it replaces. With ``sync`` the content is on the disk before the name, so that even after a power
+    failure the old or the new file exists, complete. This costs a few milliseconds: leave it out only for files that
+    are cheap to make again and written by the thousand.
     """
     target = Path(path)
     with open_draft(target) as draft:
         yield draft
         if sync:
             synchronise(draft)
-        with suppress(OSError):  # as a rule there is no such file yet
+        with suppress(OSError):  # usually there is no such file yet
             shutil.copymode(target, draft)
         os.replace(draft, target)
     if sync:
@@ -57,7 +56,7 @@ def atomic_path(path: str | Path, sync: bool = True) -> Iterator[Path]:
 
 
 def append_whole(path: str | Path, text: str) -> None:
-    """Add ``text`` to a file, on the disk when this returns; if it cannot be written, the file stays as it was."""
+    """Append ``text`` to a file and sync it to the disk; if that fails, the file stays as it was."""
     file = Path(path)
     before = file.stat().st_size if file.exists() else None
     try:
@@ -78,14 +77,15 @@ def append_whole(path: str | Path, text: str) -> None:
 
 @contextmanager
 def atomic_output(path: str | Path) -> Iterator[Path]:
-    """As ``atomic_path``, for a file or a folder that needs its final name while it is made.
+    """``atomic_path`` for a file or a folder that needs its final name while it is written.
 
-    Yields a path of that name within a temporary folder beside ``path``. What was at ``path`` is replaced at the end.
+    Yields a path of that name within a temporary folder next to ``path``, which is replaced at the end.
     """
     target = Path(path)
     with open_draft(target) as staging:
         staging.mkdir()
-        result, replaced = staging / target.name, staging / "replaced"
+        result = staging / target.name
+        replaced = staging / "replaced"
         yield result
         for file in [*result.rglob("*"), result]:
             synchronise(file)
@@ -106,39 +106,46 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
 
     A file keeps its suffix (``a.txt`` -> ``a2.txt``); a folder with a dot gets the number at its end.
     """
-    wanted = Path(path)
-    if wanted.exists() and not exist_ok:
-        stem, suffix = (wanted.with_suffix(""), wanted.suffix) if wanted.is_file() else (wanted, "")
-        taken = set(os.listdir(wanted.parent))  # one look at the folder, however many there are
-        names = (f"{stem.name}{sep}{number}{suffix}" for number in itertools.count(2))
-        free = (wanted.with_name(name) for name in names if name not in taken)
-        wanted = next(file for file in free if not file.exists())
+    free = Path(path)
+    if free.exists() and not exist_ok:
+        free = _next_free(free, sep)
     if mkdir and not exist_ok:
         try:
-            make_folder(wanted.parent)
-            wanted.mkdir()
-        except FileExistsError as error:  # by now: another process was first
-            if not wanted.exists():
-                raise InputError(f"{wanted} is a link to nothing: remove it, or choose another --name") from error
+            make_folder(free.parent)
+            free.mkdir()
+        except FileExistsError as error:  # another process was first
+            if not free.exists():
+                raise InputError(f"{free} is a link to nothing: remove it, or choose another --name") from error
             return increment_path(path, exist_ok, sep, mkdir)
-        except OSError:  # told by what follows
+        except OSError:  # make_folder reports it
             pass
     if mkdir:
-        make_folder(wanted)
-    return wanted
+        make_folder(free)
+    return free
+
+
+def _next_free(path: Path, sep: str) -> Path:
+    """The first free of path2, path3, ...; of a file in front of its suffix."""
+    suffix = path.suffix if path.is_file() else ""
+    stem = path.name.removesuffix(suffix)
+    taken = set(os.listdir(path.parent))  # listed once, however many numbers are taken
+    numbered = (path.with_name(f"{stem}{sep}{number}{suffix}") for number in itertools.count(2))
+    return next(file for file in numbered if file.name not in taken and not file.exists())
 
 
 def fitting_name(folder: str | Path, stem: str, ending: str = "") -> str:
-    """``stem + ending``; the stem is shortened, and made unique again, where ``folder`` takes no names of that length.
+    """``stem + ending``; a stem too long for ``folder`` is shortened and made unique with a hash.
 
     Args:
-        folder: where the name is to be used, which exists; its file system says how many bytes a name may have.
-        ending: what comes after the stem and stays as it is.
+        folder: an existing folder; its file system limits the bytes of a name.
+        stem: the part that may be shortened.
+        ending: the part that follows it and stays as it is.
     """
     longest = 255
-    with suppress(OSError, AttributeError, ValueError):  # where it cannot be asked for; nearly all take 255
+    with suppress(OSError, AttributeError, ValueError):  # unknown; nearly all file systems allow 255
         longest = os.pathconf(folder, "PC_NAME_MAX")
-    encoded, room = os.fsencode(stem), longest - len(os.fsencode(ending))
+    encoded = os.fsencode(stem)
+    room = longest - len(os.fsencode(ending))
     if len(encoded) <= room:
         return stem + ending
     mark = "-" + hashlib.blake2b(encoded, digest_size=4).hexdigest()
@@ -149,18 +156,20 @@ def fitting_name(folder: str | Path, stem: str, ending: str = "") -> str:
 
 
 def newest_file(folder: Path, pattern: str, remedy: str) -> Path:
-    """The file below ``folder`` matching ``pattern`` that was written last. Raises MissingFileError with the remedy."""
-    found = max(folder.glob(f"**/{pattern}"), key=lambda path: path.stat().st_mtime, default=None)
-    if found is None:
+    """The youngest file below ``folder`` that matches ``pattern``. Raises MissingFileError with the remedy."""
+    newest = max(folder.glob(f"**/{pattern}"), key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
         raise MissingFileError(f"no {pattern} below {folder}: {remedy}")
-    return found
+    return newest
 
 
 def read_yaml(path: str | Path, as_written: bool = False) -> Any:
     """The plain values of a YAML file, within the limits of yaml_reader.py. Raises InputError in one line.
 
-    With ``as_written`` numbers and dates are the texts that stand in the file.
+    With ``as_written`` numbers and dates are returned as the text in the file.
     """
+    from utils.storage.yaml_reader import MOST_BYTES, parse_yaml  # it imports yaml, and every command this file
+
     file = Path(path)
     if not file.is_file():
         raise MissingFileError(f"no such YAML file: {file}")
@@ -169,15 +178,15 @@ def read_yaml(path: str | Path, as_written: bool = False) -> Any:
 
 
 def read_yaml_mapping(path: str | Path) -> dict[Any, Any]:
-    """``read_yaml`` for a file that has to hold a mapping. Raises InputError where it holds something else."""
+    """``read_yaml`` for a file that has to hold a mapping. Raises InputError if it holds anything else."""
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds {short_repr(content)}: expected lines of the kind 'key: value'")
+        raise InputError(f"{path} holds {short_repr(content)}: expected lines such as 'key: value'")
     return content
 
 
 def write_yaml(path: str | Path, data: Any, header: str = "") -> None:
-    """Write ``data`` as YAML in the order it has, atomically; ``header`` goes in front as comment lines."""
+    """Write ``data`` as YAML atomically, its keys in order, after the comment lines of ``header``."""
     import yaml
 
     comment = "".join(f"# {line}\n" for line in header.splitlines())

@@ -1,4 +1,4 @@
-"""Run folders belong to one run at a time: the one that makes them, or the one that goes on in them."""
+"""Locks of run folders: a folder belongs to one run at a time, the one that creates it or continues in it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ from utils.storage.files import increment_path, make_folder
 
 LOCK_FILE = ".lock"
 _HELD_ELSEWHERE = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
-_LOCKED_BYTE = 1 << 20  # on Windows, where a locked byte cannot be read by others: one behind the text
+_LOCKED_BYTE = 1 << 20  # behind the text: on Windows others cannot read a locked byte
 
 _held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
-_minds_forks = False
+_forks_are_handled = False
 
 
 @contextmanager
-def claimed_folder(wanted: str | Path, exist_ok: bool = False, shared: bool = False) -> Iterator[Path]:
-    """Create the folder of a run, and hold it meanwhile: ``wanted``, or the first free of wanted2, wanted3, ...
+def claimed_folder(path: str | Path, exist_ok: bool = False, shared: bool = False) -> Iterator[Path]:
+    """Create the folder of a run and hold it during the block: ``path``, or the first free of path2, path3, ...
 
-    The folder is that of the process that creates it. With ``exist_ok`` it may exist, but no other run may be using
-    it, unless both are content to have it ``shared``. A folder that was created here and is still empty when an error
-    ends the block is removed again.
+    With ``exist_ok`` it may exist, but must not be in use by another run, unless both are ``shared``. A folder that was
+    created here and is still empty when an error ends the block is removed again.
 
     Raises:
-        InputError: it cannot be created, or another run uses it, which is named.
+        InputError: it cannot be created, or is in use by another run, which is named.
     """
-    first = Path(wanted)
-    missing = [place for place in first.parents if not place.exists()]
+    first = Path(path)
+    missing = [parent for parent in first.parents if not parent.exists()]
     created = not (exist_ok and first.exists())
     folder = make_folder(first) if exist_ok else increment_path(first, mkdir=True)
     try:
@@ -42,14 +41,14 @@ def claimed_folder(wanted: str | Path, exist_ok: bool = False, shared: bool = Fa
             yield folder
     except BaseException:
         with suppress(OSError):  # one that is not empty
-            for place in [folder, *missing] if created else []:
-                place.rmdir()
+            for empty in [folder, *missing] if created else []:
+                empty.rmdir()
         raise
 
 
 @contextmanager
 def held_folder(folder: str | Path) -> Iterator[Path]:
-    """Hold an existing folder: no other run can use it meanwhile. Raises InputError, naming the one that does."""
+    """Hold an existing folder, so that no other run can use it. Raises InputError naming the run that already does."""
     lock = FolderLock(Path(folder))
     lock.acquire()
     try:
@@ -59,20 +58,21 @@ def held_folder(folder: str | Path) -> Iterator[Path]:
 
 
 class FolderLock:
-    """A lock that the system lets go when the process ends, however it ends; nobody has to clean up after it.
+    """A lock that the system releases when the process ends, however it ends; no stale lock can stay behind.
 
-    It is on a file in the folder, so that it holds for other containers, too, and on NFS. Where a file system knows no
-    locks, folders are not protected.
+    It is on a file in the folder, so it also holds between containers and on NFS. On a file system without locks,
+    folders are not protected.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Take nothing yet."""
-        self.folder, self.file = folder, folder / LOCK_FILE
+        """Remember the folder; nothing is locked yet."""
+        self.folder = folder
+        self.file = folder / LOCK_FILE
         self._descriptor = -1
 
     def acquire(self) -> None:
-        """Take the lock. Raises InputError if another run has it, or the folder cannot be written to."""
-        _mind_forks()
+        """Take the lock. Raises InputError if another run has it or the folder is not writable."""
+        _handle_forks()
         while self._descriptor < 0:
             try:
                 descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
@@ -92,42 +92,42 @@ class FolderLock:
                     ) from None
             if _is_at(descriptor, self.file):
                 self._descriptor = descriptor
-            else:  # its holder has removed it in between
+            else:  # its holder removed it meanwhile
                 os.close(descriptor)
         _held.add(self)
-        with suppress(OSError):  # it is information only
+        with suppress(OSError):  # only information for other runs
             words = f"process {os.getpid()} on {platform.node()} ({Path(sys.argv[0] or 'python').name})\n"
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, words.encode("utf-8", "replace"))
 
     def release(self) -> None:
-        """Let go, and remove the file."""
+        """Release the lock and remove its file."""
         if self._descriptor < 0:
             return
         _held.discard(self)
-        with suppress(OSError):  # Windows removes no open file; it is of no harm
+        with suppress(OSError):  # Windows cannot remove an open file; it does no harm
             if _is_at(self._descriptor, self.file):
                 self.file.unlink()
         self.forget()
 
     def forget(self) -> None:
-        """Close the file: in a forked process, so that it does not hold what its parent has."""
+        """Close the file in a forked process, so that it does not hold its parent's lock."""
         descriptor, self._descriptor = self._descriptor, -1
         with suppress(OSError):
             os.close(descriptor)
 
 
 def release_all() -> None:
-    """Let go of all folders: the process is about to end."""
+    """Release all locks of this process, which is about to end."""
     for lock in list(_held):
         lock.release()
 
 
-def _mind_forks() -> None:
-    global _minds_forks
-    if not _minds_forks and hasattr(os, "register_at_fork"):
+def _handle_forks() -> None:
+    global _forks_are_handled
+    if not _forks_are_handled and hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_forget_all)
-    _minds_forks = True
+    _forks_are_handled = True
 
 
 def _forget_all() -> None:

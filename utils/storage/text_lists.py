@@ -18,17 +18,17 @@ BLANK, COMMENT = HARMLESS = ("blank", "a comment")
 
 
 class TextList:
-    """The lines of a list file, and an account of those that are not used.
+    """The lines of a list file, and a record of those that are not used.
 
     Attributes:
-        file: the list. lines: (number, text) without the space around it, of all lines but blank ones and comments,
-            which begin with # (where no file has that name).
+        file: the list. lines: (number, stripped text) of all lines but blank ones and comments, which begin with #
+            (unless a file has that name).
     """
 
     def __init__(self, file: Path) -> None:
         """Read ``file``, see ``read_text``."""
         self.file = file
-        self._left_out: dict[str, tuple[int, int, str]] = {}  # reason -> how many, number and text of the first
+        self._left_out: dict[str, tuple[int, int, str]] = {}  # reason -> count, number and text of the first
         self.lines: list[tuple[int, str]] = []
         for number, line in enumerate(read_text(file).rstrip().splitlines(), 1):
             text = line.strip()
@@ -45,7 +45,7 @@ class TextList:
         self._left_out[reason] = count + 1, first, shown
 
     def report(self) -> None:
-        """Say how many lines were left out for each reason, and quote the first; nothing is said twice."""
+        """Log once how many lines were left out for each reason, quoting the first."""
         for reason, (count, number, text) in self._left_out.items():
             level = logging.INFO if reason in HARMLESS else logging.WARNING
             first = quoted(number, text)
@@ -55,7 +55,7 @@ class TextList:
                 log_once(f"{self.file}: {count} lines are left out: each is {reason}; the first is {first}", level)
 
     def refuse(self, expected: str) -> InputError:
-        """The error of a list without any usable line: its first reason that is no comment, and what was expected."""
+        """The error for a list without usable lines: the first reason other than a comment, and what was expected."""
         for reason, (_, number, text) in self._left_out.items():
             if reason not in HARMLESS:
                 what = f"{quoted(number, text)} is {reason}"
@@ -70,7 +70,7 @@ def quoted(number: int, text: str) -> str:
 
 
 def read_text(file: Path) -> str:
-    """The text of a UTF-8 file, with or without a mark at its start; other bytes become surrogates, as in file names.
+    """The text of a UTF-8 file, with or without a byte order mark; other bytes become surrogates, as in file names.
 
     Raises:
         InputError: it is UTF-16 or binary, or cannot be read.
@@ -88,12 +88,12 @@ def read_text(file: Path) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Tell whether ``text``, which ``read_text`` has read, was UTF-8."""
+    """Tell whether ``text``, as returned by ``read_text``, was UTF-8."""
     return not any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def spellings(text: str) -> Iterator[str]:
-    """The path that a line means: as it stands; without quotes around it; with / for the \\ of Windows."""
+    """Yield the paths that a line may mean: as written, without quotes around it, and with / for the \\ of Windows."""
     yield text
     if len(text) > 1 and text[0] == text[-1] and text[0] in QUOTES:
         text = text[1:-1].strip()
@@ -103,7 +103,7 @@ def spellings(text: str) -> Iterator[str]:
 
 
 def locations(path: str, folder: Path) -> Iterator[str]:
-    """Places of the ``path`` of a list in ``folder``: below it with ``./``, else below the working folder or it."""
+    """Yield where a ``path`` of a list may be: below ``folder`` with ``./``, else below the working folder or it."""
     if path.startswith("./"):
         yield str(folder / path[2:])
         return
@@ -113,7 +113,7 @@ def locations(path: str, folder: Path) -> Iterator[str]:
 
 
 def find_listed(text: str, folder: Path) -> str | None:
-    """The first path that exists of those that a line may mean; None if there is none."""
+    """The first existing path of those that a line may mean, or None."""
     for spelling in spellings(text):
         for path in locations(spelling, folder):
             if spelling and os.path.exists(path):

@@ -1,35 +1,34 @@
-"""YAML as plain values, within limits: what is wrong with a text is one line that names the file and the line.
+"""Read YAML as plain values, within limits; an error is one line that names the file and the line.
 
-The parser of PyYAML yields events; this module makes dicts, lists, texts, numbers, truth values, None and dates of
-them, as its safe loader does, and nothing else. Beyond that loader it refuses texts that are not UTF-8, keys that stand
-twice, and whatever would grow without bounds: nesting, values, what aliases expand to, numbers of endless length.
+PyYAML's parser yields events; like its safe loader, this module turns them into dicts, lists, strings, numbers,
+booleans, None and dates, and nothing else. Unlike that loader it rejects text that is not UTF-8, repeated keys, and
+whatever could grow without bounds: nesting, values, expanded aliases, the digits of numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
+
+import yaml
 
 from utils.errors import InputError, short_repr
 
-if TYPE_CHECKING:
-    import yaml
-
 MOST_BYTES = 1 << 21  # of a file
-MOST_VALUES = 100_000  # counted with every alias written out
-MOST_CHARACTERS = 1 << 22  # of all texts, counted so, too
+MOST_VALUES = 100_000  # with every alias expanded
+MOST_CHARACTERS = 1 << 22  # of all strings, with every alias expanded
 DEEPEST = 32
 LONGEST_NUMBER = 64  # characters
 
 _TAG = "tag:yaml.org,2002:"
-_CONSTRUCTED = ("null", "bool", "int", "float", "timestamp")  # by the safe loader, of one scalar
-_TEXTS = ("str", "value", "merge")  # a lone "=" or "<<" has no meaning but as a key
+_CONSTRUCTED = ("null", "bool", "int", "float", "timestamp")  # scalars that the safe loader converts
+_TEXTS = ("str", "value", "merge")  # "=" is text, and so is "<<" unless it is a key
 
 
 @dataclass
 class _Value:
-    """A finished value, the line it begins at, and how much it is with its aliases written out."""
+    """A complete value, the line it begins at, and its size with aliases expanded."""
 
     content: Any
     line: int
@@ -47,45 +46,45 @@ class _Collection:
     values: int = 1
     characters: int = 0
     key: _Value | None = None  # of a mapping: the key whose value comes next
-    lines: dict[Any, int] = field(default_factory=dict)  # of a mapping: where each key stands
-    merged: dict[Any, Any] = field(default_factory=dict)  # of a mapping: what << brings in
+    lines: dict[Any, int] = field(default_factory=dict)  # of a mapping: the line of each key
+    merged: dict[Any, Any] = field(default_factory=dict)  # of a mapping: the entries of <<
 
 
 def decode_utf8(content: bytes, source: object) -> str:
-    """The text of a file; a byte order mark is left out. Raises InputError, with the line, where it is not UTF-8."""
-    wanted = "UTF-8 is wanted: save it so in an editor, or with iconv -f {} -t UTF-8 OLD > NEW"
+    """The text of a file without a byte order mark. Raises InputError with the line if it is not UTF-8."""
+    expected = "UTF-8 is expected: convert it in an editor, or with iconv -f {} -t UTF-8 OLD > NEW"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{source}, line 1: the text is UTF-16, but {wanted.format('UTF-16')}")
+        raise InputError(f"{source}, line 1: the text is UTF-16, but {expected.format('UTF-16')}")
     if b"\0" in content:
         line = content.count(b"\n", 0, content.index(b"\0")) + 1
-        raise InputError(f"{source}, line {line}: a NUL character, as in UTF-16, but {wanted.format('UTF-16')}")
+        raise InputError(f"{source}, line {line}: a NUL character, as in UTF-16, but {expected.format('UTF-16')}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
-        wanted = wanted.format("ENCODING") + " (GBK, CP1252, SHIFT-JIS, EUC-KR ...)"
-        raise InputError(f"{source}, line {line}: byte 0x{byte:02X} is not UTF-8, but {wanted}") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        expected = expected.format("ENCODING") + " (GBK, CP1252, SHIFT-JIS, EUC-KR ...)"
+        raise InputError(
+            f"{source}, line {line}: byte 0x{content[error.start]:02X} is not UTF-8, but {expected}"
+        ) from error
 
 
 def parse_yaml(content: bytes, source: object, as_written: bool = False) -> Any:
     """The plain values of a YAML document; None if it is empty.
 
-    With ``as_written`` numbers and dates are the texts that stand in the file (007 is '007', and not 7).
+    With ``as_written`` numbers and dates are returned as the text in the file (007 is '007', not 7).
 
     Raises:
-        InputError: not UTF-8, no YAML, a key twice, a value that is none of its kind, or beyond a limit.
+        InputError: not UTF-8, not YAML, a repeated key, an invalid value, or beyond a limit.
     """
     if len(content) > MOST_BYTES:
-        raise InputError(f"{source} is larger than {MOST_BYTES >> 10} KiB, which no YAML file read here needs to be")
+        raise InputError(f"{source} is larger than {MOST_BYTES >> 10} KiB, the limit for YAML files")
     return _Builder(decode_utf8(content, source), source, as_written).build()
 
 
 class _Builder:
-    """Makes values of the events of one document, without recursion."""
+    """Builds values from the events of one document, without recursion."""
 
     def __init__(self, text: str, source: object, as_written: bool) -> None:
-        import yaml
-
         self.text, self.source, self.as_written = text, source, as_written
         self.finished: dict[str, _Value] = {}  # by anchor
         self.waiting: list[_Collection] = []  # from the outermost to the innermost
@@ -98,8 +97,6 @@ class _Builder:
 
     def build(self) -> Any:
         """The content of the document."""
-        import yaml
-
         root: _Value | None = None
         documents = 0
         for event in self._events():
@@ -119,8 +116,6 @@ class _Builder:
         return None if root is None else root.content
 
     def _events(self) -> Iterator[Any]:
-        import yaml
-
         try:
             while self.loader.check_event():
                 yield self.loader.get_event()
@@ -130,7 +125,7 @@ class _Builder:
             hint = ": indent with spaces, not with tabs" if self._begins_with_tab(line) else ""
             reason = f"{str(error.problem or error.context)[:200]}{hint}"
             raise InputError(f"{self.source} is not valid YAML at line {line}: {reason}") from error
-        except (ValueError, OverflowError) as error:  # impossible numbers in escapes and directives, without libyaml
+        except (ValueError, OverflowError) as error:  # invalid numbers in escapes and directives, without libyaml
             raise InputError(f"{self.source} is not valid YAML: {str(error)[:200]}") from error
 
     def _begins_with_tab(self, line: int) -> bool:
@@ -145,10 +140,9 @@ class _Builder:
     # -- values --------------------------------------------------------------------------------------------------------
 
     def _scalar(self, event: yaml.ScalarEvent, line: int) -> _Value:
-        import yaml
-
-        text, tag = event.value, event.tag
-        if tag in (None, "!"):
+        text: str = event.value
+        tag: str = event.tag or "!"
+        if tag == "!":
             tag = self.loader.resolve(yaml.ScalarNode, text, event.implicit)
         if tag.removeprefix(_TAG) in _TEXTS:
             if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
@@ -174,7 +168,7 @@ class _Builder:
     def _alias(self, anchor: str | None, line: int) -> _Value:
         name = str(anchor)[:40]
         if any(collection.anchor == anchor for collection in self.waiting):
-            self._refuse(line, f"*{name} lies within what it stands for, without end: write the values out")
+            self._refuse(line, f"*{name} lies within what it stands for, without end: write out the values")
         known = self.finished.get(str(anchor))
         if known is None:
             self._refuse(line, f"*{name} stands for nothing: no &{name} comes before it")
@@ -188,8 +182,6 @@ class _Builder:
     # -- collections ---------------------------------------------------------------------------------------------------
 
     def _open(self, event: yaml.CollectionStartEvent, line: int) -> None:
-        import yaml
-
         kind = "seq" if isinstance(event, yaml.SequenceStartEvent) else "map"
         if event.tag not in (None, "!", f"{_TAG}{kind}"):
             self._refuse(

@@ -1,4 +1,4 @@
-"""From records to plain values and tensors, once the whole file has been judged."""
+"""Create plain values and tensors from records, once the whole file has been judged."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from utils.torch_files.records import (
 
 
 class Builder:
-    """Builds values; what is one object in the file becomes one object.
+    """Builds values; an object that the file refers to several times is built once.
 
-    OrderedDicts and namespaces become dicts, NumPy's numbers and arrays plain numbers and lists; paths are text by now.
+    OrderedDicts and namespaces become dicts, NumPy's numbers and arrays plain numbers and lists; paths already are.
     """
 
     def __init__(self, storages: Mapping[str, Tensor]) -> None:
-        """Prepare: ``storages`` are the bytes (uint8) of each key."""
+        """``storages`` are the bytes (uint8) of each key."""
         self.storages = storages
         self.made: dict[int, Any] = {}
 
     def build(self, value: Any) -> Any:
-        """The plain value or tensor of a record. Raises Refusal where there is a module."""
+        """The plain value or tensor of a record. Raises Refusal for a module."""
         kind = type(value)
         if kind in SCALARS:
             return value

@@ -1,4 +1,4 @@
-"""Functions of our own for the names that a checkpoint's pickle may call: they make records of checked arguments."""
+"""Replacements for the functions that a checkpoint's pickle may call: they turn checked arguments into records."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DTYPES = {
 }
 NUMPY_CODES = re.compile(r"[?bBhHiIlLqQefd]|b1|[iu][1248]|f[248]|[SU][0-9]{1,6}")
 LARGEST_RANGE = 10_000
-LARGEST_ARRAY = 1_000_000  # values times sides: each side becomes a layer of lists
+LARGEST_ARRAY = 1_000_000  # values times dimensions: each dimension becomes a level of lists
 
 
 def _expect(good: bool, what: str) -> None:
@@ -68,14 +68,14 @@ def set_of(arguments: tuple) -> set:
 
 
 def checked_set(values: Any) -> set:
-    """A set of these values; raises Refusal for what has no place in one."""
+    """A set of these values; raises Refusal for values that are not plain keys."""
     others = sum(type(value) is not str for value in values)
     _expect(others <= OTHER_KEYS and all(type(value) in KEYS for value in values), "a set of other things than names")
     return set(values)
 
 
 def range_of(arguments: tuple) -> range:
-    """``range(...)`` of a few numbers, which Sum keeps."""
+    """``range(...)`` of a few numbers, an attribute of Sum."""
     _expect(_are(arguments, int) and 1 <= len(arguments) <= 3 and arguments[2:] != (0,), "a range of no numbers")
     small = all(abs(value) <= LARGEST_RANGE for value in arguments)
     _expect(small, f"a range of more than {LARGEST_RANGE} numbers")
@@ -147,7 +147,7 @@ def numpy_type(arguments: tuple) -> NumpyType:
 
 
 def set_numpy_type(kind: NumpyType, state: Any) -> None:
-    """The state of a dtype: (version, byte order, ...)."""
+    """Set the state of a dtype: (version, byte order, ...)."""
     good = type(state) is tuple and len(state) in (8, 9) and state[1] in ("<", ">", "|", "=")
     _expect(good and state[2:5] == (None, None, None) and not kind.order, "a NumPy type of another form")
     kind.order = state[1]
@@ -168,16 +168,17 @@ def numpy_array(arguments: tuple) -> ArrayRecord:
 
 
 def set_numpy_array(array: ArrayRecord, state: Any) -> int:
-    """The state of an array: (version, shape, dtype, in Fortran's order, bytes); returns how many objects it became."""
+    """Set the state of an array: (version, shape, dtype, Fortran order, bytes). Returns how many objects it became."""
     good = type(state) is tuple and len(state) == 5 and type(state[3]) is bool and type(state[4]) is bytes
     _expect(good and type(state[2]) is NumpyType and not array.filled, "a NumPy array of another form")
     shape = state[1]
     good = _are(shape, int) and len(shape) <= DIMENSIONS and min(shape, default=0) >= 0
-    # Of no values, an array of several sides would still become as many lists as its first side says
+    # Without values, an array of several dimensions would still become as many lists as its first side says
     _expect(good and 0 not in shape[1:], "a NumPy array of no shape")
     objects = math.prod(shape) * max(len(shape), 1)
     _expect(objects <= LARGEST_ARRAY, f"a NumPy array of more than {LARGEST_ARRAY} values")
-    array.values, array.filled = _numpy_values(state[2], state[4], shape, "F" if state[3] else "C"), True
+    array.values = _numpy_values(state[2], state[4], shape, "F" if state[3] else "C")
+    array.filled = True
     return objects
 
 
@@ -187,7 +188,7 @@ def _numpy_values(kind: NumpyType, content: bytes, shape: tuple[int, ...], order
     _expect(dtype.itemsize > 0 and count * dtype.itemsize == len(content), "NumPy values of another size than they say")
     try:
         values = np.frombuffer(content, dtype).reshape(shape, order=order).tolist()  # type: ignore[call-overload]
-    except ValueError:  # text that is none
+    except ValueError:  # invalid text
         raise Refusal("NumPy values that are not text") from None
     return values
 

@@ -1,7 +1,7 @@
-"""The zip archive of ``torch.save``: every byte of it is accounted for, and every checksum compared.
+"""The zip archive of ``torch.save``: every byte is accounted for, and every checksum compared.
 
-zipfile follows the index alone: what lies beside the indexed bytes, or is said twice and differently, goes unseen. And
-``torch.save`` stores its entries in one way only: one behind the other, uncompressed, in one folder.
+zipfile follows the index alone and does not see bytes outside the indexed ranges, or headers that contradict the index.
+``torch.save`` stores its entries in one way only: consecutive, uncompressed, in one folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _IN_64_BITS = 0xFFFFFFFF
 
 @dataclass
 class Entry:
-    """One stored file: its name without the common folder, and what the index says of it."""
+    """One stored file: its name without the common folder, and its fields in the index."""
 
     name: str
     full_name: bytes
@@ -46,7 +46,7 @@ class ZipContainer:
     """The entries of an archive."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        """Read the index of ``stream``. Raises Damage or Refusal where it is none of ``torch.save``."""
+        """Read the index of ``stream``. Raises Damage or Refusal if ``torch.save`` did not write it."""
         self.stream = stream
         self.size = stream.seek(0, 2)
         self.index_offset, count, index = self._read_index()
@@ -68,10 +68,8 @@ class ZipContainer:
         if strange:
             raise Refusal(f"its entry {strange.name!r} is encrypted or of an unknown kind")
         self.order = sorted(entries, key=lambda entry: entry.header_offset)
-        self.ends = dict(
-            zip((entry.name for entry in self.order),
-                [entry.header_offset for entry in self.order[1:]] + [self.index_offset], strict=True)
-        )  # fmt: skip
+        ends = [entry.header_offset for entry in self.order[1:]] + [self.index_offset]
+        self.ends = {entry.name: end for entry, end in zip(self.order, ends, strict=True)}
         if self.order[0].header_offset:
             raise Damage("something lies before its first entry")
 
@@ -142,12 +140,13 @@ class ZipContainer:
         """Compare an entry's own header with the index; returns where its content begins."""
         fields = _HEADER.unpack(self._at(entry.header_offset, _HEADER.size))
         signature, _, flags, method, _, _, crc, packed, size, name_length, extra_length = fields
-        name, extra = self.stream.read(name_length), self.stream.read(extra_length)
+        name = self.stream.read(name_length)
+        extra = self.stream.read(extra_length)
         if size == packed == _IN_64_BITS:
             size, packed = _in_64_bits(extra, size, packed)
-        told = (crc, packed, size)
-        behind = flags & _SIZES_BEHIND and told == (0, 0, 0)
-        same = behind or told == (entry.crc, entry.packed_size, entry.size)
+        stated = (crc, packed, size)
+        behind = flags & _SIZES_BEHIND and stated == (0, 0, 0)
+        same = behind or stated == (entry.crc, entry.packed_size, entry.size)
         if signature != SIGNATURE or (flags, method, name) != (entry.flags, entry.method, entry.full_name) or not same:
             raise Damage(f"its index contradicts the header of {entry.name!r}")
         start = entry.header_offset + _HEADER.size + name_length + extra_length
@@ -155,20 +154,21 @@ class ZipContainer:
             raise Damage(f"its entry {entry.name!r} reaches into the index")
         return start
 
-    def _check_descriptor(self, entry: Entry, found: bytes, length: int) -> None:
-        """Behind the content there is nothing, or checksum and sizes once more."""
+    def _check_descriptor(self, entry: Entry, content: bytes, length: int) -> None:
+        """Require that nothing follows an entry but its checksum and sizes, repeated."""
         expected = []
         if entry.flags & _SIZES_BEHIND:
             for layout in ("<LLL", "<LQQ"):
                 if entry.size <= _IN_64_BITS or layout == "<LQQ":
                     numbers = struct.pack(layout, entry.crc, entry.packed_size, entry.size)
                     expected += [numbers, b"PK\x07\x08" + numbers]
-        if length and (len(found) != length or found not in expected):
+        if length and (len(content) != length or content not in expected):
             raise Damage(f"{length} bytes behind its entry {entry.name!r} belong to nothing")
 
 
 def _parse_index(index: bytes, count: int) -> list[Entry]:
-    entries, position = [], 0
+    entries = []
+    position = 0
     for _ in range(count):
         if position + _INDEX_ENTRY.size > len(index):
             raise Damage("its index is shorter than it says")
@@ -189,18 +189,19 @@ def _parse_index(index: bytes, count: int) -> list[Entry]:
 
 
 def _in_64_bits(extra: bytes, *numbers: int) -> list[int]:
-    """The numbers, with those that do not fit into 32 bits taken out of the extra field."""
-    wanted = [position for position, number in enumerate(numbers) if number == _IN_64_BITS]
-    exact, position = list(numbers), 0
-    while wanted and position + 4 <= len(extra):
+    """The numbers; those that do not fit into 32 bits are taken from the extra field."""
+    large = [index for index, number in enumerate(numbers) if number == _IN_64_BITS]
+    exact = list(numbers)
+    position = 0
+    while large and position + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, position)
         field = extra[position + 4 : position + 4 + length]
         position += 4 + length
-        if kind == 1 and len(field) >= 8 * len(wanted):
-            for place, value in zip(wanted, struct.unpack_from(f"<{len(wanted)}Q", field), strict=True):
-                exact[place] = value
+        if kind == 1 and len(field) >= 8 * len(large):
+            for index, value in zip(large, struct.unpack_from(f"<{len(large)}Q", field), strict=True):
+                exact[index] = value
             return exact
-    if wanted:
+    if large:
         raise Damage("its index has no sizes")
     return exact
 
@@ -210,7 +211,7 @@ def _inner_name(name: bytes) -> str:
         text = name.decode("utf-8")
     except UnicodeDecodeError:
         raise Damage("its index has an impossible name") from None
-    plain = not {"", ".", ".."} & set(text.split("/"))  # else others may take it for the name of another entry
+    plain = not {"", ".", ".."} & set(text.split("/"))  # other readers could take it for another entry
     if not plain or len(name) > 512 or not text.isprintable() or "\\" in text:
         raise Damage("its index has an impossible name")
     return text.split("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""The last look at the records of a file before anything is made of them: depth, extent, and what is no value."""
+"""The final check of a file's records before objects are created: depth, extent, and values of known types."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from utils.torch_files.records import (
     shown,
 )
 
-_ON_THE_WAY = -1
+_IN_PROGRESS = -1
 
 
 def judge(value: Any, stored_bytes: int) -> list[ModuleRecord]:
-    """Raise Refusal unless all that ``value`` holds is a value, finite in depth and extent; returns its modules.
+    """Raise Refusal unless ``value`` holds values only, bounded in depth and extent; return the modules in it.
 
     Args:
-        value: what a pickle was turned into.
-        stored_bytes: size of the file, by which the extent of the tensors is measured.
+        value: the content of a pickle.
+        stored_bytes: size of the file, with which the extent of the tensors is compared.
     """
-    judge_ = _Judge(EXPANDED_BYTES + stored_bytes)
-    judge_.weigh(value, 0)
-    return judge_.modules
+    scales = _Scales(EXPANDED_BYTES + stored_bytes)
+    scales.weigh(value, 0)
+    return scales.modules
 
 
-class _Judge:
-    """Weighs values, each object once; a list that refers to another one twice weighs as much as its text would."""
+class _Scales:
+    """Weighs values, each object once; a list that refers to another one twice weighs as much as if it were copied."""
 
     def __init__(self, tensor_bytes: int) -> None:
         self.weights: dict[int, int] = {}
@@ -52,12 +52,12 @@ class _Judge:
             return VALUE_BYTES + len(value) if kind is str or kind is bytes else VALUE_BYTES
         known = self.weights.get(id(value))
         if known is not None:
-            if known == _ON_THE_WAY:
+            if known == _IN_PROGRESS:
                 raise Refusal(f"{_kind(value)} that contains itself")
             return known
         if depth > DEPTH:
             raise Refusal(f"values nested more than {DEPTH} times")
-        self.weights[id(value)] = _ON_THE_WAY
+        self.weights[id(value)] = _IN_PROGRESS
         weight = VALUE_BYTES + sum([self.weigh(part, depth + 1) for part in self._parts(value)])
         if weight > WEIGHT:
             raise Refusal("values that refer to each other so often that they would fill the memory")

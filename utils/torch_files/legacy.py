@@ -1,4 +1,4 @@
-"""The format of ``torch.save`` before torch 1.6: pickles one behind the other, then the numbers, without checksums."""
+"""The format of ``torch.save`` before torch 1.6: consecutive pickles, then the numbers, without checksums."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utils.torch_files.machine import Machine
 from utils.torch_files.records import Damage, Refusal, Storage
 from utils.torch_files.unpickle import interpret
 
-# The two pickles in front are always the same: a number, and the version of the format
+# The first two pickles are always the same: a number, and the version of the format
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 VERSION = b"\x80\x02M\xe9\x03."
 _COUNT = struct.Struct("<q")
@@ -21,7 +21,7 @@ _NOTHING = torch.empty(0, dtype=torch.uint8)
 
 
 def read_legacy(data: bytes, modules: Collection[str]) -> tuple[Any, Machine, int]:
-    """The records of a file, the machine that read them, and where the numbers begin."""
+    """The records of a file, the machine that read them, and the position of the numbers."""
     if not data.startswith(MAGIC + VERSION):
         raise Damage("it is of an unknown version of the old format")
     system = Machine(data, modules, len(MAGIC + VERSION))
@@ -41,16 +41,17 @@ def legacy_storages(data: bytes, storages: dict[str, Storage], position: int) ->
         raise Damage("its list of numbers is not valid")
     if set(keys) != set(storages):
         raise Damage("it does not have the numbers that its tensors need, or others")
-    found = {}
+    contents = {}
     for key in keys:
         storage = storages[key]
-        start, length = position + _COUNT.size, storage.count * storage.dtype.itemsize
+        start = position + _COUNT.size
+        length = storage.count * storage.dtype.itemsize
         position = start + length
         if position > len(data):
             raise Damage("incomplete")
         if _COUNT.unpack_from(data, start - _COUNT.size) != (storage.count,):
             raise Damage(f"it has another count of the numbers {key} than its tensors need")
-        found[key] = torch.frombuffer(bytearray(data[start:position]), dtype=torch.uint8) if length else _NOTHING
+        contents[key] = torch.frombuffer(bytearray(data[start:position]), dtype=torch.uint8) if length else _NOTHING
     if position != len(data):
         raise Damage(f"{len(data) - position} bytes at its end belong to nothing")
-    return found
+    return contents

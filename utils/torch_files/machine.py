@@ -1,4 +1,4 @@
-"""The memory of the pickle interpreter: bytes, stack, marks and memo, and what may be put into what."""
+"""The state of the pickle interpreter: bytes, stack, marks and memo, and the rules of what may contain what."""
 
 from __future__ import annotations
 
@@ -48,14 +48,16 @@ class Machine:
     """The state of one pickle that is being read.
 
     Attributes:
-        data: the bytes. position: where the next one is read. end: where reading ends at the latest.
-        names: the classes and functions that were named, in order.
+        data: the bytes. position: offset of the next one. end: offset that is never passed.
+        names: the classes and functions named so far, in order.
         storages: the numbers that tensors are views of, by key.
     """
 
     def __init__(self, data: bytes, modules: Collection[str], position: int = 0) -> None:
-        """Prepare to read ``data`` from ``position``; ``modules`` are the paths of module classes that may be named."""
-        self.data, self.position, self.end = data, position, min(len(data), position + PICKLE_BYTES)
+        """Start at ``position`` of ``data``; ``modules`` are the paths of the module classes that may be named."""
+        self.data = data
+        self.position = position
+        self.end = min(len(data), position + PICKLE_BYTES)
         self.modules = modules
         self.names: list[str] = []
         self.storages: dict[str, Storage] = {}
@@ -69,35 +71,36 @@ class Machine:
 
     def take(self, count: int) -> bytes:
         """The next ``count`` bytes."""
-        start, self.position = self.position, self.position + count
+        start = self.position
+        self.position += count
         if self.position > self.end:
             raise Damage("its pickle ends in the middle")
         return self.data[start : self.position]
 
     def number(self, width: int) -> int:
-        """The next ``width`` bytes as a whole number without a sign."""
+        """The next ``width`` bytes as an unsigned integer."""
         return int.from_bytes(self.take(width), "little")
 
     def long(self, width: int) -> int:
-        """A whole number of as many bytes as the next ``width`` bytes say."""
+        """A signed integer; the next ``width`` bytes give its length in bytes."""
         length = self.number(width)
         if length > 9:
             raise Refusal("a whole number of more than 64 bits")
         return checked_int(int.from_bytes(self.take(length), "little", signed=True))
 
     def content(self, width: int) -> bytes:
-        """As many bytes as the next ``width`` bytes say."""
+        """Bytes whose number the next ``width`` bytes give."""
         length = self.number(width)
         if length > TEXT_BYTES:
             raise Refusal(f"a text of {length} bytes")
         return self.take(length)
 
     def text(self, width: int) -> str:
-        """A text of as many bytes as the next ``width`` bytes say."""
-        return self.content(width).decode("utf-8", "surrogatepass")  # as paths are written that are not UTF-8
+        """A text; the next ``width`` bytes give its length in bytes."""
+        return self.content(width).decode("utf-8", "surrogatepass")  # the form of paths that are not UTF-8
 
     def line(self, most: int = NAME_BYTES) -> bytes:
-        """The bytes up to the next end of a line."""
+        """The bytes before the next line feed."""
         start = self.position
         stop = self.data.find(b"\n", start, min(self.end, start + most))
         if stop < 0:
@@ -113,7 +116,7 @@ class Machine:
         self.stack = []
 
     def pop_mark(self) -> list[Any]:
-        """Take what was put onto the stack since the last mark."""
+        """Remove and return what was pushed since the last mark."""
         items, self.stack = self.stack, self.marks.pop()
         return items
 
@@ -125,7 +128,7 @@ class Machine:
             self.pop_mark()
 
     def push_tuple(self, count: int) -> None:
-        """Put the topmost values into a tuple."""
+        """Replace the topmost values by a tuple of them."""
         if count > len(self.stack):
             raise Damage("its pickle takes more than there is")
         items = tuple(self.stack[-count:])
@@ -135,7 +138,7 @@ class Machine:
     # -- containers ------------------------------------------------------------------------------------------------
 
     def _count_keys(self, keys: Any, present: int) -> None:
-        """Refuse keys that are no plain ones, and so many numbers that they may have been chosen to collide."""
+        """Refuse keys that are not plain values, and so many numbers that they may have been chosen to collide."""
         others = 0
         for key in keys:
             if type(key) is not str:
@@ -147,26 +150,26 @@ class Machine:
             raise Refusal(f"more than {OTHER_KEYS} numbers as keys")
 
     def set_items(self, target: Any, items: list[Any]) -> None:
-        """Put keys and values, in turns, into a dict."""
+        """Add alternating keys and values to a dict."""
         if type(target) not in (dict, OrderedRecord) or len(items) % 2:
             raise Refusal(f"keys and values for {shown(target)}")
         self._count_keys(items[::2], len(target))
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def push_dict(self) -> None:
-        """Put what lies above the mark into a dict."""
+        """Replace what is above the mark by a dict of it."""
         items = self.pop_mark()
         self.stack.append({})
         self.set_items(self.stack[-1], items)
 
     def append(self, target: Any, items: list[Any]) -> None:
-        """Put items into a list."""
+        """Add items to a list."""
         if type(target) is not list:
             raise Refusal(f"items for {shown(target)}")
         target.extend(items)
 
     def add(self, target: Any, items: list[Any]) -> None:
-        """Put items into a set."""
+        """Add items to a set."""
         if type(target) is not set:
             raise Refusal(f"members for {shown(target)}")
         self._count_keys(items, len(target))
@@ -175,7 +178,7 @@ class Machine:
     # -- records ---------------------------------------------------------------------------------------------------
 
     def push_name(self, module: str, name: str) -> None:
-        """Put a class or function onto the stack, by name, if it is one of a checkpoint."""
+        """Push the name of a class or function, if a checkpoint may contain it."""
         path = f"{module[:NAME_BYTES]}.{name[:NAME_BYTES]}"
         if len(module) + len(name) > NAME_BYTES or not _IDENTIFIERS.fullmatch(path):
             raise Damage("its pickle names no class")
@@ -188,15 +191,16 @@ class Machine:
             raise ForeignName(path)
 
     def reduce(self) -> None:
-        """Make the record that one of the known functions makes of its arguments."""
-        arguments, function = self.stack.pop(), self.stack[-1]
+        """Replace a known function and its arguments by the record that it returns."""
+        arguments = self.stack.pop()
+        function = self.stack[-1]
         if type(function) is not Name or function.path not in CALLS or type(arguments) is not tuple:
             raise Refusal(f"it calls {shown(function)}, which no checkpoint does")
         self._spend(arguments)
         self.stack[-1] = CALLS[function.path](arguments)
 
     def _spend(self, arguments: Any) -> None:
-        """Count what calls have to look at: the memo lets a few bytes hand over the same long text again and again."""
+        """Count the size of arguments: through the memo a few bytes can pass the same long text again and again."""
         for part in arguments:
             kind = type(part)
             if kind is str or kind is bytes:
@@ -207,8 +211,9 @@ class Machine:
             raise Refusal("it works on the same values over and over")
 
     def new_object(self) -> None:
-        """Make the record of an object of a module class, or of a namespace."""
-        arguments, kind = self.stack.pop(), self.stack[-1]
+        """Push the record of a new module or namespace."""
+        arguments = self.stack.pop()
+        kind = self.stack[-1]
         path = kind.path if type(kind) is Name and arguments == () else None
         if path == NAMESPACE:
             self.stack[-1] = NamespaceRecord()
@@ -218,8 +223,9 @@ class Machine:
             raise Refusal(f"it makes an object of {shown(kind)}, which no checkpoint does")
 
     def build(self) -> None:
-        """Give a record its state."""
-        state, target = self.stack.pop(), self.stack[-1]
+        """Set the state of a record."""
+        state = self.stack.pop()
+        target = self.stack[-1]
         if type(target) is ModuleRecord or type(target) is NamespaceRecord:
             if target.state is not None or type(state) not in (dict, OrderedRecord):
                 raise Refusal(f"the state of {shown(target)} is {shown(state)}")
@@ -230,23 +236,24 @@ class Machine:
             self._spend(state)
             self.spent += 2 * VALUE_BYTES * set_numpy_array(target, state)
         elif type(target) is OrderedRecord and type(state) is dict and list(state) == ["_metadata"]:
-            pass  # the versions of its modules: nothing here reads them
+            pass  # the versions of its modules, which are not used
         else:
             raise Refusal(f"a state for {shown(target)}, which has none")
 
     def push_persistent(self) -> None:
-        """Put a storage onto the stack, of which the pickle has kind, key and length."""
+        """Push a storage, of which the pickle has type, key and length."""
         identity = self.stack.pop()
         if type(identity) is not tuple or not identity:
             raise Damage("its pickle refers to no storage")
         if identity[0] == "module" and len(identity) == 4 and type(identity[1]) is Name:
-            self.stack.append(identity[1])  # torch < 1.6 put the source of a class beside it, which nobody reads
+            self.stack.append(identity[1])  # torch < 1.6 added the source of a class, which is not used
             return
         good = identity[0] == "storage" and len(identity) in (5, 6) and all(part is None for part in identity[5:])
         if not good or type(identity[1]) is not Name or type(identity[2]) is not str or type(identity[4]) is not int:
             raise Refusal("it refers to a storage of another form than torch.save writes")
         dtype = STORAGES.get(identity[1].path.removeprefix("torch."))
-        key, count = identity[2], identity[4]
+        key = identity[2]
+        count = identity[4]
         if dtype is None or not 0 <= count < 2**48 or not _STORAGE_KEY.fullmatch(key):
             raise Refusal("it refers to a storage of another form than torch.save writes")
         storage = self.storages.setdefault(key, Storage(key, dtype, count))

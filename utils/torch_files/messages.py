@@ -1,4 +1,4 @@
-"""The one sentence with which a file is refused: what it is, why it cannot be used, what to do."""
+"""The message for a file that is refused: what it is, why it cannot be used, what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _THAT_PACKAGE = f"use it with that package; here {_READ_HERE}"
 _THAT_PROGRAM = f"use it with that program; here {_READ_HERE}"
 _SAVE_AGAIN = "open it with the program that wrote it and save it again as a stock checkpoint"
 
-# Where classes of other programs come from: the longest beginning that fits says what the file is, and what to do
+# Prefixes of class names of other programs -> what the file is, and what to do; the longest matching one counts
 HOMES = {
     "ultralytics.": ("a model of the package ultralytics (YOLOv8 and later, YOLOv5u), which this program cannot read",
                      _THAT_PACKAGE),
@@ -54,7 +54,7 @@ HOMES = {
 _YOLOV7 = ("a model of YOLOv7, which this program cannot read", _THAT_PROGRAM)
 _YOLOV9 = ("a model of YOLOv9, which this program cannot read", _THAT_PROGRAM)
 _YOLOR = ("a model of YOLOR, which this program cannot read", _THAT_PROGRAM)
-# Other programs took over YOLOv5's names of folders: there the class tells them apart
+# Other programs have modules of the same names as YOLOv5: there the class identifies them
 _BLOCKS = (
     (_YOLOV7, "models.yolo.", "IDetect IAuxDetect IBin IKeypoint MT"),
     (_YOLOV7, "models.common.", "RepConv RepConv_OREPA OREPA_3x3_RepConv SPPCSPC GhostSPPCSPC MP SP ReOrg Chuncat "
@@ -71,7 +71,7 @@ for _what, _home, _classes in _BLOCKS:
 
 
 def message(path: str | Path, refusal: Refusal) -> str:
-    """Return why ``path`` is not used, in one line."""
+    """Return in one line why ``path`` cannot be used."""
     reason = str(refusal)
     if isinstance(refusal, ForeignName):
         return _foreign(path, reason)

@@ -1,6 +1,6 @@
 """A deep copy of a network on the CPU, in a fraction of the time of ``copy.deepcopy``.
 
-The objects go through pickle, whose loops are compiled; tensors are taken aside and copied one by one.
+Objects are copied through pickle, whose loops are compiled; tensors are kept aside and copied one by one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 
 
 def copy_to_cpu(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` with all its tensors on the CPU; gradients are left behind.
+    """A copy of ``module`` with all its tensors on the CPU; gradients are not copied.
 
     Raises what pickle raises for an attribute that cannot be saved.
     """
@@ -26,7 +26,7 @@ def copy_to_cpu(module: nn.Module) -> nn.Module:
 
 
 def _tensor_at(index: int) -> torch.Tensor:
-    """Stand in the stream for the tensor ``index``; ``_Unpickler`` puts its own function in this one's place."""
+    """Mark the tensor ``index`` in the stream; ``_Unpickler`` replaces this function by its own."""
     raise pickle.UnpicklingError(f"tensor {index} is not part of the stream")
 
 

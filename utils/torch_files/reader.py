@@ -1,4 +1,4 @@
-"""One file of ``torch.save``, from its bytes to judged records and the numbers beside them."""
+"""Read one file of ``torch.save`` into checked records and the numbers that they refer to."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from utils.torch_files.machine import Machine
 from utils.torch_files.records import FILE_BYTES, PICKLE_BYTES, Damage, ForeignName, ModuleRecord, Refusal, Storage
 from utils.torch_files.unpickle import interpret
 
-LONGEST_NOTE = 1024  # bytes of the entries in which torch.save keeps notes of its own
+LONGEST_NOTE = 1024  # bytes of an entry with metadata of torch.save
 
 
 @dataclass
 class Content:
-    """A file that was read.
+    """The content of a file.
 
     Attributes:
-        value: its records (``records``), judged. storages: the bytes (uint8) of each storage that they refer to.
-        modules: all records of modules, wherever they are.
-        names: the classes and functions that its pickle names, in order.
+        value: its records (``records``), checked. storages: the bytes (uint8) of each storage that they refer to.
+        modules: all records of modules in it. names: the classes and functions that its pickle names, in order.
     """
 
     value: Any
@@ -45,7 +44,7 @@ def read_torch_file(path: str | Path, modules: Collection[str]) -> Content:
         modules: paths of the module classes that it may name.
 
     Raises:
-        Refusal: it is damaged (Damage), names something else (ForeignName), or is no file of tensors and plain values.
+        Refusal: it is damaged (Damage), names other classes (ForeignName), or holds more than tensors and plain values.
     """
     with open(path, "rb") as stream:
         head = stream.read(max(len(MAGIC), 4))
@@ -66,24 +65,24 @@ def _read_zip(stream: BinaryIO, known: Collection[str]) -> Content:
     if machine.position != len(machine.data):
         raise Damage(f"{len(machine.data) - machine.position} bytes behind its pickle belong to nothing")
     modules = judge(value, archive.size)
-    wanted = {f"data/{key}": storage for key, storage in machine.storages.items()}
+    expected = {f"data/{key}": storage for key, storage in machine.storages.items()}
     present = {name for name in archive.entries if name.startswith("data/")}
-    for name in (*sorted(wanted.keys() - present)[:1], *sorted(present - wanted.keys())[:1]):
-        raise Damage(f"its entry {name!r} is {'missing' if name in wanted else 'referred to by nothing'}")
+    for name in (*sorted(expected.keys() - present)[:1], *sorted(present - expected.keys())[:1]):
+        raise Damage(f"its entry {name!r} is {'missing' if name in expected else 'referred to by nothing'}")
     storages = {}
-    for entry in archive.order:  # as they lie in the file
-        if entry.name in wanted:
-            storage = wanted[entry.name]
+    for entry in archive.order:  # in the order of the file
+        if entry.name in expected:
+            storage = expected[entry.name]
             if entry.size != storage.count * storage.dtype.itemsize:
                 raise Damage(f"its entry {entry.name!r} has another size than its tensors need")
             storages[storage.key] = _checked_numbers(storage, archive.read_tensor(entry.name))
         elif entry.name != "data.pkl":
-            archive.read_tensor(entry.name)  # for its checksum
+            archive.read_tensor(entry.name)  # to compare its checksum
     return Content(value, storages, modules, machine.names)
 
 
 def _check_entries(archive: ZipContainer) -> None:
-    """Besides pickle and numbers there are notes of torch.save: its version, the byte order, an identity."""
+    """Refuse entries other than the pickle, the numbers, and torch.save's version, byte order and identity."""
     for name, entry in archive.entries.items():
         known = name in ("data.pkl", "version", "byteorder") or name.startswith(("data/", "."))
         if not known:
@@ -101,7 +100,7 @@ def _checked_numbers(storage: Storage, content: Tensor) -> Tensor:
 
 
 def _read_old(stream: BinaryIO, modules: Collection[str], head: bytes) -> Content:
-    """A file of the format before the zip archive, or a pickle without one, which is only asked for foreign names."""
+    """Read the format before the zip archive; a bare pickle is refused, if possible with the foreign class it names."""
     if not head.startswith(MAGIC):
         try:
             interpret(Machine(head + stream.read(PICKLE_BYTES), modules))
@@ -112,7 +111,7 @@ def _read_old(stream: BinaryIO, modules: Collection[str], head: bytes) -> Conten
         raise Refusal("another kind")
     data = head + stream.read()
     value, machine, position = read_legacy(data, modules)
-    found_modules = judge(value, len(data))
-    found = legacy_storages(data, machine.storages, position)
-    storages = {key: _checked_numbers(machine.storages[key], content) for key, content in found.items()}
-    return Content(value, storages, found_modules, machine.names)
+    module_records = judge(value, len(data))
+    contents = legacy_storages(data, machine.storages, position)
+    storages = {key: _checked_numbers(machine.storages[key], content) for key, content in contents.items()}
+    return Content(value, storages, module_records, machine.names)

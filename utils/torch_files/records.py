@@ -1,6 +1,6 @@
-"""The inert records that a pickle is turned into, and the limits that it is held to.
+"""The inert records that a pickle is turned into, and its limits.
 
-Lists, tuples, sets, dicts, text, bytes and numbers stand for themselves. Nothing here has behaviour of its own.
+Lists, tuples, sets, dicts, text, bytes and numbers are used as they are. Nothing here has behaviour.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from utils.errors import short_repr
 # yolov5n.pt has a pickle of 83 kB and 34,000 opcodes, the training checkpoint of the largest model about ten times that
 PICKLE_BYTES = 32 * 2**20
 OPCODES = 1_500_000
-TEXT_BYTES = 8 * 2**20  # of one text; results of a whole training are kept as one by YOLOv5 up to v5.0
+TEXT_BYTES = 8 * 2**20  # of one text; up to v5.0 the results of a whole training are one
 NAME_BYTES = 256  # of a class or function
 DEPTH = 64  # of containers and modules within each other; a module counts as three
 MOST_MODULES = 20_000  # the largest model has about a thousand
 MOST_IN_A_ROW = 2**48  # of sizes, steps and offsets of tensors; torch counts in 64 bits
-WEIGHT = 64 * 2**20  # bytes of all values, each counted as often as it is referred to
-VALUE_BYTES = 32  # that one counts, besides its text
-OTHER_KEYS = 10_000  # keys of one dict or set that are no text: numbers can be chosen to collide
+WEIGHT = 64 * 2**20  # bytes of all values, each counted once per reference
+VALUE_BYTES = 32  # weight of one value without its text
+OTHER_KEYS = 10_000  # keys of one dict or set that are not text: numbers can be chosen to collide
 OTHER_KEYS_IN_ALL = 50_000
 LEAST_INT, MOST_INT = -(2**63), 2**64 - 1
 DIMENSIONS = 16
 FILE_BYTES = 8 * 2**30  # of the file; the largest model has two, with the state of its optimizer
-EXPANDED_BYTES = 512 * 2**20  # of tensors that show their storage more than once, beyond the size of the file
+EXPANDED_BYTES = 512 * 2**20  # beyond the size of the file, for tensors that repeat parts of their storage
 
 
 class Refusal(Exception):
-    """The reason for which a file is not used, without the file's name; ``reader`` puts it into a sentence."""
+    """The reason why a file is not used, without the file's name; ``messages`` makes a sentence of it."""
 
 
 class Damage(Refusal):
@@ -44,14 +44,14 @@ class ForeignName(Refusal):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Name:
-    """A class or function that the pickle names: what it is here is decided by where it stands."""
+    """A class or function that the pickle names; its use decides which one is expected."""
 
     path: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Storage:
-    """Numbers of one type that lie somewhere in the file."""
+    """Numbers of one type, somewhere in the file."""
 
     key: str
     dtype: torch.dtype
@@ -132,7 +132,7 @@ _WORDS = {
 
 
 def shown(value: object) -> str:
-    """A short, one-line, printable text of a value out of a file."""
+    """A value from a file as short, printable text on one line."""
     text = value.path if isinstance(value, Name | ModuleRecord) else value
     if not isinstance(text, str | int | float | bool | type(None)):
         return _WORDS.get(type(text), f"a {type(text).__name__}")

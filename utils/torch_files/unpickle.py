@@ -1,7 +1,7 @@
-"""An interpreter of pickles that makes records only: it imports nothing, calls nothing and creates no object.
+"""A pickle interpreter that only creates records: it imports nothing, calls nothing and creates no other object.
 
-It knows what ``torch.save`` writes in the protocols 2 to 5, and as much of the older ones as it takes to say what a
-file asks for. All else that a pickle can do is refused.
+It knows what ``torch.save`` writes in protocols 2 to 5, and enough of the older ones to name the classes that a file
+asks for. Everything else that a pickle can do is refused.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ Operation = Callable[[Machine], Any]
 
 
 def interpret(machine: Machine) -> Any:
-    """The value of the pickle at the machine's position, which is moved behind it.
+    """The value of the pickle at the machine's position, which moves to its end.
 
     Raises:
-        Damage: it is no pickle, or broken off. ForeignName, Refusal: it is none of a checkpoint.
+        Damage: it is not a pickle, or is incomplete. ForeignName, Refusal: it is not the pickle of a checkpoint.
     """
-    operations, data, end = OPERATIONS, machine.data, machine.end
+    operations = OPERATIONS
+    data = machine.data
+    end = machine.end
     try:
         for _ in range(OPCODES):
             position = machine.position
@@ -101,7 +103,7 @@ def _put_long(machine: Machine) -> None:
 
 
 def _with_top(put: Callable[[Machine, Any, list[Any]], None], count: int = 0) -> Operation:
-    """An operation that puts the topmost ``count`` values, or what lies above the mark, into the container below."""
+    """An operation that adds the topmost ``count`` values, or those above the mark, to the container below."""
 
     def operate(machine: Machine) -> None:
         if count > len(machine.stack):
@@ -119,14 +121,15 @@ def _global(machine: Machine) -> None:
 
 
 def _stack_global(machine: Machine) -> None:
-    name, module = machine.stack.pop(), machine.stack.pop()
+    name = machine.stack.pop()
+    module = machine.stack.pop()
     if type(name) is not str or type(module) is not str:
         raise Damage("its pickle names no class")
     machine.push_name(module, name)
 
 
 def _instance(machine: Machine) -> None:
-    _global(machine)  # which names what is not allowed
+    _global(machine)  # raises ForeignName for a class that is not allowed
     raise Refusal("its pickle has the opcode INST, which torch.save does not write")
 
 

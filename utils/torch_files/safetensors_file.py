@@ -1,7 +1,7 @@
-"""The format safetensors (huggingface.co/docs/safetensors): a JSON header, then numbers. There is no code in it.
+"""The safetensors format (huggingface.co/docs/safetensors): a JSON header, then numbers; it cannot hold code.
 
-Layout: the length of the header in 8 bytes, little-endian; the header, ``{name: {dtype, shape, data_offsets}}`` with
-texts under ``__metadata__``; the tensors one behind the other, without gaps. It has no checksum.
+Layout: length of the header (8 bytes, little-endian); the header, ``{name: {dtype, shape, data_offsets}}`` with texts
+under ``__metadata__``; the tensors, consecutive and without gaps. There is no checksum.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors, on the CPU, and the texts. Raises CheckpointError where the file is none, or damaged."""
+    """Read the tensors, on the CPU, and the texts. Raises CheckpointError if it is damaged or another format."""
     try:
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -63,7 +63,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
             if size > FILE_BYTES or length > min(HEADER_BYTES, size - _LENGTH.size):
                 raise _Fault("it has no header, or is incomplete")
             layout, metadata = _parse_header(stream.read(length), size - _LENGTH.size - length)
-            found = {}
+            tensors = {}
             for name, (dtype, shape, count) in layout.items():
                 content = torch.empty(count, dtype=torch.uint8)
                 array: Any = content.numpy()
@@ -71,10 +71,10 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
                     raise _Fault("it is incomplete")
                 if dtype is torch.bool and count and int(content.max()) > 1:
                     raise _Fault(f"the truth values {short_repr(name)} are not 0 or 1")
-                found[name] = content.view(dtype).reshape(shape)
+                tensors[name] = content.view(dtype).reshape(shape)
     except _Fault as fault:
         raise CheckpointError(f"{path} is not an intact safetensors file, {fault}: copy or download it again") from None
-    return found, metadata
+    return tensors, metadata
 
 
 class _Fault(Exception):
