@@ -149,7 +149,7 @@ class Frontier:
 
     def _train(self, command: Any, options_class: type, name: str, **keywords: Any) -> Path:
         """One training in the folder ``name``, unless it is finished; returns its best checkpoint."""
-        from prune_tools.pipeline import resumable
+        from prune_tools.pipeline_run import resumable
 
         options, best, last = self.options, *(self.folder / name / f"weights/{kind}.pt" for kind in ("best", "last"))
         if last.is_file() and not resumable(last):
@@ -191,17 +191,16 @@ class Frontier:
 
     def _original(self, share: float, name: str) -> Path:
         """The least percentage that leaves no more than ``share`` of the operations; raises InputError if none does."""
-        from prune_tools.channels.groups import find_groups, select_groups
-        from prune_tools.channels.tracing import trace_model
+        from prune_tools.channels.structure import Structure
         from prune_tools.opening import load_model
         from prune_tools.planning.costs import CostModel
         from prune_tools.planning.plan import plan_by_percent
         from prune_tools.planning.scores import gamma_scores
 
         model, _ = load_model(self.options.sparse)
-        trace = trace_model(model)
-        groups = select_groups(find_groups(model, trace), "seed")
-        costs, scores = CostModel(model, trace, groups), gamma_scores(model, groups)
+        structure = Structure.of(model).select("seed")
+        groups = structure.groups
+        costs, scores = CostModel(structure), gamma_scores(model, groups)
 
         def left(percent: float) -> float:
             return costs.of_plan(plan_by_percent(groups, scores, percent))["flops"] / whole

@@ -12,43 +12,49 @@ read at four places of the same convolution.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from prune_tools.channels.groups import SCOPES, describe, find_groups, left_whole, select_groups
+from prune_tools.channels import SCOPES
 from utils.commands.cli import run_command
-from utils.commands.options import argument_parser
+from utils.commands.options import CheckedOptions, option, parse
+from utils.errors import InputError
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class GroupsOptions(CheckedOptions):
+    """Options of groups.py."""
+
+    cfg: str = option("", "model YAML")
+    weights: str = option("", "checkpoint, instead of --cfg")
+    scope: str = option("all", "what counts as prunable", choices=SCOPES)
+
+    def __post_init__(self) -> None:
+        """Refuse two models, or none."""
+        super().__post_init__()
+        if bool(self.cfg) == bool(self.weights):
+            raise InputError("give either --cfg or --weights")
+
+
+def main(options: GroupsOptions) -> None:
     """Print the groups of a configuration or a checkpoint."""
-    parser = argument_parser("Show which channels of a model can be pruned together.")
-    parser.add_argument("--cfg", default="", help="model YAML")
-    parser.add_argument("--weights", default="", help="checkpoint, instead of --cfg")
-    parser.add_argument("--scope", default="all", choices=SCOPES, help="what counts as prunable")
-    options = parser.parse_args()
-    if bool(options.cfg) == bool(options.weights):
-        parser.error("give either --cfg or --weights")
-    from models.yolo import DetectionModel
-    from utils.checks import check_file
+    from prune_tools.channels.groups import describe, left_whole, select_groups
+    from prune_tools.channels.structure import Structure
+    from prune_tools.opening import load_architecture, load_model
 
-    if options.weights:
-        from prune_tools.opening import load_model
-
-        model = load_model(options.weights)[0]
-    else:
-        model = DetectionModel(check_file(options.cfg, (".yaml", ".yml")))
-    groups = find_groups(model)
+    model = load_model(options.weights)[0] if options.weights else load_architecture(options.cfg)
+    groups = Structure.of(model).groups
     free = sum(group.size for group in groups if not group.exclusion(options.scope))
     total = sum(group.size for group in groups if group.norms)
     print(describe(groups, options.scope))
-    select_groups(groups, options.scope)  # that nothing can be pruned is an error, when it is plain why
+    select_groups(groups, options.scope)  # raises an error if nothing can be pruned for an obvious reason
     whole = left_whole(groups, options.scope)
-    print(f"Left whole:\n{whole}" if whole else "Nothing but the image and the head's outputs is left whole")
+    print(f"Left whole:\n{whole}" if whole else "Every normalised channel can be pruned")
     print(f"{len(groups)} groups; {free} of {total} normalised channels can be pruned in scope {options.scope}")
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: main(parse(GroupsOptions, "Show which channels of a model can be pruned together.")))

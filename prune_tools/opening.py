@@ -1,19 +1,25 @@
-"""The inputs of the commands that prune: checkpoint, data set and images, checked."""
+"""Open and check the inputs of the commands that prune: checkpoint, data set and images."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 from models.checkpoints.soundness import check_runs
 from models.description import describe_file
 from models.loading import deployed, load_checkpoint
+from models.module_settings import differences
 from models.prerequisites import check_channels, check_unfused
 from models.yolo import DetectionModel
 from prune_tools.options import DEFAULT_CFG, PruningOptions
+from prune_tools.training_images import Batch, repair_images
+from utils.checks import check_dataset, check_file, check_img_size
 from utils.commands.next_steps import handed_on
 from utils.commands.options import build
 from utils.dataset.classes import SINGLE_CLASS_NOTE, class_names, is_single_class
+from utils.dataset.label_cache import check_labels
+from utils.device import device_line, select_device
 from utils.distributed import plain_norms
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER, warnings_only
@@ -22,37 +28,28 @@ from utils.storage.files import ROOT, read_yaml_mapping
 from utils.validation.inputs import make_loader
 from utils.validation.options import ValOptions
 
-if TYPE_CHECKING:
-    from models.yolo import DetectionModel
-    from prune_tools.repair.calibration import Batch
+AnyOptions = TypeVar("AnyOptions", bound=PruningOptions)
 
 
 def newest_sparse_run(folder: Path) -> Path:
-    """best.pt, of an epoch that has become sparse, of the newest sparse training below ``folder``.
-
-    Raises MissingFileError if there is none.
-    """
-    found = []
+    """best.pt of the newest sparse training below ``folder``. Raises MissingFileError if there is none."""
+    candidates = []
     for file in folder.glob("*/weights/best.pt"):
         record = file.parents[1] / "opt.yaml"
         try:
             if record.is_file() and read_yaml_mapping(record).get("sr") is not None:
-                found.append(file)
+                candidates.append(file)
         except InputError as error:
             LOGGER.warning(f"{file} is passed over: {error}")
-    if not found:
+    if not candidates:
         raise MissingFileError(
             f"no sparse training below {folder}: run prune_tools/train_sparity.py, or name a checkpoint with --weights"
         )
-    return max(found, key=lambda file: file.stat().st_mtime)
+    return max(candidates, key=lambda file: file.stat().st_mtime)
 
 
 def check_architecture(model: DetectionModel, cfg: str, checkpoint: str) -> None:
     """Raise InputError unless ``model`` is what ``cfg`` describes, apart from the class count and pruned widths."""
-    from models.module_settings import differences
-    from models.yolo import DetectionModel
-    from utils.checks import check_file
-
     described = read_yaml_mapping(check_file(cfg, (".yaml", ".yml")))
     classes = model.yaml.get("nc")
     if described.get("nc") != classes:
@@ -64,15 +61,13 @@ def check_architecture(model: DetectionModel, cfg: str, checkpoint: str) -> None
             plain = DetectionModel({**described, "nc": classes, **widths}, ch=model.yaml.get("ch", 3))
     except InputError as error:
         raise InputError(f"{start} ({error})") from error
-    expected, actual = (
-        {name: tuple(value.shape) for name, value in network.state_dict().items() if "anchor" not in name}
-        for network in (plain, model)
-    )
+    expected, actual = _shapes(plain), _shapes(model)
     different = [name for name in {**expected, **actual} if expected.get(name) != actual.get(name)]
     if different:
-        ours, theirs = (shapes.get(different[0], "absent") for shapes in (actual, expected))
+        name = different[0]
         raise InputError(
-            f"{start}: {different[0]} is {theirs} in the configuration and {ours} in the checkpoint; "
+            f"{start}: {name} is {expected.get(name, 'absent')} in the configuration and "
+            f"{actual.get(name, 'absent')} in the checkpoint; "
             "leave --cfg out to use the checkpoint's own"
         )
     for difference in differences(model, plain):
@@ -80,14 +75,23 @@ def check_architecture(model: DetectionModel, cfg: str, checkpoint: str) -> None
         raise InputError(f"{start}: {words}; leave --cfg out to use the checkpoint's own")
 
 
-def check_classes(model: DetectionModel, data: dict[str, Any], options: PruningOptions) -> None:
-    """Raise InputError unless checkpoint and data set have the same classes; sets --single-cls for such a model."""
+def _shapes(model: DetectionModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of all parameters and buffers but the anchors, by name."""
+    return {name: tuple(value.shape) for name, value in model.state_dict().items() if "anchor" not in name}
+
+
+def uses_one_class(model: DetectionModel, data: dict[str, Any], options: PruningOptions) -> bool:
+    """Tell whether all classes count as one: --single-cls, or a model that was trained with it.
+
+    Raises:
+        InputError: they do not, and checkpoint and data set have different classes.
+    """
     own = class_names(model)
-    if is_single_class(own, data["nc"]) and not options.single_cls:
-        options.single_cls = True
-        LOGGER.info(SINGLE_CLASS_NOTE.format(options.weights[0]))
     if options.single_cls:
-        return
+        return True
+    if is_single_class(own, data["nc"]):
+        LOGGER.info(SINGLE_CLASS_NOTE.format(options.weights[0]))
+        return True
     ours, theirs = [str(name) for name in own], list(data["names"].values())
     unnamed = ours == [str(index) for index in range(len(ours))]
     if len(ours) != len(theirs) or not (unnamed or ours == theirs):
@@ -99,55 +103,66 @@ def check_classes(model: DetectionModel, data: dict[str, Any], options: PruningO
             f"{options.weights[0]} was trained on {shown(ours)} but {options.data} has {shown(theirs)}: "
             "prune with the data set of the training"
         )
+    return False
 
 
-def open_inputs(options: PruningOptions) -> tuple[DetectionModel, dict[str, Any], dict[str, Any]]:
-    """The model on its device, the checkpoint, and the checked data set. Raises InputError for what does not fit."""
-    from prune_tools.opening import load_model
-    from utils.checks import check_dataset, check_file, check_img_size
-    from utils.dataset.label_cache import check_labels
-    from utils.device import device_line, select_device
+@dataclass(frozen=True)
+class Inputs(Generic[AnyOptions]):
+    """The inputs of a pruning, opened and checked.
 
-    if not options.weights[0]:
-        options.weights = [str(newest_sparse_run(ROOT / "runs/train"))]
-        LOGGER.info(f"Pruning the newest sparse training, {options.weights[0]}")
+    Attributes:
+        options: as given, with what was resolved filled in: path of the weights, image size, single_cls.
+        model: the network before pruning, fp32, in evaluation mode, on its device.
+        checkpoint: the file that it comes from.
+        data: the checked data set.
+    """
+
+    options: AnyOptions
+    model: DetectionModel
+    checkpoint: dict[str, Any]
+    data: dict[str, Any]
+
+    def val_options(self) -> dict[str, Any]:
+        """The options of a validation, for ``val.run`` and ``open_loader``: those that both commands have."""
+        shared = handed_on(self.options, ValOptions)
+        return {name: value for name, value in shared.items() if name not in ("data", "device", "workers")}
+
+    def open_loader(self, data: dict[str, Any] | None = None) -> Any:
+        """The loader of the validation images, of ``data`` instead of the data set where it is given."""
+        chosen = build(ValOptions, workers=self.options.workers, **self.val_options())
+        device = next(self.model.parameters()).device
+        return make_loader(chosen, data or self.data, self.options.imgsz, grid_size(self.model), device=device)
+
+    def repair_batches(self) -> list[Batch]:
+        """The training images that the repairs look at; none if there are no such repairs."""
+        options = self.options
+        count = max(options.reconstruct, options.recalibrate)
+        stride = int(max(self.model.stride))
+        return repair_images(self.data, count, options.imgsz, stride, options.single_cls) if count else []
+
+
+def open_inputs(options: AnyOptions) -> Inputs[AnyOptions]:
+    """Open and check model and data set. Raises InputError for what does not fit."""
+    file = options.weights[0]
+    if not file:
+        file = str(newest_sparse_run(ROOT / "runs/train"))
+        LOGGER.info(f"Pruning the newest sparse training, {file}")
     device = select_device(options.device, options.batch_size)
     LOGGER.info(device_line(device))
     if options.half and device.type == "cpu":
         raise InputError("--half needs a GPU: CPUs compute FP16 slowly or not at all, leave it out")
     repair = options.reconstruct or options.recalibrate  # both look at training images
     data = check_dataset(options.data, splits=("train", "val") if repair else ("val",))
-    options.weights = [check_file(options.weights[0], (".pt", ".safetensors"))]
+    options = replace(options, weights=[check_file(file, (".pt", ".safetensors"))])
     model, checkpoint = load_model(options.weights[0])
     if options.cfg not in ("", DEFAULT_CFG):
         check_architecture(model, options.cfg, options.weights[0])
-    check_classes(model, data, options)
+    options = replace(options, single_cls=uses_one_class(model, data, options))
     if not options.single_cls:
         with warnings_only():
             check_labels(data["val"], data["names"])
-    options.imgsz = check_img_size(options.imgsz, grid_size(model))
-    return model.to(device), checkpoint, data
-
-
-def val_options(options: PruningOptions) -> dict[str, Any]:
-    """The options of a validation, for ``val.run`` and ``open_loader``: those that both commands have."""
-    shared = handed_on(options, ValOptions)
-    return {name: value for name, value in shared.items() if name not in ("data", "device", "workers")}
-
-
-def open_loader(options: PruningOptions, data: dict[str, Any], model: DetectionModel) -> Any:
-    """The loader of the validation images; ``options.imgsz`` has been checked."""
-    chosen = build(ValOptions, workers=options.workers, **val_options(options))
-    device = next(model.parameters()).device
-    return make_loader(chosen, data, options.imgsz, grid_size(model), device=device)
-
-
-def repair_batches(options: PruningOptions, data: dict[str, Any], model: DetectionModel) -> list[Batch]:
-    """The training images that the repairs look at; none if there are no such repairs."""
-    from prune_tools.repair.calibration import repair_images
-
-    count = max(options.reconstruct, options.recalibrate)
-    return repair_images(data, count, options.imgsz, int(max(model.stride)), options.single_cls) if count else []
+    options = replace(options, imgsz=check_img_size(options.imgsz, grid_size(model)))
+    return Inputs(options, model.to(device), checkpoint, data)
 
 
 def load_model(path: str | Path) -> tuple[DetectionModel, dict[str, Any]]:
@@ -156,8 +171,8 @@ def load_model(path: str | Path) -> tuple[DetectionModel, dict[str, Any]]:
     Its ``yaml`` describes it as it is (see ``models.description``).
 
     Raises:
-        InputError: no such file, no checkpoint, not a detection model, or one with weights that are not finite, that
-            is fused, that takes other images than RGB, or that no configuration describes.
+        InputError: the file is missing or is not a checkpoint of a detection model; the model is fused, takes other
+            images than RGB, has weights that are not finite, or no configuration describes it.
     """
     checkpoint = load_checkpoint(path)
     model = deployed(checkpoint)
@@ -167,3 +182,8 @@ def load_model(path: str | Path) -> tuple[DetectionModel, dict[str, Any]]:
     model.yaml = describe_file(model.float().eval(), path)
     check_runs(model, path)
     return model, checkpoint
+
+
+def load_architecture(cfg: str) -> DetectionModel:
+    """The network that a model YAML describes, with random weights."""
+    return DetectionModel(check_file(cfg, (".yaml", ".yml")))

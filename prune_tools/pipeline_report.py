@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from models.loading import load_checkpoint
-from prune_tools.channels.groups import find_groups, protect, select_groups
+from prune_tools.channels.structure import Structure
 from prune_tools.finetune import FinetuneOptions
 from prune_tools.pipeline_options import PipelineOptions
 from prune_tools.planning.scores import gamma_scores
@@ -31,12 +31,11 @@ def report_of(
     models = {step: load_checkpoint(checkpoints[step])["model"].float() for step in ("base", "sparse", "pruned")}
     gammas = {}
     for step in ("base", "sparse"):  # in a later round the sparse model is narrower
-        found = protect(find_groups(models[step]), models[step], options.skip)
-        groups = select_groups(found, options.of_penalty()["scope"])
+        groups = Structure.of(models[step]).protect(options.skip).select(options.of_penalty()["scope"]).groups
         gammas[step] = torch.cat(list(gamma_scores(models[step], groups).values()))
-    threshold = None  # for a budget there is none: the channels go by what they cost, too
+    threshold = None  # a budget has none: channels are also removed by their cost
     if options.percent is not None:
-        percent = options.of_round(options.rounds, checkpoints["base"], checkpoints["sparse"]).percent or 0.0
+        percent = options.of_round(options.rounds).percent or 0.0
         threshold = float(gammas["sparse"].sort().values[int(len(gammas["sparse"]) * percent)])
     return Report(
         title=f"{Path(options.weights or options.cfg).stem}, pruned with {options.goal()}",

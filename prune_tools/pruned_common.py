@@ -1,24 +1,25 @@
-"""Narrow single stock modules to some of their channels, in place: they stay what they are, with fewer channels."""
+"""Narrow single stock modules, in place, to some of their channels."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
 from utils.errors import InputError
 
 
-def narrow_module(module: nn.Module, inputs: torch.Tensor | None = None, outputs: torch.Tensor | None = None) -> None:
+def narrow_module(module: nn.Module, inputs: np.ndarray | None = None, outputs: np.ndarray | None = None) -> None:
     """Keep only the named channels of a convolution, norm or linear layer, in this order.
 
     Args:
         module: Conv2d or ConvTranspose2d (ungrouped or depthwise), BatchNorm2d or Linear.
-        inputs: indices of the input channels that stay; None: all.
-        outputs: indices of the output channels that stay; None: all. A norm and a depthwise convolution have one set
-            of channels: ``inputs`` and ``outputs`` have to be equal where both are given.
+        inputs: (K,) indices of the input channels to keep; None: all.
+        outputs: (K,) indices of the output channels to keep; None: all. A norm and a depthwise convolution have one
+            set of channels: ``inputs`` and ``outputs`` must be equal if both are given.
 
     Raises:
-        InputError: a module of another kind, or a grouped convolution whose groups would break.
+        InputError: a module of another type, or a grouped convolution whose groups would break.
     """
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         _narrow_norm(module, _common(module, inputs, outputs))
@@ -36,7 +37,7 @@ def narrow_module(module: nn.Module, inputs: torch.Tensor | None = None, outputs
 
 
 def _narrow_convolution(
-    module: nn.Conv2d | nn.ConvTranspose2d, inputs: torch.Tensor | None, outputs: torch.Tensor | None
+    module: nn.Conv2d | nn.ConvTranspose2d, inputs: np.ndarray | None, outputs: np.ndarray | None
 ) -> None:
     if module.groups > 1:
         if not module.groups == module.in_channels == module.out_channels:
@@ -55,27 +56,26 @@ def _narrow_convolution(
     module.out_channels, module.in_channels = module.weight.shape[row], module.weight.shape[column]
 
 
-def _narrow_norm(module: nn.modules.batchnorm._BatchNorm, kept: torch.Tensor) -> None:
+def _narrow_norm(module: nn.modules.batchnorm._BatchNorm, kept: np.ndarray) -> None:
     for name in ("weight", "bias", "running_mean", "running_var"):
         _select(module, name, kept, dimension=0)
     module.num_features = len(kept)
 
 
-def _common(module: nn.Module, inputs: torch.Tensor | None, outputs: torch.Tensor | None) -> torch.Tensor:
+def _common(module: nn.Module, inputs: np.ndarray | None, outputs: np.ndarray | None) -> np.ndarray:
     kept = outputs if inputs is None else inputs
-    if kept is None or (inputs is not None and outputs is not None and not torch.equal(inputs, outputs)):
+    if kept is None or (inputs is not None and outputs is not None and not np.array_equal(inputs, outputs)):
         raise InputError(
             f"a {type(module).__name__} like this has one set of channels: give one list, or two equal ones"
         )
     return kept
 
 
-def _select(module: nn.Module, name: str, kept: torch.Tensor | None, dimension: int) -> None:
-    """Replace a parameter or buffer by the ``kept`` entries along ``dimension``; absent ones are left."""
+def _select(module: nn.Module, name: str, kept: np.ndarray | None, dimension: int) -> None:
+    """Replace a parameter or buffer by the ``kept`` entries along ``dimension``; absent ones are skipped."""
     old = getattr(module, name, None)
     if kept is None or old is None:
         return
-    values = old.detach().index_select(dimension, kept.to(old.device)).clone()
-    setattr(
-        module, name, nn.Parameter(values, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else values
-    )
+    values = old.detach().index_select(dimension, torch.as_tensor(kept, device=old.device)).clone()
+    is_parameter = isinstance(old, nn.Parameter)
+    setattr(module, name, nn.Parameter(values, requires_grad=old.requires_grad) if is_parameter else values)

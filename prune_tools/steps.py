@@ -1,4 +1,4 @@
-"""The steps of a pruning."""
+"""One pruning: surgery, its check, and the repairs."""
 
 from __future__ import annotations
 
@@ -6,97 +6,97 @@ import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+import torch
+
+from models.yolo import DetectionModel
+from prune_tools.channels.structure import Structure
 from prune_tools.options import PruningOptions
+from prune_tools.planning.plan import Plan
+from prune_tools.repair.calibration import recalibrate
+from prune_tools.repair.folding import fold_constants
+from prune_tools.repair.reconstruction import Recording, reconstruct
+from prune_tools.training_images import BATCH_SIZE, Batch
+from prune_tools.yolo_pruned import Cut, check_surgery, mask_model, prune_model
 from utils.log import LOGGER
 
-if TYPE_CHECKING:
-    import torch
-
-    from models.yolo import DetectionModel
-    from prune_tools.channels.groups import ChannelGroup
-    from prune_tools.channels.tracing import Trace
-    from prune_tools.planning.plan import Plan
-    from prune_tools.repair.calibration import Batch
-    from prune_tools.repair.reconstruction import Recording
-    from prune_tools.yolo_pruned import Cut
-
-
-CHECKED_IMAGES = 4  # on which surgery is checked: what is wrong is wrong on each of them
+CHECKED_IMAGES = 4  # on which surgery is checked: an error in it shows on every image
 
 
 @dataclass
-class Pruning:
-    """One pruning from plan to repaired network; ``full`` stays as it was.
+class Pruned:
+    """Result of a pruning.
 
     Attributes:
-        full: the network before.
-        trace: its trace.
-        groups: those that take part.
-        plan: what stays of them.
-        cuts: what surgery has kept of each module.
-        notes: what the repairs say of themselves.
+        model: the narrow network.
+        cuts: the channels that were kept of each narrowed module.
+        masked: the full-width network that the narrow one equalled before repairs, where that was checked.
+        notes: a line for the report from each step.
     """
 
-    full: DetectionModel
-    trace: Trace
-    groups: list[ChannelGroup]
-    plan: Plan
-    cuts: dict[str, Cut] = field(default_factory=dict)
+    model: DetectionModel
+    cuts: dict[str, Cut]
+    masked: DetectionModel | None = None
     notes: list[str] = field(default_factory=list)
 
-    def removes_any(self) -> bool:
-        """Tell whether the plan removes anything."""
-        return any(len(self.plan.removed(group)) for group in self.groups)
-
-    def narrow(self) -> DetectionModel:
-        """The narrowed network."""
-        from prune_tools.yolo_pruned import prune_model
-
-        pruned = deepcopy(self.full)
-        self.cuts = prune_model(pruned, self.groups, self.plan)
-        return pruned
-
-    def cut(self, images: torch.Tensor) -> tuple[DetectionModel, DetectionModel]:
-        """The narrowed and the masked full-width network, checked against each other on the first of ``images``."""
-        from prune_tools.yolo_pruned import check_surgery, mask_model
-
-        images = images[:CHECKED_IMAGES]
-        masked, pruned = mask_model(self.full, self.groups, self.plan), self.narrow()
-        absolute, relative = check_surgery(pruned, masked, images)
-        self._note(
-            f"Surgery checked on {len(images)} real images: the pruned model equals the masked full-width model, "
-            f"largest difference {absolute:.3g} ({relative:.1e} of the largest output)"
-        )
-        return pruned, masked
-
-    def repair(
-        self,
-        pruned: DetectionModel,
-        options: PruningOptions,
-        batches: Sequence[Batch],
-        recording: Recording | None = None,
-    ) -> None:
-        """Give accuracy back without training, in place: fold constants, re-fit the layers, estimate batch norm.
-
-        ``batches`` are those of ``repair_batches``; ``recording`` is as in ``reconstruct``.
-        """
-        from prune_tools.repair.calibration import BATCH_SIZE, recalibrate
-        from prune_tools.repair.folding import fold_constants
-        from prune_tools.repair.reconstruction import reconstruct
-
-        if options.fold:
-            self._note(fold_constants(self.full, pruned, self.trace, self.groups, self.plan).summary())
-        if options.reconstruct:
-            chosen = batches[: math.ceil(options.reconstruct / BATCH_SIZE)]
-            result = reconstruct(self.full, pruned, self.trace, self.cuts, chosen, recording=recording)
-            self._note(result.summary())
-        if options.recalibrate:
-            chosen = batches[: math.ceil(options.recalibrate / BATCH_SIZE)]
-            recalibrate(pruned, chosen)
-            self.notes.append(f"Batch norm estimated anew on {sum(len(batch.images) for batch in chosen)} images")
-
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Log a line and keep it for the report."""
         LOGGER.info(text)
         self.notes.append(text)
+
+
+def narrow(structure: Structure, plan: Plan) -> Pruned:
+    """A narrowed copy of the network, neither checked nor repaired."""
+    model = deepcopy(structure.model)
+    return Pruned(model, prune_model(model, structure.groups, plan))
+
+
+def prune(
+    structure: Structure,
+    plan: Plan,
+    repairs: PruningOptions,
+    batches: Sequence[Batch] = (),
+    images: torch.Tensor | None = None,
+    recording: Recording | None = None,
+) -> Pruned:
+    """Narrow the network, check the surgery, and restore accuracy without training.
+
+    The repairs are: fold the constants of removed channels, re-fit the layers, re-estimate batch norm.
+
+    Args:
+        structure: the network before, with the groups that the plan is for; it is not changed.
+        plan: the channels of these groups to keep.
+        repairs: options that switch the repairs on and off.
+        batches: training images for the repairs, as ``Inputs.repair_batches`` gives.
+        images: (B, 3, H, W) in 0..1 on the network's device, to check the surgery on; None: no check.
+        recording: as in ``reconstruct``.
+
+    Raises:
+        InputError: the network's outputs are not finite.
+        RuntimeError: the surgery is wrong (a bug in this program).
+    """
+    pruned = narrow(structure, plan)
+    if images is not None:
+        _check(pruned, structure, plan, images[:CHECKED_IMAGES])
+    if repairs.fold:
+        pruned.note(fold_constants(structure, pruned.model, plan).summary())
+    if repairs.reconstruct:
+        fitted = batches[: math.ceil(repairs.reconstruct / BATCH_SIZE)]
+        pruned.note(reconstruct(structure, pruned.model, pruned.cuts, fitted, recording).summary())
+    if repairs.recalibrate:
+        fitted = batches[: math.ceil(repairs.recalibrate / BATCH_SIZE)]
+        recalibrate(pruned.model, fitted)
+        pruned.notes.append(
+            f"Batch-norm statistics re-estimated on {sum(len(batch.images) for batch in fitted)} images"
+        )
+    return pruned
+
+
+def _check(pruned: Pruned, structure: Structure, plan: Plan, images: torch.Tensor) -> None:
+    """Compare the narrow network with the masked full-width one, which is kept."""
+    pruned.masked = mask_model(structure.model, structure.groups, plan)
+    absolute, relative = check_surgery(pruned.model, pruned.masked, images)
+    pruned.note(
+        f"Surgery checked on {len(images)} real images: the pruned model equals the masked full-width model, "
+        f"largest difference {absolute:.3g} ({relative:.1e} of the largest output)"
+    )

@@ -22,6 +22,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
+from prune_tools.channels import SCOPES
+from prune_tools.options import PruneOptions
+from prune_tools.planning.goals import target_of
 from prune_tools.planning.options import DEFAULT_ROUNDING
 from prune_tools.tuning.recipes import PUBLISHED, RECIPES, RecipeOptions, register_recipe, with_recipe
 from utils.commands.cli import run_training_command
@@ -36,7 +39,6 @@ BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
 TARGET_SHARE = 0.4
 MAX_MAP_LOSS = 0.03  # of mAP50, where --max-map-loss is not given
 PENALTIES = ("l1", "prox", "polarize")
-SCOPES = ("seed", "all")
 AUTO = "auto"
 SPARSE = "short"  # recipe of polarize
 LEAST_SHARE = 0.01  # of small gammas: with fewer of them there is nothing to prune
@@ -153,8 +155,6 @@ class SparseOptions(RecipeOptions):
 
     def target(self) -> Any:
         """Return what should be left of the network, None where a share of the channels is the goal."""
-        from prune_tools.planning.targets import target_of
-
         return target_of(self, ("params", "flops"))
 
     def same_pruning(self) -> dict[str, Any]:
@@ -202,8 +202,6 @@ def steps_after_sparsity(best: str, options: SparseOptions, penalty: SparsityPen
 
     ``penalty`` has seen the training to its end; None without --st.
     """
-    from prune_tools.options import PruneOptions
-
     script, small = "prune_tools/prune.py", None if penalty is None else penalty.share_of_best
     if small is None:
         return [following(script, PruneOptions, options, weights=best, **options.same_pruning())]

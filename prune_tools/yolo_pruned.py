@@ -1,4 +1,4 @@
-"""A pruned network is the stock network with narrower modules: surgery, its description as data, and its files.
+"""Surgery: narrow a stock network, describe the result as data, check it and save it.
 
 ``model.yaml['channels']`` lists the widths that differ from the plain configuration (see models/widths.py), and
 ``activation``, ``modules`` and the anchors say what else does (see models/description.py), so ``DetectionModel(yaml)``
@@ -15,7 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import yaml
 from torch import nn
 
 from models.description import describe
@@ -30,40 +32,38 @@ from utils.storage.files import atomic_path
 from utils.version import MADE_BY
 
 TOLERANCE = 1e-4  # largest difference of pruned and masked outputs, as a share of the output's largest value
+SIDES = {"output": ["outputs"], "input": ["inputs"], "norm": ["inputs", "outputs"], "depthwise": ["inputs", "outputs"]}
 
 
 @dataclass
 class Cut:
-    """What stays of one module: indices of its input and output channels, None where all do."""
+    """The channels of one module that are kept: (K,) int64 indices of inputs and outputs, None where all are."""
 
-    inputs: torch.Tensor | None = None
-    outputs: torch.Tensor | None = None
+    inputs: np.ndarray | None = None
+    outputs: np.ndarray | None = None
 
 
 def find_cuts(model: nn.Module, groups: Iterable[ChannelGroup], plan: Plan) -> dict[str, Cut]:
-    """Return what stays of each module that a plan touches, by module path."""
-    gone: dict[tuple[str, str], set[int]] = defaultdict(set)  # path, side -> channels
-    for group in groups:
-        removed = plan.removed(group).numpy()
-        for member in group.members if len(removed) else ():
-            indices = member.indices[removed].tolist()
-            for side in {"output": ["outputs"], "input": ["inputs"]}.get(member.role, ["inputs", "outputs"]):
-                gone[member.path, side].update(indices)
+    """The channels that are kept of each module that a plan narrows, by module path."""
     modules = dict(model.named_modules())
+    kept: dict[tuple[str, str], np.ndarray] = {}  # path, side -> (C,) bool
+    for group in groups:
+        removed = plan.removed(group)
+        for member in group.members if len(removed) else ():
+            for side in SIDES[member.role]:
+                width = _width(modules[member.path], side)
+                mask = kept.setdefault((member.path, side), np.ones(width, dtype=bool))
+                mask[member.indices[removed]] = False
     cuts: dict[str, Cut] = defaultdict(Cut)
-    for (path, side), channels in gone.items():
-        kept = [channel for channel in range(_width(modules[path], side)) if channel not in channels]
-        setattr(cuts[path], side, torch.tensor(kept))
+    for (path, side), mask in kept.items():
+        setattr(cuts[path], side, np.flatnonzero(mask))
     return dict(cuts)
 
 
 def _width(module: nn.Module, side: str) -> int:
-    name = (
-        "num_features"
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        else {"inputs": "in_channels", "outputs": "out_channels"}[side]
-    )
-    return int(getattr(module, name))
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return int(module.num_features)
+    return int(getattr(module, "in_channels" if side == "inputs" else "out_channels"))
 
 
 def prune_model(model: DetectionModel, groups: Sequence[ChannelGroup], plan: Plan) -> dict[str, Cut]:
@@ -80,7 +80,7 @@ def prune_model(model: DetectionModel, groups: Sequence[ChannelGroup], plan: Pla
 
 
 def record_widths(model: DetectionModel, paths: Iterable[str]) -> None:
-    """Write the widths of the narrowed modules into ``model.yaml['channels']``, beside those of earlier prunings."""
+    """Add the widths of the narrowed modules to ``model.yaml['channels']``, which has those of earlier prunings."""
     head, modules = head_convolutions(model), dict(model.named_modules())
     channels = dict(model.yaml.get("channels") or {})
     for path in paths:
@@ -93,22 +93,17 @@ def record_widths(model: DetectionModel, paths: Iterable[str]) -> None:
         layer.np = sum(parameter.numel() for parameter in layer.parameters())
 
 
-def build_from_yaml(source: str | Path | Mapping[str, Any]) -> DetectionModel:
-    """A network with fresh weights from a configuration with or without 'channels' (a file or a mapping)."""
-    return DetectionModel(deepcopy(dict(source)) if isinstance(source, Mapping) else source)
-
-
 def mask_model(model: DetectionModel, groups: Sequence[ChannelGroup], plan: Plan, beta: bool = True) -> DetectionModel:
     """A full-width copy whose removed channels have gamma and, unless ``beta`` is false, beta zero.
 
-    With both, it computes what the pruned network computes; so does the bias of a depthwise convolution on such
-    channels, which is set to zero, too.
+    With both zero, it computes what the pruned network computes. The biases of depthwise convolutions on these channels
+    are set to zero with the betas.
     """
     masked = deepcopy(model)
     modules = dict(masked.named_modules())
     with torch.no_grad():
         for group in groups:
-            removed = plan.removed(group).numpy()
+            removed = plan.removed(group)
             for member in group.of_role("norm", "depthwise"):
                 module, indices = modules[member.path], torch.as_tensor(member.indices[removed])
                 if member.role == "norm":
@@ -121,7 +116,7 @@ def mask_model(model: DetectionModel, groups: Sequence[ChannelGroup], plan: Plan
 def outputs_of(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     """The decoded predictions and the raw heads of a model in evaluation mode, as one list of fp32 or fp64 maps."""
     model.eval()
-    # TF32 would round the two networks' sums differently
+    # TF32 would round the sums of two networks differently
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         decoded, heads = model(images)[:2]
     return [decoded, *heads]
@@ -147,8 +142,8 @@ def check_surgery(pruned: nn.Module, masked: nn.Module, images: torch.Tensor) ->
     """``largest_difference``, refused when above TOLERANCE.
 
     Raises:
-        InputError: the masked network gives values that are no numbers.
-        RuntimeError: the pruned network is wrong (a fault of this program).
+        InputError: the masked network gives values that are not finite.
+        RuntimeError: the pruned network is wrong (a bug in this program).
     """
     absolute, relative = largest_difference(pruned, masked, images)
     if relative != relative:
@@ -174,8 +169,6 @@ def save_pruned(folder: Path, pruned: DetectionModel, masked: DetectionModel, so
     spelling) into ``folder``."""
     save_model(pruned, folder / "pruned_model.pt", source)
     save_model(masked, folder / "orign_model.pt", source)
-    import yaml
-
     header = f"# A pruned YOLOv5 ({MADE_BY}); 'channels' are the widths that differ from the plain configuration.\n"
     with atomic_path(folder / "pruned_model.yaml") as draft:
         text = yaml.safe_dump(describe(pruned), sort_keys=False, default_flow_style=None, width=120)

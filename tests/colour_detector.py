@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from models.yolo import DetectionModel
@@ -55,6 +56,6 @@ def save_pruned_colour_detector(path: Path) -> Path:
     """Write the detector without half of the channels of each layer, which it has no use for."""
     model = colour_detector()
     groups = select_groups(find_groups(model), "all")
-    prune_model(model, groups, Plan({group.name: torch.arange(4) for group in groups}))
+    prune_model(model, groups, Plan({group.name: np.arange(4) for group in groups}))
     save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None}, path)
     return path

@@ -82,7 +82,7 @@ def random_plan(groups: list[ChannelGroup], seed: int = 0) -> Plan:
     kept = {}
     for group in groups:
         count = 1 if rng.random() < 0.25 else int(rng.integers(1, group.size + 1))
-        kept[group.name] = torch.tensor(sorted(rng.choice(group.size, count, replace=False)))
+        kept[group.name] = np.sort(rng.choice(group.size, count, replace=False))
     return Plan(kept)
 
 

@@ -1,4 +1,4 @@
-"""Images for repairs and batch norm estimated anew."""
+"""Images for repairs and re-estimated batch norm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from prune_tools.repair.calibration import Batch, focus_on_objects, read_training_images, recalibrate, repair_images
+from prune_tools.repair.calibration import recalibrate
+from prune_tools.training_images import Batch, focus_on_objects, read_training_images, repair_images
 from tests.pruning_networks import thin
 from utils.checks import check_dataset
 

@@ -10,12 +10,11 @@ import pytest
 from detect import DetectOptions
 from export import ExportOptions
 from prune_tools.finetune import FinetuneOptions
+from prune_tools.options import PruneOptions
 from prune_tools.pipeline_options import PipelineOptions
-from prune_tools.prune import PruneOptions
-from prune_tools.sensitivity import SensitivityOptions
-from prune_tools.sweep import SweepOptions
+from prune_tools.survey.options import SensitivityOptions, SweepOptions
 from prune_tools.train_sparity import SparseOptions
-from utils.commands.options import build, option, parse, parser_for
+from utils.commands.options import build, identity_of, option, parse, parser_for
 from utils.device import select_device
 from utils.errors import InputError, without_middle
 from utils.storage.files import ROOT, read_yaml, write_yaml
@@ -92,7 +91,8 @@ def test_every_number_has_a_range_and_is_kept_to_it(options_class):
     fields = numbers_of(options_class)
     assert len(fields) > 5
     for field in fields:
-        least, most = field.metadata["range"]
+        limits = field.metadata["range"]
+        least, most = limits.least, limits.most
         assert least is not None, field.name
         many = field.metadata["arguments"].get("nargs") == "+"
         for wrong in (
@@ -104,12 +104,50 @@ def test_every_number_has_a_range_and_is_kept_to_it(options_class):
             "many",
             True,
             [[1]],
+            *([least] if limits.open_below else []),
+            *([most] if limits.open_above else []),
         ):
             if wrong in field.metadata["also"]:
                 continue
             with pytest.raises(InputError, match=f"--{field.name.replace('_', '-')} must (be|lie)") as caught:
                 build(options_class, **{field.name: [wrong] if many else wrong})
             assert len(str(caught.value)) < 250
+
+
+@dataclass(frozen=True)
+class WithOneMore(SweepOptions):
+    """A sweep with an option that nobody has thought of."""
+
+    strength: float = option(1.0, "a new option", at_least=0, at_most=9)
+
+
+def test_a_new_option_makes_another_survey_unless_it_says_otherwise():
+    assert identity_of(build(WithOneMore, strength=2.0)) == identity_of(build(SweepOptions)) | {"strength": 2.0}
+    left_out = {field.name for field in dataclasses.fields(SweepOptions)} - set(identity_of(build(SweepOptions)))
+    assert left_out == {
+        "cfg", "project", "name", "exist_ok", "workers", "dnn", "images", "ratios", "largest", "tolerance",
+    }  # fmt: skip
+
+
+def test_a_step_of_a_pipeline_depends_on_its_own_options_and_those_of_all():
+    goal = {"target_flops", "target_params", "percent", "scope", "skip", "round_to"}
+    own = {
+        "base": {"weights", "cfg", "base_epochs"},
+        "sparse": goal | {"sparse_epochs", "penalty", "sr", "max_map_loss"},
+        "pruned": goal | {"reconstruct"},
+        "finetuned": {"finetune_epochs", "recipe"},
+    }
+    options = build(PipelineOptions)
+    for step, names in own.items():
+        assert set(identity_of(options, step)) == names | {"data", "hyp", "imgsz", "batch_size", "seed", "single_cls"}
+    assert set(options.of_pruning()) == own["pruned"]
+
+
+def test_options_of_pruning_do_not_change_once_they_are_made():
+    for options_class in (PruneOptions, SweepOptions, SensitivityOptions, PipelineOptions):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            build(options_class).scope = "all"
+        assert build(options_class, **vars(build(options_class))) == build(options_class)
 
 
 @pytest.mark.parametrize("options_class", OPTIONS)

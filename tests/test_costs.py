@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from models.yolo import DetectionModel
-from prune_tools.channels.groups import find_groups, select_groups
-from prune_tools.channels.tracing import trace_model
-from prune_tools.planning.costs import CostModel, readable
+from prune_tools.channels.structure import Structure
+from prune_tools.planning.costs import CostModel
+from prune_tools.planning.goals import readable
 from prune_tools.yolo_pruned import prune_model
 from tests.pruning_networks import OWN_CONFIG, random_plan, thin, with_random_norms
 from utils.model_info import count_parameters, gflops
@@ -19,9 +19,9 @@ NAMES = ["yolov5n", "yolov5s-ghost", "yolov5s-transformer", "yolov5-bifpn", "yol
 
 
 def cost_model(model: DetectionModel, scope: str = "all") -> tuple[list, CostModel]:
-    trace = trace_model(model)
-    groups = select_groups(find_groups(model, trace), scope)
-    return groups, CostModel(model, trace, groups)
+    structure = Structure.of(model).select(scope)
+    groups = structure.groups
+    return groups, CostModel(structure)
 
 
 @pytest.mark.parametrize("scope", ["seed", "all"])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from models.common import Conv
 from models.yolo import DetectionModel
-from prune_tools.channels.groups import find_groups, select_groups
-from prune_tools.channels.tracing import trace_model
+from prune_tools.channels.structure import Structure
 from prune_tools.planning.plan import Plan
 from prune_tools.pruned_common import narrow_module
 from prune_tools.repair.folding import fold_constants
@@ -39,11 +39,11 @@ def own_config(name: str, arguments: list) -> dict:
 
 def folded(full: nn.Module, scope: str):
     """The pruned and folded network, the full one with the removed gammas zero, and what the folding reports."""
-    trace = trace_model(full)
-    groups = select_groups(find_groups(full, trace), scope)
+    structure = Structure.of(full).select(scope)
+    groups = structure.groups
     plan, pruned = random_plan(groups, seed=5), deepcopy(full)
     prune_model(pruned, groups, plan)
-    result = fold_constants(full, pruned, trace, groups, plan)
+    result = fold_constants(structure, pruned, plan)
     return pruned, mask_model(full, groups, plan, beta=False), result
 
 
@@ -67,16 +67,16 @@ def test_is_exact_inside_zero_padding():
     torch.manual_seed(0)
     first, second = Conv(3, 6, 3), Conv(6, 4, 3)
     full = with_random_norms(nn.Sequential(first, second, nn.Conv2d(4, 2, 1)))
-    trace = trace_model(full)
-    groups = select_groups(find_groups(full, trace))
-    plan = Plan({"0.conv": torch.tensor([1, 4]), "1.conv": torch.tensor([0, 2, 3])})
+    structure = Structure.of(full).select()
+    groups = structure.groups
+    plan = Plan({"0.conv": np.array([1, 4]), "1.conv": np.array([0, 2, 3])})
     expected = mask_model(full, groups, plan, beta=False)
     pruned = deepcopy(full)
     for path, cut in find_cuts(full, groups, plan).items():
         narrow_module(pruned.get_submodule(path), cut.inputs, cut.outputs)
     image = torch.rand(1, 3, 16, 16, dtype=torch.double)
     unfolded = (pruned(image) - expected(image)).abs()
-    fold_constants(full, pruned, trace, groups, plan)
+    fold_constants(structure, pruned, plan)
     difference = (pruned(image) - expected(image)).abs()
     assert unfolded[..., 1:-1, 1:-1].min() > 1e-3
     assert difference[..., 1:-1, 1:-1].max() < 1e-12  # the second convolution is the only one that sees a border
@@ -88,21 +88,20 @@ def test_constants_of_zero_change_nothing():
     for module in full.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.bias.data.zero_()
-    trace = trace_model(full)
-    groups = select_groups(find_groups(full, trace))
+    structure = Structure.of(full).select()
+    groups = structure.groups
     plan, pruned = random_plan(groups), deepcopy(full)
     prune_model(pruned, groups, plan)
     before = {name: value.clone() for name, value in pruned.state_dict().items()}
-    result = fold_constants(full, pruned, trace, groups, plan)
+    result = fold_constants(structure, pruned, plan)
     assert result.changed == 0 and result.largest == 0
     assert all(torch.equal(value, before[name]) for name, value in pruned.state_dict().items())
 
 
 def test_reader_without_norm_and_bias_is_named():
     full = with_random_norms(nn.Sequential(Conv(3, 6, 3), nn.Conv2d(6, 4, 1, bias=False), nn.SiLU(), Conv(4, 2)))
-    trace = trace_model(full)
-    groups = select_groups(find_groups(full, trace))
-    plan, pruned = Plan({"0.conv": torch.tensor([0, 5])}), deepcopy(full)
-    result = fold_constants(full, pruned, trace, groups, plan)
+    structure = Structure.of(full).select()
+    plan, pruned = Plan({"0.conv": np.array([0, 5])}), deepcopy(full)
+    result = fold_constants(structure, pruned, plan)
     assert result.left_out == ["silu"]
     assert "not followed: silu" in result.summary()

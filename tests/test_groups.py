@@ -212,9 +212,8 @@ def test_command_prints_groups(tmp_path: Path):
 
 def test_a_fused_model_is_refused(monkeypatch):
     monkeypatch.setattr("prune_tools.opening.load_model", lambda _: (thin("yolov5n").fuse(), {}))
-    monkeypatch.setattr(sys, "argv", ["groups.py", "--weights", "fused.pt"])
     with pytest.raises(InputError, match=r"is it fused, or quantised\?"):
-        groups.main()
+        groups.main(groups.GroupsOptions(weights="fused.pt"))
 
 
 def test_protecting_everything_says_what_to_do(nano):

@@ -9,7 +9,7 @@ import torch
 
 from models.yolo import DetectionModel
 from prune_tools.channels.groups import find_groups, select_groups
-from prune_tools.planning.options import with_hyperparameters
+from prune_tools.make_plan import with_hyperparameters
 from prune_tools.planning.scores import SCORES, Material, gamma_scores, score_channels
 from tests.pruning_networks import thin
 from utils.errors import InputError

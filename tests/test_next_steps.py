@@ -19,8 +19,10 @@ import train
 import val
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
-from prune_tools import finetune, pipeline, prune, sensitivity, sweep, train_sparity
+from prune_tools import finetune, pipeline, pipeline_run, prune, prune_run, sensitivity, sweep, train_sparity
 from prune_tools.pipeline_options import PipelineOptions
+from prune_tools.survey import sensitivity as sensitivity_work
+from prune_tools.survey import sweep as sweep_work
 from prune_tools.survey.record import Point
 from tests.conftest import draw_tiny_dataset
 from utils.commands.next_steps import ALWAYS, again, following, handed_on
@@ -111,13 +113,13 @@ def test_a_survey_hands_on_every_option_that_the_next_command_has(source, script
         value = other_value(shared[name])
         given = build(source, weights="w.pt", **{name: value})
         if source is sweep.SweepOptions:
-            command = sweep.prune_command(given, 0.3, Path("run"))
+            command = sweep_work.prune_command(given, 0.3, Path("run"))
         else:
-            command = sensitivity.sweep_command(given, [])
+            command = sensitivity_work.sweep_command(given, [])
         assert getattr(read_back(command)[1], name) == value, name
     whole = build(source, weights="w.pt", **{name: other_value(shared[name]) for name in names - {"dnn"}})
-    command = sweep.prune_command(whole, 0.3, Path("run")) if source is sweep.SweepOptions else (
-        sensitivity.sweep_command(whole, []))  # fmt: skip
+    command = sweep_work.prune_command(whole, 0.3, Path("run")) if source is sweep.SweepOptions else (
+        sensitivity_work.sweep_command(whole, []))  # fmt: skip
     script_found, found = read_back(command)
     assert script_found == script
     assert all(getattr(found, name) == getattr(whole, name) for name in names)
@@ -136,7 +138,7 @@ def test_a_stage_hands_on_what_the_next_needs(finished):
     elif finished == "prune":
         rows = [type("Row", (), {"map50": value}) for value in (0.8, 0.2)]
         options = build(prune.PruneOptions, weights="b.pt", name="x", percent=0.3, **CHANGES)
-        commands = [prune.next_step(Path("p.pt"), options, {"model": None}, rows)]
+        commands = [prune_run.next_step(Path("p.pt"), options, {"model": None}, rows)]
     else:
         commands = finetune.steps_after_finetuning(
             "b.pt", build(finetune.FinetuneOptions, epochs=7, name="x", **CHANGES)
@@ -209,29 +211,31 @@ def test_where_most_layers_would_be_protected_the_analysis_is_repeated_with_less
     options = build(sensitivity.SensitivityOptions, weights="w.pt", half=False, images=7)
     points = [Point("", 0.0, 1, 1, 1.0, 0, 0, 0, 0.5)]
     points += [Point(f"model.{number}", 0.5, 1, 1, 1.0, 0, 0, 0, value) for number, value in enumerate((0.1, 0.2, 0.5))]
-    conclusion, text = sensitivity.conclude(points, options)
-    [(script, found)] = [read_back(command) for command in sensitivity.next_commands(options, conclusion)]
+    conclusion, text = sensitivity_work.conclude(points, options)
+    [(script, found)] = [read_back(command) for command in sensitivity_work.next_commands(options, conclusion)]
     assert (script, found.ratios, found.images) == ("prune_tools/sensitivity.py", [0.25], 7)
     assert "--ratios 0.25" in text
-    conclusion, _ = sensitivity.conclude([*points[:2], *(points[-1],) * 3], options)
-    commands = [read_back(command) for command in sensitivity.next_commands(options, conclusion)]
+    conclusion, _ = sensitivity_work.conclude([*points[:2], *(points[-1],) * 3], options)
+    commands = [read_back(command) for command in sensitivity_work.next_commands(options, conclusion)]
     assert [found.skip for _, found in commands] == [["model.0"], []]
 
 
 def test_without_a_proposal_a_sweep_leads_to_sparse_training_or_to_a_look_at_the_model():
     options = build(sweep.SweepOptions, weights="w.pt", data="d.yaml", imgsz=96, device="cpu")
     whole = Point("", 0.0, 1, 1, 1.0, 0, 0, 0, 0.5)
-    script, found = read_back(sweep.command_without_proposal(options, [whole]))
+    script, found = read_back(sweep_work.command_without_proposal(options, [whole]))
     assert (script, found.penalty, found.weights, found.teacher) == (
         "prune_tools/train_sparity.py", "polarize", "w.pt", "w.pt",
     )  # fmt: skip
-    assert read_back(sweep.command_without_proposal(options, [dataclasses.replace(whole, map=0.0)]))[0] == "val.py"
+    assert read_back(sweep_work.command_without_proposal(options, [dataclasses.replace(whole, map=0.0)]))[0] == "val.py"
 
 
 def test_a_plan_that_removes_nothing_leads_to_a_sweep():
     options = build(prune.PruneOptions, weights="w.pt")
     rows = [type("Row", (), {"map50": 0.5})] * 2
-    assert read_back(prune.next_step(Path("p.pt"), options, {"model": None}, rows, False))[0] == "prune_tools/sweep.py"
+    assert (
+        read_back(prune_run.next_step(Path("p.pt"), options, {"model": None}, rows, False))[0] == "prune_tools/sweep.py"
+    )
 
 
 # -- the whole road of a model with one class --------------------------------------------------------------------------
@@ -308,7 +312,7 @@ def test_other_classes_are_still_refused(one_class, tiny_cfg, tmp_path):
 def test_the_pipeline_goes_the_same_road(one_class, tmp_path, heard, monkeypatch):
     data, best = one_class
     without = {"noplots": True}  # charts take most of the time
-    monkeypatch.setattr(pipeline, "build", lambda kind, **given: build(
+    monkeypatch.setattr(pipeline_run, "build", lambda kind, **given: build(
         kind, **given, **(without if issubclass(kind, TrainOptions) else {})
     ))  # fmt: skip
     pipeline.main(build(

@@ -13,8 +13,9 @@ import torch
 import train
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
-from prune_tools import pipeline
-from prune_tools.planning.targets import parse_target
+from prune_tools import pipeline, pipeline_run
+from prune_tools.pipeline_options import STEPS, PipelineOptions
+from prune_tools.planning.goals import parse_target
 from prune_tools.report.table import Row, as_text
 from utils.checkpoint import save_checkpoint
 from utils.commands.options import build
@@ -36,14 +37,14 @@ def varied_weights(folder: Path) -> Path:
     return path
 
 
-def options(tiny_dataset: Path, folder: Path, **changes) -> pipeline.PipelineOptions:
+def options(tiny_dataset: Path, folder: Path, **changes) -> PipelineOptions:
     """A pipeline of one epoch each on small drawings."""
     common = {
         "data": str(tiny_dataset), "weights": str(varied_weights(folder)), "imgsz": 64, "batch_size": 4,
         "base_epochs": 1, "sparse_epochs": 1, "finetune_epochs": 2, "device": "cpu", "workers": 0, "cache": "none",
         "project": str(folder),
     }  # fmt: skip
-    return build(pipeline.PipelineOptions, **(common | changes))
+    return build(PipelineOptions, **(common | changes))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_it_ends_with_a_table_and_pictures(finished):
     assert {"table.txt", "table.csv", "table.png", "gammas.png", "widths.png", "detections.jpg"} <= names
     assert {"report.html", "report.json"} <= names
     rows = list(csv.DictReader((finished / "table.csv").open()))
-    assert [row["step"] for row in rows] == list(pipeline.STEPS)
+    assert [row["step"] for row in rows] == list(STEPS)
     sizes = [int(row["parameters"]) for row in rows]
     assert sizes[0] == sizes[1] > sizes[2] == sizes[3]
     assert all(float(row["milliseconds"]) > 0 for row in rows)
@@ -65,7 +66,7 @@ def test_it_ends_with_a_table_and_pictures(finished):
 
 def test_it_reports_all_four_steps(finished):
     figures = json.loads((finished / "report.json").read_text(encoding="utf-8"))
-    assert [step["step"] for step in figures["steps"]] == list(pipeline.STEPS)
+    assert [step["step"] for step in figures["steps"]] == list(STEPS)
     scripts = [command.split()[1] for command in figures["commands"]]
     steps = ["train.py", *(f"prune_tools/{name}.py" for name in ("train_sparity", "prune", "finetune"))]
     assert scripts == ["prune_tools/pipeline.py", *steps]
@@ -93,7 +94,7 @@ def test_the_base_model_teaches_the_last(finished):
 
 @pytest.mark.parametrize("left, recipe", [(0.79, "gentle"), (0.7, "short")])
 def test_what_pruning_has_cost_decides_on_the_recipe(tiny_dataset, tmp_path, monkeypatch, left, recipe):
-    run = pipeline.Pipeline(options(tiny_dataset, tmp_path / "runs"))
+    run = pipeline_run.Pipeline(options(tiny_dataset, tmp_path / "runs"))
     run.record["base"] = {"checkpoint": "base/weights/best.pt"}
     (tmp_path / "report.json").write_text(json.dumps({"steps": [{"map50": 0.7}, {"map50": left}]}))
     validated = []
@@ -115,14 +116,14 @@ def test_finished_steps_are_not_run_again(finished, tiny_dataset, monkeypatch):
 def test_other_options_run_only_the_steps_that_they_concern(finished, tiny_dataset):
     narrow = (finished / "pruned/pruned_model.pt").read_bytes()
     pipeline.main(options(tiny_dataset, finished.parent, reconstruct=0))
-    record = read_yaml(finished / pipeline.RECORD)
-    assert [record[step]["folder"] for step in pipeline.STEPS] == ["base", "sparse", "pruned2", "finetuned2"]
+    record = read_yaml(finished / pipeline_run.RECORD)
+    assert [record[step]["folder"] for step in STEPS] == ["base", "sparse", "pruned2", "finetuned2"]
     assert (finished / "pruned/pruned_model.pt").read_bytes() == narrow
 
 
 def test_a_moved_run_is_still_finished(finished, tiny_dataset, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "exp")
-    images = read_yaml(finished / pipeline.RECORD)["pruned"]["options"]["reconstruct"]
+    images = read_yaml(finished / pipeline_run.RECORD)["pruned"]["options"]["reconstruct"]
     monkeypatch.setattr(train, "main", lambda *_, **__: pytest.fail("a finished step was run again"))
     pipeline.main(options(tiny_dataset, tmp_path, reconstruct=images))
 
@@ -167,8 +168,8 @@ def test_a_broken_off_step_is_resumed(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "main", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pipeline.main(options(tiny_dataset, tmp_path))
-    record = read_yaml(tmp_path / "exp" / pipeline.RECORD)
-    assert [step for step in pipeline.STEPS if record[step]["checkpoint"]] == ["base", "sparse", "pruned"]
+    record = read_yaml(tmp_path / "exp" / pipeline_run.RECORD)
+    assert [step for step in STEPS if record[step]["checkpoint"]] == ["base", "sparse", "pruned"]
     pipeline.main(options(tiny_dataset, tmp_path))
     assert epochs == [("base", 0), ("sparse", 0), ("finetuned", 0), ("finetuned", 1)]
 
@@ -196,12 +197,13 @@ def test_rounds_shrink_by_the_same_factor_and_share_the_epochs(tiny_dataset, tmp
     base = varied_weights(tmp_path / "runs")
     operations = 1e6 * gflops(load_checkpoint(base)["model"], 640) * 1e3
     chosen = options(tiny_dataset, tmp_path / "runs", rounds=3, sparse_epochs=7, finetune_epochs=3, target_flops="0.5")
-    rounds = [chosen.of_round(number, base, base) for number in (1, 2, 3)]
+    targets = [pipeline_run.target_of_round(chosen, number, base, base) for number in (1, 2, 3)]
+    rounds = [chosen.of_round(number, target) for number, target in enumerate(targets, start=1)]
     budgets = [parse_target("flops", each.target_flops).value / operations for each in rounds]
     assert budgets == pytest.approx([0.5 ** (1 / 3), 0.5 ** (1 / 2), 0.5], rel=1e-6)  # of the rounds that are left
     assert [each.sparse_epochs for each in rounds] == [2, 2, 3]
     assert [each.finetune_epochs for each in rounds] == [1, 1, 1]
-    share = options(tiny_dataset, tmp_path / "runs", rounds=2, percent=0.4, sparse_epochs=2).of_round(1, base, base)
+    share = options(tiny_dataset, tmp_path / "runs", rounds=2, percent=0.4, sparse_epochs=2).of_round(1)
     assert (1 - share.percent) ** 2 == pytest.approx(0.6)
 
 
@@ -209,8 +211,8 @@ def test_two_rounds_prune_twice_and_learn_from_the_base(tiny_dataset, tmp_path):
     chosen = {"rounds": 2, "sparse_epochs": 2, "target_flops": "0.5", "skip": ["model.1"]}
     folder = pipeline.main(options(tiny_dataset, tmp_path / "runs", **chosen))
     rows = list(csv.DictReader((folder / "table.csv").open()))
-    names = [f"round1-{step}" for step in pipeline.STEPS[1:]]
-    assert [row["step"] for row in rows] == ["base", *names, *pipeline.STEPS[1:]]
+    names = [f"round1-{step}" for step in STEPS[1:]]
+    assert [row["step"] for row in rows] == ["base", *names, *STEPS[1:]]
     operations = {row["step"]: float(row["gflops"]) / float(rows[0]["gflops"]) for row in rows}
     assert operations["round1-pruned"] == pytest.approx(0.5**0.5, abs=0.05)
     assert operations["finetuned"] == pytest.approx(0.5, abs=0.05)

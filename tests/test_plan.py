@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from prune_tools.channels.groups import ChannelGroup, find_groups, select_groups
 from prune_tools.opening import load_model
-from prune_tools.planning.plan import Limits, plan_by_percent
+from prune_tools.planning.goals import Limits
+from prune_tools.planning.plan import plan_by_percent
 from prune_tools.planning.scores import gamma_scores
 from prune_tools.yolo_pruned import prune_model
 from utils.errors import InputError
@@ -15,7 +17,7 @@ from utils.errors import InputError
 
 @pytest.fixture
 def two_groups() -> tuple[list[ChannelGroup], dict[str, torch.Tensor]]:
-    groups = [ChannelGroup("a", 4, ()), ChannelGroup("b", 6, ())]
+    groups = [ChannelGroup("a", np.arange(4), ()), ChannelGroup("b", np.arange(4, 10), ())]
     return groups, {"a": torch.tensor([0.9, 0.1, 0.5, 0.5]), "b": torch.tensor([0.05, 0.2, 0.3, 0.01, 0.25, 0.02])}
 
 
@@ -84,7 +86,7 @@ def test_percent_outside_its_range(two_groups, percent):
     ],
 )
 def test_limits(limits, size, allowed):
-    assert Limits(**limits).allowed(size).tolist() == allowed
+    assert Limits(**limits).allowed(size) == allowed
 
 
 def test_rounding_takes_the_nearest_and_of_two_the_larger():
@@ -100,16 +102,11 @@ def test_plan_within_limits(two_groups):
 
 
 @pytest.mark.parametrize(
-    "limits, message",
-    [
-        ({"min_channels": 0}, "--min-channels must be at least 1"),
-        ({"round_to": 0}, "--round-to must be at least 1"),
-        ({"max_layer_ratio": 0.0}, "--max-layer-ratio"),
-        ({"max_layer_ratio": float("nan")}, "--max-layer-ratio"),
-    ],
+    "limits", [{"min_channels": 0}, {"round_to": 0}, {"max_layer_ratio": 0.0}, {"max_layer_ratio": float("nan")}]
 )
-def test_impossible_limits(limits, message):
-    with pytest.raises(InputError, match=message):
+def test_impossible_limits(limits):
+    name, value = next(iter(limits.items()))
+    with pytest.raises(ValueError, match=f"{name}.* got .*{name}={value}"):
         Limits(**limits)
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from models.yolo import DetectionModel
 from prune_tools.channels.groups import find_groups, protect
-from prune_tools.channels.tracing import trace_model
+from prune_tools.make_plan import make_plan, with_hyperparameters
 from prune_tools.planning import latency
-from prune_tools.planning.options import PlanOptions, make_plan, with_hyperparameters
+from prune_tools.planning.options import PlanOptions
 from prune_tools.yolo_pruned import prune_model
 from tests.pruning_networks import thin
 from utils.commands.options import build
@@ -33,7 +33,8 @@ def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def planned(model: DetectionModel, data: str = "", **options):
-    return make_plan(model, trace_model(model), build(PlanOptions, **options), data, 64)
+    structure, plan = make_plan(model, build(PlanOptions, **options), data, 64)
+    return structure.groups, plan
 
 
 @pytest.mark.parametrize(

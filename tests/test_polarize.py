@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models.yolo import DetectionModel
-from prune_tools.channels.tracing import trace_model
+from prune_tools.channels.structure import Structure
 from prune_tools.planning.costs import CostModel
-from prune_tools.planning.targets import Target
+from prune_tools.planning.goals import Target
 from prune_tools.sparsity.gammas import ChannelGammas
 from prune_tools.sparsity.polarize import FREE_SHARE, ByBudget, ByShare, Polarizer
 from tests.pruning_networks import random_gammas, trainable_network
@@ -63,7 +65,7 @@ def test_polarizing_keeps_at_zero_what_was_there_already(gammas):
 
 
 def test_polarizing_for_a_budget_saves_what_is_asked_for(gammas, network):
-    costs = CostModel(network, trace_model(network), gammas.groups)
+    costs = CostModel(replace(Structure.of(network), groups=gammas.groups))
     choose = ByBudget(gammas.groups, costs, Target("flops", 0.5, relative=True), round_to=2)
     saliency, chosen, previous = torch.rand(gammas.count), torch.zeros(gammas.count).bool(), choose.present
     for done in (0.0, 0.3, 0.31, 1.0):

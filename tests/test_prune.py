@@ -15,9 +15,8 @@ from torch import nn
 
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
-from prune_tools import opening as pruning
-from prune_tools import prune
-from prune_tools.opening import load_model
+from prune_tools import prune, prune_run
+from prune_tools.opening import load_model, newest_sparse_run
 from tests.pruning_networks import thin, with_random_norms
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError, MissingFileError
@@ -115,10 +114,10 @@ def test_repairs_are_switched_one_by_one(checkpoint, tiny_dataset, tmp_path, cap
         return load_model(folder / "pruned_model.pt")[0].state_dict()
 
     plain = saved(fold=False, reconstruct=0)
-    assert "re-fitted" not in caplog.text and "estimated anew" not in caplog.text
+    assert "re-fitted" not in caplog.text and "re-estimated" not in caplog.text
     refitted, recalibrated = saved(fold=False, reconstruct=8), saved(fold=False, reconstruct=0, recalibrate=8)
     assert "convolutions re-fitted on 8 images" in caplog.text
-    assert "batch norms estimated anew on 8 images" in caplog.text
+    assert "batch norms re-estimated on 8 images" in caplog.text
     weight, mean = "model.8.cv1.conv.weight", "model.8.cv1.bn.running_mean"
     assert not torch.equal(refitted[weight], plain[weight]) and torch.equal(recalibrated[weight], plain[weight])
     assert not torch.equal(recalibrated[mean], plain[mean])
@@ -134,7 +133,7 @@ def test_the_proposed_teacher_can_teach(checkpoint, tmp_path):
 
     def found(**recorded) -> str:
         places = {key: str(tmp_path / f"{name}.pt") for key, name in recorded.items()}
-        return Path(prune.find_teacher({**content, "opt": places}, "itself.pt")).stem
+        return Path(prune_run.find_teacher({**content, "opt": places}, "itself.pt")).stem
 
     assert found(weights="alike") == "alike" and found(teacher="alike", weights="other") == "alike"
     assert found(weights="narrow") == found(weights="other") == found(weights="gone") == found() == "itself"
@@ -206,9 +205,9 @@ def test_fused_checkpoint(tiny_dataset, tmp_path):
 
 def test_newest_sparse_run(tmp_path):
     with pytest.raises(MissingFileError, match="no sparse training"):
-        pruning.newest_sparse_run(tmp_path)
+        newest_sparse_run(tmp_path)
     for name, text in (("exp", "sr: 0.01\n"), ("exp2", "epochs: 3\n")):
         (tmp_path / name / "weights").mkdir(parents=True)
         (tmp_path / name / "weights/best.pt").touch()
         (tmp_path / name / "opt.yaml").write_text(text)
-    assert pruning.newest_sparse_run(tmp_path).parts[-3:] == ("exp", "weights", "best.pt")
+    assert newest_sparse_run(tmp_path).parts[-3:] == ("exp", "weights", "best.pt")

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models.yolo import DetectionModel
-from prune_tools.channels.groups import ChannelGroup, find_groups, select_groups
-from prune_tools.channels.tracing import trace_model
+from prune_tools.channels.groups import find_groups
+from prune_tools.channels.structure import Structure
 from prune_tools.planning.costs import CostModel
 from prune_tools.repair.folding import fold_constants
-from prune_tools.yolo_pruned import build_from_yaml, largest_difference, mask_model, prune_model
+from prune_tools.yolo_pruned import largest_difference, mask_model, prune_model
 from tests.pruning_networks import pad_by_repetition, random_images, random_plan, with_random_norms
 from utils.errors import InputError
 from utils.model_info import count_parameters, gflops
@@ -91,29 +91,29 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     return {**scale, "backbone": rows[:backbone], "head": rows[backbone:]}
 
 
-def network(config: dict[str, Any]) -> tuple[DetectionModel, Any, list[ChannelGroup]]:
-    """The network of a configuration as after a training, its trace, and the groups of scope all."""
+def network(config: dict[str, Any]) -> Structure:
+    """The network of a configuration as after a training, with the groups of scope all."""
     try:
         model = with_random_norms(DetectionModel(deepcopy(config)))
     except InputError as error:  # attention over all pixels of a fine grid
         assert "use fewer channels, or a stride" in str(error)
         reject()
-    trace = trace_model(model)
-    return model, trace, select_groups(find_groups(model, trace), "all")
+    return Structure.of(model).select("all")
 
 
 @FEW
 @given(configurations(), st.integers(0, 1000))
 def test_pruned_equals_masked_at_the_cost_foretold(config, seed):
-    full, trace, groups = network(config)
+    structure = network(config)
+    full, groups = structure.model, structure.groups
     plan, pruned = random_plan(groups, seed), deepcopy(full)
     prune_model(pruned, groups, plan)
     assert largest_difference(pruned, mask_model(full, groups, plan), random_images(full))[1] < 1e-9
-    rebuilt = build_from_yaml(pruned.yaml)
+    rebuilt = DetectionModel(pruned.yaml)
     assert {name: value.shape for name, value in rebuilt.state_dict().items()} == {
         name: value.shape for name, value in pruned.state_dict().items()
     }
-    costs = CostModel(full, trace, groups).of_plan(plan)
+    costs = CostModel(structure).of_plan(plan)
     assert costs["params"] == pytest.approx(count_parameters(pruned), abs=1e-3)
     assert costs["flops"] == pytest.approx(1e9 * gflops(pruned, 640), rel=1e-9)
     scaled = sum(len(member.indices) for group in find_groups(pruned) for member in group.norms)  # it can be cut again
@@ -123,11 +123,12 @@ def test_pruned_equals_masked_at_the_cost_foretold(config, seed):
 @FEW
 @given(configurations(), st.integers(0, 1000))
 def test_folded_equals_the_gamma_zeroed_model_without_zero_padding(config, seed):
-    full, trace, groups = network(config)
+    structure = network(config)
+    full, groups = structure.model, structure.groups
     pad_by_repetition(full)
     plan, pruned = random_plan(groups, seed), deepcopy(full)
     prune_model(pruned, groups, plan)
-    result = fold_constants(full, pruned, trace, groups, plan)
+    result = fold_constants(structure, pruned, plan)
     expected = mask_model(full, groups, plan, beta=False)
     if result.left_out:  # a constant that meets something that cannot take it up is named, not lost silently
         return

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from models.yolo import DetectionModel
-from prune_tools.channels.groups import find_groups, select_groups
-from prune_tools.channels.tracing import trace_model
+from prune_tools.channels.structure import Structure
 from prune_tools.planning.plan import Plan
-from prune_tools.repair.calibration import Batch
 from prune_tools.repair.folding import fold_constants
 from prune_tools.repair.layer_walk import MEMORY_SHARE, affordable_images
-from prune_tools.repair.reconstruction import Reconstruction, empty_recording, patches, reconstruct
+from prune_tools.repair.reconstruction import Reconstruction, RefitSettings, empty_recording, patches, reconstruct
+from prune_tools.training_images import Batch
 from prune_tools.yolo_pruned import outputs_of, prune_model
 from tests.pruning_networks import OWN_CONFIG, thin, with_random_norms
 from utils.log import LOGGER
@@ -41,9 +41,9 @@ def duplicate_channels(model: nn.Module, groups: list, plan: Plan) -> None:
     modules = dict(model.named_modules())
     for group in groups:
         removed, kept = plan.removed(group), plan.kept[group.name]
-        twins = kept[torch.arange(len(removed)) % len(kept)]
+        twins = kept[np.arange(len(removed)) % len(kept)]
         for member in group.of_role("output", "norm"):
-            to, of = (torch.as_tensor(member.indices[positions.numpy()]) for positions in (removed, twins))
+            to, of = (torch.as_tensor(member.indices[positions]) for positions in (removed, twins))
             for value in (*modules[member.path].parameters(), *modules[member.path].buffers()):
                 if value.ndim:
                     value.data[to] = value.data[of]
@@ -51,11 +51,11 @@ def duplicate_channels(model: nn.Module, groups: list, plan: Plan) -> None:
 
 def prune(full: DetectionModel, scope: str = "seed", share: float = 0.4):
     """A narrow network without its last ``share`` of each group, and what re-fitting it needs to know."""
-    trace = trace_model(full)
-    groups = select_groups(find_groups(full, trace), scope)
-    plan = Plan({group.name: torch.arange(max(1, round(group.size * (1 - share)))) for group in groups})
+    structure = Structure.of(full).select(scope)
+    groups = structure.groups
+    plan = Plan({group.name: np.arange(max(1, round(group.size * (1 - share)))) for group in groups})
     pruned = deepcopy(full)
-    return pruned, trace, groups, plan
+    return pruned, structure, groups, plan
 
 
 def difference(model: nn.Module, full: nn.Module, batch: Batch) -> float:
@@ -67,24 +67,26 @@ def difference(model: nn.Module, full: nn.Module, batch: Batch) -> float:
 
 def test_channels_with_a_twin_that_stays_are_replaced_without_loss():
     full = thin("yolov5n")
-    pruned, trace, groups, plan = prune(full)
+    pruned, structure, groups, plan = prune(full)
     duplicate_channels(full, groups, plan)
     pruned = deepcopy(full)
     cuts = prune_model(pruned, groups, plan)
     before = difference(pruned, full, noise(2, 64, seed=9))
-    reconstruct(full, pruned, trace, cuts, [noise(4, 64, seed) for seed in range(3)], ridge=1e-9)
+    reconstruct(structure, pruned, cuts, [noise(4, 64, seed) for seed in range(3)], settings=RefitSettings(ridge=1e-9))
     assert difference(pruned, full, noise(2, 64, seed=9)) < 1e-4 * before
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_architecture_comes_nearer_to_the_full_network(name):
     full = thin(name)
-    pruned, trace, groups, plan = prune(full, "all", share=0.2)
+    pruned, structure, groups, plan = prune(full, "all", share=0.2)
     cuts = prune_model(pruned, groups, plan)
     size = image_size(full)
     unseen = noise(2, size, seed=9)
     before = difference(pruned, full, unseen)
-    result = reconstruct(full, pruned, trace, cuts, [noise(4, size, seed) for seed in range(4)], places=64)
+    result = reconstruct(
+        structure, pruned, cuts, [noise(4, size, seed) for seed in range(4)], settings=RefitSettings(positions=64)
+    )
     assert difference(pruned, full, unseen) < 0.7 * before
     assert all(after <= first + 1e-9 for first, after in result.unexplained.values())
 
@@ -97,22 +99,22 @@ def test_a_norm_behind_a_concatenation_takes_the_constants_of_all_that_it_joins(
         "head": [[[2], 1, "Detect", ["nc", "anchors"]]],
     }  # fmt: skip
     full = with_random_norms(DetectionModel(config))
-    _, trace, groups, plan = prune(full, "all", share=0.4)
+    _, structure, groups, plan = prune(full, "all", share=0.4)
     modules = dict(full.named_modules())
     with torch.no_grad():
         for group in groups:
             for member in group.of_role("norm"):  # what goes emits about a constant, and a large one
-                gone = member.indices[plan.removed(group).numpy()]
+                gone = member.indices[plan.removed(group)]
                 modules[member.path].weight[gone], modules[member.path].bias[gone] = 1e-3, 2.0
     batches, unseen, means = [noise(4, 64, seed) for seed in range(4)], noise(4, 64, seed=9), []
     for fold in (False, True):
         pruned = deepcopy(full)
         cuts = prune_model(pruned, groups, plan)
         if fold:
-            fold_constants(full, pruned, trace, groups, plan)
+            fold_constants(structure, pruned, plan)
         target = norm_output(full, unseen)[:, cuts["model.1.bn"].outputs]
         spread, before = target.var((0, 2, 3)).mean(), norm_output(pruned, unseen)
-        reconstruct(full, pruned, trace, cuts, batches)
+        reconstruct(structure, pruned, cuts, batches)
         assert (norm_output(pruned, unseen) - target).square().mean() < 0.01 * spread
         assert fold or (before - target).square().mean() > spread
         means.append(pruned.get_submodule("model.1.bn").running_mean)
@@ -130,9 +132,9 @@ def norm_output(model: DetectionModel, batch: Batch) -> torch.Tensor:
 
 def test_blocks_without_a_norm_and_growing_maps_are_walked_through():
     full = with_random_norms(DetectionModel(deepcopy(OWN_CONFIG)))
-    pruned, trace, groups, plan = prune(full, "all", share=0.2)
+    pruned, structure, groups, plan = prune(full, "all", share=0.2)
     cuts = prune_model(pruned, groups, plan)
-    result = reconstruct(full, pruned, trace, cuts, [noise(4, 64, seed) for seed in range(2)])
+    result = reconstruct(structure, pruned, cuts, [noise(4, 64, seed) for seed in range(2)])
     narrowed = [path for path, cut in cuts.items() if cut.inputs is not None and path.endswith("conv")]
     assert set(narrowed) - set(result.unexplained) <= {
         path for path, module in full.named_modules() if isinstance(module, nn.ConvTranspose2d)
@@ -141,12 +143,12 @@ def test_blocks_without_a_norm_and_growing_maps_are_walked_through():
 
 def test_what_lies_before_the_first_cut_and_all_gammas_stay():
     full = thin("yolov5n").float()
-    pruned, trace, groups, _ = prune(full)
+    pruned, structure, groups, _ = prune(full)
     late = [group for group in groups if group.name == "model.7.conv"]
-    plan = Plan({late[0].name: torch.arange(late[0].size // 2)})
+    plan = Plan({late[0].name: np.arange(late[0].size // 2)})
     cuts = prune_model(pruned, late, plan)
     untouched = deepcopy(pruned.state_dict())
-    result = reconstruct(full, pruned, trace, cuts, [noise(2, 64, seed=0)])
+    result = reconstruct(structure, pruned, cuts, [noise(2, 64, seed=0)])
     assert next(iter(result.unexplained)).startswith("model.8.")
     changed = {name for name, value in pruned.state_dict().items() if not torch.equal(value, untouched[name])}
     assert changed
@@ -156,9 +158,9 @@ def test_what_lies_before_the_first_cut_and_all_gammas_stay():
 
 def test_nothing_is_solved_where_nothing_was_removed():
     full = thin("yolov5n")
-    pruned, trace, groups, _ = prune(full)
-    plan = Plan({group.name: torch.arange(group.size) for group in groups})
-    result = reconstruct(full, pruned, trace, prune_model(pruned, groups, plan), [noise(2, 64, seed=0)])
+    pruned, structure, groups, _ = prune(full)
+    plan = Plan({group.name: np.arange(group.size) for group in groups})
+    result = reconstruct(structure, pruned, prune_model(pruned, groups, plan), [noise(2, 64, seed=0)])
     assert result.unexplained == {}
     assert "Nothing to re-fit" in result.summary()
     assert "fell from 50.0% to 25.0%" in Reconstruction(4, {"a": (0.6, 0.3), "b": (0.4, 0.2)}).summary()
@@ -168,20 +170,20 @@ def test_a_recording_of_the_full_network_changes_nothing(monkeypatch):
     full, batches = thin("yolov5n"), [noise(4, 64, seed) for seed in range(2)]
     recording = empty_recording(full, images=8)
     for share in (0.2, 0.5, 0.5):
-        expected, trace, groups, plan = prune(full, share=share)
+        expected, structure, groups, plan = prune(full, share=share)
         cuts = prune_model(expected, groups, plan)
         network = deepcopy(expected)
-        reconstruct(full, expected, trace, cuts, batches)
+        reconstruct(structure, expected, cuts, batches)
         with monkeypatch.context() as patch:
             if share == 0.5:  # known by now
                 patch.setattr(
                     "prune_tools.repair.reconstruction.Refit._record", lambda *_: pytest.fail("it runs again")
                 )
-            reconstruct(full, network, trace, cuts, batches, recording=recording)
+            reconstruct(structure, network, cuts, batches, recording=recording)
         assert all(torch.equal(value, network.state_dict()[name]) for name, value in expected.state_dict().items())
     network = deepcopy(full)
     prune_model(network, groups, plan)
-    reconstruct(full, network, trace, cuts, batches[:1], recording=recording)  # other batches: recorded anew
+    reconstruct(structure, network, cuts, batches[:1], recording=recording)  # other batches: recorded anew
     assert {len(samples) for samples in recording.values()} == {1}
     monkeypatch.setattr("prune_tools.repair.reconstruction.available_memory", lambda: 1000)
     assert empty_recording(full, images=8) is None
@@ -189,14 +191,14 @@ def test_a_recording_of_the_full_network_changes_nothing(monkeypatch):
 
 def test_short_memory_means_fewer_images(monkeypatch):
     full = thin("yolov5n").float()
-    pruned, trace, groups, plan = prune(full)
+    pruned, structure, groups, plan = prune(full)
     cuts = prune_model(pruned, groups, plan)
     batches = [noise(2, 64, seed) for seed in range(4)]
     monkeypatch.setattr("prune_tools.repair.layer_walk.available_memory", lambda: 10**12)
-    assert reconstruct(full, deepcopy(pruned), trace, cuts, batches).images == 8
+    assert reconstruct(structure, deepcopy(pruned), cuts, batches).images == 8
     each = 10**12 // affordable_images(full, batches[0].images[:1])
     monkeypatch.setattr("prune_tools.repair.layer_walk.available_memory", lambda: 5 * each)
-    assert reconstruct(full, deepcopy(pruned), trace, cuts, batches).images == 4
+    assert reconstruct(structure, deepcopy(pruned), cuts, batches).images == 4
     # the images themselves, and at least the two networks' first maps
     assert each * MEMORY_SHARE > 3 * 64 * 64 + 2 * 4 * full.model[0].conv.out_channels * 32 * 32
 
@@ -226,16 +228,16 @@ def test_patches_times_weights_is_the_convolution(kernel, keywords):
 
 def test_what_lies_outside_the_focus_does_not_count():
     full = thin("yolov5n").float()
-    pruned, trace, groups, _ = prune(full)
+    pruned, structure, groups, _ = prune(full)
     first = [group for group in groups if group.name == "model.1.conv"]
-    cuts = prune_model(pruned, first, Plan({"model.1.conv": torch.arange(first[0].size // 2)}))
+    cuts = prune_model(pruned, first, Plan({"model.1.conv": np.arange(first[0].size // 2)}))
     solved = []
     for seed in (1, 2):  # the same left half, another right half
         batch, other = noise(2, 64, seed=0), noise(2, 64, seed)
         batch.images[..., 32:] = other.images[..., 32:]
         batch.focus[..., 8:] = 0
         narrow = deepcopy(pruned)
-        reconstruct(full, narrow, trace, cuts, [batch])
+        reconstruct(structure, narrow, cuts, [batch])
         solved.append(narrow.state_dict()["model.2.cv1.conv.weight"])
     assert torch.equal(*solved)
     assert not torch.equal(solved[0], pruned.state_dict()["model.2.cv1.conv.weight"])
@@ -261,10 +263,10 @@ def test_a_convolution_that_runs_twice_keeps_its_weights(caplog, monkeypatch):
     layer.i, layer.f, layer.type, layer.np = 1, -1, "Twice", 0
     full.model[1] = layer
     full.model[1].once.conv.stride = (1, 1)
-    pruned, trace, groups, plan = prune(full, "all")
+    pruned, structure, groups, plan = prune(full, "all")
     cuts = prune_model(pruned, groups, plan)
     before = pruned.model[1].once.conv.weight.clone()
-    result = reconstruct(full, pruned, trace, cuts, [noise(4, 64, 0)])
+    result = reconstruct(structure, pruned, cuts, [noise(4, 64, 0)])
     assert "model.1.once.conv keeps its weights" in caplog.text
     assert "model.1.once.conv" not in result.unexplained and "model.3.m.0" in result.unexplained
     assert torch.equal(pruned.model[1].once.conv.weight, before)

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 import torch
 
-from prune_tools import pipeline, sensitivity, sweep
 from prune_tools.finetune import FinetuneOptions
+from prune_tools.options import PruneOptions
+from prune_tools.pipeline_options import STEPS, PipelineOptions
 from prune_tools.pipeline_report import report_of
-from prune_tools.prune import PruneOptions
 from prune_tools.report.pictures import gamma_histogram, spread
 from prune_tools.report.report import Report
 from prune_tools.report.table import Row
+from prune_tools.survey import sensitivity, sweep
+from prune_tools.survey.options import SensitivityOptions, SweepOptions
 from prune_tools.survey.record import Point, find_surveys
 from prune_tools.train_sparity import SparseOptions
 from tests.pruning_networks import thin
@@ -45,8 +47,8 @@ def survey_contents() -> dict[str, dict]:
     alone = [Point("", 0.0, 10, 100, 1.0, 0, 0, 0.5, 0.4), *(Point(name, 0.5, 9, 90, 0.9, 0, 0, 0.5, value)
              for name, value in (("model.1.conv", 0.2), ("model.2.cv1.conv", 0.4)))]  # fmt: skip
     concluded = {
-        "sweep": (swept, sweep.conclude(swept, build(sweep.SweepOptions))[0]),
-        "sensitivity": (alone, sensitivity.conclude(alone, build(sensitivity.SensitivityOptions))[0]),
+        "sweep": (swept, sweep.conclude(swept, build(SweepOptions))[0]),
+        "sensitivity": (alone, sensitivity.conclude(alone, build(SensitivityOptions))[0]),
     }
     return {
         kind: {"options": {}, "points": [asdict(point) for point in points], "conclusion": conclusion, "command": kind}
@@ -179,8 +181,8 @@ def test_a_command_line_is_read_back_as_the_same_options():
 
 @pytest.mark.parametrize("goal, threshold", [({"percent": 0.3}, True), ({"target_params": "0.5"}, False)])
 def test_a_pipeline_reports_the_commands_of_its_steps(tmp_path, goal, threshold):
-    options = build(pipeline.PipelineOptions, weights="start.pt", **goal)
-    folders = {step: tmp_path / step for step in pipeline.STEPS}
+    options = build(PipelineOptions, weights="start.pt", **goal)
+    folders = {step: tmp_path / step for step in STEPS}
     recorded = {
         "base": build(TrainOptions, weights="start.pt", resume="last.pt"),
         "sparse": build(SparseOptions, **options.of_penalty()),
@@ -191,8 +193,8 @@ def test_a_pipeline_reports_the_commands_of_its_steps(tmp_path, goal, threshold)
         write_yaml(folders[step] / "opt.yaml", to_dict(chosen))
     checkpoint = {"epoch": -1, "model": thin("yolov5n").float(), "ema": None, "optimizer": None, "opt": None}
     save_checkpoint(checkpoint, tmp_path / "model.pt")
-    rows = [Row(step, 0.5, 0.5, 0.5, 0.5, 9, 1.0, 1.0, "model.pt") for step in pipeline.STEPS]
-    checkpoints = dict.fromkeys(pipeline.STEPS, tmp_path / "model.pt")
+    rows = [Row(step, 0.5, 0.5, 0.5, 0.5, 9, 1.0, 1.0, "model.pt") for step in STEPS]
+    checkpoints = dict.fromkeys(STEPS, tmp_path / "model.pt")
     report = report_of(options, folders, checkpoints, rows, {})
     assert options.goal() in report.title and options.goal() in report.commands[0]
     assert report.commands[1:] == [  # the pruning of an earlier version has left no report

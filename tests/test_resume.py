@@ -17,8 +17,8 @@ import torch
 import train
 from models.loading import load_checkpoint
 from prune_tools.finetune import FinetuneOptions
-from prune_tools.pipeline import RECORD, Pipeline
 from prune_tools.pipeline_options import PipelineOptions
+from prune_tools.pipeline_run import RECORD, Pipeline
 from prune_tools.train_sparity import SparseOptions
 from tests.conftest import draw_tiny_dataset
 from utils.callbacks import Callbacks

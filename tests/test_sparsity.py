@@ -13,11 +13,11 @@ import train
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import train_sparity
-from prune_tools.channels.groups import find_groups, select_groups
-from prune_tools.channels.tracing import trace_model
+from prune_tools.channels.structure import Structure
 from prune_tools.planning.costs import CostModel
+from prune_tools.planning.goals import Target
 from prune_tools.planning.scores import Material, score_channels
-from prune_tools.planning.targets import Target, TargetPlanner
+from prune_tools.planning.targets import TargetPlanner
 from prune_tools.sparsity.gammas import ChannelGammas
 from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
 from prune_tools.sparsity.rates import Course, decayed
@@ -163,10 +163,10 @@ def test_a_run_for_a_budget_zeroes_just_what_pruning_for_it_removes(run_options,
     assert (options.scope, options.same_pruning()) == ("all", {"target_flops": "0.6"})
     train_sparity.main(options)
     model = load_checkpoint(tmp_path / "exp/weights/best.pt")["model"].float()
-    trace = trace_model(model)
-    groups = select_groups(find_groups(model, trace), "all")
+    structure = Structure.of(model).select("all")
+    groups = structure.groups
     scores = score_channels("gamma", Material(model), groups)
-    plan = TargetPlanner(groups, scores, CostModel(model, trace, groups)).plan(Target("flops", 0.6, relative=True))
+    plan = TargetPlanner(groups, scores, CostModel(structure)).plan(Target("flops", 0.6, relative=True))
     gone = torch.cat([scores[group.name][plan.removed(group)] for group in groups])
     assert len(gone) > 0
     assert float((gone == 0).float().mean()) > 0.95

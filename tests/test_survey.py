@@ -13,9 +13,13 @@ import pytest
 
 import val
 from models.yolo import DetectionModel
-from prune_tools import sensitivity, sweep
+from prune_tools import sensitivity, steps, sweep
 from prune_tools.prune import PruneOptions
+from prune_tools.survey import record as survey_record
+from prune_tools.survey import sensitivity as sensitivity_work
 from prune_tools.survey import survey
+from prune_tools.survey import sweep as sweep_work
+from prune_tools.survey.options import SensitivityOptions, SweepOptions
 from prune_tools.survey.record import Point, Record
 from prune_tools.survey.survey import KeptBatches
 from tests.colour_detector import save_colour_detector
@@ -93,15 +97,13 @@ def test_a_sweep_measures_what_prune_would_make(checkpoint, model, tiny_dataset,
 
 
 def test_the_repairs_act_on_every_point(checkpoint, tiny_dataset, tmp_path, monkeypatch):
-    from prune_tools.repair import reconstruction
+    original, fitted = steps.reconstruct, []
 
-    original, fitted = reconstruction.reconstruct, []
-
-    def counted(full, pruned, trace, cuts, batches, **more):
+    def counted(structure, pruned, cuts, batches, *more):
         fitted.append(sum(len(batch.images) for batch in batches))
-        return original(full, pruned, trace, cuts, batches, **more)
+        return original(structure, pruned, cuts, batches, *more)
 
-    monkeypatch.setattr(reconstruction, "reconstruct", counted)
+    monkeypatch.setattr(steps, "reconstruct", counted)
     sweep.run(**chosen(checkpoint, tiny_dataset, tmp_path, ratios=[0.3, 0.6], reconstruct=4))
     assert fitted == [4, 4]  # nothing to repair in the whole model
 
@@ -122,7 +124,7 @@ def test_an_interrupted_sweep_goes_on(checkpoint, tiny_dataset, tmp_path, monkey
         sweep.run(**keywords)
     assert not (tmp_path / "exp/sweep.csv").exists()
     with pytest.raises(InputError, match="not finished"):
-        survey.find_surveys(build(PruneOptions, sweep=str(tmp_path / "exp")), tmp_path)
+        survey_record.find_surveys(build(PruneOptions, sweep=str(tmp_path / "exp")), tmp_path)
     assert sweep.run(**keywords) == tmp_path / "exp"
     assert measured == [0, 0.2, 0.4, 0.4]
     sweep.run(**{**keywords, "ratios": [0.3, 0.4]})  # further ratios join
@@ -153,19 +155,19 @@ def test_another_checkpoint_is_another_survey(checkpoint, tiny_dataset, tmp_path
     copy = tmp_path / "copy.pt"
     copy.write_bytes(checkpoint.read_bytes())
     keywords = chosen(copy, tiny_dataset, tmp_path / "runs", ratios=[0.5])
-    first = sweep.Sweep(build(sweep.SweepOptions, **keywords), "sweep")
+    first = sweep_work.Sweep(build(SweepOptions, **keywords), "sweep")
     first.record.save()
     trained = thin("yolov5n").float()
     trained.names = ["disc", "square"]
     trained.model[1].bn.weight.data *= 2
     save_checkpoint({"epoch": -1, "model": trained, "ema": None, "optimizer": None, "opt": None}, copy)
-    second = sweep.Sweep(build(sweep.SweepOptions, **keywords), "sweep")
+    second = sweep_work.Sweep(build(SweepOptions, **keywords), "sweep")
     assert second.folder == tmp_path / "runs/exp2"
 
 
 def test_fewer_images_than_asked_for(checkpoint, tiny_dataset, tmp_path, heard):
     keywords = chosen(checkpoint, tiny_dataset, tmp_path, ratios=[0.5], images=50)
-    opened = sweep.Sweep(build(sweep.SweepOptions, **keywords), "sweep")
+    opened = sweep_work.Sweep(build(SweepOptions, **keywords), "sweep")
     assert "--images 50, but there are 4 validation images: all are used" in heard.text
     assert opened.record.options["image count"] == 4
 
@@ -189,8 +191,8 @@ def test_the_sweep_ends_where_the_limits_do(checkpoint, tiny_dataset, tmp_path, 
     ],
 )
 def test_cliff_and_proposal(accuracies, cliff, proposal):
-    options = build(sweep.SweepOptions, weights="x.pt")
-    data, text = sweep.conclude(points(*accuracies), options)
+    options = build(SweepOptions, weights="x.pt")
+    data, text = sweep_work.conclude(points(*accuracies), options)
     assert (tuple(data["cliff"]) if data["cliff"] else None, data["proposal"]) == (cliff, proposal)
     assert ("The cliff" in text) == (cliff is not None)
 
@@ -199,36 +201,36 @@ def test_closer_points_do_not_hide_the_cliff():
     coarse = points(0.5, 0.5, 0.48, 0.3, 0.1)
     between = [replace(coarse[0], ratio=0.3 + 0.02 * step, map=0.3 - 0.02 * step) for step in range(1, 5)]
     fine = sorted([*coarse, *between], key=lambda point: point.ratio)
-    assert [point.ratio for point in sweep.find_cliff(coarse)] == [0.3, 0.4]
-    assert sweep.find_cliff(fine) is not None
-    assert sweep.find_cliff(points(*(0.5 - 0.09 * step for step in range(6)))) is None  # it declines evenly
+    assert [point.ratio for point in sweep_work.find_cliff(coarse)] == [0.3, 0.4]
+    assert sweep_work.find_cliff(fine) is not None
+    assert sweep_work.find_cliff(points(*(0.5 - 0.09 * step for step in range(6)))) is None  # it declines evenly
 
 
 def test_the_steepest_fall_counts_per_ratio():
     uneven = points(0.5, 0.4, 0.28)
     uneven[2] = replace(uneven[2], ratio=0.9)
-    assert [point.ratio for point in sweep.find_cliff(uneven)] == [0.0, 0.1]
+    assert [point.ratio for point in sweep_work.find_cliff(uneven)] == [0.0, 0.1]
 
 
 def test_ratios():
-    assert build(sweep.SweepOptions, ratios=20).grid() == [round(0.05 * step, 4) for step in range(20)]
-    assert build(sweep.SweepOptions, ratios=[3], largest=0.5).grid() == [0, 0.25, 0.5]
-    assert build(sweep.SweepOptions, ratios=[0.4, 0.2, 0.2]).grid() == [0, 0.2, 0.4]
-    assert build(sweep.SweepOptions).scope == "seed" and build(sweep.SweepOptions, by="flops").scope == "all"
+    assert build(SweepOptions, ratios=20).grid() == [round(0.05 * step, 4) for step in range(20)]
+    assert build(SweepOptions, ratios=[3], largest=0.5).grid() == [0, 0.25, 0.5]
+    assert build(SweepOptions, ratios=[0.4, 0.2, 0.2]).grid() == [0, 0.2, 0.4]
+    assert build(SweepOptions).scope == "seed" and build(SweepOptions, by="flops").scope == "all"
 
 
 @pytest.mark.parametrize(
     "module, bad, message",
     [
-        (sweep.SweepOptions, {"ratios": [1]}, "nothing to sweep"),
-        (sweep.SweepOptions, {"ratios": [2.5]}, "nothing to sweep"),
-        (sweep.SweepOptions, {"ratios": [0.2, 1.5]}, "below 1"),
-        (sweep.SweepOptions, {"largest": 1.0}, "--largest"),
-        (sweep.SweepOptions, {"images": -1}, "--images"),
-        (sweep.SweepOptions, {"round_to": 0}, "--round-to"),
-        (sensitivity.SensitivityOptions, {"ratios": [0.0]}, "--ratios"),
-        (sensitivity.SensitivityOptions, {"tolerance": 0.0}, "--tolerance"),
-        (sensitivity.SensitivityOptions, {"runtime": "openvino"}, "no time is measured"),
+        (SweepOptions, {"ratios": [1]}, "nothing to sweep"),
+        (SweepOptions, {"ratios": [2.5]}, "nothing to sweep"),
+        (SweepOptions, {"ratios": [0.2, 1.5]}, "below 1"),
+        (SweepOptions, {"largest": 1.0}, "--largest"),
+        (SweepOptions, {"images": -1}, "--images"),
+        (SweepOptions, {"round_to": 0}, "--round-to"),
+        (SensitivityOptions, {"ratios": [0.0]}, "--ratios"),
+        (SensitivityOptions, {"tolerance": 0.0}, "--tolerance"),
+        (SensitivityOptions, {"runtime": "openvino"}, "no effect here: no time is measured"),
     ],
 )
 def test_bad_options(module, bad, message):
@@ -237,8 +239,8 @@ def test_bad_options(module, bad, message):
 
 
 def test_the_proposed_command_repeats_the_options(tmp_path):
-    options = build(sweep.SweepOptions, weights="my model.pt", by="flops", round_to=8, skip=["model.9"], fold=False)
-    command = sweep.prune_command(options, 0.4, tmp_path)
+    options = build(SweepOptions, weights="my model.pt", by="flops", round_to=8, skip=["model.9"], fold=False)
+    command = sweep_work.prune_command(options, 0.4, tmp_path)
     for part in ("--weights 'my model.pt'", "--target-flops 0.6", "--round-to 8", "--skip model.9", "--no-fold"):
         assert part in command
     assert "--percent" not in command and "--score " not in command
@@ -261,17 +263,17 @@ def test_the_layers_to_protect_are_named_worst_first():
     losses = {"model.1.conv": 0.3, "model.2.cv1.conv#2": 0.1, "model.3.conv": 0.4, "model.4.conv": 0.499}
     measured = points(0.5) + [Point(name, 0.5, 1, 1, 1.0, 0, 0, 0, value) for name, value in losses.items()]
     measured.append(Point("model.4.conv", 0.9, 1, 1, 1.0, 0, 0, 0, 0.0))  # larger ratios do not decide
-    data, text = sensitivity.conclude(measured, build(sensitivity.SensitivityOptions, ratios=[0.5, 0.9]))
+    data, text = sensitivity_work.conclude(measured, build(SensitivityOptions, ratios=[0.5, 0.9]))
     assert "most of the network: repeat with --ratios 0.25" in text
     losses_apart = [*measured, *(replace(measured[-2], layer=f"model.{number}") for number in range(5, 9))]
-    text = sensitivity.conclude(losses_apart, build(sensitivity.SensitivityOptions))[1]
+    text = sensitivity_work.conclude(losses_apart, build(SensitivityOptions))[1]
     assert data["skip"] == ["model.2.cv1.conv", "model.1.conv", "model.3.conv"]
     assert "\n--skip model.2.cv1.conv model.1.conv model.3.conv\n" in text
     assert text.endswith("compare sweeps with and without it")
-    assert "--skip model.9 model.1.conv" in sensitivity.sweep_command(
-        build(sensitivity.SensitivityOptions, weights="x.pt", skip=["model.9"]), ["model.1.conv"]
+    assert "--skip model.9 model.1.conv" in sensitivity_work.sweep_command(
+        build(SensitivityOptions, weights="x.pt", skip=["model.9"]), ["model.1.conv"]
     )
-    none, text = sensitivity.conclude([*points(0.5), measured[4]], build(sensitivity.SensitivityOptions))
+    none, text = sensitivity_work.conclude([*points(0.5), measured[4]], build(SensitivityOptions))
     assert none["skip"] == [] and "none needs protection" in text
 
 
@@ -321,23 +323,23 @@ def test_other_training_images_are_another_survey_if_they_take_part(checkpoint, 
     for step in range(2):
         for reconstruct in (0, 4):
             keywords = chosen(checkpoint, tmp_path / "data.yaml", tmp_path, reconstruct=reconstruct)
-            opened = survey.Survey(build(sweep.SweepOptions, **keywords, name=f"{step}-{reconstruct}"), "sweep")
+            opened = survey.Survey(build(SweepOptions, **keywords, name=f"{step}-{reconstruct}"), "sweep")
             known.append(opened.record.options)
         next((tmp_path / "data/images/train").iterdir()).unlink()
     assert known[0] == known[2] and known[1] != known[3]
 
 
 def test_a_survey_of_another_checkpoint_is_not_shown(checkpoint, tmp_path, heard):
-    own = {"options": {"checkpoint": survey.checkpoint_digest(checkpoint), "weights": "moved.pt"}}
+    own = {"options": {"checkpoint": survey_record.checkpoint_digest(checkpoint), "weights": "moved.pt"}}
     other = {"options": {"checkpoint": "0", "weights": "other.pt"}}
-    assert survey.surveys_of({"sweep": own, "sensitivity": other}, [checkpoint]) == {"sweep": own}
+    assert survey_record.surveys_of({"sweep": own, "sensitivity": other}, [checkpoint]) == {"sweep": own}
     told = f"the sensitivity is not shown in the report: it is of other.pt, whose content is not that of {checkpoint}"
     assert told in heard.text
 
 
 def test_the_sweep_after_an_analysis_scores_as_it_did(checkpoint, tiny_dataset, tmp_path):
     keywords = chosen(checkpoint, tiny_dataset, tmp_path, score="taylor", score_images=64, fold=False, conf_thres=0.01)
-    command = sensitivity.sweep_command(build(sensitivity.SensitivityOptions, **keywords), ["model.1"])
+    command = sensitivity_work.sweep_command(build(SensitivityOptions, **keywords), ["model.1"])
     for flag in ("--score taylor", "--score-images 64", "--no-fold", "--conf-thres 0.01", "--skip model.1"):
         assert flag in command
 

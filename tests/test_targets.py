@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from prune_tools.channels.groups import find_groups, select_groups
-from prune_tools.channels.tracing import trace_model
+from prune_tools.channels.structure import Structure
 from prune_tools.planning.costs import CostModel
-from prune_tools.planning.plan import Limits
+from prune_tools.planning.goals import Limits, Target, parse_target
 from prune_tools.planning.scores import gamma_scores
-from prune_tools.planning.targets import RemovalPath, Target, TargetPlanner, parse_target
+from prune_tools.planning.targets import RemovalPath, TargetPlanner
 from tests.pruning_networks import thin
 from utils.errors import InputError
 
@@ -20,9 +21,9 @@ from utils.errors import InputError
 def parts():
     """Groups, scores and costs of a network whose layers have up to 128 channels."""
     model = thin("yolov5n").float()
-    trace = trace_model(model)
-    groups = select_groups(find_groups(model, trace), "all")
-    return groups, gamma_scores(model, groups), CostModel(model, trace, groups)
+    structure = Structure.of(model).select("all")
+    groups = structure.groups
+    return groups, gamma_scores(model, groups), CostModel(structure)
 
 
 def counts_of(plan, groups) -> np.ndarray:
@@ -102,9 +103,10 @@ def test_limits_hold(parts):
 def test_a_miss_is_told():
     """One layer of 128 channels that may have 64 or 128: the target lies between."""
     model = thin("yolov5n").float()
-    trace = trace_model(model)
-    groups = [group for group in select_groups(find_groups(model, trace), "all") if group.name == "model.8.cv3.conv"]
-    planner = TargetPlanner(groups, gamma_scores(model, groups), CostModel(model, trace, groups), Limits(round_to=64))
+    structure = Structure.of(model)
+    groups = [group for group in structure.groups if group.name == "model.8.cv3.conv"]
+    structure = replace(structure, groups=groups)
+    planner = TargetPlanner(groups, gamma_scores(model, groups), CostModel(structure), Limits(round_to=64))
     plan = planner.plan(Target("params", 0.999, relative=True))
     assert len(plan.kept["model.8.cv3.conv"]) == 64
     assert "below it: the nearest step" in plan.summary()

@@ -8,6 +8,7 @@ import zipfile
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,7 +21,6 @@ from prune_tools.planning.plan import Plan
 from prune_tools.pruned_common import narrow_module
 from prune_tools.report.report import layer_table
 from prune_tools.yolo_pruned import (
-    build_from_yaml,
     check_surgery,
     largest_difference,
     mask_model,
@@ -56,7 +56,7 @@ def test_pruned_equals_masked(config, tmp_path):
         prune_model(pruned, groups, plan)
         assert largest_difference(pruned, masked, images)[1] < 1e-9
         assert sum(value.numel() for value in pruned.parameters()) < sum(value.numel() for value in full.parameters())
-        assert shapes(build_from_yaml(pruned.yaml)) == shapes(pruned)
+        assert shapes(DetectionModel(pruned.yaml)) == shapes(pruned)
     save_model(pruned, tmp_path / "pruned.pt", {})
     loaded = DetectMultiBackend(tmp_path / "pruned.pt")  # what val.py and detect.py run
     found, expected = loaded(images.float())[0], pruned(images)[0]
@@ -66,7 +66,7 @@ def test_pruned_equals_masked(config, tmp_path):
 def test_one_channel_in_every_layer_twice_over(nano):
     groups = select_groups(find_groups(nano), "all")
     pruned = deepcopy(nano)
-    prune_model(pruned, groups, Plan({group.name: torch.tensor([group.size // 2]) for group in groups}))
+    prune_model(pruned, groups, Plan({group.name: np.array([group.size // 2]) for group in groups}))
     widths = {module.num_features for module in pruned.modules() if isinstance(module, nn.BatchNorm2d)}
     assert widths == {1}
     again = select_groups(find_groups(pruned), "all")
@@ -82,7 +82,7 @@ def test_a_pruned_model_can_be_pruned_again(name):
         plan, second = random_plan(groups, seed), deepcopy(first)
         prune_model(second, groups, plan)
         assert largest_difference(second, mask_model(first, groups, plan), random_images(first))[1] < 1e-9
-        assert shapes(build_from_yaml(second.yaml)) == shapes(second)
+        assert shapes(DetectionModel(second.yaml)) == shapes(second)
         first = second
 
 
@@ -128,7 +128,7 @@ def test_values_that_are_no_numbers_are_an_input_error(nano):
 def test_narrowed_convolution_computes_the_kept_channels(transposed):
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
     module = kind(5, 4, 3, padding=1).double()
-    image, inputs, outputs = torch.rand(1, 5, 6, 6, dtype=torch.double), torch.tensor([0, 3]), torch.tensor([1, 2])
+    image, inputs, outputs = torch.rand(1, 5, 6, 6, dtype=torch.double), np.array([0, 3]), np.array([1, 2])
     blanked = torch.zeros_like(image)
     blanked[:, inputs] = image[:, inputs]
     expected = module(blanked)[:, outputs]
@@ -138,11 +138,11 @@ def test_narrowed_convolution_computes_the_kept_channels(transposed):
 
 
 def test_narrowed_depthwise_and_linear():
-    depthwise, linear, kept = nn.Conv2d(4, 4, 3, groups=4), nn.Linear(4, 3), torch.tensor([1, 3])
+    depthwise, linear, kept = nn.Conv2d(4, 4, 3, groups=4), nn.Linear(4, 3), np.array([1, 3])
     image, row = torch.rand(1, 4, 5, 5), torch.tensor([[0.0, 1.0, 0.0, 2.0]])
     expected, expected_row = depthwise(image)[:, kept], linear(row)[:, [0, 2]]
     narrow_module(depthwise, kept, kept)
-    narrow_module(linear, kept, torch.tensor([0, 2]))
+    narrow_module(linear, kept, np.array([0, 2]))
     assert depthwise.groups == 2
     assert torch.allclose(depthwise(image[:, kept]), expected)
     assert torch.allclose(linear(row[:, kept]), expected_row)
@@ -150,11 +150,11 @@ def test_narrowed_depthwise_and_linear():
 
 def test_what_cannot_be_narrowed():
     with pytest.raises(InputError, match="in 2 groups"):
-        narrow_module(nn.Conv2d(4, 4, 1, groups=2), torch.tensor([0]))
+        narrow_module(nn.Conv2d(4, 4, 1, groups=2), np.array([0]))
     with pytest.raises(InputError, match="cannot narrow a Softmax"):
-        narrow_module(nn.Softmax(1), torch.tensor([0]))
+        narrow_module(nn.Softmax(1), np.array([0]))
     with pytest.raises(InputError, match="one set of channels"):
-        narrow_module(nn.BatchNorm2d(3), torch.tensor([0]), torch.tensor([1]))
+        narrow_module(nn.BatchNorm2d(3), np.array([0]), np.array([1]))
 
 
 def pickled_globals(path: Path) -> set[str]:

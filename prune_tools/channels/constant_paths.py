@@ -1,4 +1,4 @@
-"""Where a constant that a convolution adds can be taken off again: in the means of the norms behind it.
+"""Find the batch norms whose running mean can absorb a constant added by a convolution.
 
 A norm usually takes the output of one convolution; behind a concatenation or an addition (BottleneckCSP) it takes those
 of several.
@@ -16,10 +16,10 @@ from prune_tools.channels.tracing import Step, Trace
 
 
 class ConstantPaths:
-    """Follows constants from the outputs of convolutions through linear steps, which keep them, to norms."""
+    """Follows constants from the outputs of convolutions through linear steps, which preserve them, to norms."""
 
     def __init__(self, trace: Trace) -> None:
-        """Note what makes each tensor of ``trace`` and what reads it."""
+        """Index the steps of ``trace`` by the tensors that they make and read."""
         self._widths = [len(channels) for channels in trace.tensors]
         self._maker = {step.output: step for step in trace.steps}
         self._readers: dict[int, list[Step]] = defaultdict(list)
@@ -32,28 +32,31 @@ class ConstantPaths:
         """The norms that the output of a convolution, named by its path, reaches."""
         return [step for step in self._ends(self._outputs[convolution]) if step.kind == "norm"]
 
-    def have_place(self, convolution: str) -> bool:
-        """Tell whether the output reaches norms and nothing else: then they can take off what it adds."""
+    def end_in_norms(self, convolution: str) -> bool:
+        """Tell whether the output reaches norms and nothing else, so that they can absorb all that is added to it."""
         ends = self._ends(self._outputs[convolution])
         return bool(ends) and all(step.kind == "norm" for step in ends)
 
     def at(self, norm: Step, constants: Mapping[str, Tensor]) -> Tensor:
-        """Return what arrives at a norm (C,) of the constants (C,) that convolutions add; 0 for those not named."""
+        """The sum (C,) that arrives at a norm of the ``constants`` (C,) that convolutions add, by their paths."""
         return self._value(norm.inputs[0], constants)
 
-    def _ends(self, number: int) -> list[Step]:
+    def _ends(self, tensor: int) -> list[Step]:
+        """The steps behind all linear ones that tensor number ``tensor`` passes through."""
         ends = []
-        for step in self._readers[number]:
-            follow = step.kind == "linear" and step.apply is not None
-            ends += self._ends(step.output) if follow else [step]
+        for step in self._readers[tensor]:
+            is_linear = step.kind == "linear" and step.apply is not None
+            ends += self._ends(step.output) if is_linear else [step]
         return ends
 
-    def _value(self, number: int, constants: Mapping[str, Tensor]) -> Tensor:
-        step, nothing = self._maker.get(number), torch.zeros(self._widths[number], dtype=torch.double)
-        if step is None or number < 0:
-            return nothing
+    def _value(self, tensor: int, constants: Mapping[str, Tensor]) -> Tensor:
+        """The constants in tensor number ``tensor``, (C,) float64."""
+        step = self._maker.get(tensor)
+        zeros = torch.zeros(self._widths[tensor], dtype=torch.double)
+        if step is None or tensor < 0:
+            return zeros
         if step.kind == "convolution":
-            return constants.get(step.name, nothing)
+            return constants.get(step.name, zeros)
         if step.kind == "linear" and step.apply is not None:
             return step.apply([self._value(source, constants) for source in step.inputs])
-        return nothing
+        return zeros

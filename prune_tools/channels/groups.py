@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch import nn
 
+from prune_tools.channels import SCOPES
+from prune_tools.channels.tracing import Trace, trace_model
 from utils.errors import InputError, short_repr
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from prune_tools.channels.tracing import Trace
-
-
-SCOPES = ("seed", "all")
 
 
 @dataclass(frozen=True)
 class Member:
-    """One module of a group: position ``k`` of the group is the module's channel ``indices[k]``.
+    """One module of a group: position ``k`` of the group is the module's channel ``indices[k]``, (C,) int64.
 
-    ``role``: 'output', 'norm', 'depthwise' or 'input' (see tracing.Touch). A module that meets the same channels at
-    several places, as SPPF's cv2 does, is a member once for each place.
+    ``role``: 'output', 'norm', 'depthwise' or 'input' (see tracing.Touch). A module that reads the same channels
+    several times, as SPPF's cv2 does, is a member once for each time.
     """
 
     path: str
@@ -43,21 +38,26 @@ class Member:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels with the same producers, norms and readers; each position can go or stay independently of the others.
+    """Channels with the same producers, norms and readers; each position can be removed or kept on its own.
 
     Attributes:
         name: path of the first producer; further groups of the same producer get ``#2``, ``#3``.
-        size: number of positions.
+        identities: (C,) int64, the number that the channel of each position has in the trace.
         members: all modules that touch the channels, in execution order.
         reason: why the group has to stay whole; '' if it can be pruned.
         in_shortcut: a block that adds its input to its output produces or receives these channels.
     """
 
     name: str
-    size: int
+    identities: np.ndarray
     members: tuple[Member, ...]
     reason: str = ""
     in_shortcut: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of positions."""
+        return len(self.identities)
 
     def of_role(self, *roles: str) -> list[Member]:
         """The members with one of these roles."""
@@ -100,44 +100,43 @@ class ChannelGroup:
 
 def find_groups(model: nn.Module, trace: Trace | None = None) -> list[ChannelGroup]:
     """All channel groups of ``model`` in execution order, found by tracing it (or from a trace made before)."""
-    from prune_tools.channels.tracing import trace_model
-
     trace = trace or trace_model(model)
-    places: dict[int, list[tuple[int, int]]] = defaultdict(list)  # class -> (number of the touch, index in it)
+    touched: dict[int, list[tuple[int, int]]] = defaultdict(list)  # identity -> (number of the touch, index in it)
     for number, touch in enumerate(trace.touches):
-        for index, channel in enumerate(touch.channels):
-            places[trace.root(int(channel))].append((number, index))
-    reasons: dict[int, str] = {}
-    for channel, reason in trace.reasons.items():
-        reasons.setdefault(trace.root(channel), reason)
-    added = {trace.root(channel) for channel in trace.added}
-    alike: dict[tuple, list[int]] = defaultdict(list)  # same touches, reason and coupling -> classes
-    for root, touched in places.items():
-        alike[tuple(number for number, _ in touched), reasons.get(root, ""), root in added].append(root)
+        for index, identity in enumerate(touch.channels.tolist()):
+            touched[identity].append((number, index))
+    alike: dict[tuple, list[int]] = defaultdict(list)  # same touches, reason and coupling -> identities
+    for identity, touches in touched.items():
+        numbers = tuple(number for number, _ in touches)
+        alike[numbers, trace.reasons.get(identity, ""), identity in trace.added].append(identity)
     modules = dict(model.named_modules())
-    blocks = [path + "." for path, module in modules.items() if getattr(module, "add", False) is True]
+    shortcuts = tuple(path + "." for path, module in modules.items() if getattr(module, "add", False) is True)
     groups: list[ChannelGroup] = []
-    names: dict[str, int] = defaultdict(int)
-    for (numbers, reason, is_added), roots in alike.items():
-        members = tuple(
-            Member(
-                trace.touches[number].path,
-                trace.touches[number].role,
-                np.array([places[root][slot][1] for root in roots]),
-            )
-            for slot, number in enumerate(numbers)
+    names: Counter[str] = Counter()
+    for (numbers, reason, is_added), identities in alike.items():
+        members = []
+        for position, number in enumerate(numbers):
+            indices = [touched[identity][position][1] for identity in identities]
+            members.append(Member(trace.touches[number].path, trace.touches[number].role, np.array(indices)))
+        name = next((member.path for member in members if member.role != "input"), f"input of {members[0].path}")
+        names[name] += 1
+        in_shortcut = is_added or any(
+            member.path.startswith(shortcuts) for member in members if member.role == "output"
         )
-        base = next((member.path for member in members if member.role != "input"), f"input of {members[0].path}")
-        names[base] += 1
-        name = base if names[base] == 1 else f"{base}#{names[base]}"
-        reason = reason or _unscaled(modules, members)
-        inside = any(member.path.startswith(block) for block in blocks for member in members if member.role == "output")
-        groups.append(ChannelGroup(name, len(roots), members, reason, is_added or inside))
+        groups.append(
+            ChannelGroup(
+                name if names[name] == 1 else f"{name}#{names[name]}",
+                np.array(identities),
+                tuple(members),
+                reason or _unscaled(modules, members),
+                in_shortcut,
+            )
+        )
     return groups
 
 
 def _unscaled(modules: Mapping[str, Any], members: Iterable[Member]) -> str:
-    """Return why no gamma says what the channels of ``members`` are worth; '' if one does."""
+    """Return why no gamma tells how important the channels of ``members`` are; '' if one does."""
     norms = [modules[member.path] for member in members if member.role == "norm"]
     if not norms:
         return "no norm scales it"
@@ -147,25 +146,25 @@ def _unscaled(modules: Mapping[str, Any], members: Iterable[Member]) -> str:
 
 
 def select_groups(groups: Iterable[ChannelGroup], scope: str = "seed") -> list[ChannelGroup]:
-    """The groups that may be pruned in ``scope``. Raises InputError when there are none, saying why."""
+    """The groups that may be pruned in ``scope``. Raises InputError, with the reason, if there are none."""
     if scope not in SCOPES:
         raise InputError(f"unknown scope {short_repr(scope)}: expected one of {', '.join(SCOPES)}")
     groups = list(groups)
-    chosen = [group for group in groups if not group.exclusion(scope)]
-    if not chosen:
+    selected = [group for group in groups if not group.exclusion(scope)]
+    if not selected:
         if not any(group.norms for group in groups):
             raise InputError(
-                "this model has no prunable layers, for it has no batch norm (is it fused, or quantised?): "
+                "this model has no prunable layers because it has no batch norm (is it fused, or quantised?): "
                 "give an unfused detection checkpoint"
             )
         reasons = sorted({group.exclusion(scope) for group in groups if group.norms})
         remedy = "protect fewer of them" if any("--skip" in reason for reason in reasons) else "try --scope all"
         raise InputError(f"no layer of this model may be pruned ({'; '.join(reasons[:3])}): {remedy}")
-    return chosen
+    return selected
 
 
 def protect(groups: Iterable[ChannelGroup], model: nn.Module, patterns: Iterable[str]) -> list[ChannelGroup]:
-    """The groups again, those that a layer named by a pattern makes or scales with a reason to stay whole.
+    """The groups; those that a layer named by a pattern produces or scales get a reason to stay whole.
 
     Args:
         patterns: module paths of ``model`` with shell wildcards; a path stands for all that is below it.
@@ -175,21 +174,18 @@ def protect(groups: Iterable[ChannelGroup], model: nn.Module, patterns: Iterable
     """
     groups, modules = list(groups), [path for path, _ in model.named_modules() if path]
     for pattern in patterns:
-        matched = set(fnmatch.filter(modules, pattern))
+        matched = tuple(fnmatch.filter(modules, pattern))
         if not matched:
             close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
             hint = f"did you mean {', '.join(close)}?" if close else "prune_tools/groups.py lists the layers"
             raise InputError(f"--skip {short_repr(pattern)} fits no layer of this model: {hint}")
-
-        def fits(path: str, matched: set[str] = matched) -> bool:
-            return any(path == whole or path.startswith(whole + ".") for whole in matched)
-
-        groups = [
-            replace(group, reason=f"protected by --skip {pattern}")
-            if not group.reason and any(fits(member.path) for member in group.members if member.role != "input")
-            else group
-            for group in groups
-        ]
+        protected = set(matched) | {
+            path for path in modules if path.startswith(tuple(f"{above}." for above in matched))
+        }
+        for index, group in enumerate(groups):
+            paths = {member.path for member in group.members if member.role != "input"}
+            if not group.reason and paths & protected:
+                groups[index] = replace(group, reason=f"protected by --skip {pattern}")
     return groups
 
 

@@ -1,4 +1,4 @@
-"""What torch's operations do to channels: which ones pass, join, couple or pick them, and which cannot be followed."""
+"""Effects of torch's operations on channels: pass, join, couple or pick them; all others cannot be followed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Vectors = Sequence[torch.Tensor]  # one value per channel, one vector per input
 MODULE_CALLS = {"conv2d", "conv_transpose2d", "batch_norm"}
 READS_VALUES = {"item", "tolist", "bool value", "number value", "numpy", "array"}
 
-# The value of a channel stays that value wherever it is constant (away from padding).
+# A channel that is constant stays so, with the same value (away from padding).
 PASSING = {
     "max_pool2d", "avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d", "interpolate", "upsample", "contiguous",
     "clone", "detach", "float", "half", "double", "bfloat16", "to", "type", "type as", "dropout", "dropout2d", "alias",
@@ -31,13 +31,18 @@ SPLITS = {"chunk", "split", "tensor_split", "unbind"}
 
 @dataclass
 class Effect:
-    """How one operation maps channels.
+    """Mapping of channels by one operation.
 
-    ``joins``: the channels of ``sources`` lie one behind the other; otherwise two sources are coupled position by
-    position. ``selects``: the result's channel j is the source's channel ``selects[j]``.
+    Attributes:
+        kind: 'linear' or 'activation'.
+        sources: the tensors whose channels are mapped.
+        apply: computes the result's values (C,) from the sources' values.
+        joins: the channels of ``sources`` are concatenated; otherwise two sources are coupled position by position.
+        selects: the result's channel j is the source's channel ``selects[j]``.
+        keeps_zero: channels of zeros stay zeros.
     """
 
-    kind: str  # 'linear' or 'activation'
+    kind: str
     sources: list[torch.Tensor]
     apply: Callable[[Vectors], torch.Tensor]
     joins: bool = False
@@ -58,7 +63,7 @@ def name_of(func: Callable[..., Any]) -> str:
 def effect_of(
     operation: str, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], source: torch.Tensor, result: Any
 ) -> Effect | None:
-    """The effect of a call that reads ``source``, or None when its channels cannot be followed through it."""
+    """The effect of a call that reads ``source``, or None if channels cannot be followed through it."""
     if operation in SPLITS or not isinstance(result, torch.Tensor) or source.ndim < 3:
         return None
     if operation == "cat" or operation == "concat":
@@ -92,7 +97,7 @@ def _concatenation(args: tuple, kwargs: dict[str, Any]) -> Effect | None:
 
 
 def _addition(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], source: torch.Tensor) -> Effect | None:
-    """Two maps of equally many channels, or a map and the number 0 (as in Python's ``sum``)."""
+    """Two maps with the same number of channels, or a map and the number 0 (as in Python's ``sum``)."""
     maps = [argument for argument in args[:2] if isinstance(argument, torch.Tensor)]
     if len(maps) == 1:
         other = next((argument for argument in args[:2] if argument is not source), None)
@@ -123,7 +128,7 @@ def _scaling(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], sour
 def _selection(
     func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], source: torch.Tensor, result: torch.Tensor
 ) -> Effect | None:
-    """Indexing: found out by asking the same of a map that holds its channel numbers."""
+    """Indexing; the selected channels are found by applying it to a map that holds its channel numbers."""
     if result.ndim != source.ndim or args[0] is not source:
         return None
     count = source.shape[1]

@@ -1,10 +1,10 @@
 """Follow every channel of a network through one forward pass.
 
-Each convolution gives its output channels new identities; norms, activations, pooling, concatenation and the like carry
-them on, an addition makes two of them one. What comes out is a ``Trace``: the steps in execution order, the identities
-of every tensor, and which module produces, scales or reads which identity. Nothing in it depends on names or row
-numbers of a configuration, so any network made of known operations can be followed; an operation that is not known
-leaves the channels that reach it as they are, and its name is the reason.
+Each convolution gives its output channels new identities; norms, activations, pooling, concatenation and the like pass
+them on, an addition merges two into one. The result is a ``Trace``: the steps in execution order, the identities of
+every tensor, and which module produces, scales or reads which identity. It depends on no names or row numbers of a
+configuration, so any network made of known operations can be followed. Channels that reach an unknown operation cannot
+be removed, and its name is given as the reason.
 
 The pass runs under a ``TorchFunctionMode``, which sees every torch call, whatever Python code made it.
 """
@@ -33,10 +33,10 @@ LEAST_IMAGE_SIZE = 64  # pixels; enough for stride 64
 
 @dataclass
 class Touch:
-    """One module acting on channels: entry ``j`` of ``channels`` is the identity at its index ``j``.
+    """One module acting on channels: ``channels[j]`` is the identity of the module's channel ``j``, (C,) int64.
 
     ``role`` is 'output' (the module produces them), 'norm' (it scales and shifts them), 'depthwise' (it filters each
-    by itself) or 'input' (it reads them all).
+    one separately) or 'input' (it reads them all).
     """
 
     path: str
@@ -49,8 +49,8 @@ class Step:
     """One operation: numbers of the tensors it reads and of the one it makes (-1: none that is followed).
 
     ``kind`` is 'convolution' or 'norm' (``name`` is the module's path), 'activation', 'linear' or 'end' (``name`` is
-    the operation). ``apply`` computes an activation or a linear step on vectors with one value per channel. ``place``
-    is the path of the innermost module that was running.
+    the operation). ``apply`` computes an activation or a linear step on vectors with one value per channel.
+    ``module_path`` is that of the innermost module that was running.
     """
 
     kind: str
@@ -58,19 +58,48 @@ class Step:
     inputs: tuple[int, ...]
     output: int
     apply: Callable[[Vectors], torch.Tensor] | None = None
-    place: str = ""
+    module_path: str = ""
 
 
 @dataclass
 class Trace:
-    """What one forward pass has shown; identities are numbers from 0, those of one class move together."""
+    """Record of one forward pass. An identity is a number; channels with the same one can only be removed together.
+
+    Attributes:
+        steps: the operations in execution order.
+        tensors: (C,) int64 for each tensor, the identities of its channels.
+        touches: modules acting on channels, in execution order.
+        reasons: by identity, why it cannot be removed.
+        added: identities that went through an addition.
+    """
 
     steps: list[Step] = field(default_factory=list)
-    tensors: list[np.ndarray] = field(default_factory=list)  # identities of the channels of each tensor
+    tensors: list[np.ndarray] = field(default_factory=list)
     touches: list[Touch] = field(default_factory=list)
-    reasons: dict[int, str] = field(default_factory=dict)  # identity -> why it has to stay
-    added: set[int] = field(default_factory=set)  # identities that went through an addition
-    parents: list[int] = field(default_factory=list)
+    reasons: dict[int, str] = field(default_factory=dict)
+    added: set[int] = field(default_factory=set)
+
+    def fix(self, channels: Iterable[int], reason: str) -> None:
+        """Keep ``channels`` from being removed; the first reason counts."""
+        for channel in channels:
+            self.reasons.setdefault(int(channel), reason)
+
+    def renumber(self, roots: np.ndarray) -> None:
+        """Replace identity ``i`` by ``roots[i]`` everywhere; of merged identities the first reason counts."""
+        self.tensors = [roots[channels] for channels in self.tensors]
+        for touch in self.touches:
+            touch.channels = roots[touch.channels]
+        reasons, self.reasons = self.reasons, {}
+        for channel, reason in reasons.items():
+            self.fix([roots[channel]], reason)
+        self.added = {int(roots[channel]) for channel in self.added}
+
+
+class Identities:
+    """Identities under construction: a union-find forest, in which ``merge`` makes two of them one."""
+
+    def __init__(self) -> None:
+        self.parents: list[int] = []
 
     def new(self, count: int) -> np.ndarray:
         """``count`` new identities."""
@@ -78,30 +107,29 @@ class Trace:
         self.parents.extend(range(start, start + count))
         return np.arange(start, start + count)
 
-    def root(self, channel: int) -> int:
-        """The representative of the class of ``channel``."""
-        while self.parents[channel] != channel:
-            self.parents[channel] = self.parents[self.parents[channel]]
-            channel = self.parents[channel]
-        return channel
+    def root(self, identity: int) -> int:
+        """The smallest of the identities merged with this one."""
+        while self.parents[identity] != identity:
+            self.parents[identity] = self.parents[self.parents[identity]]
+            identity = self.parents[identity]
+        return identity
 
-    def unite(self, first: Iterable[int], second: Iterable[int]) -> None:
-        """Make each pair one class."""
+    def merge(self, first: Iterable[int], second: Iterable[int]) -> None:
+        """Make each pair one."""
         for one, other in zip(first, second, strict=True):
             low, high = sorted((self.root(int(one)), self.root(int(other))))
             self.parents[high] = low
 
-    def fix(self, channels: Iterable[int], reason: str) -> None:
-        """Keep ``channels`` from being removed; the first reason counts."""
-        for channel in channels:
-            self.reasons.setdefault(int(channel), reason)
+    def roots(self) -> np.ndarray:
+        """The root of every identity."""
+        return np.array([self.root(identity) for identity in range(len(self.parents))], dtype=np.int64)
 
 
 @dataclass
 class Feature:
-    """A tensor that is followed: ``gated[j]`` tells that channel j is zero once gamma and beta of its norms are."""
+    """A tensor that is followed: ``gated[j]`` is True if channel j is zero once gamma and beta of its norms are."""
 
-    tensor: torch.Tensor  # kept, so that its id is not given to another
+    tensor: torch.Tensor  # kept alive, so that its id is not reused
     number: int
     channels: np.ndarray
     gated: np.ndarray
@@ -119,7 +147,7 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Tell whether a convolution filters each of its several channels by itself."""
+    """Tell whether a convolution filters each of its several channels separately."""
     return isinstance(module, CONVOLUTIONS) and 1 < module.groups == module.in_channels == module.out_channels
 
 
@@ -130,6 +158,7 @@ class Tracer(TorchFunctionMode):
         """Prepare to recognise the modules of ``model`` by their weights."""
         super().__init__()
         self.trace = Trace()
+        self.identities = Identities()
         self.features: dict[int, Feature] = {}
         self.modules = dict(model.named_modules())
         self.paths: dict[int, str] = {}  # id of a weight -> path of its module
@@ -139,7 +168,7 @@ class Tracer(TorchFunctionMode):
             if isinstance(module, (*CONVOLUTIONS, nn.modules.batchnorm._BatchNorm)) and module.weight is not None:
                 known = self.paths.setdefault(id(module.weight), path)
                 if known != path:
-                    self.calls[known] += 1  # two modules, one weight: as if called twice
+                    self.calls[known] += 1  # two modules with one weight count as one that runs twice
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -176,9 +205,9 @@ class Tracer(TorchFunctionMode):
         return number
 
     def feature_of(self, tensor: torch.Tensor) -> Feature:
-        """The record of ``tensor``; one whose origin was not followed gets channels that have to stay."""
+        """The record of ``tensor``; one of unknown origin gets channels that cannot be removed."""
         if id(tensor) not in self.features:
-            channels = self.trace.new(tensor.shape[1])
+            channels = self.identities.new(tensor.shape[1])
             self.trace.fix(channels, "it comes out of an operation that cannot be followed")
             self.follow(tensor, channels, np.zeros(len(channels), dtype=bool))
         return self.features[id(tensor)]
@@ -201,16 +230,17 @@ class Tracer(TorchFunctionMode):
                 handle.remove()
 
     @property
-    def place(self) -> str:
-        """The path of the innermost module that is running; '' outside."""
+    def module_path(self) -> str:
+        """The path of the innermost module that is running; '' outside of all."""
         return self.running[-1] if self.running else ""
 
     def _end(self, features: Sequence[Feature], operation: str) -> None:
-        where = f" of {self.place} ({type(self.modules[self.place]).__name__})" if self.place else ""
+        path = self.module_path
+        where = f" of {path} ({type(self.modules[path]).__name__})" if path else ""
         for feature in features:
             self.trace.fix(feature.channels, f"it goes into {operation}{where}, where channels cannot be followed")
         numbers = tuple(feature.number for feature in features)
-        self.trace.steps.append(Step("end", operation, numbers, -1, place=self.place))
+        self.trace.steps.append(Step("end", operation, numbers, -1, module_path=path))
 
     def _module(self, path: str, source: torch.Tensor, result: torch.Tensor) -> None:
         """A convolution or norm of the model ran."""
@@ -225,7 +255,7 @@ class Tracer(TorchFunctionMode):
             kind = "convolution"
             self.trace.touches.append(Touch(path, "depthwise", channels))
         else:
-            kind, channels = "convolution", self.trace.new(module.out_channels)
+            kind, channels = "convolution", self.identities.new(module.out_channels)
             self.trace.fix(feature.channels[~gated], "no norm, or an activation with act(0) != 0, before its reader")
             gated = np.zeros(len(channels), dtype=bool)
             self.trace.touches += [Touch(path, "input", feature.channels), Touch(path, "output", channels)]
@@ -233,7 +263,7 @@ class Tracer(TorchFunctionMode):
                 self.trace.fix([*feature.channels, *channels], f"{path} is a convolution in {module.groups} groups")
         inputs = (feature.number,)
         number = self.follow(result, channels, gated)
-        self.trace.steps.append(Step(kind, path, inputs, number, place=path))
+        self.trace.steps.append(Step(kind, path, inputs, number, module_path=path))
 
     def _operation(
         self, operation: str, func: Callable, args: tuple, kwargs: dict, followed: list[Feature], result: Any
@@ -250,7 +280,7 @@ class Tracer(TorchFunctionMode):
             channels = np.concatenate([source.channels for source in sources])
             gated = np.concatenate([source.gated for source in sources])
         elif len(sources) > 1:
-            self.trace.unite(first.channels, sources[1].channels)
+            self.identities.merge(first.channels, sources[1].channels)
             self.trace.added.update(map(int, [*first.channels, *sources[1].channels]))
             gated = first.gated & sources[1].gated
         elif effect.selects is not None:
@@ -259,16 +289,17 @@ class Tracer(TorchFunctionMode):
                 self.trace.fix(first.channels, f"{operation} picks channels by their position")
         inputs = tuple(source.number for source in sources)
         number = self.follow(result, channels, gated)
-        self.trace.steps.append(Step(effect.kind, operation, inputs, number, effect.apply, self.place))
+        self.trace.steps.append(Step(effect.kind, operation, inputs, number, effect.apply, self.module_path))
 
     def finish(self, output: Any) -> Trace:
-        """Fix what leaves the network and what belongs to modules that ran more than once."""
+        """Fix what leaves the network and what belongs to modules that ran more than once; return the trace."""
         ends = [self.features[id(tensor)] for tensor in tensors_in(output) if id(tensor) in self.features]
         if ends:
             self._end(ends, "the output of the network")
         for touch in self.trace.touches:
             if self.calls[touch.path] > 1:
                 self.trace.fix(touch.channels, f"{touch.path} runs more than once")
+        self.trace.renumber(self.identities.roots())
         return self.trace
 
 
@@ -276,8 +307,11 @@ def trace_model(model: nn.Module, image_size: int = 0) -> Trace:
     """Trace one forward pass of ``model`` in evaluation mode on a blank image; the model is left as it was.
 
     Args:
-        model: a detection model; its first parameter tells device and precision.
+        model: a detection model; its first parameter decides on device and precision.
         image_size: side in pixels; default: the largest stride, at least 64.
+
+    Raises:
+        InputError: the model does not begin with a convolution.
     """
     image = blank_image(model, image_size or max(LEAST_IMAGE_SIZE, grid_size(model)))
     if image is None:
@@ -285,7 +319,7 @@ def trace_model(model: nn.Module, image_size: int = 0) -> Trace:
     depth = image.shape[1]
     modes = {module: module.training for module in model.modules()}
     tracer = Tracer(model)
-    channels = tracer.trace.new(depth)
+    channels = tracer.identities.new(depth)
     tracer.trace.fix(channels, "it is the input of the network")
     tracer.follow(image, channels, np.zeros(depth, dtype=bool))
     try:

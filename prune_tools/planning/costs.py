@@ -1,20 +1,19 @@
-"""What a network costs at given widths of its groups: parameters and operations, without building the network.
+"""Parameters and operations of a network at given widths of its groups, without building it.
 
 A convolution costs (inputs x outputs), a norm or an upsampling (channels), each times a constant; a width is a fixed
-number of channels plus those that its groups keep. So the whole network's cost is a polynomial of second degree in the
-groups' counts, exact, and a plan's cost takes microseconds.
+number of channels plus those that its groups keep. So the cost of the whole network is a polynomial of second degree in
+the groups' channel counts. It is exact, and evaluating it takes microseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
 
-from prune_tools.channels.groups import ChannelGroup
-from prune_tools.channels.tracing import CONVOLUTIONS, Step, Trace, is_depthwise
+from prune_tools.channels.structure import Structure
+from prune_tools.channels.tracing import CONVOLUTIONS, Step, is_depthwise
 from prune_tools.planning.plan import Plan
 from utils.model_info import blank_image, count_operations, count_parameters, grid_size
 
@@ -24,13 +23,15 @@ QUANTITIES = ("params", "flops")
 
 @dataclass
 class Polynomial:
-    """``constant + counts . linear + sum_i factors[i] * first_i * second_i``, widths being ``fixed + shares . counts``.
+    """``constant + linear . n + sum over p of factors[p] * inputs[p] * outputs[p]`` for channel counts n (G,).
+
+    Each of the P products belongs to a convolution; its two widths are ``fixed + shares @ n``.
 
     Attributes:
-        linear: (groups,).
-        factors: (products,).
-        fixed: (2, products), channels of the two widths that are in no group.
-        shares: (2, products, groups), how often each channel of a group occurs in the two widths.
+        linear: (G,).
+        factors: (P,).
+        fixed: (2, P), channels of inputs and outputs that are in no group.
+        shares: (2, P, G), number of times that each channel of a group occurs in inputs and outputs.
     """
 
     constant: float
@@ -41,13 +42,23 @@ class Polynomial:
 
     def value(self, counts: np.ndarray) -> float:
         """The cost when group g keeps ``counts[g]`` channels."""
-        first, second = self.fixed + self.shares @ counts
-        return float(self.constant + counts @ self.linear + self.factors @ (first * second))
+        inputs, outputs = self.fixed + self.shares @ counts  # (P,) each
+        return float(self.constant + counts @ self.linear + self.factors @ (inputs * outputs))
 
     def slope(self, counts: np.ndarray) -> np.ndarray:
-        """Return what one more channel of each group costs (groups,), to first order, all other counts unchanged."""
-        first, second = self.fixed + self.shares @ counts
-        return self.linear + (self.factors * second) @ self.shares[0] + (self.factors * first) @ self.shares[1]
+        """The cost of one more channel of each group (G,), to first order, at these counts."""
+        inputs, outputs = self.fixed + self.shares @ counts  # (P,) each
+        by_inputs = (self.factors * outputs) @ self.shares[0]  # (G,)
+        by_outputs = (self.factors * inputs) @ self.shares[1]  # (G,)
+        return self.linear + by_inputs + by_outputs
+
+
+@dataclass(frozen=True)
+class Width:
+    """Channels of one tensor: ``fixed`` ones in no group, and how often each channel of a group occurs (G,)."""
+
+    fixed: int
+    shares: np.ndarray
 
 
 class CostModel:
@@ -56,20 +67,24 @@ class CostModel:
     Operations are counted by the rules of ``utils.model_info``, as YOLOv5 prints them: two for each multiply-add.
     """
 
-    def __init__(self, model: nn.Module, trace: Trace, groups: Sequence[ChannelGroup]) -> None:
-        """Take the network apart; ``groups`` are those that plans may prune, everything else counts as fixed."""
-        self.groups = list(groups)
-        self.sizes = np.array([group.size for group in groups])
+    def __init__(self, structure: Structure) -> None:
+        """Measure the network; its groups are those that plans may prune, everything else counts as fixed."""
+        model = structure.model
+        self.groups = list(structure.groups)
+        self.sizes = np.array([group.size for group in self.groups])  # (G,)
+        self._trace = structure.trace
         self._modules = dict(model.named_modules())
-        self._owner = self._owners(trace)
+        self._owner = {  # identity of a channel -> index of its group
+            identity: index for index, group in enumerate(self.groups) for identity in group.identities.tolist()
+        }
         side = grid_size(model)
         sample = blank_image(model, side)
         scale = 2 * (IMAGE_SIZE / side) ** 2
         operations = {path: count * scale for path, count in count_operations(model, sample).items()}
         parameters = {path: float(self._own_parameters(path)) for path in self._modules}
         self._polynomials = {
-            "params": self._polynomial(trace, parameters, float(count_parameters(model)), with_bias=True),
-            "flops": self._polynomial(trace, operations, sum(operations.values()), with_bias=False),
+            "params": self._polynomial(parameters, float(count_parameters(model)), with_bias=True),
+            "flops": self._polynomial(operations, sum(operations.values()), with_bias=False),
         }
 
     def __call__(self, quantity: str, counts: np.ndarray) -> float:
@@ -77,7 +92,7 @@ class CostModel:
         return self._polynomials[quantity].value(counts)
 
     def slope(self, quantity: str, counts: np.ndarray) -> np.ndarray:
-        """Return what one channel of each group costs at these counts."""
+        """The cost of one channel of each group (G,) at these counts."""
         return self._polynomials[quantity].slope(counts)
 
     def of_plan(self, plan: Plan) -> dict[str, float]:
@@ -85,65 +100,56 @@ class CostModel:
         counts = np.array([len(plan.kept.get(group.name, range(group.size))) for group in self.groups])
         return {quantity: self(quantity, counts) for quantity in QUANTITIES}
 
-    def _owners(self, trace: Trace) -> dict[int, int]:
-        """Class of channels -> index of the group that it belongs to."""
-        touches = {(touch.path, touch.role): touch.channels for touch in trace.touches}
-        owners = {}
-        for index, group in enumerate(self.groups):
-            member = group.members[0]
-            for channel in touches[member.path, member.role][member.indices]:
-                owners[trace.root(int(channel))] = index
-        return owners
-
     def _own_parameters(self, path: str) -> int:
         return sum(parameter.numel() for parameter in self._modules[path].parameters(recurse=False))
 
-    def _width(self, trace: Trace, tensor: int) -> tuple[int, np.ndarray]:
-        """Channels of a tensor that are fixed, and how often those of each group occur in it."""
+    def _width(self, tensor: int) -> Width:
+        """The channels of tensor number ``tensor``."""
         shares = np.zeros(len(self.groups))
         fixed = 0
-        for channel in trace.tensors[tensor]:
-            owner = self._owner.get(trace.root(int(channel)))
-            if owner is None:
+        for identity in self._trace.tensors[tensor].tolist():
+            group = self._owner.get(identity)
+            if group is None:
                 fixed += 1
             else:
-                shares[owner] += 1 / self.sizes[owner]
-        return fixed, shares.round(9)
+                shares[group] += 1 / self.sizes[group]
+        return Width(fixed, shares.round(9))  # whole numbers again: 1 for each time that the group is read
 
-    def _polynomial(self, trace: Trace, costs: Mapping[str, float], total: float, with_bias: bool) -> Polynomial:
+    def _measured_steps(self, costs: Mapping[str, float]) -> dict[str, Step]:
+        """The first step of each module that costs something; one that runs again has fixed widths."""
+        steps: dict[str, Step] = {}
+        for step in self._trace.steps:
+            if step.module_path in costs and step.kind in ("convolution", "norm", "linear"):
+                steps.setdefault(step.module_path, step)
+        return steps
+
+    def _polynomial(self, costs: Mapping[str, float], total: float, with_bias: bool) -> Polynomial:
         """The polynomial of one quantity: ``costs`` by module, the rest of ``total`` being constant."""
+        constant = total
         linear = np.zeros(len(self.groups))
         factors, fixed, shares = [], [], []
-        steps: dict[str, Step] = {}
-        for step in trace.steps:
-            if step.place in costs and step.kind in ("convolution", "norm", "linear"):
-                steps.setdefault(step.place, step)  # one that runs again has fixed widths
-        for path, step in steps.items():
+        for path, step in self._measured_steps(costs).items():
             module, cost = self._modules[path], costs[path]
-            outputs = self._width(trace, step.output)
-            count = len(trace.tensors[step.output])
+            outputs = self._width(step.output)
+            output_count = len(self._trace.tensors[step.output])
             if not isinstance(module, CONVOLUTIONS) or is_depthwise(module):
-                linear += outputs[1] * cost / count
-                total -= cost * (1 - outputs[0] / count)
+                # cost / outputs for each channel; that of the fixed ones stays in the constant
+                linear += outputs.shares * cost / output_count
+                constant -= cost * (1 - outputs.fixed / output_count)
                 continue
-            bias = count if with_bias and module.bias is not None else 0
-            linear += outputs[1] * bias / count
-            inputs = self._width(trace, step.inputs[0])
-            pairs = count * len(trace.tensors[step.inputs[0]])
-            factors.append((cost - bias) / pairs)
-            fixed.append((inputs[0], outputs[0]))
-            shares.append((inputs[1], outputs[1]))
-            total -= cost - bias * outputs[0] / count
+            # cost = bias_per_channel * outputs + factor * inputs * outputs
+            bias = output_count if with_bias and module.bias is not None else 0
+            linear += outputs.shares * bias / output_count
+            inputs = self._width(step.inputs[0])
+            input_count = len(self._trace.tensors[step.inputs[0]])
+            factors.append((cost - bias) / (output_count * input_count))
+            fixed.append((inputs.fixed, outputs.fixed))
+            shares.append((inputs.shares, outputs.shares))
+            constant -= cost - bias * outputs.fixed / output_count
         return Polynomial(
-            total, linear, np.array(factors), np.array(fixed).T.reshape(2, -1), np.array(shares).transpose(1, 0, 2)
+            constant,
+            linear,
+            np.array(factors),  # (P,)
+            np.array(fixed).T.reshape(2, -1),  # (P, 2) -> (2, P)
+            np.array(shares).transpose(1, 0, 2),  # (P, 2, G) -> (2, P, G)
         )
-
-
-def readable(quantity: str, cost: float) -> str:
-    """``0.893 M parameters``, ``2.41 GFLOPs`` or ``12.3 ms``."""
-    number, unit = {
-        "params": (cost / 1e6, "M parameters"),
-        "flops": (cost / 1e9, "GFLOPs"),
-        "latency": (cost, "ms"),
-    }[quantity]
-    return f"{number:.3g} {unit}"

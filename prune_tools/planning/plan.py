@@ -1,8 +1,7 @@
-"""Which channels stay: one threshold over the scores of all prunable groups, within limits for each group."""
+"""Plans: which channels of each group are kept, by one threshold over the scores of all groups."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,78 +9,47 @@ import numpy as np
 import torch
 
 from prune_tools.channels.groups import ChannelGroup
+from prune_tools.planning.goals import Limits, check_percent
 from utils.errors import InputError
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What every group keeps.
-
-    Attributes:
-        min_channels: at least so many channels (a smaller group stays whole).
-        round_to: a multiple of this, unless it stays whole; kernels work on blocks of 8, 16 or 32 channels.
-        max_layer_ratio: at most this share of a group goes.
-    """
-
-    min_channels: int = 1
-    round_to: int = 1
-    max_layer_ratio: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse limits that no plan can keep, by the name of their flag."""
-        if self.min_channels < 1:
-            raise InputError(
-                f"--min-channels must be at least 1, got {self.min_channels}: a layer without channels cannot exist"
-            )
-        if self.round_to < 1:
-            raise InputError(f"--round-to must be at least 1, got {self.round_to}: 8 suits most kernels")
-        if not 0 < self.max_layer_ratio <= 1:
-            raise InputError(
-                "--max-layer-ratio is the largest share that a layer may lose, expected a number above 0 and up to 1, "
-                f"got {self.max_layer_ratio}"
-            )
-
-    def allowed(self, size: int) -> np.ndarray:
-        """The numbers of channels that a group of ``size`` may keep, ascending; the last one is ``size``."""
-        share = math.ceil(size * (1 - self.max_layer_ratio) - 1e-9)
-        least = max(min(self.min_channels, size), share, 1)
-        first = math.ceil(least / self.round_to) * self.round_to
-        return np.array([*range(first, size, self.round_to), size])
-
-    def nearest(self, size: int, count: int) -> int:
-        """The allowed number nearest to ``count``; of two, the larger."""
-        options = self.allowed(size)[::-1]
-        return int(options[np.abs(options - count).argmin()])
 
 
 @dataclass
 class Plan:
-    """The positions of each group that are kept, ascending; a group that is not named stays whole.
+    """The positions of each group that are kept; a group that is not named stays whole.
 
-    ``capped`` names the groups in which the threshold would have left fewer channels than the limits ask for;
-    ``ceiling`` is the highest percent at which none is. ``goal`` is what a plan for a target says of itself.
+    Attributes:
+        kept: by name of the group, (K,) int64, ascending.
+        percent: share of the prunable channels that are removed.
+        threshold: channels with a score of at least this are kept.
+        limits: of every group.
+        capped: groups in which the threshold would have left fewer channels than the limits ask for, with the number
+            that had passed it.
+        ceiling: the highest percent at which no group is capped.
+        goal: summary of a plan for a target.
+        warning: what speaks against this plan.
     """
 
-    kept: dict[str, torch.Tensor]
+    kept: dict[str, np.ndarray]
     percent: float = 0.0
     threshold: float = 0.0
-    limits: Limits = Limits()
-    capped: dict[str, int] = field(default_factory=dict)  # group -> channels that had passed the threshold
+    limits: Limits = field(default_factory=Limits)
+    capped: dict[str, int] = field(default_factory=dict)
     ceiling: float = 1.0
     goal: str = ""
-    warning: str = ""  # what speaks against it
+    warning: str = ""
 
-    def removed(self, group: ChannelGroup) -> torch.Tensor:
-        """The positions of ``group`` that go, ascending."""
-        kept = self.kept.get(group.name)
-        if kept is None:
-            return torch.zeros(0, dtype=torch.long)
-        stays = torch.zeros(group.size, dtype=torch.bool)
-        stays[kept] = True
-        return (~stays).nonzero().flatten()
+    def removed(self, group: ChannelGroup) -> np.ndarray:
+        """The positions of ``group`` that are removed, (R,) int64, ascending."""
+        if group.name not in self.kept:
+            return np.arange(0)
+        return np.setdiff1d(np.arange(group.size), self.kept[group.name])
+
+    def removes_any(self, groups: Sequence[ChannelGroup]) -> bool:
+        """Tell whether any channel of these groups is removed."""
+        return any(len(self.removed(group)) for group in groups)
 
     def summary(self) -> str:
-        """Return what the plan reaches and what it was kept from doing, for the log."""
+        """The plan in words: what it reaches, and which limits stopped it."""
         if self.goal:
             return self.goal
         least = f"at least {self.limits.min_channels}"
@@ -102,19 +70,10 @@ class Plan:
         return text
 
 
-def check_percent(percent: float) -> float:
-    """Return ``percent`` if it lies in [0, 1), else raise InputError."""
-    if not 0 <= percent < 1:
-        raise InputError(
-            f"--percent is the share of channels to remove, expected a number in [0, 1), got {percent}: try 0.4"
-        )
-    return percent
-
-
 def order_zeros(scores: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """``scores`` with the exact zeros in an order, below zero: any of them may go, so the first ones do.
+    """``scores`` with the exact zeros replaced by -Z .. -1, the first of all Z zeros being the lowest.
 
-    Otherwise a model with more zeros than are to be removed would have a threshold of 0, which all channels reach.
+    Otherwise, if more channels have score 0 than are to be removed, the threshold would be 0 and keep them all.
     """
     ordered, zeros_left = {}, sum(int((values == 0).sum()) for values in scores.values())
     for name, values in scores.items():
@@ -124,15 +83,22 @@ def order_zeros(scores: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return ordered
 
 
-def keep_largest(values: torch.Tensor, count: int) -> torch.Tensor:
-    """Positions of the ``count`` largest values, ascending; of equal values the first."""
-    return values.sort(descending=True, stable=True).indices[:count].sort().values
+def keep_largest(values: torch.Tensor, count: int) -> np.ndarray:
+    """Positions of the ``count`` largest of the values (C,), ascending int64; of equal values the first."""
+    order = values.sort(descending=True, stable=True).indices  # (C,)
+    return order[:count].sort().values.cpu().numpy()
 
 
 def plan_by_percent(
     groups: Sequence[ChannelGroup], scores: Mapping[str, torch.Tensor], percent: float, limits: Limits | None = None
 ) -> Plan:
     """Keep every channel whose score reaches ``sorted_scores[int(n * percent)]``, within ``limits``.
+
+    Args:
+        groups: those that take part.
+        scores: (C,) by name of the group, higher is kept.
+        percent: share of all their channels to remove, in [0, 1).
+        limits: of every group.
 
     Raises:
         InputError: percent outside [0, 1), no groups.
@@ -142,16 +108,16 @@ def plan_by_percent(
     if not groups:
         raise InputError("there are no prunable layers to plan for")
     scores = order_zeros({group.name: scores[group.name] for group in groups})
-    ranked = torch.cat([scores[group.name] for group in groups]).sort().values
+    ranked = torch.cat([scores[group.name] for group in groups]).sort().values  # (n,) ascending
     threshold = ranked[int(len(ranked) * percent)]
     kept, capped, floors = {}, {}, []
     for group in groups:
         values = scores[group.name]
-        floor = int(limits.allowed(group.size)[0])
-        floors.append(values.sort(descending=True).values[floor - 1])
+        floor = limits.allowed(group.size)[0]  # channels that the group keeps in any case ...
+        floors.append(values.sort(descending=True).values[floor - 1])  # ... and the lowest score among them
         passed = int((values >= threshold).sum())
         if passed < floor:
             capped[group.name] = passed
         kept[group.name] = keep_largest(values, limits.nearest(group.size, passed))
-    reachable = int((ranked <= torch.stack(floors).min()).sum()) - 1  # the last rank whose value caps nothing
+    reachable = int((ranked <= torch.stack(floors).min()).sum()) - 1  # the highest rank at which no group is capped
     return Plan(kept, percent, max(float(threshold), 0.0), limits, capped, reachable / len(ranked))

@@ -1,7 +1,7 @@
-"""Scores of channels: how much is lost when one goes. Higher stays.
+"""Scores of channels: how much is lost when one is removed. The highest are kept.
 
-A score is a function of ``Material`` and a group; ``SCORES`` lists them by the name that ``--score`` takes. Coupled
-channels get one score: what their norms say is combined.
+A score is a function of ``Material`` and the groups; ``SCORES`` lists them by the name that ``--score`` takes. Coupled
+channels get one score, combined from all their norms.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import nn
 
 from prune_tools.channels.groups import ChannelGroup, Member
 from utils.errors import InputError, short_repr
+from utils.loss import ComputeLoss
 
 REDUCTIONS = {
     "mean": lambda scores: scores.mean(0),
@@ -28,13 +29,13 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # images (B, 3, H, W) in 0..1, labels
 
 @dataclass
 class Material:
-    """What scores are computed from.
+    """The inputs of scores.
 
     Attributes:
-        model: the network before pruning; it is left as it is.
-        batches: training batches, for the scores of ``NEEDS_IMAGES``; the model's ``hyp`` holds the gains of the loss.
+        model: the network before pruning; it is not changed.
+        batches: training batches, for the scores in ``NEEDS_IMAGES``; the model's ``hyp`` holds the gains of the loss.
         reduction: how the gammas of coupled norms become one (mean, sum, max).
-        seed: of the random score.
+        seed: seed of the random score.
     """
 
     model: nn.Module
@@ -48,10 +49,10 @@ class Material:
         self.modules = dict(self.model.named_modules())
 
     def gammas(self, group: ChannelGroup) -> torch.Tensor:
-        """|gamma| of a group, (norms, channels).
+        """|gamma| of a group, (N, C): a row for each of its N norms.
 
         Raises:
-            InputError: a gamma that is not a finite number, by layer and channel.
+            InputError: a gamma is not a finite number; names layer and channel.
         """
         rows = []
         for member in group.norms:
@@ -66,11 +67,11 @@ class Material:
         return torch.stack(rows)
 
 
-Scores = dict[str, torch.Tensor]  # group -> (channels,)
+Scores = dict[str, torch.Tensor]  # by name of the group, (C,) on the CPU
 
 
 def _of_member(values: torch.Tensor | nn.Module, member: Member) -> torch.Tensor:
-    """The values of a module's channels that are those of a group, in the group's order."""
+    """One value for each channel of a group (C,), from those of a module's channels."""
     assert isinstance(values, torch.Tensor)
     return values.detach().float().cpu()[torch.as_tensor(member.indices)]
 
@@ -81,26 +82,24 @@ def _gamma(material: Material, groups: Sequence[ChannelGroup]) -> Scores:
 
 
 def _gamma_norm(material: Material, groups: Sequence[ChannelGroup]) -> Scores:
-    """|gamma| times the Euclidean norm of all kernels that read the channel: what its readers make of it."""
+    """|gamma| times the Euclidean norm of all kernels that read the channel, so how strongly the readers use it."""
     scores = _gamma(material, groups)
     for group in groups:
-        squares = torch.zeros(group.size)
+        squares = torch.zeros(group.size)  # (C,)
         for member in group.readers:
             module: Any = material.modules[member.path]
-            kernels = module.weight.detach().float().cpu()
+            kernels = module.weight.detach().float().cpu()  # (outputs, inputs, height, width)
             if isinstance(module, nn.ConvTranspose2d):
                 kernels = kernels.transpose(0, 1)
-            squares += kernels.square().sum((0, 2, 3))[torch.as_tensor(member.indices)]
+            squares += kernels.square().sum((0, 2, 3))[torch.as_tensor(member.indices)]  # (inputs,) -> (C,)
         scores[group.name] = scores[group.name] * squares.sqrt()
     return scores
 
 
 def _taylor(material: Material, groups: Sequence[ChannelGroup]) -> Scores:
-    """|sum over the coupled norms of gamma * dL/dgamma|, mean over the batches: the loss that gamma = 0 costs, to first
-    order (Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019)."""
-    from utils.loss import ComputeLoss
-
-    _gamma(material, groups)  # names gammas that are no numbers
+    """|sum over the coupled norms of gamma * dL/dgamma|, mean over the images: the change of the loss when gamma
+    becomes 0, to first order (Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019)."""
+    _gamma(material, groups)  # names gammas that are not finite numbers
     model = deepcopy(material.model).eval().requires_grad_(False)
     modules: dict[str, Any] = dict(model.named_modules())
     paths = sorted({member.path for group in groups for member in group.norms})
@@ -111,11 +110,11 @@ def _taylor(material: Material, groups: Sequence[ChannelGroup]) -> Scores:
     count = 0
     for images, labels in material.batches:
         loss, _ = compute_loss(model(images.to(device))[1], labels.to(device))
-        products = dict(zip(paths, torch.autograd.grad(loss.sum(), list(weights.values())), strict=True))
-        products = {path: products[path] * weights[path] for path in paths}
+        gradients = torch.autograd.grad(loss.sum(), list(weights.values()))  # (C of the norm,) each
+        products = {path: gradient * weights[path] for path, gradient in zip(paths, gradients, strict=True)}
         for group in groups:
             terms = [_of_member(products[member.path], member) for member in group.norms]
-            scores[group.name] += torch.stack(terms).sum(0).abs()
+            scores[group.name] += torch.stack(terms).sum(0).abs()  # (N, C) -> (C,)
         count += len(images)
     if not count:
         raise InputError("--score taylor needs training images, but there are none")
@@ -125,7 +124,7 @@ def _taylor(material: Material, groups: Sequence[ChannelGroup]) -> Scores:
 
 
 def _random(material: Material, groups: Sequence[ChannelGroup]) -> Scores:
-    """Equally distributed numbers: the control that every other score has to beat."""
+    """Uniform random numbers: the control that every other score has to beat."""
     _gamma(material, groups)
     generator = torch.Generator().manual_seed(material.seed)
     return {group.name: torch.rand(group.size, generator=generator) for group in groups}
@@ -141,10 +140,10 @@ NEEDS_IMAGES = ("taylor",)
 
 
 def score_channels(name: str, material: Material, groups: Sequence[ChannelGroup]) -> Scores:
-    """The scores of one kind, per group one value per channel.
+    """The scores ``name`` of all channels of these groups.
 
     Raises:
-        InputError: an unknown name, gammas that are no numbers, no images where they are needed.
+        InputError: an unknown name, gammas that are not finite numbers, no images where they are needed.
     """
     if name not in SCORES:
         raise InputError(f"--score {short_repr(name)} is unknown: expected one of {', '.join(SCORES)}")

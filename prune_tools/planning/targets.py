@@ -1,103 +1,42 @@
-"""Plans for a budget: so many parameters, operations or milliseconds, instead of a percentage of channels.
+"""Plans for a budget: a number of parameters, operations or milliseconds instead of a percentage of channels.
 
-Channels go one block after the other, always the block that costs the least score for what it saves (see
-``RemovalPath``), until the network is within its budget.
+Channels are removed in blocks, always the block that loses the least score for its cost (see ``RemovalPath``), until
+the network is within its budget.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from prune_tools.channels.groups import ChannelGroup
-from prune_tools.planning.costs import CostModel, readable
-from prune_tools.planning.plan import Limits, Plan, keep_largest
-from utils.errors import InputError, short_repr
+from prune_tools.planning.costs import CostModel
+from prune_tools.planning.goals import Limits, Target, readable
+from prune_tools.planning.plan import Plan, keep_largest
+from utils.errors import InputError
 
-TOLERANCE = 0.02  # share of a target by which it may be missed before the log says so
-FIXED_SHARE = 0.7  # of the whole network's time: if the narrowest one takes more, its width is not what costs time
+TOLERANCE = 0.02  # share of a target by which it may be missed before the log mentions it
+FIXED_SHARE = 0.7  # of the whole network's time; if the narrowest one takes longer, width is not what costs time
 MOST_MEASUREMENTS = 12  # of a search by time
-DOUBT_AFTER = 3  # networks in a row that are too fast: then the one that was too slow is measured again
+DOUBT_AFTER = 3  # fast candidates in a row; then the last slow one is measured again
 COST_EXPONENT = 1.0  # see RemovalPath
-
-UNITS: dict[str, dict[str, float]] = {
-    "params": {"": 1, "k": 1e3, "m": 1e6, "g": 1e9},
-    "flops": {"m": 1e6, "g": 1e9, "t": 1e12},
-    "latency": {"": 1, "ms": 1, "s": 1e3},
-}
-EXAMPLES = {"params": "0.9M", "flops": "2.1G", "latency": "12ms"}
-
-
-@dataclass(frozen=True)
-class Target:
-    """At most ``value`` of ``quantity`` ('params', 'flops', 'latency'): absolute, or a share of what there is now."""
-
-    quantity: str
-    value: float
-    relative: bool
-
-    @property
-    def flag(self) -> str:
-        """The command line's name for it."""
-        return f"--target-{self.quantity}"
-
-    def budget(self, present: float) -> float:
-        """The absolute budget, given what the network costs now. Raises InputError when it costs no more than that."""
-        budget = self.value * present if self.relative else self.value
-        if budget >= present:
-            raise InputError(
-                f"{self.flag} {readable(self.quantity, budget)} is no less than what the model has already, "
-                f"{readable(self.quantity, present)}: give less, or a ratio such as 0.5"
-            )
-        return budget
-
-
-def parse_target(quantity: str, text: str) -> Target:
-    """Read ``0.9M``, ``2.1G``, ``12ms`` (absolute) or ``0.5`` (a ratio). Raises InputError."""
-    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", str(text).lower())
-    problem = InputError(
-        f"--target-{quantity} {short_repr(text)} is not a valid amount: expected one such as {EXAMPLES[quantity]}, or "
-        "the ratio that remains, above 0 and below 1, such as 0.5"
-    )
-    if match is None:
-        raise problem
-    value, unit = float(match[1]), match[2]
-    if not unit and 0 < value < 1:
-        return Target(quantity, value, relative=True)
-    if unit not in UNITS[quantity] or value <= 0:
-        raise problem
-    return Target(quantity, value * UNITS[quantity][unit], relative=False)
-
-
-def target_of(options: Any, quantities: Sequence[str]) -> Target | None:
-    """The one target among the options ``target_<quantity>``, None if none is given.
-
-    Raises:
-        InputError: several are given, or one that is not a valid amount.
-    """
-    given = [name for name in quantities if getattr(options, f"target_{name}")]
-    if len(given) > 1:
-        flags = " and ".join(f"--target-{name}" for name in given)
-        raise InputError(f"{flags} contradict each other: give one of them")
-    return parse_target(given[0], getattr(options, f"target_{given[0]}")) if given else None
 
 
 class RemovalPath:
-    """The order in which channels go, from the whole network to the least that the limits allow.
+    """The order in which channels are removed, from the whole network to the least that the limits allow.
 
-    In each step one group goes down to the next number of channels that it may have: the one with the smallest mean
-    score of these channels, divided by ``slope ** cost_exponent``, where the slope is what a channel of the group costs
-    at that moment. 1 is the greedy answer to the knapsack problem, 0 a plain threshold over all scores.
+    In each step one group shrinks to the next number of channels that it may have: the group whose channels up to there
+    have the smallest mean score, divided by ``slope ** cost_exponent``; the slope is the cost of one channel of the
+    group at that moment. An exponent of 1 is the greedy answer to the knapsack problem, 0 a threshold over all scores.
 
     Attributes:
         order: the group of each step.
-        counts: (steps + 1, groups) channels that each group keeps after so many steps.
-        costs: (steps + 1,) the network's cost after so many steps.
+        counts: (S + 1, G), channels that each group keeps after 0 .. S steps.
+        costs: (S + 1,), the network's cost after 0 .. S steps.
     """
 
     def __init__(
@@ -108,43 +47,56 @@ class RemovalPath:
         limits: Limits,
         cost_exponent: float = COST_EXPONENT,
     ) -> None:
-        """Walk the whole path; ``scores`` has one array per group of ``costs``."""
-        allowed = [limits.allowed(len(values)) for values in scores]
-        totals = [np.concatenate([[0.0], np.sort(values)[::-1].cumsum()]) for values in scores]
-        places = np.array([len(options) - 1 for options in allowed])
-        counts = np.array([options[-1] for options in allowed])
-        nexts = np.array([options[place - 1] if place else -1 for options, place in zip(allowed, places, strict=True)])
-        means = np.array([self._mean(totals[g], nexts[g], counts[g]) for g in range(len(scores))])
+        """Walk the whole path; ``scores`` has one array (C,) per group of ``costs``."""
+        allowed = [limits.allowed(len(values)) for values in scores]  # per group, ascending
+        totals = [np.concatenate([[0.0], np.sort(values)[::-1].cumsum()]) for values in scores]  # (C + 1,) per group
+        levels = [len(sizes) - 1 for sizes in allowed]  # index of the present number among the allowed ones
+        counts = np.array([sizes[-1] for sizes in allowed])  # (G,)
+
+        def mean_of_next_block(group: int) -> float:
+            """Mean score of the channels that the group's next step removes; infinite if there is no such step."""
+            if levels[group] == 0:
+                return np.inf
+            count, below = counts[group], allowed[group][levels[group] - 1]
+            return float((totals[group][count] - totals[group][below]) / (count - below))
+
+        means = np.array([mean_of_next_block(group) for group in range(len(scores))])  # (G,)
         self.order: list[int] = []
-        history, spent = [counts.copy()], [costs(quantity, counts)]
+        history = [counts.copy()]
+        spent = [costs(quantity, counts)]
         while np.isfinite(means).any():
-            slope = np.maximum(costs.slope(quantity, counts), 1e-12)
+            slope = np.maximum(costs.slope(quantity, counts), 1e-12)  # (G,)
             group = int((means / slope**cost_exponent).argmin())
             self.order.append(group)
-            counts[group] = nexts[group]
-            places[group] -= 1
-            nexts[group] = allowed[group][places[group] - 1] if places[group] else -1
-            means[group] = self._mean(totals[group], nexts[group], counts[group])
+            levels[group] -= 1
+            counts[group] = allowed[group][levels[group]]
+            means[group] = mean_of_next_block(group)
             history.append(counts.copy())
             spent.append(costs(quantity, counts))
-        self.counts, self.costs = np.array(history), np.array(spent)
+        self.counts = np.array(history)
+        self.costs = np.array(spent)
         self._allowed, self._model, self._quantity = allowed, costs, quantity
 
-    @staticmethod
-    def _mean(totals: np.ndarray, below: int, count: int) -> float:
-        """Mean score of the channels that the next step takes; infinite when there is none."""
-        return float((totals[count] - totals[below]) / (count - below)) if below >= 0 else np.inf
-
     def within(self, budget: float) -> np.ndarray:
-        """The counts (groups,) of the first point within ``budget``, and what of the last steps fits back in."""
+        """The counts (G,) of the first point within ``budget``, plus the blocks of its last steps that fit back in."""
         reached = int((self.costs <= budget).argmax())
         counts = self.counts[reached].copy()
         for group in reversed(self.order[:reached]):
             larger = counts.copy()
-            larger[group] = self._allowed[group][np.searchsorted(self._allowed[group], counts[group]) + 1]
+            sizes = self._allowed[group]
+            larger[group] = sizes[sizes.index(counts[group]) + 1]
             if self._model(self._quantity, larger) <= budget:
                 counts = larger
         return counts
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan and the measured milliseconds of its network and of the whole one, timed in alternation."""
+
+    plan: Plan
+    narrow: float
+    whole: float
 
 
 class TargetPlanner:
@@ -176,23 +128,23 @@ class TargetPlanner:
         """The plan that keeps the most within ``target``.
 
         Args:
-            target: what to reach.
+            target: the budget.
             measure: for 'latency', the milliseconds of (the plan's network, the whole network).
 
         Raises:
             InputError: the model is within the target already, or no plan is (the message says what is possible).
         """
-        if target.quantity != "latency":
-            path = self._path(target.quantity)
-            budget = target.budget(path.costs[0])
-            self._check_reachable(target, budget, path.costs[-1], path.costs[0])
-            plan = self._plan(path.within(budget))
-            reached = self.costs.of_plan(plan)[target.quantity]
-            present = path.costs[0]
-        else:
+        if target.quantity == "latency":
             assert measure is not None
-            plan, reached, budget, present = self._search(target, measure)
-        plan.goal = self._summary(target, plan, reached, budget, present)
+            best = self._search(target, measure)
+            best.plan.goal = self._summary(target, best.plan, best.narrow, best.whole)
+            return best.plan
+        path = self._path(target.quantity)
+        present = float(path.costs[0])
+        budget = target.budget(present)
+        self._check_reachable(target, budget, path.costs[-1], present)
+        plan = self._plan(path.within(budget))
+        plan.goal = self._summary(target, plan, self.costs.of_plan(plan)[target.quantity], present)
         return plan
 
     def _check_reachable(self, target: Target, budget: float, least: float, present: float) -> None:
@@ -211,45 +163,47 @@ class TargetPlanner:
             )
         raise InputError(message)
 
-    def _search(
-        self, target: Target, measure: Callable[[Plan], tuple[float, float]]
-    ) -> tuple[Plan, float, float, float]:
-        """Find the place on the path of operations whose network is as fast as wanted, by bisection on operations."""
-        from tqdm import tqdm
-
+    def _search(self, target: Target, measure: Callable[[Plan], tuple[float, float]]) -> Candidate:
+        """Find the point on the path of operations whose network is just fast enough, by bisection on operations."""
         path = self._path("flops")
         with tqdm(total=MOST_MEASUREMENTS, desc="Measuring", disable=None, leave=False) as progress:
 
-            def timed(operations: float) -> tuple[Plan, float, float]:
+            def timed(operations: float) -> Candidate:
                 plan = self._plan(path.within(operations))
-                fast, whole = measure(plan)
+                narrow, whole = measure(plan)
                 progress.update()
-                progress.set_postfix_str(f"{operations / 1e9:.3g} GFLOPs: {fast:.3g} ms, whole: {whole:.3g} ms")
-                return plan, fast, whole
+                progress.set_postfix_str(f"{operations / 1e9:.3g} GFLOPs: {narrow:.3g} ms, whole: {whole:.3g} ms")
+                return Candidate(plan, narrow, whole)
 
-            low, too_slow, successes = float(path.costs[-1]), [float(path.costs[0])], 0  # what has been judged so
-            best, milliseconds, present = timed(low)
-            budget = target.budget(present)
-            self._check_reachable(target, budget, milliseconds, present)
+            fast_enough = float(path.costs[-1])  # the most operations that were fast enough
+            too_slow = [float(path.costs[0])]  # those that were not, the latest last
+            successes = 0  # in a row
+            best = timed(fast_enough)
+            budget = target.budget(best.whole)
+            self._check_reachable(target, budget, best.narrow, best.whole)
             for _ in range(MOST_MEASUREMENTS - 1):
-                if milliseconds >= budget * (1 - TOLERANCE):
+                if best.narrow >= budget * (1 - TOLERANCE):
                     break
                 doubtful = successes >= DOUBT_AFTER and len(too_slow) > 1  # another process may have slowed it down
-                middle = too_slow[-1] if doubtful else (low + too_slow[-1]) / 2
-                plan, fast, whole = timed(middle)
-                # A busy machine slows both networks: compare with the whole one, measured in turns
-                limit = target.value * whole if target.relative else budget
-                successes = successes + 1 if fast <= limit and not doubtful else 0
-                if fast <= limit:
-                    low, best, milliseconds, budget, present = middle, plan, fast, limit, whole
+                operations = too_slow[-1] if doubtful else (fast_enough + too_slow[-1]) / 2
+                candidate = timed(operations)
+                # A busy machine slows both networks: compare with the whole one, measured in alternation
+                limit = target.amount(candidate.whole)
+                if candidate.narrow <= limit:
+                    successes = 0 if doubtful else successes + 1
+                    fast_enough, best, budget = operations, candidate, limit
                     if doubtful:
                         too_slow.pop()
-                elif not doubtful:
-                    too_slow.append(middle)
-        return best, milliseconds, budget, present
+                else:
+                    successes = 0
+                    if not doubtful:
+                        too_slow.append(operations)
+        return best
 
-    def _summary(self, target: Target, plan: Plan, reached: float, budget: float, present: float) -> str:
+    def _summary(self, target: Target, plan: Plan, reached: float, present: float) -> str:
+        """The plan in words: what it reaches of ``target``, where the whole network costs ``present``."""
         quantity, costs = target.quantity, self.costs.of_plan(plan)
+        budget = target.amount(present)
         text = f"Target met: {readable(quantity, reached)} of at most {readable(quantity, budget)}"
         if reached < budget * (1 - TOLERANCE):
             text += f" ({1 - reached / budget:.1%} below it: the nearest step of whole channels and --round-to)"

@@ -1,4 +1,4 @@
-"""Running a network one layer at a time."""
+"""Run a network one layer at a time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from models.yolo import DetectionModel
 from utils.resources import available_memory
 
-MEMORY_SHARE = 0.6  # of the free memory that outputs may fill
+MEMORY_SHARE = 0.6  # of the free memory, to be filled by outputs
 
 
 class Walk:
-    """A network that is run layer by layer, each layer on all batches; outputs are kept while a later layer reads them.
+    """A network that runs layer by layer, each on all batches; outputs are kept while a later layer needs them.
 
     Args:
         model: a detection model, in evaluation mode.
@@ -33,7 +33,7 @@ class Walk:
     def _sources(self, number: int) -> list[int]:
         """The layers that layer ``number`` reads."""
         declared = self.layers[number].f
-        relative = declared if isinstance(declared, list) else [declared]  # negative ones count from here
+        relative = declared if isinstance(declared, list) else [declared]  # negative numbers count back from this layer
         return [source if source >= 0 else number + source for source in relative]  # type: ignore[operator, misc]
 
     def run(self, number: int, batch: int) -> Tensor:
@@ -45,11 +45,11 @@ class Walk:
     def _prepared(self, value: Tensor) -> Tensor:
         if value.dtype == torch.uint8:  # images
             images = value.to(self.weight.device).to(self.weight.dtype) / 255
-            return images.contiguous(memory_format=torch.channels_last)  # which all outputs then are
+            return images.contiguous(memory_format=torch.channels_last)  # so all outputs are, too
         return value
 
     def advance(self, number: int) -> None:
-        """Run layer ``number`` on all batches; keep outputs that a later layer reads, drop those that none does."""
+        """Run layer ``number`` on all batches; drop outputs that no later layer reads."""
         for batch, outputs in enumerate(self.outputs):
             outputs[number] = self.run(number, batch)
             for source in list(outputs):
@@ -59,7 +59,7 @@ class Walk:
 
 @torch.no_grad()
 def affordable_images(model: DetectionModel, image: Tensor) -> int | None:
-    """Return how many images two networks like ``model`` can walk with at the same time, None where memory is unknown.
+    """The number of images that fit in memory when two such networks run layer by layer; None if that is unknown.
 
     Args:
         model: the larger of the two networks.

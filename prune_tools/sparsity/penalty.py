@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prune_tools.channels.structure import Structure
 from prune_tools.channels.tracing import trace_model
-from prune_tools.planning.costs import CostModel, readable
+from prune_tools.planning.costs import CostModel
+from prune_tools.planning.goals import readable
 from prune_tools.sparsity.gammas import ChannelGammas
 from prune_tools.sparsity.polarize import ByBudget, ByShare, Chooser, Polarizer
 from prune_tools.sparsity.rates import DEADLINE, LARGEST_CHANGE, NEARLY_ZERO, Course, decayed, mobility, remaining_path
@@ -26,7 +28,7 @@ from utils.training.resume_record import Judge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from prune_tools.planning.targets import Target
+    from prune_tools.planning.goals import Target
     from utils.callbacks import Callbacks
     from utils.training.state import TrainingState
 
@@ -206,12 +208,12 @@ class SparsityPenalty:
 
     # -- the goal ------------------------------------------------------------------------------------------------------
 
-    def _chooser(self, model: torch.nn.Module) -> Chooser:
+    def _chooser(self, model: Any) -> Chooser:
         """Return which channels of ``model`` 'polarize' brings to zero."""
         settings = self.settings
         if settings.target is None:
             return ByShare(self.gammas.layer, settings.target_share)
-        costs = CostModel(model, trace_model(model), self.gammas.groups)
+        costs = CostModel(Structure(model, trace_model(model), self.gammas.groups))
         return ByBudget(self.gammas.groups, costs, settings.target, settings.round_to)
 
     def _grade(self, averaged: torch.Tensor) -> float:

@@ -17,8 +17,8 @@ import torch
 
 from prune_tools.channels.groups import ChannelGroup
 from prune_tools.planning.costs import CostModel
-from prune_tools.planning.plan import Limits
-from prune_tools.planning.targets import Target, TargetPlanner
+from prune_tools.planning.goals import Limits, Target
+from prune_tools.planning.targets import TargetPlanner
 from prune_tools.sparsity.gammas import TINY, ChannelGammas
 
 FIRST, LAST = 0.05, 0.5  # shares of the run between which channels are chosen

@@ -1,45 +1,45 @@
-"""Many prunings of one model, measured: what sweep.py and sensitivity.py have in common.
+"""Base of sweep.py and sensitivity.py: prune one model many ways and measure each.
 
-The model, its groups, the scores and the images are opened once. Each point is written as soon as it is measured, so
-that the same command goes on where it was broken off.
+The model, its groups, the scores and the images are opened once. Each point is saved as soon as it is measured, so that
+the same command continues an interrupted survey.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from prune_tools.opening import open_inputs, open_loader, repair_batches, val_options
-from prune_tools.options import PruningOptions
-from prune_tools.planning.options import ChannelOptions
-from prune_tools.steps import Pruning
+import torch
+
+import val
+from models.yolo import DetectionModel
+from prune_tools.make_plan import score_groups
+from prune_tools.opening import open_inputs
+from prune_tools.planning import latency
+from prune_tools.planning.costs import CostModel
+from prune_tools.planning.plan import Plan
+from prune_tools.planning.scores import NEEDS_IMAGES
+from prune_tools.repair.reconstruction import Recording, empty_recording
+from prune_tools.report.pictures import spread
+from prune_tools.report.table import aligned, save_csv
+from prune_tools.steps import narrow, prune
+from prune_tools.survey.options import SurveyOptions
 from prune_tools.survey.record import Point, Record, checkpoint_digest
-from utils.commands.options import command_line, option, to_dict
+from prune_tools.training_images import Batch
+from utils.checks import check_dataset
+from utils.commands.options import command_line, identity_of, to_dict
+from utils.dataset.label_cache import files_hash
+from utils.dataset.labels import find_images, img2label_paths
 from utils.log import LOGGER, colorstr, warnings_only
 from utils.storage.files import atomic_path
 
-KEPT_BYTES = 1 << 30  # of decoded validation images in memory; more are read anew for each point
+KEPT_BYTES = 1 << 30  # of decoded validation images in memory; more are read again for each point
 TIMING_SECONDS = 0.5  # for each network
-IRRELEVANT = ("cfg", "project", "name", "exist_ok", "workers", "dnn", "images", "ratios", "largest", "tolerance")
 
-
-@dataclass
-class SurveyOptions(ChannelOptions, PruningOptions):
-    """Options of the commands that measure many prunings."""
-
-    images: int = option(0, "validation images to measure on, evenly spread over all; 0 = all", at_least=0)
-    runtime: str = option(
-        "torch", "where the time per image is measured", choices=["torch", "onnxruntime", "openvino"], handed_on=False
-    )
-    batch_size: int = option(16, "images per batch", at_least=1)
-
-    def check_survey(self) -> None:
-        """Refuse values that no survey can use."""
-        self.check_channels()
-        self.check_inputs()
+AnyOptions = TypeVar("AnyOptions", bound=SurveyOptions)
 
 
 class KeptBatches:
@@ -67,69 +67,62 @@ class KeptBatches:
         self.kept = kept if size <= KEPT_BYTES else None
 
 
-class Survey:
+class Survey(Generic[AnyOptions]):
     """A model with its groups, scores and images, and the record of what has been measured of it.
 
     Attributes:
-        groups, scores: of the channels that take part.
+        inputs: options, model and data; ``options`` are those of the inputs.
+        structure: the model with the groups that may be pruned.
+        groups, scores: of the channels that may be pruned.
         costs: parameters and operations of plans.
         limits: of every group.
-        folder: of the run.
+        data: the data set, with the validation images to measure on.
         record: the finished points.
+        folder: the run folder.
     """
 
-    def __init__(self, options: SurveyOptions, kind: str) -> None:
-        """Open everything that the points have in common."""
-        from prune_tools.channels.tracing import trace_model
-        from prune_tools.planning.costs import CostModel
-        from prune_tools.planning.latency import check_runtime
-        from prune_tools.planning.options import score_groups
-
-        check_runtime(options.runtime)
-        self.options, self.limits = options, options.limits()
-        self.model, _, self.data = open_inputs(options)
-        self.trace = trace_model(self.model)
-        self.groups, self.scores = score_groups(self.model, self.trace, options, options.data, options.imgsz)
-        self.costs = CostModel(self.model, self.trace, self.groups)
+    def __init__(self, options: AnyOptions, command: str) -> None:
+        """Open everything that the points have in common; ``command`` is 'sweep' or 'sensitivity'."""
+        latency.check_runtime(options.runtime)
+        self.limits = options.limits()
+        self.inputs = open_inputs(options)
+        self.options = self.inputs.options
+        self.structure, self.scores = score_groups(
+            self.inputs.model, self.options, self.options.data, self.options.imgsz
+        )
+        self.groups = self.structure.groups
+        self.costs = CostModel(self.structure)
         images, everything = self._choose_images()
-        place = Path(options.project) / options.name
-        self.record = Record.open(place, kind, self._identity(images), options.exist_ok)
+        run_folder = Path(options.project) / options.name
+        self.record = Record.open(run_folder, command, self._identity(images), options.exist_ok)
         self.folder = self.record.file.parent
+        self.data = self.inputs.data
         if not everything:
-            listed = self.folder / "images.txt"
-            with atomic_path(listed) as draft:
+            image_list = self.folder / "images.txt"
+            with atomic_path(image_list) as draft:
                 draft.write_text("\n".join(images) + "\n", encoding="utf-8")
-            self.data = {**self.data, "val": str(listed)}
+            self.data = {**self.data, "val": str(image_list)}
         self._batches: KeptBatches | None = None
-        self._repair: list[Any] = []
-        self._recording: Any = None
-        self._whole: Any = None
+        self._repair_batches: list[Batch] = []
+        self._recording: Recording | None = None
+        self._whole: latency.Call | None = None  # runs the whole network
 
     def _choose_images(self) -> tuple[list[str], bool]:
         """The validation images to measure on, and whether these are all."""
-        from prune_tools.report.pictures import spread
-        from utils.dataset.labels import find_images
-
-        found, wanted = find_images(self.data["val"]), self.options.images
-        if wanted > len(found):
-            LOGGER.warning(f"WARNING: --images {wanted}, but there are {len(found)} validation images: all are used")
-        chosen = spread(found, wanted) if wanted else found
-        return chosen, len(chosen) == len(found)
+        images, count = find_images(self.inputs.data["val"]), self.options.images
+        if count > len(images):
+            LOGGER.warning(f"WARNING: --images {count}, but there are {len(images)} validation images: all are used")
+        chosen = spread(images, count) if count else images
+        return chosen, len(chosen) == len(images)
 
     def _identity(self, images: list[str]) -> dict[str, Any]:
-        """Return what a point depends on: the options, the checkpoint's content, the images with their labels."""
-        from prune_tools.planning.scores import NEEDS_IMAGES
-        from utils.checks import check_dataset
-        from utils.dataset.label_cache import files_hash
-        from utils.dataset.labels import find_images, img2label_paths
-
+        """Everything that a point depends on: options, content of the checkpoint, images with their labels."""
         trained_on: list[str] = []
         if self.options.reconstruct or self.options.recalibrate or self.options.score in NEEDS_IMAGES:
             trained_on = find_images(check_dataset(self.options.data, splits=("train",))["train"])
         weights = Path(self.options.weights[0])
-        chosen = {name: value for name, value in to_dict(self.options).items() if name not in IRRELEVANT}
         return {
-            **chosen,
+            **identity_of(self.options),
             "weights": str(weights),
             "checkpoint": checkpoint_digest(weights),
             "image count": len(images),
@@ -138,48 +131,51 @@ class Survey:
         }
 
     def _open_images(self) -> KeptBatches:
-        from prune_tools.repair.reconstruction import empty_recording
-
         if self._batches is None:
-            self._batches = KeptBatches(open_loader(self.options, self.data, self.model))
-            self._repair = repair_batches(self.options, self.data, self.model)
-            self._recording = empty_recording(self.model, self.options.reconstruct)
+            self._batches = KeptBatches(self.inputs.open_loader(self.data))
+            self._repair_batches = self.inputs.repair_batches()
+            self._recording = empty_recording(self.inputs.model, self.options.reconstruct)
         return self._batches
 
-    def measure(self, plan: Any, ratio: float, layer: str = "", timed: bool = True) -> Point:
-        """Prune by ``plan``, repair, validate, and time (in turns with the whole network); the point is recorded."""
-        import torch
-
-        import val
-        from prune_tools.planning.costs import QUANTITIES
-
+    def measure(self, plan: Plan, ratio: float, layer: str = "", timed: bool = True) -> Point:
+        """Prune by ``plan``, repair, validate, and time in alternation with the whole network; records the point."""
         batches = self._open_images()
         with warnings_only():
-            pruning = Pruning(self.model, self.trace, self.groups, plan)
-            network = pruning.narrow()
-            if any(len(plan.removed(group)) for group in self.groups):
-                pruning.repair(network, self.options, self._repair, self._recording)
-            fused = deepcopy(network).fuse()
+            if plan.removes_any(self.groups):
+                pruned = prune(self.structure, plan, self.options, self._repair_batches, recording=self._recording)
+            else:
+                pruned = narrow(self.structure, plan)
+            fused = deepcopy(pruned.model).fuse()
             fused.to(memory_format=torch.channels_last)
             metrics, _, _ = val.run(
                 self.data, model=fused, dataloader=batches, save_dir=self.folder, plots=False,
-                **val_options(self.options),
+                **self.inputs.val_options(),
             )  # fmt: skip
-            times = self._time(network) if timed else (None, None)
-        parameters, operations = (self.costs.of_plan(plan)[quantity] for quantity in QUANTITIES)
-        left = sum(group.size - len(plan.removed(group)) for group in self.groups)
-        figures = [round(float(value), 5) for value in metrics[:4]]
-        point = Point(layer, ratio, left, round(parameters), round(operations / 1e9, 4), *figures, *times)
+            milliseconds, relative_time = self._time(pruned.model) if timed else (None, None)
+        costs = self.costs.of_plan(plan)
+        precision, recall, map50, map_ = [round(float(value), 5) for value in metrics[:4]]
+        point = Point(
+            layer,
+            ratio,
+            channels=sum(group.size - len(plan.removed(group)) for group in self.groups),
+            parameters=round(costs["params"]),
+            gflops=round(costs["flops"] / 1e9, 4),
+            precision=precision,
+            recall=recall,
+            map50=map50,
+            map=map_,
+            milliseconds=milliseconds,
+            relative_time=relative_time,
+        )
         self.record.add(point)
         return point
 
-    def _time(self, network: Any) -> tuple[float, float]:
-        from prune_tools.planning.latency import prepare, time_calls
-
+    def _time(self, network: DetectionModel) -> tuple[float, float]:
+        """Milliseconds of a network, absolute and as a share of the whole network's."""
         options = self.options
-        self._whole = self._whole or prepare(self.model, options.imgsz, options.runtime)
-        calls = {"narrow": prepare(network, options.imgsz, options.runtime), "whole": self._whole}
-        times = time_calls(calls, TIMING_SECONDS)
+        self._whole = self._whole or latency.prepare(self.inputs.model, options.imgsz, options.runtime)
+        calls = {"narrow": latency.prepare(network, options.imgsz, options.runtime), "whole": self._whole}
+        times = latency.time_calls(calls, TIMING_SECONDS)
         return round(times["narrow"], 3), round(times["narrow"] / times["whole"], 4)
 
     def publish(
@@ -191,14 +187,12 @@ class Survey:
         draw: Callable[[list[dict[str, Any]], dict[str, Any], Path], None],
     ) -> None:
         """Write record, table and picture of the finished survey into its folder, and log table and conclusion."""
-        from prune_tools.report.table import aligned, save_csv
-
-        kind = self.record.file.stem
-        command = command_line(f"prune_tools/{kind}.py", type(self.options), to_dict(self.options))
+        name = self.record.file.stem  # of the command
+        command = command_line(f"prune_tools/{name}.py", type(self.options), to_dict(self.options))
         self.record.save(conclusion=conclusion, command=command)
-        save_csv(points, self.folder / f"{kind}.csv")
+        save_csv(points, self.folder / f"{name}.csv")
         rows = [asdict(point) for point in points]
-        draw(rows, conclusion, self.folder / f"{kind}.png")
+        draw(rows, conclusion, self.folder / f"{name}.png")
         LOGGER.info(f"\n{aligned(table_rows(rows))}\n\n{text}")
-        names = ", ".join(f"{kind}.{suffix}" for suffix in ("csv", "json", "png"))
+        names = ", ".join(f"{name}.{suffix}" for suffix in ("csv", "json", "png"))
         LOGGER.info(f"Results saved to {colorstr('bold', str(self.folder))}: {names}")

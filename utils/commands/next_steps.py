@@ -1,16 +1,21 @@
-"""The commands that a command proposes when it has finished: what has to be repeated is, and every word is quoted."""
+"""The commands that a finished command proposes: they repeat what has to be repeated, and every word is quoted."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from utils.commands.options import AUTO_BATCH, command_line, default_of, flag_words, quoted, to_dict
 from utils.log import LOGGER
-from utils.training.options import TrainOptions
 
-ALWAYS = ("data", "imgsz")  # repeated although they may be the defaults, which differ between the commands
+ALWAYS = ("data", "imgsz")  # repeated even if they are the defaults, which differ between the commands
+
+
+class ScriptOptions(Protocol):
+    """Options that know the script they belong to, as those of trainings do."""
+
+    script: ClassVar[str]
 
 
 def log_next(*commands: str) -> None:
@@ -22,14 +27,14 @@ def following(
     script: str, options_class: type, given: Any, *, exact: bool = False, more: Mapping[str, Any] | None = None,
     **values: Any,
 ) -> str:  # fmt: skip
-    """The command of another script that goes on from a command with the options ``given``.
+    """The command of another script that continues from a command with the options ``given``.
 
     Args:
-        script: of the other command.
-        options_class: its options; a class that it inherits from will do, with those beyond it in ``more``.
+        script: the other command.
+        options_class: its options; a base class of them will do, with further ones in ``more``.
         given: options of the finished command. What both commands have and hand on (see ``option``) is repeated: data
-            and image size in any case, others where the user has changed them. None: there is nothing to repeat.
-        exact: repeat everything that both have, because the figures are to be the same.
+            and image size always, others where the user has changed them. None: there is nothing to repeat.
+        exact: repeat every option that both have, so that the figures are the same.
         more: options that ``options_class`` does not have.
         values: options of the other command, which go before ``given``'s.
     """
@@ -47,24 +52,24 @@ def following(
     return quoted(words)
 
 
-def again(options: TrainOptions, **changes: Any) -> str:
-    """The command of a training with these options, apart from ``changes``; in a run folder of its own."""
+def again(options: ScriptOptions, **changes: Any) -> str:
+    """The command of a training with these options but for ``changes``, in a new run folder."""
     return command_line(options.script, type(options), to_dict(options) | {"exist_ok": False} | changes)
 
 
 def handed_on(given: Any, options_class: type, exact: bool = True) -> dict[str, Any]:
     """The values of ``given`` that a command with ``options_class`` takes over, as in ``following``."""
     taken = {field.name for field in dataclasses.fields(options_class) if field.metadata["handed_on"]}
-    found: dict[str, Any] = {}
+    repeated: dict[str, Any] = {}
     for field in dataclasses.fields(given) if given is not None else ():
         name, value = field.name, getattr(given, field.name)
         if not field.metadata["handed_on"] or name not in taken or value is None:
             continue
         if not exact and name not in ALWAYS and value == default_of(field):
             continue
-        if not hasattr(options_class, "sync_bn"):  # one process, whose batch has to be said
+        if not hasattr(options_class, "sync_bn"):  # it runs in one process, with a batch size of its own
             value = value.split(",")[0] if name == "device" else value
             if name == "batch_size" and value == AUTO_BATCH:
                 continue
-        found[name] = value
-    return found
+        repeated[name] = value
+    return repeated

@@ -14,7 +14,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from utils.version import MADE_BY
 
 Options = TypeVar("Options")
 AUTO_BATCH = -1  # --batch-size that stands for what fits
-MOST = 1_000_000  # the largest whole number of an option, where it says no other
+MOST = 1_000_000  # the largest whole number of an option that sets no other limit
 LARGEST_IMAGE = 65_536  # pixels of a side
 LARGEST_SEED = 2**32 - 1
 
@@ -34,9 +34,34 @@ FOLDER = "folder"  # follows from where the checkpoint lies; the record is not r
 CALL = "call"  # this command line alone decides; the record is not read
 
 
+@dataclass(frozen=True)
+class Range:
+    """The numbers that an option takes, from ``least`` (None: any value is taken) to ``most``."""
+
+    least: float | None
+    most: float
+    open_below: bool = False  # without ``least`` itself
+    open_above: bool = False  # without ``most`` itself
+
+    def __contains__(self, number: Any) -> bool:
+        """Tell whether ``number`` lies within the range; NaN does not."""
+        if self.least is None:
+            return True
+        high_enough = self.least < number if self.open_below else self.least <= number
+        low_enough = number < self.most if self.open_above else number <= self.most
+        return high_enough and low_enough
+
+    def words(self, whole: bool) -> str:
+        """The range as it is written in messages."""
+        if whole:
+            return f"be at least {self.least} and at most {self.most}"
+        return f"lie in {'(' if self.open_below else '['}{self.least:g}, {self.most:g}{')' if self.open_above else ']'}"
+
+
 def option(
     default: Any, text: str, *aliases: str, on_resume: str = KEPT, handed_on: bool = True, path: bool = False,
-    at_least: float | None = None, at_most: float = MOST, also: tuple[Any, ...] = (), **argparse_arguments: Any,
+    at_least: float | None = None, at_most: float = MOST, above: float | None = None, below: float | None = None,
+    also: tuple[Any, ...] = (), identity: bool | tuple[str, ...] = True, **argparse_arguments: Any,
 ) -> Any:  # fmt: skip
     """A dataclass field that is also a flag: ``text`` is its help, ``aliases`` are further spellings.
 
@@ -49,15 +74,45 @@ def option(
             belongs to one run alone, such as its name.
         path: the value names a file or a folder.
         at_least, at_most: the range of a number, or of each in a list; every option that is a number has one.
-        also: what is allowed beside these numbers.
+        above, below: the same without the bound itself.
+        also: values that are allowed in addition to these numbers.
+        identity: results of another value are other results (see ``identity_of``); False for what changes no result,
+            names of steps where only these depend on it.
     """
+    limits = Range(
+        at_least if above is None else above, at_most if below is None else below, above is not None, below is not None
+    )
     metadata = {
         "help": text, "aliases": aliases, "arguments": argparse_arguments, "on_resume": on_resume,
-        "handed_on": handed_on, "path": path, "range": (at_least, at_most), "also": also,
+        "handed_on": handed_on, "path": path, "range": limits, "also": also,
+        "identity": identity,
     }  # fmt: skip
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class CheckedOptions:
+    """Base of options whose numbers and switches are checked first.
+
+    Each class checks what it adds in ``__post_init__`` after ``super().__post_init__()``. Options do not change once
+    they are made; ``settle`` fills in defaults that depend on other options while they are.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of their range. Raises InputError."""
+        check_numbers(self)
+
+
+def identity_of(options: Any, step: str = "") -> dict[str, Any]:
+    """The plain values of the options that decide on a result: of ``step``, or those that all steps depend on."""
+    values, chosen = to_dict(options), {}
+    for field in dataclasses.fields(options):
+        steps = field.metadata["identity"]
+        if steps is True or (steps and step in steps):
+            chosen[field.name] = values[field.name]
+    return chosen
 
 
 def flag_of(name: str) -> str:
@@ -162,24 +217,31 @@ def quoted(words: Sequence[str]) -> str:
 
 
 def check_numbers(options: Any) -> None:
-    """Check every option that is a number, or a list of numbers, or a switch; None passes where it is the default.
+    """Check every option that is a number, a list of numbers or a switch; None passes where it is the default.
 
     Raises:
-        InputError: by flag, the first value that is of another kind or out of its range.
+        InputError: by flag, the first value of another type or out of its range.
     """
     for field in dataclasses.fields(options):
-        value, default, flag = getattr(options, field.name), default_of(field), flag_of(field.name)
-        least, most = field.metadata.get("range", (None, MOST))
+        value, default = getattr(options, field.name), default_of(field)
+        limits: Range = field.metadata["range"]
         if isinstance(default, bool) and "nargs" not in field.metadata["arguments"]:
             if value not in (True, False):
-                raise InputError(f"{flag} is a switch: expected True or False, got {short_repr(value)}")
-        elif least is not None and value is not default and not any(value == other for other in field.metadata["also"]):
-            sample = default[0] if isinstance(default, list) and default else default
-            whole = field.metadata["arguments"].get("type", type(sample)) is int
+                raise InputError(f"{flag_of(field.name)} is a switch: expected True or False, got {short_repr(value)}")
+        elif limits.least is not None and value is not default and value not in field.metadata["also"]:
             for number in value if isinstance(value, (list, tuple)) else [value]:
-                is_number = isinstance(number, numbers.Integral if whole else numbers.Real)
-                if not is_number or isinstance(number, bool) or not least <= number <= most:
-                    bounds = f"be at least {least} and at most {most}" if whole else f"lie in [{least:g}, {most:g}]"
-                    kind = ", a whole number" if whole else ""
-                    others = "".join(f", or be {other}" for other in field.metadata["also"])
-                    raise InputError(f"{flag} must {bounds}{kind}{others}, got {short_repr(number)}")
+                _check_number(field, number)
+
+
+def _check_number(field: dataclasses.Field, number: Any) -> None:
+    """Raise InputError unless ``number`` is one that the option takes."""
+    default, limits = default_of(field), field.metadata["range"]
+    sample = default[0] if isinstance(default, list) and default else default
+    whole = field.metadata["arguments"].get("type", type(sample)) is int
+    is_number = isinstance(number, numbers.Integral if whole else numbers.Real) and not isinstance(number, bool)
+    if not is_number or number not in limits:
+        type_words = ", a whole number" if whole else ""
+        others = "".join(f", or be {other}" for other in field.metadata["also"])
+        raise InputError(
+            f"{flag_of(field.name)} must {limits.words(whole)}{type_words}{others}, got {short_repr(number)}"
+        )

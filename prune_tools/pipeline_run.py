@@ -1,0 +1,260 @@
+"""The work of pipeline.py: train, sparsify, prune and fine-tune, continue what was interrupted, compare."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import train
+import val
+from detect import DetectOptions
+from export import ExportOptions
+from models.loading import load_checkpoint
+from prune_tools import finetune, prune, train_sparity
+from prune_tools.finetune import FinetuneOptions
+from prune_tools.options import PruneOptions
+from prune_tools.pipeline_options import STEPS, PipelineOptions
+from prune_tools.pipeline_report import report_of
+from prune_tools.planning.goals import Target
+from prune_tools.report.pictures import draw_gammas, draw_run
+from prune_tools.report.table import as_text, compare, save_csv, save_picture
+from prune_tools.survey.record import find_surveys, surveys_of
+from prune_tools.train_sparity import SparseOptions
+from prune_tools.tuning.recipes import recipe_after
+from utils.checks import check_dataset
+from utils.commands.interrupts import advising, same_command
+from utils.commands.next_steps import following, log_next
+from utils.commands.options import build, identity_of
+from utils.dataset.labels import find_images
+from utils.errors import InputError, short_repr
+from utils.log import LOGGER, colorstr
+from utils.model_info import count_parameters, gflops
+from utils.storage.files import atomic_path, increment_path, make_folder, read_yaml_mapping, write_yaml
+from utils.storage.folder_lock import held_folder
+from utils.training.options import TrainOptions
+
+RECORD = "pipeline.yaml"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a pipeline: its name in tables, what it does (one of STEPS), and its round, from 1."""
+
+    name: str
+    work: str
+    round: int
+
+
+def steps_of(rounds: int) -> list[Step]:
+    """All steps: one for the base and three for each round; those of the last round are named by their work alone."""
+    steps = [Step(STEPS[0], STEPS[0], 1)]
+    for number in range(1, rounds + 1):
+        prefix = "" if number == rounds else f"round{number}-"
+        steps += [Step(prefix + work, work, number) for work in STEPS[1:]]
+    return steps
+
+
+class Pipeline:
+    """The steps in their folders, with a record of the options of each and of the finished checkpoints.
+
+    A step is kept as long as its options and the step before it are the same; otherwise it and those after it are
+    repeated in new folders (pruned2, ...). Nothing is overwritten.
+
+    Attributes:
+        options: of the whole pipeline.
+        folder: the run folder.
+        folders: by name of the step.
+        record: the content of pipeline.yaml: by name of the step, its options, folder and checkpoint.
+    """
+
+    def __init__(self, options: PipelineOptions) -> None:
+        """Open or create the run folder and read its record."""
+        self.options = options
+        self.folder = make_folder(Path(options.project) / options.name).resolve()
+        self.folders: dict[str, Path] = {}
+        self.record: dict[str, Any] = {}
+        if (self.folder / RECORD).is_file():
+            self.record = read_yaml_mapping(self.folder / RECORD)
+            self._check_record()
+
+    def _check_record(self) -> None:
+        """Raise InputError when the record is damaged, or names a folder or a checkpoint outside the run folder."""
+        for step, entry in self.record.items():
+            sound = isinstance(entry, dict) and isinstance(entry.get("options"), dict)
+            names = [entry.get("folder"), entry.get("checkpoint")] if sound else [None]
+            for name in names:
+                inside = isinstance(name, str) and (self.folder / name).resolve().is_relative_to(self.folder)
+                if not inside or not entry["folder"]:
+                    raise InputError(
+                        f"{self.folder / RECORD} is damaged at {short_repr(step)}: delete the lines of this step, "
+                        "which is then repeated, or choose another --name"
+                    )
+
+    def run(self) -> dict[str, Path]:
+        """Run what is not finished; returns the checkpoint of each step."""
+        checkpoints: dict[str, Path] = {}
+        before, steps = "", steps_of(self.options.rounds)
+        start = Path()  # the checkpoint of the step before
+        for number, step in enumerate(steps, start=1):
+            entry = self._open(step, before)
+            self.folders[step.name] = self.folder / entry["folder"]
+            done = self.folder / entry["checkpoint"] if entry["checkpoint"] else None
+            if done is not None and done.is_file():
+                LOGGER.info(f"Step {number}/{len(steps)}, {step.name}: already finished, {done}")
+            else:
+                LOGGER.info(colorstr(f"\nStep {number}/{len(steps)}: {step.name}"))
+                done = self._make(step, start)
+                entry["checkpoint"] = str(done.relative_to(self.folder))
+                write_yaml(self.folder / RECORD, self.record)
+            before, start, checkpoints[step.name] = entry["folder"], done, done
+        return checkpoints
+
+    def _open(self, step: Step, before: str) -> dict[str, Any]:
+        """The record of a step with the present options, new if it was made with others; ``before``: a folder."""
+        options = identity_of(self.options, step.work) | {"after": before}
+        if self.options.rounds > 1 and step.work != "base":
+            options["rounds"] = self.options.rounds
+        entry = self.record.get(step.name)
+        if entry is None or {"single_cls": False, **entry["options"]} != options:  # earlier records do not have it
+            entry = {"options": options, "folder": increment_path(self.folder / step.name).name, "checkpoint": ""}
+            self.record[step.name] = entry
+            write_yaml(self.folder / RECORD, self.record)
+        return entry
+
+    def _make(self, step: Step, start: Path) -> Path:
+        """Run one step from the checkpoint ``start``; returns its own."""
+        if step.work == "base":
+            return self._base(step.name)
+        target = target_of_round(self.options, step.round, self._teacher(), start)
+        options = self.options.of_round(step.round, target)
+        if step.work == "sparse":
+            return self._sparse(step.name, options, start)
+        if step.work == "pruned":
+            return self._pruned(step.name, options, start)
+        return self._finetuned(step.name, options, start)
+
+    def _base(self, step: str) -> Path:
+        options = self.options
+        keywords = {"weights": options.weights, "cfg": options.cfg, "epochs": options.base_epochs}
+        return self._train(train.main, TrainOptions, step, **keywords)
+
+    def _sparse(self, step: str, options: PipelineOptions, start: Path) -> Path:
+        keywords = {"weights": str(start), "epochs": options.sparse_epochs, **options.of_penalty()}
+        if options.penalty == "polarize":
+            keywords["teacher"] = str(self._teacher())
+        return self._train(train_sparity.main, SparseOptions, step, **keywords)
+
+    def _pruned(self, step: str, options: PipelineOptions, start: Path) -> Path:
+        chosen = build(
+            PruneOptions, weights=[str(start)], cfg="", data=options.data,
+            batch_size=options.batch_size, imgsz=options.imgsz, device=options.device, project=str(self.folder),
+            name=self.folders[step].name, exist_ok=True, single_cls=options.single_cls, **options.of_pruning(),
+        )  # fmt: skip
+        return Path(prune.main(chosen)) / "pruned_model.pt"
+
+    def _finetuned(self, step: str, options: PipelineOptions, start: Path) -> Path:
+        keywords = {"weights": str(start), "epochs": options.finetune_epochs, "teacher": str(self._teacher())}
+        keywords["recipe"] = options.recipe or ("" if options.hyp else self._recipe(start.parent))
+        return self._train(finetune.main, FinetuneOptions, step, **keywords)
+
+    def _recipe(self, pruned: Path) -> str:
+        """The recipe for the model in the folder ``pruned``, by the share of the base's mAP50 that it has kept."""
+        options = self.options
+        figures = json.loads((pruned / "report.json").read_text(encoding="utf-8"))
+        metrics, _, _ = val.run(
+            options.data, str(self._teacher()), imgsz=options.imgsz, batch_size=options.batch_size * 2, plots=False,
+            device=options.device, workers=options.workers, single_cls=options.single_cls,
+        )  # fmt: skip
+        return recipe_after(figures["steps"][-1]["map50"], metrics[2])
+
+    def _teacher(self) -> Path:
+        """The base model's checkpoint."""
+        return self.folder / self.record["base"]["checkpoint"]
+
+    def _train(self, command: Any, options_class: type, step: str, **keywords: Any) -> Path:
+        """One training in the folder of ``step``, resumed if it was interrupted; returns its best checkpoint."""
+        options = self.options
+        unfinished, best = self.folders[step] / "weights/last.pt", self.folders[step] / "weights/best.pt"
+        if unfinished.is_file() and not resumable(unfinished):  # the training ended, and its record was not written
+            return best
+        common = {
+            "data": options.data, "imgsz": options.imgsz, "batch_size": options.batch_size,
+            "device": options.device, "workers": options.workers, "seed": options.seed, "project": str(self.folder),
+            "name": self.folders[step].name, "exist_ok": True, "single_cls": options.single_cls,
+            "cache": options.cache,
+            "resume": str(unfinished) if resumable(unfinished) else False,
+        }  # fmt: skip
+        if options.hyp:
+            common["hyp"] = options.hyp
+        if command(build(options_class, **common, **keywords)) is None:
+            raise InputError(f"the step {step} was stopped before its end: run the same command to continue it")
+        return best
+
+
+def resumable(checkpoint: Path) -> bool:
+    """Tell whether ``checkpoint`` is of an interrupted training: it exists and still has its optimizer."""
+    return checkpoint.is_file() and load_checkpoint(checkpoint).get("optimizer") is not None
+
+
+def target_of_round(options: PipelineOptions, number: int, base: Path, present: Path) -> Target | None:
+    """The absolute target of round ``number``; None for a pipeline with one round, or without a budget.
+
+    From the cost of ``present``, the checkpoint that the round starts from, the network shrinks by the same factor in
+    this and all later rounds; ratios are of the cost of ``base``.
+    """
+    target = options.target()
+    if options.rounds == 1 or options.percent is not None or target is None:
+        return None
+    now = _cost(target.quantity, present)
+    goal = min(target.budget(_cost(target.quantity, base)), now)  # never more than there is
+    rounds_left = options.rounds - number + 1
+    return Target(target.quantity, now * (goal / now) ** (1 / rounds_left), relative=False)
+
+
+def _cost(quantity: str, checkpoint: Path) -> float:
+    """Parameters or operations of the model of a checkpoint."""
+    model = load_checkpoint(checkpoint)["model"].float()
+    return float(count_parameters(model)) if quantity == "params" else 1e9 * (gflops(model, 640) or 0.0)
+
+
+def pipeline_run(options: PipelineOptions) -> Path:
+    """Run the steps, write table, pictures and report; returns the run folder."""
+    run_folder = Path(options.project) / options.name
+    surveys = find_surveys(options, run_folder)
+    with held_folder(make_folder(run_folder)), advising(same_command):
+        return _run_and_report(options, surveys)
+
+
+def _run_and_report(options: PipelineOptions, surveys: dict[str, dict[str, Any]]) -> Path:
+    pipeline = Pipeline(options)
+    checkpoints = pipeline.run()
+    folder = pipeline.folder
+    LOGGER.info(colorstr("\nComparing the models"))
+    rows = compare(
+        checkpoints, options.data, options.imgsz, folder / "comparison", batch_size=options.batch_size * 2,
+        device=options.device, workers=options.workers, single_cls=options.single_cls,
+    )  # fmt: skip
+    text = as_text(rows)
+    with atomic_path(folder / "table.txt") as draft:
+        draft.write_text(text + "\n", encoding="utf-8")
+    save_csv(rows, folder / "table.csv")
+    save_picture(rows, folder / "table.png")
+    surveys = surveys_of(surveys, [checkpoints["base"], checkpoints["sparse"]])
+    report = report_of(options, pipeline.folders, checkpoints, rows, surveys)
+    draw_gammas(report.gammas, folder / "gammas.png")
+    images = find_images(check_dataset(options.data, splits=("val",))["val"])
+    draw_run(checkpoints, images, options.imgsz, options.device, folder)
+    shown = {step: checkpoints[step] for step in (STEPS[0], STEPS[-1])}
+    report.show_detections(shown, images, options.imgsz, options.device)
+    report.save(folder)
+    names = "report.html and .json, table.txt, .csv and .png, gammas.png, widths.png, detections.jpg"
+    LOGGER.info(f"\n{text}\n\nResults saved to {colorstr('bold', str(folder))}: {names}")
+    LOGGER.info(f"The pruned detector: {checkpoints['finetuned']}")
+    weights = str(checkpoints["finetuned"])
+    log_next(
+        following("detect.py", DetectOptions, options, weights=weights, source="IMAGES"),
+        following("export.py", ExportOptions, options, weights=weights, include=["onnx"]),
+    )
+    return folder
