@@ -1,7 +1,7 @@
 """Greedy non-maximum suppression of many images together, for GPUs.
 
-torchvision's operator takes one image at a time, and the host waits for each. Here all images advance together, a block
-of boxes at a time, and the host waits once a block. The rule and the arithmetic are those of ``nms.suppress_overlaps``.
+torchvision's operator takes one image at a time, and the host waits for each. Here all images advance together, one
+block of boxes at a time, and the host waits once per block. Rule and arithmetic are those of ``nms.suppress_overlaps``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 BLOCK_BOXES = 256  # boxes of each image that are judged at a time
-ROUNDS = 4  # of the greedy rule between two looks at whether it has settled
-MOST_DETECTIONS = 1024  # per image; for more, the boxes kept so far would take too much memory
-MOST_PAIRS = 2**25  # of boxes that are compared at a time
+ROUNDS = 4  # rounds of the greedy rule between two checks whether it has settled
+MOST_DETECTIONS = 1024  # per image; with more, the kept boxes would take too much memory
+MOST_PAIRS = 2**25  # pairs of boxes that are compared at a time
 
 Overlaps = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
@@ -21,16 +21,16 @@ Overlaps = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 def suppress_together(
     boxes: torch.Tensor, counts: Sequence[int], threshold: float, limit: int, overlaps: Overlaps
 ) -> list[torch.Tensor]:
-    """Indices of the boxes that are kept, for each image, by falling score.
+    """Return for each image the indices of the boxes that are kept, by falling score.
 
     Args:
         boxes: (n, 4) corners, image by image, within each by falling score.
-        counts: boxes of each image.
-        threshold: overlap above which the later box is dropped.
-        limit: at most so many are kept of an image, up to MOST_DETECTIONS.
+        counts: number of boxes of each image.
+        threshold: IoU above which the later box is dropped.
+        limit: maximum number of kept boxes per image, up to MOST_DETECTIONS.
         overlaps: (..., N, 4) and (..., M, 4) corners -> (..., N, M), true where the IoU exceeds a threshold.
     """
-    images = max(1, MOST_PAIRS // (BLOCK_BOXES * (BLOCK_BOXES + limit)))  # that are judged at a time
+    images = max(1, MOST_PAIRS // (BLOCK_BOXES * (BLOCK_BOXES + limit)))  # judged at a time
     kept: list[torch.Tensor] = []
     first = 0
     for start in range(0, len(counts), images):
@@ -44,24 +44,27 @@ def suppress_together(
 def _suppress_part(
     boxes: torch.Tensor, counts: Sequence[int], threshold: float, limit: int, overlaps: Overlaps
 ) -> list[torch.Tensor]:
+    """Do the same for so few images (B) that they can be judged together."""
     device, images = boxes.device, len(counts)
     if not sum(counts):
         return [torch.zeros(0, dtype=torch.long, device=device)] * images
     sizes = torch.tensor(counts, device=device)  # (B,)
     starts = sizes.cumsum(0) - sizes
-    # One column more than the limit: what no longer fits goes there. Boxes of zeros overlap nothing.
-    kept_boxes = boxes.new_zeros(images, limit + 1, 4)
-    kept_index = torch.zeros(images, limit + 1, dtype=torch.long, device=device)
-    kept_count = torch.zeros(images, dtype=torch.long, device=device)
-    steps = torch.arange(BLOCK_BOXES, device=device)
+    # The column after the limit takes what no longer fits. Boxes of zeros overlap nothing.
+    kept_boxes = boxes.new_zeros(images, limit + 1, 4)  # (B, L + 1, 4)
+    kept_index = torch.zeros(images, limit + 1, dtype=torch.long, device=device)  # (B, L + 1)
+    kept_count = torch.zeros(images, dtype=torch.long, device=device)  # (B,)
+    steps = torch.arange(BLOCK_BOXES, device=device)  # (K,)
     for block in range(0, max(counts), BLOCK_BOXES):
         inside = block + steps < sizes[:, None]  # (B, K)
-        index = (starts[:, None] + block + steps).clamp(max=len(boxes) - 1)
+        index = (starts[:, None] + block + steps).clamp(max=len(boxes) - 1)  # (B, K)
         own = boxes[index]  # (B, K, 4)
         before = min(block, limit)  # no image has kept more so far
-        free = inside & ~overlaps(kept_boxes[:, :before], own, threshold).any(1) if before else inside
-        keep = _settle(overlaps(own, own, threshold), free)
-        column = kept_count[:, None] + keep.cumsum(1) - 1
+        free = inside  # (B, K): not suppressed by an earlier block
+        if before:
+            free = inside & ~overlaps(kept_boxes[:, :before], own, threshold).any(1)
+        keep = _settle(overlaps(own, own, threshold), free)  # (B, K)
+        column = kept_count[:, None] + keep.cumsum(1) - 1  # (B, K): where each kept box goes
         column = torch.where(keep & (column < limit), column, limit)
         kept_index.scatter_(1, column, index)
         kept_boxes.scatter_(1, column[..., None].expand(-1, -1, 4), own)
@@ -72,12 +75,13 @@ def _suppress_part(
 
 
 def _settle(overlapping: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
-    """The greedy rule within blocks of K boxes by falling score: (B, K, K) overlaps, (B, K) mask -> (B, K) kept.
+    """Solve the greedy rule within blocks of K boxes by falling score: (B, K, K) overlaps, (B, K) mask -> (B, K) kept.
 
-    A free box is kept when no kept box before it overlaps it. Applied to all boxes at once, this settles at least one
-    more in each round, from the front; what a round does not change is the one solution.
+    A free box is kept if no kept box before it overlaps it. Each round applies this to all boxes at once and settles at
+    least one more, from the front. When a round changes nothing, the solution is found, and it is unique.
     """
-    conflicts = (overlapping & free[:, :, None] & free[:, None]).triu(1).to(torch.float16)  # from row to column
+    # (B, K, K): 1 where the row's box would suppress the column's
+    conflicts = (overlapping & free[:, :, None] & free[:, None]).triu(1).to(torch.float16)
     keep = free
     while True:
         for _ in range(ROUNDS):

@@ -1,8 +1,8 @@
-"""Conversions between box forms, and the overlap of boxes.
+"""Conversions between box formats, and the overlap of boxes.
 
-Forms: ``xyxy`` = left, top, right, bottom corner; ``xywh`` = centre x, centre y, width, height; a trailing ``n`` =
-divided by the width and height of the image (0 to 1). All functions take tensors or arrays of shape (..., 4+): the
-box is in the first four columns, further columns are carried along.
+Formats: ``xyxy`` = left, top, right, bottom; ``xywh`` = centre x, centre y, width, height; a trailing ``n`` = divided
+by the width and height of the image (0 to 1). All functions take tensors or arrays of shape (..., 4+): the box is in
+the first four columns, and further columns are carried along.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Boxes = TypeVar("Boxes", "torch.Tensor", np.ndarray)
 
 
 def as_array(values: torch.Tensor | np.ndarray) -> np.ndarray:
-    """The values in NumPy, without a copy where that is possible."""
+    """Convert to NumPy, without a copy where possible."""
     return values if isinstance(values, np.ndarray) else values.detach().cpu().numpy()
 
 
@@ -49,7 +49,7 @@ def xywh2xyxy(x: Boxes) -> Boxes:
 
 
 def xywhn2xyxy(x: Boxes, w: float = 640, h: float = 640, padw: float = 0, padh: float = 0) -> Boxes:
-    """Normalised centre and size (..., 4+) -> corners in pixels of an image of ``w`` x ``h`` placed at (padw, padh)."""
+    """Normalised centre and size (..., 4+) -> corners in pixels, of an image of ``w`` x ``h`` at (padw, padh)."""
     result = xywh2xyxy(x)
     result[..., 0:4:2] = result[..., 0:4:2] * w + padw
     result[..., 1:4:2] = result[..., 1:4:2] * h + padh
@@ -59,7 +59,7 @@ def xywhn2xyxy(x: Boxes, w: float = 640, h: float = 640, padw: float = 0, padh: 
 def xyxy2xywhn(x: Boxes, w: float = 640, h: float = 640, clip: bool = False, eps: float = 0.0) -> Boxes:
     """Corners in pixels (..., 4+) -> centre and size divided by ``w`` and ``h``, as a copy.
 
-    ``clip`` first moves the corners into [0, w - eps] and [0, h - eps]; the input is left as it is.
+    ``clip`` first clips a copy of the corners to [0, w - eps] and [0, h - eps].
     """
     corners = clip_coords(_floating_copy(x), (h - eps, w - eps)) if clip else x
     result = xyxy2xywh(corners)
@@ -74,18 +74,19 @@ def scale_coords(
     img0_shape: Sequence[float],
     ratio_pad: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Boxes:
-    """Map corners from a letterboxed image to the original image, clipped to it: in place, and returned.
+    """Map corners from a letterboxed image to the original image and clip them to it, in place; returns ``coords``.
 
     Args:
         img1_shape: (height, width) of the letterboxed image, in which ``coords`` are given.
         coords: floating-point corners (..., 4+) in pixels.
         img0_shape: (height, width, ...) of the original image.
-        ratio_pad: ((height ratio, width ratio), (left padding, top padding)) as the loader recorded them; computed
-            from the two shapes when absent. The height ratio serves for both axes, which is YOLOv5's rule.
+        ratio_pad: ((height ratio, width ratio), (left padding, top padding)) as recorded by the loader; computed
+            from the two shapes if absent. As in YOLOv5, the height ratio applies to both axes.
     """
     if ratio_pad is None:
         gain = min(img1_shape[0] / img0_shape[0], img1_shape[1] / img0_shape[1])
-        left, top = ((img1_shape[axis] - img0_shape[axis] * gain) / 2 for axis in (1, 0))
+        left = (img1_shape[1] - img0_shape[1] * gain) / 2
+        top = (img1_shape[0] - img0_shape[0] * gain) / 2
     else:
         gain = ratio_pad[0][0]
         left, top = ratio_pad[1]
@@ -96,7 +97,7 @@ def scale_coords(
 
 
 def clip_coords(boxes: Boxes, shape: Sequence[float]) -> Boxes:
-    """Move corners (..., 4+) into an image of ``shape`` (height, width, ...): in place, and returned."""
+    """Clip corners (..., 4+) to an image of ``shape`` (height, width, ...), in place; returns ``boxes``."""
     for start, limit in ((0, shape[1]), (1, shape[0])):
         values = boxes[..., start:4:2]  # a view: the corners of one axis
         if isinstance(values, np.ndarray):
@@ -107,17 +108,18 @@ def clip_coords(boxes: Boxes, shape: Sequence[float]) -> Boxes:
 
 
 def box_iou(box1: Boxes, box2: Boxes, eps: float = 1e-7) -> Boxes:
-    """Intersection over union of every box of ``box1`` (N, 4) with every box of ``box2`` (M, 4), corners -> (N, M).
+    """Intersection over union of each of ``box1`` (N, 4) with each of ``box2`` (M, 4), both as corners -> (N, M).
 
-    ``eps`` is added to the union, so that two empty boxes give 0.
+    ``eps`` is added to the union, so two empty boxes give 0.
     """
     if isinstance(box1, np.ndarray):
         library: Any = np
     else:
         import torch as library
-    low = library.maximum(box1[:, None, :2], box2[None, :, :2])
-    high = library.minimum(box1[:, None, 2:4], box2[None, :, 2:4])
-    width_height = (high - low).clip(0)
-    shared = width_height[..., 0] * width_height[..., 1]
-    area1, area2 = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (box1, box2))
+    low = library.maximum(box1[:, None, :2], box2[None, :, :2])  # (N, M, 2)
+    high = library.minimum(box1[:, None, 2:4], box2[None, :, 2:4])  # (N, M, 2)
+    width_height = (high - low).clip(0)  # (N, M, 2)
+    shared = width_height[..., 0] * width_height[..., 1]  # (N, M)
+    area1 = (box1[:, 2] - box1[:, 0]) * (box1[:, 3] - box1[:, 1])  # (N,)
+    area2 = (box2[:, 2] - box2[:, 0]) * (box2[:, 3] - box2[:, 1])  # (M,)
     return shared / (area1[:, None] + area2[None] - shared + eps)

@@ -1,7 +1,7 @@
-"""Non-maximum suppression: from the raw output of a detector to a list of detections for each image.
+"""Non-maximum suppression: the raw output of a detector becomes a list of detections for each image.
 
-Nothing is dropped for lack of time, and the result does not depend on which of the two implementations runs:
-torchvision's compiled operator where it loads, else ``suppress_overlaps``, which follows the same rule in torch.
+There is no time limit, and the result does not depend on which of two implementations runs: torchvision's compiled
+operator where it loads, else ``suppress_overlaps``, which applies the same rule in torch.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from utils.geometry.batched_nms import MOST_DETECTIONS, suppress_together
 from utils.geometry.boxes import xywh2xyxy
 from utils.log import log_once
 
-CLASS_OFFSET_PIXELS = 7680  # boxes of different classes are moved this far apart, so that they never overlap
-MAX_CANDIDATES = 30_000  # the best-scored boxes of an image that enter the suppression
-BLOCK_BOXES = 256  # boxes compared with one another at a time by the torch implementation
-KEPT_BLOCK_BOXES = 4096  # kept boxes compared with a block at a time: bounds the memory
+CLASS_OFFSET_PIXELS = 7680  # shift between boxes of different classes, so that they never overlap
+MAX_CANDIDATES = 30_000  # highest-scored boxes of an image that enter the suppression
+BLOCK_BOXES = 256  # boxes that the torch implementation compares with one another at a time
+KEPT_BLOCK_BOXES = 4096  # kept boxes compared with a block at a time: limits memory
 
 CompiledNMS = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
@@ -48,28 +48,29 @@ def non_max_suppression(
         prediction: (B, N, 5 + nc) rows of centre x, centre y, width, height (pixels of the network input), objectness,
             class probabilities; or a tuple or list whose first element is that tensor. It is not modified.
         conf_thres: objectness, and objectness times class probability, must exceed this.
-        iou_thres: a box is dropped when it overlaps a better one of its class by more than this.
-        classes: keep these class indices only; None keeps all.
-        agnostic: boxes of different classes suppress each other too.
-        multi_label: a box may give one detection for every class over the threshold, not just for the best one.
+        iou_thres: a box is dropped if its IoU with a better one of its class exceeds this.
+        classes: keep only these class indices; None keeps all.
+        agnostic: boxes of different classes suppress each other, too.
+        multi_label: a box may give a detection for every class over the threshold, not only for the best one.
         labels: for each image, known boxes (M, 5) of class, centre x, centre y, width, height in pixels, which join
             the predictions with a confidence of 1.
-        max_det: at most this many detections are returned for an image.
+        max_det: maximum number of detections per image.
 
     Returns:
-        For each image a tensor (n, 6) of x1, y1, x2, y2, confidence, class, by falling confidence; (0, 6) when empty.
+        For each image a tensor (n, 6) of x1, y1, x2, y2, confidence, class, by falling confidence; (0, 6) if empty.
 
     Raises:
-        InputError: a threshold outside [0, 1], ``max_det`` below 1, or a tensor of another shape.
+        InputError: a threshold is outside [0, 1], ``max_det`` is below 1, or the tensor has another shape.
     """
     if not isinstance(prediction, torch.Tensor):
         prediction = prediction[0]
     _check_arguments(prediction, conf_thres, iou_thres, max_det)
-    candidates, image = _candidates(*_rows(prediction, conf_thres, labels), conf_thres, multi_label)
+    rows, image = _rows(prediction, conf_thres, labels)  # (n, 5 + nc), (n,)
+    candidates, image = _candidates(rows, image, conf_thres, multi_label)  # (m, 6), (m,)
     if classes is not None:
-        wanted = torch.tensor(list(classes), dtype=torch.long, device=prediction.device)
-        chosen = torch.isin(candidates[:, 5].long(), wanted)
-        candidates, image = candidates[chosen], image[chosen]
+        kept_classes = torch.tensor(list(classes), dtype=torch.long, device=prediction.device)
+        keep = torch.isin(candidates[:, 5].long(), kept_classes)  # (m,)
+        candidates, image = candidates[keep], image[keep]
     counts = torch.bincount(image, minlength=len(prediction)).tolist()
     if candidates.is_cuda and len(counts) > 1 and max_det <= MOST_DETECTIONS:
         return _suppress_batch(candidates, image, counts, iou_thres, agnostic, max_det)
@@ -88,7 +89,7 @@ def _check_arguments(prediction: torch.Tensor, conf_thres: float, iou_thres: flo
 
 
 def _label_rows(label: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Turn labels (M, 5) of class, x, y, w, h into prediction rows (M, 5 + nc) of full confidence."""
+    """Turn labels (M, 5) of class, x, y, w, h into prediction rows (M, 5 + nc) with a confidence of 1."""
     label = label.to(like)
     rows = like.new_zeros(len(label), like.shape[1])
     rows[:, :4] = label[:, 1:5]
@@ -100,18 +101,17 @@ def _label_rows(label: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def _rows(
     prediction: torch.Tensor, conf_thres: float, labels: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows (n, 5 + nc) of all images with enough objectness, then each image's labels; the image of each (n,)."""
-    over = prediction[..., 4] > conf_thres
+    """Rows (n, 5 + nc) of all images with enough objectness, each image's labels after its own; their images (n,)."""
+    over = prediction[..., 4] > conf_thres  # (B, N)
     rows, image = prediction[over], over.nonzero()[:, 0]
     if rows.dtype in (torch.float16, torch.bfloat16):
         rows = rows.float()  # half precision cannot hold the shifted boxes
     if len(labels):
         known = torch.cat([_label_rows(label, rows) for label in labels])
         counts = torch.tensor([len(label) for label in labels], device=image.device)
-        rows, image = (
-            torch.cat((rows, known)),
-            torch.cat((image, torch.arange(len(labels), device=image.device).repeat_interleave(counts))),
-        )
+        image_of_label = torch.arange(len(labels), device=image.device).repeat_interleave(counts)
+        rows = torch.cat((rows, known))
+        image = torch.cat((image, image_of_label))
         order = image.argsort(stable=True)
         rows, image = rows[order], image[order]
     return rows, image
@@ -122,10 +122,10 @@ def _candidates(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Prediction rows (n, 5 + nc) -> (m, 6) of x1, y1, x2, y2, confidence, class over the threshold; their images (m,).
 
-    Images stay together; within one nothing is sorted.
+    The candidates of an image stay together, in no particular order.
     """
-    corners = xywh2xyxy(rows[:, :4])
-    scores = rows[:, 4:5] * rows[:, 5:]
+    corners = xywh2xyxy(rows[:, :4])  # (n, 4)
+    scores = rows[:, 4:5] * rows[:, 5:]  # (n, nc)
     if multi_label and scores.shape[1] > 1:
         row, category = (scores > conf_thres).nonzero(as_tuple=True)
         confidence = scores[row, category]
@@ -137,16 +137,18 @@ def _candidates(
 
 
 def _shifted(candidates: torch.Tensor, agnostic: bool) -> torch.Tensor:
-    """Corners (n, 4) of candidates (n, 6), those of different classes far apart unless ``agnostic``."""
-    return candidates[:, :4] if agnostic else candidates[:, :4] + candidates[:, 5:6] * CLASS_OFFSET_PIXELS
+    """Corners (n, 4) of candidates (n, 6); unless ``agnostic``, those of different classes are moved far apart."""
+    if agnostic:
+        return candidates[:, :4]
+    return candidates[:, :4] + candidates[:, 5:6] * CLASS_OFFSET_PIXELS
 
 
 def _suppress_batch(
     candidates: torch.Tensor, image: torch.Tensor, counts: list[int], iou_thres: float, agnostic: bool, max_det: int
 ) -> list[torch.Tensor]:
-    """Detections of each image, of candidates (n, 6) that come image by image, ``image`` (n,)."""
+    """Detections of each image, from candidates (n, 6) that come image by image; ``image`` (n,) is non-decreasing."""
     order = candidates[:, 4].argsort(descending=True, stable=True)
-    order = order[image[order].argsort(stable=True)]  # image by image again, within each by falling confidence
+    order = order[image[order].argsort(stable=True)]  # by image again, within each by falling confidence
     if max(counts) > MAX_CANDIDATES:
         order = torch.cat([part[:MAX_CANDIDATES] for part in order.split(counts)])
         counts = [min(count, MAX_CANDIDATES) for count in counts]
@@ -157,6 +159,7 @@ def _suppress_batch(
 
 
 def _suppress(candidates: torch.Tensor, iou_thres: float, agnostic: bool, max_det: int) -> torch.Tensor:
+    """Detections (k, 6) of one image, from its candidates (n, 6)."""
     if not len(candidates):
         return candidates
     order = candidates[:, 4].argsort(descending=True, stable=True)[:MAX_CANDIDATES]
@@ -172,10 +175,9 @@ def _suppress(candidates: torch.Tensor, iou_thres: float, agnostic: bool, max_de
 
 @cache
 def _compiled_nms(device_type: str) -> CompiledNMS | None:
-    """Return torchvision's operator if it works on this kind of device, else None, saying so once.
+    """Return torchvision's operator if it works on this type of device, else None, which is logged once.
 
-    torchvision is looked for here and not above: it takes time, and a build that does not fit torch's fails only when
-    the operator is called.
+    It is tried out: a torchvision that was not built for this torch may load and fail only when called.
     """
     try:
         with warnings.catch_warnings():
@@ -184,7 +186,7 @@ def _compiled_nms(device_type: str) -> CompiledNMS | None:
             box = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device_type)
             if nms(box, box[:, 2], 0.5).tolist() == [0]:
                 return nms
-            reason = "it gives a wrong result"
+            reason = "its result is wrong"
     except ModuleNotFoundError:
         log_once("NMS runs in plain torch: torchvision is not installed (same detections)", logging.INFO)
         return None
@@ -195,10 +197,10 @@ def _compiled_nms(device_type: str) -> CompiledNMS | None:
 
 
 def _torchvision_nms() -> CompiledNMS:
-    """torchvision's operator, from its library alone where that can be loaded: importing the package takes seconds."""
+    """Load torchvision's operator, from its library alone if possible: importing the whole package takes seconds."""
     package = find_spec("torchvision") if "torchvision" not in sys.modules else None
     if package is not None and package.origin is not None:
-        with suppress(OSError, RuntimeError, AttributeError):  # the import below says what is wrong
+        with suppress(OSError, RuntimeError, AttributeError):  # the import below raises what is wrong
             for library in Path(package.origin).parent.glob("_C*"):
                 torch.ops.load_library(str(library))
             return torch.ops.torchvision.nms
@@ -210,25 +212,28 @@ def _torchvision_nms() -> CompiledNMS:
 def suppress_overlaps(
     boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, limit: int | None = None
 ) -> torch.Tensor:
-    """Greedy non-maximum suppression in torch, by the rule of ``torchvision.ops.nms``.
+    """Greedy non-maximum suppression in torch, with the rule of ``torchvision.ops.nms``.
 
-    Boxes are visited by falling score (equal scores in the given order); one is kept unless its IoU with a box kept
-    before exceeds the threshold. Memory is bounded whatever the number of boxes.
+    Boxes are visited by falling score, equal scores in the given order; a box is kept unless its IoU with a box kept
+    earlier exceeds the threshold. Memory use does not depend on the number of boxes.
 
     Args:
         boxes: (N, 4) corners.
         scores: (N,).
         iou_threshold: overlap above which the lower-scored box is dropped.
-        limit: stop when this many are kept; kept boxes come in the order of their scores, so these are the first ones.
+        limit: stop when this many are kept; since boxes are kept by falling score, these are the best ones.
 
     Returns:
-        Indices of the kept boxes by falling score.
+        Indices (K,) of the kept boxes, by falling score.
     """
     order = scores.argsort(descending=True, stable=True)
     boxes = boxes[order]
     threshold = _round_down(iou_threshold, boxes.dtype)
-    kept, kept_indices, count = boxes[:0], [], 0
+    kept = boxes[:0]  # (K, 4)
+    kept_indices: list[torch.Tensor] = []
+    count = 0
     for start in range(0, len(boxes), BLOCK_BOXES):
+        # positions (n,) in score order of the boxes of this block that are still candidates
         position = torch.arange(start, min(start + BLOCK_BOXES, len(boxes)), device=boxes.device)
         for better in kept.split(KEPT_BLOCK_BOXES):
             position = position[~_overlaps(better, boxes[position], threshold).any(0)]
@@ -244,8 +249,8 @@ def suppress_overlaps(
 def _round_down(threshold: float, dtype: torch.dtype) -> float:
     """Largest number of ``dtype`` that does not exceed ``threshold``.
 
-    torchvision compares the IoU of single precision with the threshold in double precision; torch would first round
-    the threshold, perhaps upwards, and then an IoU right at it would be judged differently.
+    torchvision compares an IoU in single precision with a threshold in double precision. torch would round the
+    threshold first, perhaps upwards, and then judge an IoU right at it differently.
     """
     if dtype != torch.float32:
         return threshold
@@ -254,14 +259,14 @@ def _round_down(threshold: float, dtype: torch.dtype) -> float:
 
 
 def _overlaps(first: torch.Tensor, second: torch.Tensor, threshold: float) -> torch.Tensor:
-    """(..., N, 4) and (..., M, 4) corners -> (..., N, M), true where the IoU exceeds the threshold.
+    """Compare corners (..., N, 4) with (..., M, 4) -> (..., N, M), true where the IoU exceeds the threshold.
 
-    The order of the operations is torchvision's: the results agree to the last bit. Two boxes without area give 0/0,
+    The order of operations is torchvision's, so the results agree to the last bit. Two boxes without area give 0 / 0,
     which exceeds nothing.
     """
     left, top, right, bottom = first[..., None].unbind(-2)  # (..., N, 1)
     left2, top2, right2, bottom2 = second.mT[..., None, :].unbind(-3)  # (..., 1, M)
-    width = (torch.minimum(right, right2) - torch.maximum(left, left2)).clamp_(min=0)
+    width = (torch.minimum(right, right2) - torch.maximum(left, left2)).clamp_(min=0)  # (..., N, M)
     shared = (torch.minimum(bottom, bottom2) - torch.maximum(top, top2)).clamp_(min=0).mul_(width)
     union = ((right - left) * (bottom - top) + (right2 - left2) * (bottom2 - top2)).sub_(shared)
     return shared.div_(union) > threshold
@@ -270,11 +275,11 @@ def _overlaps(first: torch.Tensor, second: torch.Tensor, threshold: float) -> to
 def _greedy(overlaps: torch.Tensor) -> torch.Tensor:
     """Solve the greedy rule for a block of n boxes in score order: (n, n) overlaps -> (n,) kept.
 
-    Box j is kept when no kept box i < j overlaps it. Applying this to all boxes at once settles at least one more
-    box in each round, from the front; what a round does not change is the one solution.
+    Box j is kept if no kept box i < j overlaps it. Each round applies this to all boxes at once and settles at least
+    one more box, from the front. When a round changes nothing, the solution is found, and it is unique.
     """
-    conflicts = overlaps.triu(1).float()
-    keep = torch.ones(len(conflicts), dtype=torch.bool, device=conflicts.device)
+    conflicts = overlaps.triu(1).float()  # (n, n): 1 where the row's box would suppress the column's
+    keep = torch.ones(len(conflicts), dtype=torch.bool, device=conflicts.device)  # (n,)
     while True:
         updated = keep.float() @ conflicts == 0
         if torch.equal(updated, keep):
