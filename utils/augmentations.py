@@ -1,4 +1,7 @@
-"""Augmentation of single images: letterbox, random warp, colours, MixUp. Images are HWC uint8 BGR, boxes pixels."""
+"""Augmentation of single images: letterbox, random warp, colours, MixUp.
+
+Images are (H, W, 3) uint8 BGR, boxes are in pixels.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ import numpy as np
 from utils.geometry.segments import resample_segments, segment2box
 from utils.geometry.tiles import GREY
 
-BOX_AREA_KEPT = 0.10  # least part of a box's area that a warp must leave
-POLYGON_AREA_KEPT = 0.01  # same, where the box comes from a polygon
-MIXUP_CONCENTRATION = 32.0  # of the beta distribution: both images weigh nearly the same
+BOX_AREA_KEPT = 0.10  # a box must keep more than this share of its area in a warp
+POLYGON_AREA_KEPT = 0.01  # the same, if the box comes from a polygon
+MIXUP_CONCENTRATION = 32.0  # of the beta distribution: the weights of both images are near 0.5
 
 
 def letterbox(
@@ -34,13 +37,13 @@ def letterbox(
         new_shape: side of a square, or (height, width), in pixels.
         color: padding colour, in the channel order of the image.
         auto: pad only up to the next multiple of ``stride`` instead of to ``new_shape``.
-        scaleFill: stretch to ``new_shape`` with no padding (``auto`` goes first).
+        scaleFill: stretch to ``new_shape`` without padding (``auto`` takes precedence).
         scaleup: allow enlarging.
         stride: grid in pixels that ``auto`` pads to.
 
     Returns:
-        The image (``im`` itself if nothing had to be done), the scale factors (x, y), and the padding (x, y) of one
-        side in pixels, which may end in .5; the odd pixel is at the bottom or right.
+        The image (``im`` itself if nothing had to be done), the scale factors (x, y), and the padding (x, y) on each
+        side in pixels, which may end in .5: the odd pixel is at the bottom or right.
     """
     height, width = im.shape[:2]
     target_h, target_w = (new_shape, new_shape) if isinstance(new_shape, int) else map(int, new_shape)
@@ -78,18 +81,18 @@ def random_perspective(
     perspective: float = 0.0,
     border: Sequence[int] = (0, 0),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rotate, zoom, shear, shift and tilt an image and its boxes by random amounts (drawn from ``random``).
+    """Rotate, zoom, shear, shift and tilt an image and its boxes by random amounts from the module ``random``.
 
     Args:
         im: (H, W, 3).
         targets: rows (N, 5): class, x1, y1, x2, y2 in pixels of ``im``.
-        segments: nothing, or for each row its polygon (P, 2) in pixels, or None; a polygon gives a tighter box.
-        degrees: largest rotation. translate: largest shift, as a fraction of the output. scale: largest change of the
-            zoom from 1. shear: largest shear, degrees. perspective: largest tilt, around 0.001.
+        segments: empty, or for each row its polygon (P, 2) in pixels, or None; a polygon gives a tighter box.
+        degrees: maximum rotation. translate: maximum shift, as a fraction of the output. scale: maximum deviation of
+            the zoom from 1. shear: maximum shear in degrees. perspective: maximum tilt, around 0.001.
         border: (vertical, horizontal) pixels added on each side; negative values crop.
 
     Returns:
-        The warped image (``im`` itself if nothing changes), and those rows, moved and clipped, that stay large enough.
+        The warped image (``im`` itself if nothing changes), and the rows that stay large enough, moved and clipped.
     """
     size = im.shape[0] + 2 * border[0], im.shape[1] + 2 * border[1]
     matrix, zoom = draw_warp(im.shape, size, degrees, translate, scale, shear, perspective)
@@ -110,7 +113,7 @@ class WarpLimits(TypedDict):
 
 
 def warp_limits(hyp: Mapping[str, float]) -> WarpLimits:
-    """Pick the arguments of ``random_perspective`` from the hyperparameters; what is absent is 0."""
+    """Pick the arguments of ``random_perspective`` from the hyperparameters; missing ones are 0."""
     return {
         "degrees": hyp.get("degrees", 0.0),
         "translate": hyp.get("translate", 0.0),
@@ -129,19 +132,26 @@ def draw_warp(
     shear: float,
     perspective: float,
 ) -> tuple[np.ndarray, float]:
-    """Draw a warp of an image of ``shape`` to ``output`` (height, width): homogeneous matrix (3, 3), and its zoom.
+    """Draw a random warp of an image of ``shape`` to ``output`` (height, width); see ``random_perspective``.
 
     In the order of application: centre to the origin, tilt, rotation with zoom, shear, shift.
+
+    Returns:
+        Homogeneous matrix (3, 3) from input to output pixels, and the zoom.
     """
 
     def draw(limit: float, middle: float = 0.0) -> float:
         return random.uniform(middle - limit, middle + limit)
 
-    centre, tilt, slant, shift = (np.eye(3) for _ in range(4))
+    centre = np.eye(3)
     centre[:2, 2] = -shape[1] / 2, -shape[0] / 2
-    tilt[2, :2] = draw(perspective), draw(perspective)
-    angle, zoom = math.radians(draw(degrees)), draw(scale, middle=1.0)
+    tilt = np.eye(3)
+    tilt[2, 0] = draw(perspective)
+    tilt[2, 1] = draw(perspective)
+    angle = math.radians(draw(degrees))
+    zoom = draw(scale, middle=1.0)
     cosine, sine = zoom * math.cos(angle), zoom * math.sin(angle)
+    slant, shift = np.eye(3), np.eye(3)
     rotation = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])  # counter-clockwise: y points down
     slant[0, 1] = math.tan(math.radians(draw(shear)))
     slant[1, 0] = math.tan(math.radians(draw(shear)))
@@ -153,7 +163,7 @@ def draw_warp(
 def warp_labels(
     rows: np.ndarray, segments: Sequence[np.ndarray | None], matrix: np.ndarray, zoom: float, size: tuple[int, int]
 ) -> np.ndarray:
-    """Those rows (N, 5), moved by a warp and clipped to its output, that stay large enough; see random_perspective."""
+    """Move rows (N, 5) by a warp to an output of ``size``, clip them, and keep those that stay large enough."""
     if not len(rows):
         return rows
     boxes, area_kept = _warp_boxes(rows[:, 1:5], segments, matrix, size[1], size[0])
@@ -166,15 +176,15 @@ def warp_labels(
 def _warp_boxes(
     boxes: np.ndarray, segments: Sequence[np.ndarray | None], matrix: np.ndarray, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (N, 4) around the warped corners or polygons, within the output; and the area (N,) each has to keep."""
-    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    """Boxes (N, 4) around the warped corners or polygons, clipped; and the share (N,) of its area each has to keep."""
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)  # (N, 4 corners, 2)
     corners = _warp_points(corners, matrix)
-    moved = np.concatenate((corners.min(1), corners.max(1)), 1)
+    moved = np.concatenate((corners.min(1), corners.max(1)), 1)  # (N, 4)
     moved = moved.clip(0, (width, height, width, height))
     area_kept = np.full(len(boxes), BOX_AREA_KEPT)
     rows = [row for row, polygon in enumerate(segments) if polygon is not None]
     if rows:
-        polygons = np.stack(resample_segments([segments[row] for row in rows]))  # type: ignore[misc]
+        polygons = np.stack(resample_segments([segments[row] for row in rows]))  # type: ignore[misc]  # (K, 1000, 2)
         moved[rows] = [segment2box(polygon, width, height) for polygon in _warp_points(polygons, matrix)]
         area_kept[rows] = POLYGON_AREA_KEPT
     return moved, area_kept
@@ -199,9 +209,10 @@ def box_candidates(
     """Return which boxes are still worth learning after a warp -> (N,) bool.
 
     Args:
-        box1: corners (4, N) before, box2: after, in pixels.
-        wh_thr: width and height must be above it. ar_thr: the aspect ratio must be below it. area_thr: the part of the
-            area that is left must be above it; one value, or one for each box. eps: avoids divisions by zero.
+        box1: corners (4, N) before the warp, in pixels. box2: after it.
+        wh_thr: width and height must exceed it. ar_thr: the aspect ratio must be below it.
+        area_thr: the remaining share of the area must exceed it; one value, or one for each box.
+        eps: avoids division by zero.
     """
     width_before, height_before = box1[2:] - box1[:2]
     width, height = box2[2:] - box2[:2]
@@ -214,14 +225,14 @@ def box_candidates(
 
 
 def augment_hsv(im: np.ndarray, hgain: float = 0.5, sgain: float = 0.5, vgain: float = 0.5) -> None:
-    """Scale hue, saturation and value of a BGR image in place, each by up to 1 +- its gain (drawn from numpy)."""
+    """Scale hue, saturation and value of a BGR image in place, each by a random factor within 1 +- its gain."""
     tables = draw_colours(hgain, sgain, vgain)
     if tables is not None:
         recolour(im, tables, im)
 
 
 def draw_colours(hgain: float, sgain: float, vgain: float) -> np.ndarray | None:
-    """New hue, saturation and value for each of 256 old ones (3, 256) uint8, see augment_hsv; None without gains."""
+    """Draw tables (3, 256) uint8 of new hue, saturation and value for each old one; None if all gains are 0."""
     if not (hgain or sgain or vgain):
         return None
     factors = 1 + np.random.uniform(-1, 1, 3) * (hgain, sgain, vgain)
@@ -231,9 +242,9 @@ def draw_colours(hgain: float, sgain: float, vgain: float) -> np.ndarray | None:
 
 
 def recolour(im: np.ndarray, tables: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
-    """The BGR image with hue, saturation and value looked up in the tables (3, 256); drawn ``into`` one of its shape.
+    """Look up hue, saturation and value of a BGR image in tables (3, 256) -> a new image, or ``into`` an existing one.
 
-    Plane by plane: OpenCV looks up single channels several times as fast as three at once.
+    Plane by plane, as OpenCV looks up single channels several times as fast as three at once.
     """
     planes = cv2.split(cv2.cvtColor(im, cv2.COLOR_BGR2HSV))
     changed = [cv2.LUT(plane, table) for plane, table in zip(planes, tables, strict=True)]
@@ -243,5 +254,5 @@ def recolour(im: np.ndarray, tables: np.ndarray, into: np.ndarray | None = None)
 def mixup(im: np.ndarray, labels: np.ndarray, im2: np.ndarray, labels2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Blend two images of the same shape and join their labels (https://arxiv.org/abs/1710.09412)."""
     weight = np.random.beta(MIXUP_CONCENTRATION, MIXUP_CONCENTRATION)
-    blend = cv2.addWeighted(im, weight, im2, 1 - weight, -0.499)  # it rounds: the shift makes it cut off decimals
+    blend = cv2.addWeighted(im, weight, im2, 1 - weight, -0.499)  # the shift turns its rounding into truncation
     return blend, np.concatenate((labels, labels2))

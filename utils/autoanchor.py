@@ -1,9 +1,10 @@
-"""Do the anchors fit the labels? If not, better ones are found by k-means and random mutation."""
+"""Check whether the anchors fit the labels, and search for better ones by k-means and random mutation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,51 +12,81 @@ from numpy.typing import NDArray
 
 from utils.log import LOGGER, colorstr
 
-KEEP_RECALL = 0.98  # anchors with more than this share of reachable labels stay
+KEEP_RECALL = 0.98  # anchors that reach more than this share of the labels are kept
 KMEANS_STEPS = 30
-SEED_TRIALS = 4
-MUTATION_SHARE = 0.9  # of the numbers change in one mutation
-MUTATION_SPREAD = 0.1
-MIN_SIDE = 2.0  # pixels: smaller labels say nothing about anchors, and no anchor becomes smaller
-SMALL_SIDE = 3.0  # labels under this deserve a warning
-MUTATION_SAMPLE = 50_000  # boxes that a mutation is judged by; with more, a second per generation is lost for nothing
+SEED_TRIALS = 4  # candidates for each next seed of k-means
+MUTATION_SHARE = 0.9  # share of the numbers that one mutation changes
+MUTATION_SPREAD = 0.1  # standard deviation of the change
+MIN_SIDE = 2.0  # pixels: smaller labels are ignored, and no anchor gets smaller
+SMALL_SIDE = 3.0  # pixels: smaller labels are warned of
+MUTATION_SAMPLE = 50_000  # boxes to judge a mutation by; more would cost a second per generation and gain nothing
 
 
-def check_anchor_order(detect: Any) -> None:
-    """Flip the layers of the head's ``anchors`` if they run from large to small while its ``stride`` rises, or v.v."""
-    area = detect.anchors.prod(-1).mean(-1).view(-1)
-    growth, stride_growth = area[-1] - area[0], detect.stride[-1] - detect.stride[0]
+class LabelledSizes(Protocol):
+    """A data set, as far as anchors need it.
+
+    Attributes:
+        shapes: (images, 2) width and height in pixels.
+        labels: for each image (n, 5): class, normalised xywh.
+    """
+
+    @property
+    def shapes(self) -> NDArray: ...
+
+    @property
+    def labels(self) -> Sequence[NDArray]: ...
+
+
+class AnchorHead(Protocol):
+    """A detection head, as far as anchors need it.
+
+    Attributes:
+        anchors: (layers, anchors, 2) width and height in units of the layer's stride.
+        stride: tensor (layers,) in pixels.
+    """
+
+    anchors: torch.Tensor
+    stride: Any
+
+
+def check_anchor_order(detect: AnchorHead) -> None:
+    """Flip the layers of a head's ``anchors`` if they get smaller while its ``stride`` rises, or vice versa."""
+    area = detect.anchors.prod(-1).mean(-1).view(-1)  # (layers,)
+    growth = area[-1] - area[0]
+    stride_growth = detect.stride[-1] - detect.stride[0]
     if growth and growth.sign() != stride_growth.to(growth).sign():
         LOGGER.info(f"{colorstr('AutoAnchor: ')}reversing the order of the anchors to follow the strides")
         detect.anchors[:] = detect.anchors.flip(0)
 
 
 def anchor_fit(anchors: NDArray, sizes: NDArray, thr: float) -> tuple[float, float]:
-    """(BPR, AAT): share of boxes that some anchor reaches within the factor ``thr``, and mean number of such anchors.
+    """Share of boxes that some anchor matches within the factor ``thr``, and mean number of such anchors.
 
-    ``anchors`` (k, 2) and ``sizes`` (n, 2): width and height in pixels.
+    v6.2 calls them BPR (best possible recall) and AAT (anchors above threshold). ``anchors`` (k, 2) and ``sizes``
+    (n, 2) are width and height in pixels.
     """
-    closeness = _closeness(torch.as_tensor(anchors), torch.as_tensor(sizes))
-    reached = closeness > 1 / thr
+    closeness = _closeness(torch.as_tensor(anchors), torch.as_tensor(sizes))  # (n, k)
+    reached = closeness > 1 / thr  # (n, k)
     return reached.any(1).float().mean().item(), reached.sum(1).float().mean().item()
 
 
 def check_anchors(
-    dataset: Any, model: Any, thr: float = 4.0, imgsz: int = 640, seed: int = 0, replace: bool = True
+    dataset: LabelledSizes, model: Any, thr: float = 4.0, imgsz: int = 640, seed: int = 0, replace: bool = True
 ) -> None:
     """Replace the anchors of ``model``, in place, if too few labels of ``dataset`` are within a factor ``thr`` of any.
 
-    ``dataset`` has ``shapes`` (images, 2: width, height) and ``labels`` (a list of (n_i, 5), normalised). Recall above
-    .98 keeps the anchors, and so does a search that finds none better. Without ``replace`` it only says how they fit.
+    The anchors are kept if their recall exceeds .98 or if the search finds none better. ``imgsz`` is the training size
+    in pixels. Without ``replace`` the fit is only logged.
     """
-    head = getattr(model, "module", model).model[-1]
-    prefix, generator = colorstr("AutoAnchor: "), np.random.default_rng(seed)
+    head: AnchorHead = getattr(model, "module", model).model[-1]
+    prefix = colorstr("AutoAnchor: ")
+    generator = np.random.default_rng(seed)
     sizes = _label_sizes(dataset, imgsz, generator.uniform(0.9, 1.1, size=(len(dataset.shapes), 1)))
     if not len(sizes):
         LOGGER.warning(f"{prefix}the data set has no labels: the anchors stay as they are")
         return
-    stride = head.stride.to(head.anchors).view(-1, 1, 1)
-    current = (head.anchors * stride).view(-1, 2).cpu().numpy()
+    stride = head.stride.to(head.anchors).view(-1, 1, 1)  # (layers, 1, 1)
+    current = (head.anchors * stride).view(-1, 2).cpu().numpy()  # (k, 2) in pixels
     recall, matches = anchor_fit(current, sizes, thr)
     finding = f"{prefix}{matches:.2f} anchors/target, {recall:.3f} Best Possible Recall (BPR)"
     if recall > KEEP_RECALL:
@@ -64,22 +95,22 @@ def check_anchors(
     if not replace:
         LOGGER.warning(
             f"WARNING: {finding}: the anchors fit this data set poorly at {imgsz} pixels, but they stay, as the model "
-            "was trained with them; train with the --imgsz of its training, or train.py anew with other anchors"
+            "was trained with them; use the --imgsz of that training, or train a new model with other anchors"
         )
         return
     LOGGER.info(f"{finding}: the anchors fit this data set poorly, looking for better ones...")
-    found = kmean_anchors(dataset, n=len(current), img_size=imgsz, thr=thr, gen=1000, verbose=False, seed=seed)
-    new_recall, _ = anchor_fit(found, sizes, thr)
+    anchors = kmean_anchors(dataset, n=len(current), img_size=imgsz, thr=thr, gen=1000, verbose=False, seed=seed)
+    new_recall, _ = anchor_fit(anchors, sizes, thr)
     if new_recall <= recall:
         LOGGER.info(f"{prefix}the original anchors are no worse than the best found (BPR {new_recall:.3f}): they stay")
         return
-    head.anchors[:] = torch.as_tensor(found).to(head.anchors).view_as(head.anchors) / stride
+    head.anchors[:] = torch.as_tensor(anchors).to(head.anchors).view_as(head.anchors) / stride
     check_anchor_order(head)
     LOGGER.info(f"{prefix}done, BPR rises from {recall:.3f} to {new_recall:.3f} (the checkpoints keep the new anchors)")
 
 
 def kmean_anchors(
-    dataset: Any = "./data/coco128.yaml",
+    dataset: str | Path | LabelledSizes = "./data/coco128.yaml",
     n: int = 9,
     img_size: int = 640,
     thr: float = 4.0,
@@ -87,15 +118,24 @@ def kmean_anchors(
     verbose: bool = True,
     seed: int = 0,
 ) -> NDArray:
-    """Anchors for a data set: k-means on its box sizes, then ``gen`` random mutations, each kept if it fits better.
+    """Find anchors for a data set: k-means on its box sizes, then random mutations, kept if they fit better.
 
-    ``dataset`` is one as in ``check_anchors`` or the path of a data set's YAML. Returns (n, 2) width and height in
-    pixels of an image of ``img_size``, from small to large. Equal seeds give equal anchors.
+    Args:
+        dataset: a data set, or the path of its YAML, whose training split is read.
+        n: number of anchors.
+        img_size: longer side of the images in pixels.
+        thr: factor within which an anchor matches a box.
+        gen: number of mutations.
+        verbose: log the result of k-means as well.
+        seed: equal seeds give equal anchors.
+
+    Returns:
+        (n, 2) width and height in pixels, from small to large.
     """
-    if isinstance(dataset, (str, Path)):
-        dataset = _open_dataset(dataset)
-    prefix, generator = colorstr("AutoAnchor: "), np.random.default_rng(seed)
-    sizes = _label_sizes(dataset, img_size)
+    data = _open_dataset(dataset) if isinstance(dataset, (str, Path)) else dataset
+    prefix = colorstr("AutoAnchor: ")
+    generator = np.random.default_rng(seed)
+    sizes = _label_sizes(data, img_size)  # (labels, 2)
     small = int((sizes < SMALL_SIDE).any(1).sum())
     if small:
         LOGGER.warning(f"{prefix}{small} of {len(sizes)} labels are under {SMALL_SIDE:g} pixels wide or high")
@@ -116,67 +156,70 @@ def kmean_anchors(
     return anchors
 
 
-def _open_dataset(file: str | Path) -> Any:
-    from utils.checks import check_dataset
-    from utils.dataloaders import LoadImagesAndLabels
+def _open_dataset(file: str | Path) -> LabelledSizes:
+    from utils.checks import check_dataset  # here, as networks need this module without data sets
+    from utils.dataset.items import LoadImagesAndLabels
 
     return LoadImagesAndLabels(check_dataset(str(file))["train"], augment=True, rect=True)
 
 
-def _label_sizes(dataset: Any, image_size: int, factor: NDArray | float = 1.0) -> NDArray:
-    """Width and height of all labels (n, 2) in pixels, each image being scaled to ``image_size`` times its factor."""
-    shapes = np.asarray(dataset.shapes, dtype=np.float64).reshape(-1, 2)
+def _label_sizes(dataset: LabelledSizes, image_size: int, factor: NDArray | float = 1.0) -> NDArray:
+    """Width and height of all labels (n, 2) in pixels, images being ``image_size`` * ``factor`` long."""
+    shapes = np.asarray(dataset.shapes, dtype=np.float64).reshape(-1, 2)  # (images, 2)
     pixels = image_size * shapes / shapes.max(1, keepdims=True) * factor
     sizes = [labels[:, 3:5] * scale for labels, scale in zip(dataset.labels, pixels, strict=True)]
     return np.concatenate([np.zeros((0, 2)), *sizes]).astype(np.float32)
 
 
 def _by_area(anchors: NDArray) -> NDArray:
+    """Sort anchors (k, 2) by area."""
     return anchors[np.argsort(anchors.prod(1), kind="stable")]
 
 
 def _closeness(anchors: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """(n, k) of 0 to 1: the worse of the two ratios of sides, each as the smaller over the larger side."""
-    ratio = sizes[:, None] / anchors.to(sizes)
+    """Compare sizes (n, 2) with anchors (k, 2): the smaller of both ratios of sides, smaller by larger -> (n, k)."""
+    ratio = sizes[:, None] / anchors.to(sizes)  # (n, k, 2)
     return torch.minimum(ratio, ratio.reciprocal()).amin(2)
 
 
 def _kmeans(sizes: NDArray, count: int, generator: np.random.Generator) -> NDArray | None:
-    """Lloyd's algorithm on sizes divided by their spread, seeded far apart (k-means++, Arthur & Vassilvitskii 2007).
+    """Lloyd's algorithm on sizes divided by their spread, with k-means++ seeds (Arthur & Vassilvitskii 2007).
 
-    Of a few random seeds the one that helps most is taken each time, lest two of them share a cluster.
+    Each seed is the best of a few random candidates, so that two of them rarely share a cluster.
     Returns (count, 2), or None if there are fewer different sizes than clusters.
     """
     spread = sizes.std(0) if len(sizes) else np.ones(2)
-    points = sizes.astype(np.float64) / np.where(spread > 0, spread, 1.0)
+    points = sizes.astype(np.float64) / np.where(spread > 0, spread, 1.0)  # (n, 2)
     if len(np.unique(points, axis=0)) < count:
         return None
     centres = points[generator.integers(len(points), size=1)]
-    nearest = ((points - centres[0]) ** 2).sum(1)  # squared distance to the nearest centre
+    nearest = ((points - centres[0]) ** 2).sum(1)  # (n,) squared distance to the nearest centre
     while len(centres) < count:
         candidates = points[generator.choice(len(points), size=SEED_TRIALS, p=nearest / nearest.sum())]
         distances = [np.minimum(nearest, ((points - candidate) ** 2).sum(1)) for candidate in candidates]
-        chosen = int(np.argmin([distance.sum() for distance in distances]))
-        centres, nearest = np.vstack((centres, candidates[chosen])), distances[chosen]
+        best = int(np.argmin([distance.sum() for distance in distances]))
+        centres = np.vstack((centres, candidates[best]))
+        nearest = distances[best]
     for _ in range(KMEANS_STEPS):
-        member = torch.cdist(torch.from_numpy(points), torch.from_numpy(centres)).argmin(1).numpy()
-        number = np.bincount(member, minlength=count)
-        sums = np.stack([np.bincount(member, weights=axis, minlength=count) for axis in points.T], 1)
+        member = torch.cdist(torch.from_numpy(points), torch.from_numpy(centres)).argmin(1).numpy()  # (n,)
+        number = np.bincount(member, minlength=count)  # (count,)
+        sums = np.stack([np.bincount(member, weights=axis, minlength=count) for axis in points.T], 1)  # (count, 2)
         centres = np.where(number[:, None] > 0, sums / np.maximum(number, 1)[:, None], centres)
     return centres * np.where(spread > 0, spread, 1.0)
 
 
 def _evolve(anchors: NDArray, sizes: NDArray, thr: float, generations: int, generator: np.random.Generator) -> NDArray:
-    """Mutate ``anchors`` again and again; keep what raises the mean closeness of the boxes within reach."""
+    """Mutate ``anchors`` (k, 2); a mutation is kept if it raises the mean closeness of the boxes within reach."""
     if len(sizes) > MUTATION_SAMPLE:
         sizes = sizes[generator.choice(len(sizes), MUTATION_SAMPLE, replace=False)]
     boxes = torch.from_numpy(sizes)
 
     def quality(candidate: NDArray) -> float:
-        best = _closeness(torch.from_numpy(candidate), boxes).amax(1)
+        best = _closeness(torch.from_numpy(candidate), boxes).amax(1)  # (n,)
         return (best * (best > 1 / thr)).mean().item()
 
-    best, record = anchors, quality(anchors)
+    best = anchors
+    record = quality(anchors)
     for _ in range(generations):
         factors = np.ones_like(best)
         while (factors == 1).all():

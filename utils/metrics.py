@@ -32,7 +32,7 @@ __all__ = [
     "smooth",
 ]
 
-FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of precision, recall, mAP at IoU .5, mAP at IoU .5:.95
+FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # precision, recall, mAP at IoU .5, mAP at IoU .5:.95
 _CONFIDENCE_GRID = np.linspace(0, 1, 1000)
 _RECALL_GRID = np.linspace(0, 1, 101)  # COCO's 101 points
 _trapezoid = getattr(np, "trapezoid", None) or getattr(np, "trapz")  # noqa: B009 - numpy 2 renamed it
@@ -49,26 +49,28 @@ def bbox_iou(
 ) -> torch.Tensor:
     """Overlap of corresponding boxes, (..., 4) with (..., 4) -> (..., 1); shapes broadcast.
 
-    Boxes are centre and size, or corners with ``xywh=False``, in any unit. At most one variant is computed, the most
-    complete one asked for: GIoU (https://arxiv.org/abs/1902.09630), DIoU and CIoU (https://arxiv.org/abs/1911.08287).
-    CIoU's trade-off factor carries no gradient.
+    Boxes are given as centre and size, or as corners with ``xywh=False``, in any unit. If several variants are asked
+    for, the most complete one is computed: CIoU before DIoU (https://arxiv.org/abs/1911.08287) before GIoU
+    (https://arxiv.org/abs/1902.09630). CIoU's trade-off factor carries no gradient.
     """
-    (low1, high1, size1), (low2, high2, size2) = (_spans(box, xywh) for box in (box1, box2))
-    overlap = (torch.minimum(high1, high2) - torch.maximum(low1, low2)).clamp(min=0)
-    intersection = _area(overlap)
+    low1, high1, size1 = _spans(box1, xywh)  # (..., 2) each
+    low2, high2, size2 = _spans(box2, xywh)
+    overlap = (torch.minimum(high1, high2) - torch.maximum(low1, low2)).clamp(min=0)  # (..., 2)
+    intersection = _area(overlap)  # (..., 1), as everything from here on except hull and shift
     union = _area(size1) + _area(size2) - intersection + eps
     iou = intersection / union
     if not (GIoU or DIoU or CIoU):
         return iou
-    hull = torch.maximum(high1, high2) - torch.minimum(low1, low2)
+    hull = torch.maximum(high1, high2) - torch.minimum(low1, low2)  # (..., 2)
     if not (DIoU or CIoU):
         hull_area = _area(hull) + eps
         return iou - (hull_area - union) / hull_area
-    shift = (low1 + high1 - low2 - high2) / 2
+    shift = (low1 + high1 - low2 - high2) / 2  # (..., 2), between the centres
     distance = shift.square().sum(-1, keepdim=True) / (hull.square().sum(-1, keepdim=True) + eps)
     if not CIoU:
         return iou - distance
-    slant1, slant2 = (torch.atan(size[..., :1] / (size[..., 1:] + eps)) for size in (size1, size2))
+    slant1 = torch.atan(size1[..., :1] / (size1[..., 1:] + eps))
+    slant2 = torch.atan(size2[..., :1] / (size2[..., 1:] + eps))
     aspect = (slant2 - slant1).square() * (4 / math.pi**2)
     with torch.no_grad():
         trade_off = aspect / (aspect - iou + (1 + eps))
@@ -78,29 +80,41 @@ def bbox_iou(
 def _spans(box: torch.Tensor, xywh: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Lower corner, upper corner and size of boxes (..., 4), each (..., 2)."""
     first, second = box[..., :2], box[..., 2:4]
-    return (first - second / 2, first + second / 2, second) if xywh else (first, second, second - first)
+    if xywh:
+        return first - second / 2, first + second / 2, second
+    return first, second, second - first
 
 
 def _area(size: torch.Tensor) -> torch.Tensor:
+    """Sizes (..., 2) -> areas (..., 1)."""
     return size[..., :1] * size[..., 1:]
 
 
 def match_predictions(detections: Rows, labels: Rows, iou_thresholds: Rows) -> NDArray:
-    """Say which detections are correct at which IoU threshold: bool (N, T). Tensors and arrays will do.
+    """Return which detections are correct at which IoU threshold. All arguments may be tensors or arrays.
 
-    ``detections`` (N, 6) are x1, y1, x2, y2, confidence, class by falling confidence; ``labels`` (M, 5) are class, x1,
-    y1, x2, y2 in the same pixels. Each detection claims the label of its class that it overlaps most; where several
-    claim one label, the first of them gets it and the others get nothing, not even their second choice.
+    Each detection claims the label of its class that it overlaps most. If several claim one label, the first of them
+    gets it and the others get nothing, not even their second choice.
+
+    Args:
+        detections: (N, 6) x1, y1, x2, y2, confidence, class, by falling confidence.
+        labels: (M, 5) class, x1, y1, x2, y2 in the same pixels.
+        iou_thresholds: (T,).
+
+    Returns:
+        bool (N, T).
     """
-    detections, labels, iou_thresholds = as_array(detections), as_array(labels), as_array(iou_thresholds)
+    detections = as_array(detections)
+    labels = as_array(labels)
+    iou_thresholds = as_array(iou_thresholds)
     correct = np.zeros((len(detections), len(iou_thresholds)), dtype=bool)
     if not len(detections) or not len(labels):
         return correct
     overlap = box_iou(detections[:, :4], labels[:, 1:5])  # (N, M)
     overlap[detections[:, 5:6] != labels[:, 0]] = -1
-    favourite = overlap.argmax(1)
-    claimant, threshold = np.nonzero(overlap.max(1)[:, None] >= iou_thresholds)
-    winner = np.full((len(labels), len(iou_thresholds)), -1)
+    favourite = overlap.argmax(1)  # (N,) label that each detection claims
+    claimant, threshold = np.nonzero(overlap.max(1)[:, None] >= iou_thresholds)  # of (N, T)
+    winner = np.full((len(labels), len(iou_thresholds)), -1)  # detection that gets each label
     winner[favourite[claimant[::-1]], threshold[::-1]] = claimant[::-1]  # the first is written last
     label, threshold = np.nonzero(winner >= 0)
     correct[winner[label, threshold], threshold] = True
@@ -110,13 +124,14 @@ def match_predictions(detections: Rows, labels: Rows, iou_thresholds: Rows) -> N
 def compute_ap(
     recall: Sequence[float] | NDArray, precision: Sequence[float] | NDArray
 ) -> tuple[float, NDArray, NDArray]:
-    """Area under a precision-recall curve by COCO's 101 points.
+    """Area under a precision-recall curve, sampled at COCO's 101 points.
 
-    Both inputs run from the highest confidence to the lowest. Returns the area, the envelope's precision and recall.
+    Both inputs (n,) run from the highest confidence to the lowest. Returns the area, and the precision and recall of
+    the envelope (n + 2,).
     """
-    recall_points = np.concatenate(([0.0], recall, [1.0]))
-    precision_points = np.concatenate(([1.0], precision, [0.0]))
-    envelope = np.maximum.accumulate(precision_points[::-1])[::-1]
+    recall_points = np.concatenate(([0.0], recall, [1.0]))  # (n + 2,)
+    precision_points = np.concatenate(([1.0], precision, [0.0]))  # (n + 2,)
+    envelope = np.maximum.accumulate(precision_points[::-1])[::-1]  # the highest precision at this recall or more
     area = _trapezoid(np.interp(_RECALL_GRID, recall_points, envelope), _RECALL_GRID)
     return float(area), envelope, recall_points
 
@@ -134,29 +149,37 @@ def ap_per_class(
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray, NDArray, NDArray]:
     """Precision, recall and average precision of every class that has labels.
 
-    ``tp`` (n, T) says which predictions are correct at which IoU threshold, the first being .5; ``conf`` and
-    ``pred_cls`` (n,) are their confidence and class; ``target_cls`` (m,) the class of every label. Returns
-    (tp, fp, p, r, f1, ap, classes): (C,) each, ``ap`` (C, T). The first five hold at the one confidence where the
-    classes' mean F1, smoothed, is largest. Nothing predicted or nothing right gives zeros, no labels empty arrays.
-    With ``plot`` ``draw`` gets the four curves, in ``save_dir`` (PR_curve.png, F1_curve.png, P_curve.png, R_curve.png).
+    Args:
+        tp: bool (n, T), which predictions are correct at which IoU threshold; the first threshold is .5.
+        conf, pred_cls: (n,) confidence and class of the predictions.
+        target_cls: (m,) class of every label.
+        plot: draw PR_curve.png, F1_curve.png, P_curve.png and R_curve.png in ``save_dir``, by means of ``draw``.
+        names: of all classes, for the legends.
+        eps: avoids 0 / 0.
+
+    Returns:
+        tp, fp, p, r, f1 (C,), ap (C, T), classes (C,), where C classes have labels. The first five hold at the one
+        confidence where the smoothed mean F1 of the classes is largest. They are zeros if nothing is predicted or
+        correct, and empty without labels.
     """
     order = np.argsort(-conf)
     tp, conf, pred_cls = tp[order], conf[order], pred_cls[order]
-    classes, label_counts = np.unique(target_cls, return_counts=True)
+    classes, label_counts = np.unique(target_cls, return_counts=True)  # (C,) each
     class_count, grid_size = len(classes), len(_CONFIDENCE_GRID)
-    ap = np.zeros((class_count, tp.shape[1]))
-    p_curve, r_curve = np.zeros((class_count, grid_size)), np.zeros((class_count, grid_size))
+    ap = np.zeros((class_count, tp.shape[1]))  # (C, T)
+    p_curve = np.zeros((class_count, grid_size))  # precision over the grid of confidence
+    r_curve = np.zeros((class_count, grid_size))  # recall over the grid of confidence
     pr_curves = np.zeros((class_count, grid_size))  # precision over a grid of recall, for the plot
 
-    for row, (wanted, label_count) in enumerate(zip(classes, label_counts, strict=True)):
-        chosen = pred_cls == wanted
-        if not chosen.any():
+    for row, (class_index, label_count) in enumerate(zip(classes, label_counts, strict=True)):
+        of_class = pred_cls == class_index  # (n,)
+        if not of_class.any():
             continue
-        hits = tp[chosen].cumsum(0)
-        recall = hits / (label_count + eps)
-        precision = hits / np.arange(1, len(hits) + 1)[:, None]
-        # np.interp wants rising abscissae, and confidence falls: both are negated.
-        negative = -conf[chosen]
+        hits = tp[of_class].cumsum(0)  # (k, T), by falling confidence
+        recall = hits / (label_count + eps)  # (k, T)
+        precision = hits / np.arange(1, len(hits) + 1)[:, None]  # (k, T)
+        # np.interp needs rising abscissae, and confidence falls: both are negated
+        negative = -conf[of_class]  # (k,)
         r_curve[row] = np.interp(-_CONFIDENCE_GRID, negative, recall[:, 0], left=0)
         p_curve[row] = np.interp(-_CONFIDENCE_GRID, negative, precision[:, 0], left=1)
         for column in range(tp.shape[1]):
@@ -166,27 +189,28 @@ def ap_per_class(
 
     f1_curve = 2 * p_curve * r_curve / (p_curve + r_curve + eps)
     if plot:
-        folder, known = Path(save_dir), _names_of(classes, names)
+        folder = Path(save_dir)
+        known = _names_of(classes, names)
         file = folder / "PR_curve.png"
         draw(file, partial(plot_pr_curve, _CONFIDENCE_GRID, pr_curves, ap, file, known))
         for letter, label, curves in (("F1", "F1", f1_curve), ("P", "Precision", p_curve), ("R", "Recall", r_curve)):
             file = folder / f"{letter}_curve.png"
             draw(file, partial(plot_mc_curve, _CONFIDENCE_GRID, curves, file, known, ylabel=label))
     best = smooth(f1_curve.mean(0), 0.1).argmax() if class_count else 0
-    p, r, f1 = p_curve[:, best], r_curve[:, best], f1_curve[:, best]
+    p, r, f1 = p_curve[:, best], r_curve[:, best], f1_curve[:, best]  # (C,) each
     true_positives = (r * label_counts).round()
     false_positives = (true_positives / (p + eps) - true_positives).round()
     return true_positives, false_positives, p, r, f1, ap, classes.astype(int)
 
 
 def _names_of(classes: NDArray, names: Mapping[int, str] | Sequence[str]) -> list[str]:
-    """Names of the class indices, in their order; an index without a name stands for itself."""
+    """Names of class indices (C,), in their order; an index without a name is written as a number."""
     known = names_by_index(names)
     return [known.get(int(index), str(int(index))) for index in classes]
 
 
 def fitness(x: NDArray) -> NDArray:
-    """Rows of P, R, mAP at .5, mAP at .5:.95 and maybe more -> one figure of merit each: .1 and .9 of the two mAPs."""
+    """Rows (n, 4+) of P, R, mAP at .5, mAP at .5:.95 and maybe more -> figures of merit (n,): .1 and .9 of the mAPs."""
     return np.asarray(x)[:, :4] @ np.asarray(FITNESS_WEIGHTS)
 
 
@@ -194,8 +218,8 @@ class ConfusionMatrix:
     """Counts of (predicted class, true class); the last row and column stand for the background.
 
     ``matrix`` is (nc + 1, nc + 1), rows predicted, columns true. A label without a match counts in the background row,
-    a detection without a match in the background column. YOLOv5 v6.2 leaves out the stray detections of an image that
-    has no match at all, and of an image without labels; here every one of them counts.
+    a detection without a match in the background column. YOLOv5 v6.2 ignores the unmatched detections of an image that
+    has no match at all or no labels; here all of them count.
     """
 
     def __init__(self, nc: int, conf: float = 0.25, iou_thres: float = 0.45):
@@ -203,26 +227,30 @@ class ConfusionMatrix:
         self.matrix: NDArray = np.zeros([nc + 1] * 2)
 
     def process_batch(self, detections: Rows | None, labels: Rows) -> None:
-        """Add one image, of tensors or arrays.
+        """Add one image; both arguments may be tensors or arrays.
 
-        ``detections`` (N, 6): x1, y1, x2, y2, confidence, class, or None for none; those up to the confidence limit are
-        ignored. ``labels`` (M, 5): class, x1, y1, x2, y2 in the same pixels (without detections, (M,) classes do).
-        Each detection goes to the label that it overlaps most, of whatever class; of several the closest gets it.
+        Each detection claims the label that it overlaps most, of whatever class; of several the closest gets it.
+
+        Args:
+            detections: (N, 6) x1, y1, x2, y2, confidence, class, or None for none; those up to the confidence limit
+                are ignored.
+            labels: (M, 5) class, x1, y1, x2, y2 in the same pixels; without detections, classes (M,) are enough.
         """
-        found, rows = np.zeros((0, 6)) if detections is None else as_array(detections), as_array(labels)
-        kept = found[found[:, 4] > self.conf]
-        true = (rows[:, 0] if rows.ndim > 1 else rows).astype(int)
-        predicted = kept[:, 5].astype(int)
-        partner = np.full(len(true), -1)  # the detection that each label goes to
+        rows = np.zeros((0, 6)) if detections is None else as_array(detections)
+        kept = rows[rows[:, 4] > self.conf]  # (K, 6)
+        predicted = kept[:, 5].astype(int)  # (K,)
+        label_rows = as_array(labels)
+        true = (label_rows[:, 0] if label_rows.ndim > 1 else label_rows).astype(int)  # (M,)
+        partner = np.full(len(true), -1)  # (M,) detection that each label goes to
         if len(kept) and len(true):
-            overlap = box_iou(kept[:, :4], rows[:, 1:5])  # (N, M)
-            favourite = overlap.argmax(1)
-            best = overlap.max(1)
+            overlap = box_iou(kept[:, :4], label_rows[:, 1:5])  # (K, M)
+            favourite = overlap.argmax(1)  # (K,)
+            best = overlap.max(1)  # (K,)
             claimants = np.flatnonzero(best > self.iou_thres)
             claimants = claimants[np.argsort(best[claimants], kind="stable")]
             partner[favourite[claimants]] = claimants  # the closest is written last
-        matched = partner >= 0
-        stray = np.ones(len(predicted), dtype=bool)
+        matched = partner >= 0  # (M,)
+        stray = np.ones(len(predicted), dtype=bool)  # (K,)
         stray[partner[matched]] = False
         np.add.at(self.matrix, (predicted[partner[matched]], true[matched]), 1)
         np.add.at(self.matrix, (np.full((~matched).sum(), self.nc), true[~matched]), 1)
@@ -240,7 +268,7 @@ class ConfusionMatrix:
         names: Mapping[int, str] | Sequence[str] = (),
         draw: Draw = at_once,
     ) -> None:
-        """Have ``draw`` save confusion_matrix.png in ``save_dir``; ``normalize`` divides every column by its sum."""
+        """Draw confusion_matrix.png in ``save_dir``; ``normalize`` divides each column by its sum."""
         matrix = self.matrix / (self.matrix.sum(0, keepdims=True) + 1e-9) if normalize else self.matrix
         file = Path(save_dir) / "confusion_matrix.png"
         draw(file, partial(plot_confusion_matrix, matrix, list(names_by_index(names).values()), file))
