@@ -106,7 +106,7 @@ def test_help_lists_the_published_options_and_no_others():
         "--exist-ok", "--quad", "--cos-lr", "--label-smoothing", "--patience", "--freeze", "--save-period", "--seed",
         "--local_rank",
     }  # fmt: skip
-    added = {"--help", "--amp", "--compile", "--no-cuda-graph", "--local-rank", "--allow-download-scripts"}
+    added = {"--help", "--version", "--amp", "--compile", "--no-cuda-graph", "--local-rank", "--allow-download-scripts"}
     assert flags == published | added
 
 
