@@ -20,7 +20,7 @@ from utils.detection.outputs import Writer
 from utils.detection.sources import LoadImages
 from utils.detection.streams import LoadStreams, is_stream
 from utils.detection.threads import ReadAhead, WriteBehind
-from utils.device import select_device
+from utils.device import device_line, select_device
 from utils.drawing.annotator import BoxStyle, draw_detections
 from utils.errors import InputError
 from utils.log import LOGGER, colorstr
@@ -101,6 +101,7 @@ def open_detector(options: DetectOptions, open_backend: Callable[..., Any]) -> t
     """
     weights = options.weights[0] if len(options.weights) == 1 else options.weights
     device = select_device(options.device)
+    LOGGER.info(device_line(device))
     model = open_backend(weights, device=device, data=options.data, fp16=options.half, dnn=options.dnn)
     model.check_request(
         options.conf_thres,
