@@ -18,7 +18,7 @@ COMMANDS = (
     "train.py", "val.py", "detect.py", "export.py", "prune_tools/train_sparity.py", "prune_tools/prune.py",
     "prune_tools/finetune.py", "prune_tools/pipeline.py", "prune_tools/sweep.py", "prune_tools/groups.py",
     "prune_tools/sensitivity.py", "data/scripts/download_weights.py", "data/scripts/draw_mask_demo.py",
-    "data/scripts/get_dataset.py",
+    "data/scripts/get_dataset.py", "data/scripts/convert_labels.py", "data/scripts/autosplit.py",
 )  # fmt: skip
 OURS = {"train", "val", "detect", "models", "utils", "prune_tools"}
 
