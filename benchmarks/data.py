@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Images per second that the data set makes for training, beside the plain two-step way, in CPU time of one thread.
+"""Training images made per second, compared with the plain two-step way, in CPU time of one thread.
 
     python benchmarks/data.py --data data/mask.yaml --imgsz 320
 
-Without --data, pictures of the demo data set are drawn into a temporary folder. Pictures, random numbers and labels are
-the same for all alternatives (tests/test_tiles.py compares them), which take turns.
+Without --data, pictures of the demo data set are drawn into a temporary folder. Images, random numbers and labels are
+the same for all alternatives (tests/test_tiles.py compares them), and they are timed in turns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,7 +34,7 @@ from utils.log import LOGGER
 from utils.storage.files import ROOT
 from utils.training.hyperparameters import read_hyperparameters
 
-LARGE_PHOTOGRAPH = (3000, 4000)  # height and width in pixels: a telephone's camera
+LARGE_PHOTOGRAPH = (3000, 4000)  # height and width in pixels, as of a phone's camera
 
 
 @dataclass
@@ -49,26 +48,30 @@ class DataOptions:
 
 
 def measure(data: str = "", imgsz: int = 320, images: int = 96, repetitions: int = 7) -> list[Figure]:
-    """The figures of loading. ``data``: a data set YAML, or '' for demo pictures; ``images``: items of one round."""
+    """Return the figures of loading.
+
+    Args:
+        data: data set YAML, or '' for demo pictures. imgsz: side of the training images in pixels.
+        images: training images made in one round. repetitions: rounds.
+    """
     with tempfile.TemporaryDirectory() as folder, one_thread():
         data = data or demo_data(Path(folder), images=max(images * 5 // 4, 2))
         split = check_dataset(data)["train"]
         return [*_items(split, imgsz, images, repetitions), _large_photographs(Path(folder), imgsz, repetitions)]
 
 
-def _items(split: Any, imgsz: int, count: int, repetitions: int) -> list[Figure]:
+def _items(split: str | list[str], imgsz: int, count: int, repetitions: int) -> list[Figure]:
     hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
 
-    def round_of(kind: type[LoadImagesAndLabels], cache: str) -> Callable[[], object]:
-        dataset = kind(split, imgsz, augment=True, hyp=hyp, cache_images=cache)
+    def make_round(dataset_class: type[LoadImagesAndLabels], cache: str) -> Callable[[], object]:
+        dataset = dataset_class(split, imgsz, augment=True, hyp=hyp, cache_images=cache)
         return lambda: [dataset[number % len(dataset), number] for number in range(count)]
 
-    kinds = {"ours": LoadImagesAndLabels, "plain": TwoStepImages}
-    seconds = in_turns(
-        {f"{name} {cache}": round_of(kind, cache) for name, kind in kinds.items() for cache in ("ram", "none")},
-        repetitions,
-        time.process_time,
-    )
+    rounds: dict[str, Callable[[], object]] = {}
+    for name, dataset_class in (("ours", LoadImagesAndLabels), ("plain", TwoStepImages)):
+        for cache in ("ram", "none"):
+            rounds[f"{name} {cache}"] = make_round(dataset_class, cache)
+    seconds = in_turns(rounds, repetitions, time.process_time)
 
     def figure(subject: str, ours: str, plain: str, goal: float | None, note: str) -> Figure:
         return compare_seconds(subject, seconds[ours], seconds[plain], goal, note, count, "images/s")
@@ -82,9 +85,9 @@ def _items(split: Any, imgsz: int, count: int, repetitions: int) -> list[Figure]
 
 
 def _large_photographs(folder: Path, imgsz: int, repetitions: int) -> Figure:
-    """Reading photographs for training: decoded at a fraction of their size, against decoded whole and resized."""
-    for kind in ("images", "labels"):
-        (folder / "large" / kind).mkdir(parents=True)
+    """Compare decoding a photograph at a fraction of its size with decoding all of it and resizing."""
+    for name in ("images", "labels"):
+        (folder / "large" / name).mkdir(parents=True)
     photograph = folder / "large/images/0.jpg"
     coarse = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     cv2.imwrite(str(photograph), cv2.resize(coarse, LARGE_PHOTOGRAPH[::-1], interpolation=cv2.INTER_CUBIC))
@@ -108,4 +111,4 @@ def main(options: DataOptions) -> list[Figure]:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(parse(DataOptions, "Images per second that the data set makes for training.")))
+    run_command(lambda: main(parse(DataOptions, "Training images made per second.")))

@@ -1,4 +1,4 @@
-"""What the benchmarks share: alternatives timed in turns, and the rows that they make."""
+"""Timing of alternatives in turns, and the rows of docs/BENCHMARKS.md made from it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ GPU_TITLE = "On a GPU"  # of the section of docs/BENCHMARKS.md that benchmarks/g
 def in_turns(
     alternatives: Mapping[str, Callable[[], object]], repetitions: int, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of each call of each alternative, which take turns so that a busy machine favours none.
+    """Return the seconds of each call of each alternative, called in turns so that load affects all alike.
 
-    The first round warms up and is not counted. ``clock`` may be ``time.process_time`` where nothing waits and no other
-    process works: it does not see what else the machine does.
+    The first round warms up and is not counted. Pass ``time.process_time`` as ``clock`` where all work is done by this
+    process and nothing waits: other processes then make no difference.
     """
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for repetition in range(repetitions + 1):
@@ -31,12 +31,12 @@ def in_turns(
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of docs/BENCHMARKS.md: our figure beside that of the plain way, from one run.
+    """One row of docs/BENCHMARKS.md: our figure and that of the plain way, from one run.
 
     Attributes:
         subject: what was measured. unit: of ``ours`` and ``plain``, such as images/s or s. ours, plain: medians.
-        ratio: by how much ours is better, the median over the rounds; above 1 is better. goal: the least ratio wanted.
-        spread: half the distance between the quartiles of the ratios. note: what the plain way is.
+        ratio: median over the rounds of how many times better ours is; above 1 is better. goal: lowest ratio wanted.
+        spread: half the interquartile range of the ratios. note: what the plain way is.
     """
 
     subject: str
@@ -50,24 +50,31 @@ class Figure:
 
 
 def compare_seconds(
-    subject: str, ours: Sequence[float], plain: Sequence[float], goal: float | None = None, note: str = "",
-    amount: float | None = None, unit: str = "s",
-) -> Figure:  # fmt: skip
-    """The figure of two alternatives timed in turns, each round giving one ratio.
+    subject: str,
+    ours: Sequence[float],
+    plain: Sequence[float],
+    goal: float | None = None,
+    note: str = "",
+    amount: float | None = None,
+    unit: str = "s",
+) -> Figure:
+    """Return the figure of two alternatives timed in turns; each round gives one ratio.
 
-    With ``amount`` (images of one call, say) the medians are given as amount per second in ``unit``.
+    With ``amount``, such as the images of one call, the medians are amounts per second in ``unit``.
     """
     ratios = [slow / fast for slow, fast in zip(plain, ours, strict=True)]
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
-    our_figure, plain_figure = statistics.median(ours), statistics.median(plain)
+    our_figure = statistics.median(ours)
+    plain_figure = statistics.median(plain)
     if amount is not None:
-        our_figure, plain_figure = amount / our_figure, amount / plain_figure
+        our_figure = amount / our_figure
+        plain_figure = amount / plain_figure
     spread = (quartiles[2] - quartiles[0]) / 2
     return Figure(subject, unit, our_figure, plain_figure, statistics.median(ratios), spread, goal, note)
 
 
 def as_table(figures: Sequence[Figure]) -> str:
-    """The figures as a Markdown table."""
+    """Return the figures as a Markdown table."""
     lines = ["| | ours | plain | ratio | wanted | plain is |", "| --- | ---: | ---: | ---: | ---: | --- |"]
     for figure in figures:
         wanted = "" if figure.goal is None else f"{figure.goal:g}"

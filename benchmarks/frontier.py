@@ -1,21 +1,20 @@
 #!/usr/bin/env python3
-"""Accuracy against size: this project's pruning beside other methods, from the same trained model.
+"""Accuracy against size: this project's pruning compared with other methods, from the same trained model.
 
     python benchmarks/frontier.py --data data/mask_demo.yaml --base base.pt --sparse sparse.pt --imgsz 320
 
-Each method brings the network to the same numbers of operations and is fine-tuned for the same epochs by one rule:
-recipe gentle, or short where the pruned model has lost more than a twentieth of the base's mAP50. ``--base`` is the
-trained model (train.py), ``--sparse`` one with an L1 penalty (train_sparity.py --sr). The methods:
+Each method prunes the network to the same numbers of operations. The result is fine-tuned for the same epochs by one
+rule: recipe gentle, or short where pruning cost more than a twentieth of the base's mAP50. ``--base`` is the trained
+model (train.py), ``--sparse`` one trained with an L1 penalty (train_sparity.py --sr). The methods:
 
-* original: the channels outside shortcuts by their gammas, nothing repaired: what the original tools do
+* original: the channels outside shortcuts by their gammas, no repair, as the original tools do
 * torch-pruning: batch-norm scale importance, global, coupled channels (pip install torch-pruning)
-* ours: coupled channels too, constants folded, layers re-fitted
-* ours+teacher: the same cut, fine-tuned with the base model as teacher
-* polarize+teacher: sparse training of its own for each target, from the base, then as ours+teacher: what pipeline.py
-  does
+* ours: coupled channels, constants folded, layers re-fitted
+* ours+teacher: the same pruned network, fine-tuned with the base model as teacher
+* polarize+teacher: sparse training with --penalty polarize for each target, from the base, then as ours+teacher; this
+  is what pipeline.py does
 
-A cell that is measured is kept in ``frontier.json``; the same command goes on where it stopped, in a training at the
-epoch that was under way.
+Measured cells are kept in ``frontier.json``. The same command continues where it stopped, also within a training.
 """
 
 from __future__ import annotations
@@ -34,21 +33,36 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import torch
+
+import val
 from benchmarks.frontier_table import RUNTIMES, SIZE, Cell, as_table, draw
+from models.widths import measure_widths
+from models.yolo import DetectionModel
+from prune_tools import finetune, prune, train_sparity
+from prune_tools.channels.structure import Structure
+from prune_tools.opening import load_model
+from prune_tools.pipeline_run import resumable
+from prune_tools.planning.costs import CostModel
+from prune_tools.planning.latency import prepare, time_calls
+from prune_tools.planning.plan import plan_by_percent
+from prune_tools.planning.scores import gamma_scores
 from prune_tools.survey.record import checkpoint_digest
 from prune_tools.tuning.recipes import recipe_after
+from prune_tools.yolo_pruned import record_widths, save_model
 from utils.checks import check_file
 from utils.commands.cli import run_command, show_arguments
 from utils.commands.options import build, option, parse
 from utils.errors import InputError
 from utils.log import LOGGER, colorstr
+from utils.model_info import count_parameters, gflops
 from utils.storage.files import ROOT, atomic_path, make_folder
 
 METHODS = ("original", "torch-pruning", "ours", "ours+teacher", "polarize+teacher")
-ROUNDING = 8  # channels, of all methods but the original, which has none
-BISECTIONS = 12  # of a share of channels, until the operations fit
-RATIOS = [step / 50 for step in range(1, 50)]  # of Torch-Pruning
-FINE_STEPS = 20  # from one of them to the next
+ROUNDING = 8  # channel multiple of all methods but the original, which has none
+BISECTIONS = 12  # of the share of channels, to meet the number of operations
+RATIOS = [step / 50 for step in range(1, 50)]  # pruning ratios tried with Torch-Pruning
+FINE_STEPS = 20  # between two of these ratios
 
 
 @dataclass
@@ -58,7 +72,7 @@ class FrontierOptions:
     base: str = option("", "trained checkpoint")
     sparse: str = option("", "checkpoint of sparse training from the base with an L1 penalty")
     data: str = option(str(ROOT / "data/mask_demo.yaml"), "data set YAML")
-    flops: list[float] = option([0.75, 0.5, 0.3], "shares of the base's operations that remain", nargs="+")
+    flops: list[float] = option([0.75, 0.5, 0.3], "shares of the base's operations to keep", nargs="+")
     methods: list[str] = option(list(METHODS), "methods to compare", nargs="+", choices=METHODS)
     sparse_epochs: int = option(20, "epochs of sparse training by polarize")
     epochs: int = option(20, "epochs of fine-tuning")
@@ -67,24 +81,21 @@ class FrontierOptions:
     workers: int = option(2, "most data loading processes")
     device: str = option("", "cpu, cuda device number such as 0, or mps")
     seed: int = option(0, "seed of all random numbers")
-    folder: str = option(str(ROOT / "runs/frontier"), "where everything goes")
+    folder: str = option(str(ROOT / "runs/frontier"), "folder of all results")
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured before the first training."""
+        """Check the options before the first training."""
         if not self.base or not self.sparse:
             raise InputError("give --base (a trained checkpoint) and --sparse (from it, by train_sparity.py --sr)")
         if not all(0 < share < 1 for share in self.flops):
             raise InputError(f"--flops are shares of the base's operations in (0, 1), got {self.flops}")
 
 
-# -- the methods: a share of the operations -> a pruned checkpoint -------------------------------------------------
-
-
 class Frontier:
-    """Makes, fine-tunes and measures all cells, and keeps what is done."""
+    """Prunes, fine-tunes and measures all cells, and keeps finished ones."""
 
     def __init__(self, options: FrontierOptions) -> None:
-        """Open the folder; cells of an earlier run with the same models are taken over."""
+        """Open the folder and read the cells of an earlier run. Raises InputError if that had other options."""
         self.options = options
         self.folder = make_folder(options.folder).resolve()
         self.record = self.folder / "frontier.json"
@@ -103,14 +114,14 @@ class Frontier:
         self._save()
 
     def run(self) -> list[Cell]:
-        """All cells that were asked for, measured now or before."""
-        wanted = [(method, share) for share in self.options.flops for method in self.options.methods]
-        for method, share in wanted:
+        """Return all cells of the options, measured now or before."""
+        keys = [(method, share) for share in self.options.flops for method in self.options.methods]
+        for method, share in keys:
             if (method, share) not in self.cells:
                 LOGGER.info(colorstr(f"\n{method} at {share:.0%} of the operations"))
                 self.cells[method, share] = self._cell(method, share)
                 self._save()
-        return [self.cells[key] for key in wanted]
+        return [self.cells[key] for key in keys]
 
     def _save(self) -> None:
         with atomic_path(self.record) as draft:
@@ -118,10 +129,6 @@ class Frontier:
             draft.write_text(json.dumps({"of": self.identity, "cells": cells}, indent=1) + "\n", encoding="utf-8")
 
     def _cell(self, method: str, share: float) -> Cell:
-        from prune_tools import finetune
-        from prune_tools.opening import load_model
-        from utils.model_info import count_parameters, gflops
-
         name = f"{method}-{share:g}"
         cutters: dict[str, Callable[[float, str], Path]] = {
             "original": self._original,
@@ -137,21 +144,29 @@ class Frontier:
             return Cell(method, share, problem=str(error))
         cell = Cell(method, share)
         network, _ = load_model(pruned)
-        cell.parameters, cell.gflops = count_parameters(network), gflops(network, SIZE) or 0.0
+        cell.parameters = count_parameters(network)
+        cell.gflops = gflops(network, SIZE) or 0.0
         cell.pruned_map50, cell.pruned_map = self.accuracy(pruned)
-        keywords = {"weights": str(pruned), "teacher": self.options.base if method.endswith("+teacher") else ""}
-        keywords["recipe"] = recipe_after(cell.pruned_map50, self.base_accuracy[0])
-        run = f"{name}-finetuned"
-        best = self._train(finetune.main, finetune.FinetuneOptions, run, epochs=self.options.epochs, **keywords)
+        best = self._train(
+            finetune.main,
+            finetune.FinetuneOptions,
+            f"{name}-finetuned",
+            weights=str(pruned),
+            epochs=self.options.epochs,
+            teacher=self.options.base if method.endswith("+teacher") else "",
+            recipe=recipe_after(cell.pruned_map50, self.base_accuracy[0]),
+        )
         cell.map50, cell.map = self.accuracy(best)
         cell.milliseconds, cell.base_milliseconds = self._times(best)
         return cell
 
-    def _train(self, command: Any, options_class: type, name: str, **keywords: Any) -> Path:
-        """One training in the folder ``name``, unless it is finished; returns its best checkpoint."""
-        from prune_tools.pipeline_run import resumable
+    # -- training and pruning ------------------------------------------------------------------------------------------
 
-        options, best, last = self.options, *(self.folder / name / f"weights/{kind}.pt" for kind in ("best", "last"))
+    def _train(self, command: Callable[[Any], Any], options_class: type, name: str, **keywords: Any) -> Path:
+        """Train in the folder ``name``, unless that is finished; return the best checkpoint."""
+        options = self.options
+        weights = self.folder / name / "weights"
+        best, last = weights / "best.pt", weights / "last.pt"
         if last.is_file() and not resumable(last):
             return best
         common = {
@@ -163,85 +178,85 @@ class Frontier:
             raise InputError(f"{name} was stopped before its end: run the same command to continue it")
         return best
 
-    def _prune(self, weights: str, name: str, **chosen: Any) -> Path:
-        from prune_tools import prune
-
+    def _prune(self, weights: str, name: str, **keywords: Any) -> Path:
+        """Prune with prune.py in the folder ``name``; return the pruned checkpoint."""
         options = self.options
-        built = build(
-            prune.PruneOptions, weights=[weights], data=options.data, imgsz=options.imgsz, device=options.device,
-            batch_size=options.batch_size * 2, project=str(self.folder), name=name, exist_ok=True, noval=True, **chosen,
+        run = prune.run(
+            weights=weights, data=options.data, imgsz=options.imgsz, device=options.device,
+            batch_size=options.batch_size * 2, project=str(self.folder), name=name, exist_ok=True, noval=True,
+            **keywords,
         )  # fmt: skip
-        return prune.main(built) / "pruned_model.pt"
+        return run / "pruned_model.pt"
+
+    # -- the methods: share of the operations -> pruned checkpoint -----------------------------------------------------
 
     def _ours(self, share: float, _: str) -> Path:
         name = f"ours-{share:g}"
-        made = self.folder / name / "pruned_model.pt"  # both schedules of fine-tuning start from one cut
-        if made.is_file():
-            return made
+        pruned = self.folder / name / "pruned_model.pt"
+        if pruned.is_file():  # shared by the methods with and without teacher
+            return pruned
         return self._prune(self.options.sparse, name, target_flops=f"{share}", round_to=ROUNDING)
 
     def _polarize(self, share: float, name: str) -> Path:
-        from prune_tools import train_sparity
-
-        goal = {"target_flops": f"{share}", "round_to": ROUNDING}
-        start = {"weights": self.options.base, "teacher": self.options.base, "penalty": "polarize"}
-        keywords = {**start, **goal, "epochs": self.options.sparse_epochs}
-        sparse = self._train(train_sparity.main, train_sparity.SparseOptions, f"{name}-sparse", **keywords)
-        return self._prune(str(sparse), name, **goal)
+        target: dict[str, Any] = {"target_flops": f"{share}", "round_to": ROUNDING}
+        sparse = self._train(
+            train_sparity.main,
+            train_sparity.SparseOptions,
+            f"{name}-sparse",
+            weights=self.options.base,
+            teacher=self.options.base,
+            penalty="polarize",
+            epochs=self.options.sparse_epochs,
+            **target,
+        )
+        return self._prune(str(sparse), name, **target)
 
     def _original(self, share: float, name: str) -> Path:
-        """The least percentage that leaves no more than ``share`` of the operations; raises InputError if none does."""
-        from prune_tools.channels.structure import Structure
-        from prune_tools.opening import load_model
-        from prune_tools.planning.costs import CostModel
-        from prune_tools.planning.plan import plan_by_percent
-        from prune_tools.planning.scores import gamma_scores
-
+        """Prune the lowest percentage that keeps at most ``share`` of the operations."""
         model, _ = load_model(self.options.sparse)
         structure = Structure.of(model).select("seed")
         groups = structure.groups
-        costs, scores = CostModel(structure), gamma_scores(model, groups)
+        costs = CostModel(structure)
+        scores = gamma_scores(model, groups)
+        full = costs.of_plan(plan_by_percent(groups, scores, 0.0))["flops"]
 
-        def left(percent: float) -> float:
-            return costs.of_plan(plan_by_percent(groups, scores, percent))["flops"] / whole
+        def kept(percent: float) -> float:
+            return costs.of_plan(plan_by_percent(groups, scores, percent))["flops"] / full
 
-        whole = costs.of_plan(plan_by_percent(groups, scores, 0.0))["flops"]
-        percent = least_that_fits(left, share, most=0.99)
+        percent = lowest_that_fits(kept, share, highest=0.99)
         return self._prune(self.options.sparse, name, percent=percent, fold=False, reconstruct=0)
 
     def _torch_pruning(self, share: float, name: str) -> Path:
-        """Pruned by Torch-Pruning, at the least global ratio that leaves no more than ``share`` of the operations."""
-        from models.widths import measure_widths
-        from prune_tools.opening import load_model
-        from prune_tools.yolo_pruned import record_widths, save_model
-        from utils.model_info import gflops
-
+        """Prune by Torch-Pruning at the lowest global ratio that keeps at most ``share`` of the operations."""
         model, _ = load_model(self.options.sparse)
-        whole = gflops(model, SIZE) or 0.0
-        ratio, least = 0.0, 1.0
-        for coarse in RATIOS:  # one after the other: layers that a high ratio would remove as a whole stay whole
-            left = (gflops(prune_by_torch_pruning(model, coarse, self.options.imgsz), SIZE) or 0.0) / whole
-            if left <= share:
+        full = gflops(model, SIZE) or 0.0
+
+        def kept(pruned: DetectionModel) -> float:
+            return (gflops(pruned, SIZE) or 0.0) / full
+
+        # No bisection: the operations need not fall with the ratio, as layers that it would remove whole stay whole.
+        previous, lowest = 0.0, 1.0
+        for ratio in RATIOS:
+            now = kept(prune_by_torch_pruning(model, ratio, self.options.imgsz))
+            if now <= share:
                 break
-            ratio, least = coarse, min(least, left)
+            previous, lowest = ratio, min(lowest, now)
         else:
-            raise InputError(f"no ratio leaves less than {least:.0%} of the operations")
+            raise InputError(f"no ratio keeps less than {lowest:.0%} of the operations")
         for step in range(1, FINE_STEPS + 1):
-            fine = ratio + (coarse - ratio) * step / FINE_STEPS
-            pruned = prune_by_torch_pruning(model, fine, self.options.imgsz)
-            if (gflops(pruned, SIZE) or 0.0) / whole <= share:
+            fine_ratio = previous + (ratio - previous) * step / FINE_STEPS
+            pruned = prune_by_torch_pruning(model, fine_ratio, self.options.imgsz)
+            if kept(pruned) <= share:
                 break
         record_widths(pruned, measure_widths(pruned, model))
         path = make_folder(self.folder / name) / "pruned_model.pt"
         save_model(pruned, path, {})
         return path
 
-    # -- measuring -------------------------------------------------------------------------------------------------
+    # -- measuring -----------------------------------------------------------------------------------------------------
 
     def accuracy(self, weights: str | Path) -> tuple[float, float]:
-        """mAP50 and mAP50-95 of a checkpoint."""
-        import val
-
+        """Return mAP50 and mAP50-95 of a checkpoint."""
         options = self.options
         results, _, _ = val.run(
             options.data, str(weights), imgsz=options.imgsz, batch_size=options.batch_size * 2, plots=False,
@@ -255,20 +270,14 @@ class Frontier:
         return self.accuracy(self.options.base)
 
     def _times(self, weights: Path) -> tuple[dict[str, float], dict[str, float]]:
-        """Milliseconds for one image by runtime, and those of the base in turns with it; missing runtimes left out.
-
-        In a process of its own, so that no runtime leaves threads to the trainings that follow.
-        """
+        """Return ``time_in_turns`` of a separate process, so that no runtime leaves threads to later trainings."""
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             return pool.submit(time_in_turns, str(weights), self.options.base, self.options.imgsz).result()
 
 
 def time_in_turns(weights: str, base: str, image_size: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Milliseconds of both checkpoints for one image by runtime, in turns; runtimes that are missing are left out."""
-    from prune_tools.opening import load_model
-    from prune_tools.planning.latency import prepare, time_calls
-
-    networks = {name: load_model(file)[0] for name, file in (("pruned", weights), ("base", base))}
+    """Return milliseconds for one image by runtime of both checkpoints, timed in turns; missing runtimes left out."""
+    networks = {"pruned": load_model(weights)[0], "base": load_model(base)[0]}
     times: dict[str, dict[str, float]] = {name: {} for name in networks}
     for runtime in RUNTIMES:
         try:
@@ -281,31 +290,33 @@ def time_in_turns(weights: str, base: str, image_size: int) -> tuple[dict[str, f
     return times["pruned"], times["base"]
 
 
-def least_that_fits(left: Callable[[float], float], share: float, most: float) -> float:
-    """The least removal, in (0, ``most``), after which ``left`` of it is at most ``share``.
+def lowest_that_fits(kept: Callable[[float], float], share: float, highest: float) -> float:
+    """Return the lowest removal in (0, ``highest``) after which ``kept`` of it is at most ``share``.
 
     Raises:
-        InputError: not even ``most`` suffices; says what it leaves.
+        InputError: ``highest`` keeps more.
     """
-    least = left(most)
-    if least > share:
-        raise InputError(f"removing {most:.0%} of the channels it may touch leaves {least:.0%} of the operations")
-    below, above = 0.0, most
+    if kept(highest) > share:
+        raise InputError(
+            f"removing {highest:.0%} of the channels of this method keeps {kept(highest):.0%} of the operations"
+        )
+    low, high = 0.0, highest
     for _ in range(BISECTIONS):
-        middle = (below + above) / 2
-        below, above = (below, middle) if left(middle) <= share else (middle, above)
-    return above
+        middle = (low + high) / 2
+        if kept(middle) <= share:
+            high = middle
+        else:
+            low = middle
+    return high
 
 
-def prune_by_torch_pruning(model: Any, ratio: float, image_size: int) -> Any:
-    """A copy of ``model`` that Torch-Pruning has pruned to ``ratio`` of its channels by their batch-norm scales."""
-    import torch
-
+def prune_by_torch_pruning(model: DetectionModel, ratio: float, image_size: int) -> DetectionModel:
+    """Return a copy of ``model`` from which Torch-Pruning removed ``ratio`` of the channels by batch-norm scales."""
     try:
         import torch_pruning
     except ImportError as error:
-        raise InputError("the method torch-pruning needs its package: pip install torch-pruning") from error
-    copy = deepcopy(model).requires_grad_(True)
+        raise InputError("the method torch-pruning needs a package: pip install torch-pruning") from error
+    copy: Any = deepcopy(model).requires_grad_(True)
     pruner = torch_pruning.pruner.BNScalePruner(
         copy, torch.zeros(1, 3, image_size, image_size), importance=torch_pruning.importance.BNScaleImportance(),
         global_pruning=True, pruning_ratio=ratio, ignored_layers=[*copy.model[-1].m], round_to=ROUNDING,
@@ -315,10 +326,7 @@ def prune_by_torch_pruning(model: Any, ratio: float, image_size: int) -> Any:
 
 
 def main(options: FrontierOptions) -> Path:
-    """Measure everything, write frontier.json, frontier.md and frontier.png; returns the folder."""
-    from prune_tools.opening import load_model
-    from utils.model_info import gflops
-
+    """Measure everything, write frontier.json, frontier.md and frontier.png, and return their folder."""
     show_arguments("frontier", options)
     frontier = Frontier(options)
     cells = frontier.run()

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Runs a script of any YOLOv5 checkout, in its folder, and notes when optimizer steps ended and what the GPU did.
+"""Run a script of any YOLOv5 checkout in its folder, and record its optimizer steps and the GPU's work.
 
     python benchmarks/gpu_probe.py RESULT.json plain|profiled FOLDER train.py --data ...
 
-The script is not changed: torch calls back after each optimizer step, and its profiler watches a few steps in the
-middle of the run. Steps are timed on the GPU, by events between its kernels: the host may run ahead of it.
+The script is not changed: torch calls a hook after each optimizer step, and its profiler records a few steps in the
+middle of the run. Steps are timed on the GPU, by events between kernels, because the host may run ahead of it.
 """
 
 from __future__ import annotations
@@ -18,53 +18,49 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.profiler import ProfilerActivity, profile
+
 PROFILED = (30, 38)  # optimizer steps between which kernels are counted; a run has more
 
 
 class Probe:
-    """Notes of a run."""
+    """Record of the optimizer steps of this process."""
 
-    def __init__(self, profile: bool) -> None:
-        """Watch every optimizer of this process."""
-        from torch.optim.optimizer import register_optimizer_step_post_hook
-
-        self.steps: list[float] = []  # host times
-        self.events: list[Any] = []
-        self.kernels: list[tuple[float, float]] = []
+    def __init__(self, profiled: bool) -> None:
+        """Observe every optimizer; ``profiled`` also records the kernels of some steps."""
+        self.steps: list[float] = []  # host times in seconds
+        self.events: list[torch.cuda.Event] = []
+        self.kernels: list[tuple[float, float]] = []  # start and end in microseconds
         self.launches = 0
-        self._profiler: Any = None
-        self._profile = profile
+        self._profiler: profile | None = None
+        self._profiled = profiled
         register_optimizer_step_post_hook(self._after_step)
 
-    def _after_step(self, *_: Any) -> None:
-        import torch
-
+    def _after_step(self, *_: object) -> None:
         self.steps.append(time.time())
         if torch.cuda.is_available():
             self.events.append(torch.cuda.Event(enable_timing=True))
             self.events[-1].record()
-        if not self._profile:
-            return
-        if len(self.steps) == PROFILED[0]:
-            from torch.profiler import ProfilerActivity, profile
-
+        if self._profiled and len(self.steps) == PROFILED[0]:
             self._profiler = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
-            self._profiler.__enter__()
-        elif len(self.steps) == PROFILED[1]:
+            self._profiler.start()
+        elif self._profiler and len(self.steps) == PROFILED[1]:
             torch.cuda.synchronize()
-            self._profiler.__exit__(None, None, None)
-            events = self._profiler.events()
-            self.kernels = [
-                (event.time_range.start, event.time_range.end)
-                for event in events
-                if event.device_type == torch.autograd.DeviceType.CUDA
-            ]
-            self.launches = sum("Launch" in event.name for event in events if not event.is_user_annotation)
+            self._profiler.stop()
+            self._count_kernels(self._profiler.events() or [])
+
+    def _count_kernels(self, events: Any) -> None:
+        self.kernels = [
+            (event.time_range.start, event.time_range.end)
+            for event in events
+            if event.device_type == torch.autograd.DeviceType.CUDA
+        ]
+        self.launches = sum("Launch" in event.name for event in events if not event.is_user_annotation)
 
     def result(self) -> dict[str, Any]:
-        """Return what was noted, as plain values; GPU times in microseconds."""
-        import torch
-
+        """Return the record as plain values; times per step are in seconds, ``milliseconds`` from step to step."""
         steps = PROFILED[1] - PROFILED[0]
         if self.events:
             torch.cuda.synchronize()
@@ -79,7 +75,7 @@ class Probe:
 
 
 def joined(spans: list[tuple[float, float]]) -> float:
-    """Length of the union of ``spans``."""
+    """Return the length of the union of ``spans``, each (start, end)."""
     total, reached = 0.0, -float("inf")
     for start, end in sorted(spans):
         total += max(end - max(start, reached), 0.0)
@@ -88,12 +84,12 @@ def joined(spans: list[tuple[float, float]]) -> float:
 
 
 def main() -> None:
-    """Run the script named on the command line; its exit code is this one's."""
+    """Run the script named on the command line and exit with its exit code."""
     output, way, folder, script, *arguments = sys.argv[1:]
     os.chdir(folder)
     sys.argv = [script, *arguments]
     sys.path[0] = folder
-    probe = Probe(profile=way == "profiled")
+    probe = Probe(profiled=way == "profiled")
     try:
         runpy.run_path(script, run_name="__main__")
     finally:

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""How long detectors take in the runtimes of this machine: checkpoints x runtimes x sizes x batches x threads.
+"""Latency of detectors in the runtimes of this machine: checkpoints x runtimes x sizes x batches x threads.
 
-python -m benchmarks.latency --weights base.pt pruned_model.pt --runtimes torch onnxruntime openvino --imgsz 320
-python -m benchmarks.latency --weights best.pt --runtimes openvino openvino-int8 --data mask.yaml   # and their mAP
-python -m benchmarks.latency --weights best.pt best.engine --runtimes torch --device 0 --half              # on a GPU
-Of all that has the same size, batch and number of threads the calls take turns, so that a busy machine favours none.
-A combination that is not possible here is listed with the reason.
+    python -m benchmarks.latency --weights base.pt pruned_model.pt --runtimes torch onnxruntime openvino --imgsz 320
+    python -m benchmarks.latency --weights best.pt --runtimes openvino openvino-int8 --data mask.yaml   # and their mAP
+    python -m benchmarks.latency --weights best.pt best.engine --runtimes torch --device 0 --half            # on a GPU
+
+Calls of the same size, batch and number of threads are timed in turns, so that load affects all alike. A combination
+that is not possible on this machine is listed with the reason.
 """
 
 from __future__ import annotations
@@ -17,29 +18,35 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import cv2
+import torch
+
+import export
+import val
 from benchmarks.figures import in_turns
 from benchmarks.latency_table import Cell, as_table, save
+from models.backends import DetectMultiBackend
+from models.exporters.verify import example_image
 from models.formats import PYTORCH, format_of
+from utils.checks import check_img_size
 from utils.commands.cli import run_command
 from utils.commands.options import option, parse
+from utils.device import select_device, time_sync
 from utils.errors import InputError, MissingFileError
-from utils.log import LOGGER, colorstr
+from utils.log import LOGGER, colorstr, warnings_only
 from utils.storage.files import ROOT, increment_path
 
-if TYPE_CHECKING:
-    import torch
-
-    from models.backends import DetectMultiBackend
-
-# What a checkpoint is exported to: its word after --include, and whether in INT8
+Scores = dict[tuple[str, str, int], tuple[float, float]]  # (weights, runtime, size) -> mAP50, mAP50-95
+# What a checkpoint is exported to: the word after --include ("-": not exported), and whether in INT8
 RUNTIMES = {
     "torch": ("-", False), "torchscript": ("torchscript", False), "onnxruntime": ("onnx", False),
     "onnxruntime-int8": ("onnx", True), "opencv": ("onnx", False), "openvino": ("openvino", False),
@@ -47,7 +54,7 @@ RUNTIMES = {
     "coreml": ("coreml", False), "tensorrt": ("engine", False),
 }  # fmt: skip
 STRIDE = 32  # of image sides, in pixels
-PAUSE = 0.005  # seconds between calls: the threads of the runtime before stop waiting for more work
+PAUSE = 0.005  # seconds between calls, in which the threads of the previous runtime stop waiting for work
 MEMORY_PROBE = """
 import sys, resource
 import torch
@@ -65,8 +72,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platfor
 class LatencyOptions:
     """Options of this benchmark."""
 
-    weights: list[str] = option([], "checkpoints, or files made by export.py, which run in their own runtime",
-                                nargs="+")  # fmt: skip
+    weights: list[str] = option(
+        [], "checkpoints, or files made by export.py, which run in their own runtime", nargs="+"
+    )
     runtimes: list[str] = option(
         ["torch", "onnxruntime", "openvino"], "for checkpoints: " + " ".join(RUNTIMES), nargs="+"
     )
@@ -75,16 +83,14 @@ class LatencyOptions:
     threads: list[int] = option([2], "threads of the runtime", nargs="+")
     repetitions: int = option(50, "calls that are timed")
     device: str = option("cpu", "cpu, or cuda device number such as 0: for torch, torchscript, onnxruntime, tensorrt")
-    half: bool = option(False, "compute in FP16: torch on a GPU, and exports, which are made with --half")
+    half: bool = option(False, "compute in FP16: torch on a GPU, and exports (made with --half)")
     data: str = option("", "data set YAML: mAP of each file, and the images that INT8 is calibrated on")
-    memory: bool = option(False, "peak memory too, of a process of its own for each line")
+    memory: bool = option(False, "also peak memory, of a separate process for each line")
     project: str = option(str(ROOT / "runs/latency"), "save to project/name")
     name: str = option("exp", "save to project/name")
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured, before anything is."""
-        from utils.checks import check_img_size
-
+        """Check the options before anything is measured."""
         if not self.weights:
             raise InputError("--weights is missing: name checkpoints or exported files")
         for file in self.weights:
@@ -103,14 +109,14 @@ class LatencyOptions:
 
 
 class Exports:
-    """The exports of the checkpoints, each made once, in a folder that goes away."""
+    """Exports of the checkpoints, each made once, in a temporary folder."""
 
     def __init__(self, folder: Path, options: LatencyOptions) -> None:
         self.folder, self.options = folder, options
         self.made: dict[tuple, Path | InputError] = {}
 
     def get(self, weights: str, runtime: str, size: int, batch: int) -> Path:
-        """The file that ``runtime`` runs. Raises InputError if it cannot be made."""
+        """Return the file that ``runtime`` runs. Raises InputError if it cannot be made."""
         argument, int8 = RUNTIMES.get(runtime, ("-", False))
         if argument == "-":
             return Path(weights)
@@ -120,33 +126,36 @@ class Exports:
                 self.made[key] = self._export(*key)
             except InputError as error:
                 self.made[key] = error
-        made = self.made[key]
-        if isinstance(made, InputError):
-            raise made
-        return made
+        result = self.made[key]
+        if isinstance(result, InputError):
+            raise result
+        return result
 
     def _export(self, weights: str, argument: str, int8: bool, size: int, batch: int) -> Path:
-        import export
-
         folder = self.folder / str(len(self.made))
         folder.mkdir()
         copy = folder / Path(weights).name
         shutil.copyfile(weights, copy)
         options = self.options
-        given: dict[str, Any] = {"data": options.data} if options.data else {}
-        given |= {"device": options.device} if argument == "engine" else {}
-        (path,) = export.run(weights=str(copy), include=[argument], imgsz=size, batch_size=batch, int8=int8,
-                             half=options.half, **given)  # fmt: skip
+        keywords: dict[str, Any] = {}
+        if options.data:
+            keywords["data"] = options.data
+        if argument == "engine":
+            keywords["device"] = options.device
+        (path,) = export.run(
+            weights=str(copy),
+            include=[argument],
+            imgsz=size,
+            batch_size=batch,
+            int8=int8,
+            half=options.half,
+            **keywords,
+        )
         return path
 
 
 def backend_for(path: str | Path, runtime: str, device: torch.device, half: bool = False) -> DetectMultiBackend:
-    """Return what runs a file, as detect.py does. Raises InputError if that is not possible on this device."""
-    import cv2
-    import torch
-
-    from models.backends import DetectMultiBackend
-
+    """Return the backend in which detect.py runs a file. Raises InputError if the device cannot run it."""
     cv2.setNumThreads(torch.get_num_threads())
     backend = DetectMultiBackend(path, device=device, dnn=runtime == "opencv", fp16=half)
     if backend.device.type != device.type:
@@ -154,17 +163,13 @@ def backend_for(path: str | Path, runtime: str, device: torch.device, half: bool
     return backend
 
 
-def runner_of(backend: DetectMultiBackend) -> Callable[[Any], Any]:
-    """One call on images (B, 3, H, W), finished when it returns."""
-    import torch
+def runner_of(backend: DetectMultiBackend) -> Callable[[torch.Tensor], object]:
+    """Return a function that runs images (B, 3, H, W) in 0..1 and waits until the result is complete."""
+    dtype = torch.half if backend.fp16 else torch.float
 
-    from utils.device import time_sync
-
-    type_ = torch.half if backend.fp16 else torch.float
-
-    def run(images: Any) -> Any:
+    def run(images: torch.Tensor) -> object:
         with torch.inference_mode():
-            output = backend(images.to(backend.device, type_))[0]
+            output = backend(images.to(backend.device, dtype))[0]
         time_sync()
         return output
 
@@ -172,49 +177,40 @@ def runner_of(backend: DetectMultiBackend) -> Callable[[Any], Any]:
 
 
 def measure(options: LatencyOptions) -> list[Cell]:
-    """All lines of the table."""
-    import cv2
-    import torch
-
-    from utils.device import select_device
-    from utils.log import warnings_only
-
+    """Return all lines of the table."""
     device = select_device(options.device)
-    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch_threads = torch.get_num_threads()
+    opencv_threads = cv2.getNumThreads()
     cells: list[Cell] = []
     try:
         with TemporaryDirectory() as name, warnings_only():
             exports = Exports(Path(name), options)
-            scores: dict[tuple, Any] = {}
+            scores: Scores = {}
             for size, batch, threads in product(options.imgsz, options.batch_size, options.threads):
                 torch.set_num_threads(threads)
                 group = [Cell(weights, runtime, size, batch, threads) for weights, runtime in _lines(options)]
                 _measure_group(group, exports, options, device, scores)
                 cells += group
     finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])
+        torch.set_num_threads(torch_threads)
+        cv2.setNumThreads(opencv_threads)
     return cells
 
 
 def _lines(options: LatencyOptions) -> Iterator[tuple[str, str]]:
-    """Weights and runtime of each line; an exported file has a runtime of its own."""
+    """Yield weights and runtime of each line; an exported file runs in the runtime of its format."""
     for weights in options.weights:
-        kind = format_of(weights)
-        if kind is PYTORCH:
+        file_format = format_of(weights)
+        if file_format is PYTORCH:
             yield from ((weights, runtime) for runtime in options.runtimes)
         else:
-            yield weights, next(name for name, (argument, _) in RUNTIMES.items() if argument == kind.argument)
+            yield weights, next(name for name, (argument, _) in RUNTIMES.items() if argument == file_format.argument)
 
 
 def _measure_group(
-    cells: list[Cell], exports: Exports, options: LatencyOptions, device: torch.device, scores: dict[tuple, Any]
+    cells: list[Cell], exports: Exports, options: LatencyOptions, device: torch.device, scores: Scores
 ) -> None:
     """Fill in the figures of cells of one size, batch and number of threads."""
-    import torch
-
-    from models.exporters.verify import example_image
-
     size, batch, threads = cells[0].imgsz, cells[0].batch, cells[0].threads
     images = example_image(None, (size, size)).expand(batch, -1, -1, -1).contiguous().to(device)
     calls: dict[str, Callable[[], object]] = {}
@@ -226,19 +222,23 @@ def _measure_group(
         except InputError as error:
             cell.note = str(error)
             continue
-        except (RuntimeError, OSError) as error:  # of a library, such as too little memory
+        except (RuntimeError, OSError) as error:  # raised by a library, for example when memory is too small
             cell.note = f"failed: {' '.join(str(error).split())[:200]}"
             continue
         torch.set_num_threads(threads)  # validation may have changed it
         calls[f"pause {index}"] = lambda: time.sleep(PAUSE)
-        calls[str(index)] = lambda run=run: run(images)  # type: ignore[misc]
+        calls[str(index)] = partial(run, images)
     _fill_in_times(cells, in_turns(calls, options.repetitions))
 
 
 def _prepare(
-    cell: Cell, path: Path, images: Any, options: LatencyOptions, device: torch.device, scores: dict[tuple, Any]
-) -> Callable[[Any], Any]:
-    """What is to be timed, after it has run once; fills in all other figures. Raises InputError where impossible."""
+    cell: Cell, path: Path, images: torch.Tensor, options: LatencyOptions, device: torch.device, scores: Scores
+) -> Callable[[torch.Tensor], object]:
+    """Return the call to be timed, after a first run, and fill in all figures but the times.
+
+    Raises:
+        InputError: the file cannot run here.
+    """
     backend = backend_for(path, cell.runtime, device, options.half)
     if backend.runtime and backend.runtime.metadata.int8 and not cell.runtime.endswith("-int8"):
         cell.runtime += "-int8"
@@ -253,13 +253,14 @@ def _prepare(
         cell.note = "no mAP: it applies NMS itself; val.py scores it at its --conf-thres and --iou-thres"
     elif options.data:
         key = (cell.weights, cell.runtime, cell.imgsz)
-        scores[key] = scores.get(key) or _accuracy(path, cell, options)
+        if key not in scores:
+            scores[key] = _accuracy(path, cell, options)
         cell.map50, cell.map = scores[key]
     return run
 
 
 def _fill_in_times(cells: list[Cell], seconds: Mapping[str, Sequence[float]]) -> None:
-    """The figures of ``seconds``, whose names are the indices of the cells."""
+    """Fill in the times from ``seconds``, whose keys are the indices of the cells."""
     first: Sequence[float] | None = None
     for index, cell in enumerate(cells):
         if str(index) in seconds:
@@ -277,21 +278,19 @@ def _mebibytes(path: Path) -> float:
 
 
 def _peak_memory(path: Path, cell: Cell, device: torch.device, half: bool) -> float:
-    """MiB of main memory that a process needs at most that does nothing but run this file."""
+    """Return the peak main memory, in MiB, of a process that only runs this file."""
     words = [str(path.resolve()), cell.runtime, str(cell.imgsz), str(cell.batch), str(cell.threads)]
     words += [str(device), "half" if half else "whole"]
     command = [sys.executable, "-c", MEMORY_PROBE, *words]
     probe = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if probe.returncode:
         reason = (probe.stderr.strip().splitlines() or [f"exit status {probe.returncode}"])[-1]
-        raise InputError(f"{path} failed in a process of its own: {reason}")
+        raise InputError(f"{path} failed in a separate process: {reason}")
     return float(probe.stdout.split()[-1])
 
 
 def _accuracy(path: Path, cell: Cell, options: LatencyOptions) -> tuple[float, float]:
-    """mAP at IoU 0.5 and at 0.5:0.95, by val.py."""
-    import val
-
+    """Return mAP at IoU 0.5 and at 0.5:0.95, measured by val.py."""
     with TemporaryDirectory() as folder:
         results, _, _ = val.run(
             options.data, str(path), imgsz=cell.imgsz, device=options.device, half=options.half, workers=0,
@@ -311,4 +310,4 @@ def main(options: LatencyOptions) -> list[Cell]:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(parse(LatencyOptions, "Measure how long detectors take in the runtimes of this machine.")))
+    run_command(lambda: main(parse(LatencyOptions, "Measure the latency of detectors on this machine.")))

@@ -1,4 +1,4 @@
-"""The table of benchmarks/latency.py: its lines, and what they look like in Markdown, CSV and a plot."""
+"""Lines of the table of benchmarks/latency.py, as Markdown, CSV and a plot."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from utils.drawing.charts import new_figure, save_figure
 from utils.storage.files import atomic_path
 
 
 @dataclass
 class Cell:
-    """One line of the table; figures are None where there are none, and ``note`` says why.
+    """One line of the table; figures that do not exist are None, and ``note`` says why.
 
     Attributes:
-        imgsz: side in pixels. median, low, high: of milliseconds per image, and its quartiles. ratio: median ratio of
-            the time to that of the first line of the same size, batch and threads, turn by turn. file_mib: size of
-            what is deployed. memory_mib: peak of a process that runs it, libraries included. map50, map: on the data.
+        imgsz: side in pixels. median, low, high: milliseconds per image, median and quartiles. ratio: median over the
+            turns of the time divided by that of the first line of the same size, batch and threads. file_mib: size of
+            the deployed files. memory_mib: peak of a process that runs them, libraries included. map50, map: on the
+            data.
     """
 
     weights: str
@@ -37,7 +39,7 @@ class Cell:
 
 
 def as_table(cells: Sequence[Cell]) -> str:
-    """The cells as a Markdown table; a note says why figures are missing."""
+    """Return the cells as a Markdown table."""
     lines = [
         "| weights | runtime | imgsz | batch | threads | ms/image (quartiles) | ratio | file MiB | memory MiB | mAP@.5 "
         "| mAP@.5:.95 | note |",
@@ -54,7 +56,7 @@ def as_table(cells: Sequence[Cell]) -> str:
 
 
 def short_names(cells: Sequence[Cell]) -> dict[str, str]:
-    """Return what the weights of the cells are called: by their file name, or their path where two have the same."""
+    """Return the names of the cells' weights: the file name, or the path where two files have the same name."""
     files = dict.fromkeys(cell.weights for cell in cells)
     names = [Path(file).name for file in files]
     return {file: name if names.count(name) == 1 else file for file, name in zip(files, names, strict=True)}
@@ -66,8 +68,6 @@ def _text(value: float | None, digits: int) -> str:
 
 def save(cells: Sequence[Cell], folder: Path) -> None:
     """Write latency.md, latency.csv and latency.png."""
-    from utils.drawing.charts import new_figure, save_figure
-
     with atomic_path(folder / "latency.md") as draft:
         draft.write_text(as_table(cells) + "\n", encoding="utf-8")
     with atomic_path(folder / "latency.csv") as draft, open(draft, "w", newline="", encoding="utf-8") as stream:
@@ -81,8 +81,9 @@ def save(cells: Sequence[Cell], folder: Path) -> None:
         names = short_names(cells)
         labels = [f"{names[c.weights]}, {c.runtime}, {c.imgsz} px, {c.batch} x, {c.threads} threads" for c in timed]
         medians = [cell.median or 0.0 for cell in timed]
-        spread = [[(c.median or 0) - (c.low or 0) for c in timed], [(c.high or 0) - (c.median or 0) for c in timed]]
-        axes.barh(range(len(timed)), medians, xerr=spread)
+        below = [(cell.median or 0) - (cell.low or 0) for cell in timed]
+        above = [(cell.high or 0) - (cell.median or 0) for cell in timed]
+        axes.barh(range(len(timed)), medians, xerr=[below, above])
         axes.set_yticks(range(len(timed)), labels)
         axes.invert_yaxis()
         axes.set_xlabel("ms per image, median and quartiles")

@@ -1,7 +1,7 @@
-"""The plain ways that benchmarks compare with: the same results as the fast ways, made step by step.
+"""The plain ways that benchmarks compare with: the same results as the fast ways, computed step by step.
 
-Images: a mosaic is laid out on a canvas of twice the side, and the canvas is warped; the colours are changed in the
-result, then it is mirrored. All random numbers are drawn in the same order as by ``LoadImagesAndLabels``.
+Images: a mosaic is laid out on a canvas of twice the side, and the canvas is warped; colours are changed in the result,
+which is then mirrored. Random numbers are drawn in the same order as by ``LoadImagesAndLabels``.
 
 Training: contiguous memory, SGD and moving average parameter by parameter.
 
@@ -30,13 +30,14 @@ from utils.drawing.background import BackgroundDrawing
 from utils.geometry.boxes import box_iou, xywhn2xyxy, xyxy2xywhn
 from utils.geometry.nms import non_max_suppression
 from utils.geometry.segments import xyn2xy
+from utils.training.state import TrainingState
 
 
 class TwoStepImages(LoadImagesAndLabels):
-    """The same items, made the plain way; only for training (``augment``), and for square images."""
+    """Data set with the same items, made the plain way; only for training (``augment``) on square images."""
 
     def __getitem__(self, index: int | tuple[int, int]) -> Item:
-        """As the parent's."""
+        """Return an item as ``LoadImagesAndLabels`` does."""
         if isinstance(index, tuple):
             index, seed = index
             random.seed(seed)
@@ -71,29 +72,32 @@ class TwoStepImages(LoadImagesAndLabels):
         return torch.from_numpy(pixels), targets, self.im_files[index], shapes
 
     def _mosaic(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a mosaic of image ``index`` and three others (H, W, 3) BGR, and labels (N, 5) in its pixels."""
         side = self.img_size
-        centre_y, centre_x = (int(random.uniform(-border, 2 * side + border)) for border in self.mosaic_border)
-        chosen = [index, *random.choices(self.indices, k=3)]
-        random.shuffle(chosen)
+        border_y, border_x = self.mosaic_border
+        centre_y = int(random.uniform(-border_y, 2 * side + border_y))
+        centre_x = int(random.uniform(-border_x, 2 * side + border_x))
+        numbers = [index, *random.choices(self.indices, k=3)]
+        random.shuffle(numbers)
         canvas = np.full((2 * side, 2 * side, 3), GREY[0], np.uint8)
         tile_labels, segments = [], []
-        for tile, number in enumerate(chosen):
+        for tile, number in enumerate(numbers):
             image, _, (height, width) = self.load_image(number)
             left, top = place_tile(canvas, image, tile, centre_x, centre_y)
             rows = self.labels[number].copy()
             rows[:, 1:] = xywhn2xyxy(rows[:, 1:], width, height, left, top).clip(0, 2 * side)
             tile_labels.append(rows)
-            segments += [
-                None if polygon is None else xyn2xy(polygon, width, height, left, top).clip(0, 2 * side)
-                for polygon in self.segments[number] or [None] * len(rows)
-            ]
+            for polygon in self.segments[number] or [None] * len(rows):
+                if polygon is not None:
+                    polygon = xyn2xy(polygon, width, height, left, top).clip(0, 2 * side)
+                segments.append(polygon)
         amount = self.hyp.get("copy_paste", 0.0)
         canvas, labels, segments = copy_paste(canvas, np.concatenate(tile_labels), segments, amount)
         return random_perspective(canvas, labels, segments, border=self.mosaic_border, **warp_limits(self.hyp))
 
 
 def place_tile(canvas: np.ndarray, image: np.ndarray, tile: int, centre_x: int, centre_y: int) -> tuple[int, int]:
-    """Copy image ``tile`` (0 to 3) onto a canvas so that it touches the centre; returns its top left corner (x, y)."""
+    """Copy image ``tile`` (0 to 3) onto a canvas so that it touches the centre; return its top left corner (x, y)."""
     height, width = image.shape[:2]
     left = centre_x if tile % 2 else centre_x - width
     top = centre_y if tile >= 2 else centre_y - height
@@ -109,13 +113,14 @@ def change_colours(image: np.ndarray, gains: list[float]) -> None:
         return
     tables = np.arange(256) * (1 + np.random.uniform(-1, 1, 3) * gains)[:, None]
     tables[0] %= 180
+    tables = tables.clip(0, 255).astype(np.uint8)
     planes = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))  # one by one: much faster than a table of three columns
-    changed = [cv2.LUT(plane, table) for plane, table in zip(planes, tables.clip(0, 255).astype(np.uint8), strict=True)]
-    cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2BGR, dst=image)
+    planes = [cv2.LUT(plane, table) for plane, table in zip(planes, tables, strict=True)]
+    cv2.cvtColor(cv2.merge(planes), cv2.COLOR_HSV2BGR, dst=image)
 
 
-def make_plain(state: Any) -> None:
-    """Put the model into contiguous memory, and have the optimizer work parameter by parameter."""
+def make_plain(state: TrainingState) -> None:
+    """Make the model's memory contiguous and let the optimizer update parameter by parameter."""
     state.model.to(memory_format=torch.contiguous_format)
     for module in state.model.modules():
         if isinstance(module, torch.nn.SiLU):
@@ -124,38 +129,48 @@ def make_plain(state: Any) -> None:
         group["fused"], group["foreach"] = False, False
 
 
-def plain_images(images: Any, _: Any = None) -> Any:
-    """uint8 images as floats in 0..1, in contiguous memory."""
+def plain_images(images: torch.Tensor) -> torch.Tensor:
+    """Return uint8 images as floats in 0..1, in contiguous memory."""
     return images.float() / 255
 
 
-def plain_optimizer_step(state: Any) -> None:
+def plain_optimizer_step(state: TrainingState) -> None:
     """Clip gradients, step, and update the moving average, parameter by parameter."""
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), 10.0, foreach=False)
     state.optimizer.step()
     state.optimizer.zero_grad()
     average = state.ema
     average.updates += 1
-    decay, current = average.decay(average.updates), state.model.state_dict()
+    decay = average.decay(average.updates)
+    current = state.model.state_dict()
     for name, value in average.ema.state_dict().items():
         if value.is_floating_point():
             value *= decay
             value += (1 - decay) * current[name].detach()
 
 
-def plain_matching(detections: Any, labels: Any, thresholds: Any) -> Any:
-    """``utils.metrics.match_predictions`` threshold by threshold, in torch, pairs sorted and thinned out in NumPy."""
-    detections, labels, thresholds = (torch.as_tensor(values) for values in (detections, labels, thresholds))
+def plain_matching(detections: Any, labels: Any, thresholds: Any) -> np.ndarray:
+    """Match as ``utils.metrics.match_predictions``, threshold by threshold: in torch, pairs reduced in NumPy.
+
+    Args:
+        detections: (N, 6) corners, confidence, class. labels: (M, 5) class, corners. thresholds: (T,) of the IoU.
+
+    Returns:
+        (N, T) bool: the detection is correct at the threshold.
+    """
+    detections = torch.as_tensor(detections)
+    labels = torch.as_tensor(labels)
+    thresholds = torch.as_tensor(thresholds)
     correct = torch.zeros(len(detections), len(thresholds), dtype=torch.bool)
     if not len(detections) or not len(labels):
         return correct.numpy()
-    overlap = box_iou(labels[:, 1:], detections[:, :4])
-    same_class = labels[:, :1] == detections[:, 5]
+    overlap = box_iou(labels[:, 1:], detections[:, :4])  # (M, N)
+    same_class = labels[:, :1] == detections[:, 5]  # (M, N)
     for column, threshold in enumerate(thresholds):
         label, detection = torch.where((overlap >= threshold) & same_class)
         if not len(label):
             continue
-        pairs = torch.stack((label, detection), 1).numpy()
+        pairs = torch.stack((label, detection), 1).numpy()  # (P, 2)
         if len(pairs) > 1:
             pairs = pairs[overlap[label, detection].numpy().argsort(kind="stable")[::-1]]
             for side in (1, 0):  # each detection's best label, then each label's first detection
@@ -168,7 +183,7 @@ def plain_matching(detections: Any, labels: Any, thresholds: Any) -> Any:
 def plain_validation() -> Iterator[None]:
     """Make validations inside this context take the plain way."""
 
-    def image_by_image(prediction: Any, *arguments: Any, **keywords: Any) -> list[Any]:
+    def image_by_image(prediction: torch.Tensor, *arguments: Any, **keywords: Any) -> list[torch.Tensor]:
         return [non_max_suppression(image[None], *arguments, **keywords)[0] for image in prediction]
 
     def contiguous(images: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Seconds of prune.py and of a sweep, beside the most that they may take.
+"""Seconds of prune.py and of a sweep, compared with their limits.
 
     python benchmarks/pruning.py --data data/mask.yaml --weights runs/train/exp4/weights/best.pt --imgsz 320
 
-Networks with random weights and drawn pictures serve where nothing is named; a sweep takes as long with them.
+Without --weights or --data, networks with random weights and drawn pictures are used; a sweep takes as long with them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ if __name__ == "__main__":
 
 from benchmarks.figures import Figure, as_table
 from benchmarks.material import demo_data, random_checkpoint
+from prune_tools import prune, sweep
 from utils.commands.cli import run_command
 from utils.commands.options import option, parse
-from utils.log import LOGGER
+from utils.log import LOGGER, warnings_only
 
 LIMITS = {"yolov5n": 5.0, "yolov5x": 20.0}  # seconds of prune.py --noval --reconstruct 0, after imports
-SWEEP_LIMIT = 180.0  # seconds of a sweep of 20 ratios on IMAGES images
+SWEEP_LIMIT = 180.0  # seconds of a sweep of 20 ratios on SWEEP_IMAGES images
 SWEEP_IMAGES = 134
 
 
@@ -42,22 +43,21 @@ class PruningBenchmarkOptions:
 
 
 def _timed(subject: str, limit: float, work: Callable[[], object]) -> Figure:
-    """Wall time beside the most allowed; the note says what part of it was work, for a busy machine."""
-    from utils.log import warnings_only
-
+    """Return the wall time of ``work`` and its limit; the note has the CPU time, for a busy machine."""
     with warnings_only():
-        start, worked = time.perf_counter(), time.process_time()
+        start = time.perf_counter()
+        cpu_start = time.process_time()
         work()
-        seconds, worked = time.perf_counter() - start, time.process_time() - worked
-    note = f"the most allowed; ours used {worked:.3g} s of CPU time"
+        seconds = time.perf_counter() - start
+        cpu_seconds = time.process_time() - cpu_start
+    note = f"the limit; ours used {cpu_seconds:.3g} s of CPU time"
     return Figure(subject, "s", seconds, limit, limit / seconds, 0.0, 1.0, note)
 
 
 def measure(options: PruningBenchmarkOptions | None = None) -> list[Figure]:
-    """The figures of pruning."""
-    from prune_tools import prune, sweep
-
-    options, figures = options or PruningBenchmarkOptions(), []
+    """Return the figures of pruning."""
+    options = options or PruningBenchmarkOptions()
+    figures = []
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or demo_data(Path(folder))
         common: dict[str, Any] = {"data": data, "imgsz": options.imgsz, "device": "cpu", "project": folder}

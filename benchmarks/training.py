@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Images per second of training beside the plain loop.
+"""Images per second of training, compared with the plain loop.
 
     python benchmarks/training.py --data data/mask.yaml --cfg models/yolov5n.yaml --imgsz 320 --batch-size 16
 
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import torch
 
 from benchmarks import checkouts
@@ -53,18 +53,23 @@ class TrainingOptions:
     batch_size: int = option(16, "images per batch")
     batches: int = option(2, "batches of one round")
     repetitions: int = option(5, "rounds")
-    beside: str = option("", "folder of another checkout of YOLOv5: its train.py is timed, too, in turns with ours")
+    beside: str = option("", "folder of another checkout of YOLOv5, whose train.py is timed in turns with ours")
+
+
+ArrayBatch = tuple[np.ndarray, np.ndarray]  # images (B, 3, H, W) uint8, targets (N, 6)
 
 
 class Loop:
-    """A training loop on batches that it makes itself, in this process, fast or plain."""
+    """A training loop in this process, fast or plain, that loads its own batches."""
 
-    def __init__(self, options: TrainingOptions, split: Any, names: dict[int, str], plain: bool) -> None:
-        """Build model, optimizer and data set; the same numbers whichever way."""
-        self.options, self.plain = options, plain
+    def __init__(self, options: TrainingOptions, split: str | list[str], names: dict[int, str], plain: bool) -> None:
+        """Build model, optimizer and data set; both ways start from the same numbers."""
+        self.options = options
+        self.plain = plain
         hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
-        kind, cache = (TwoStepImages, "none") if plain else (LoadImagesAndLabels, "ram")
-        self.dataset: Any = kind(split, options.imgsz, augment=True, hyp=hyp, cache_images=cache)
+        dataset_class = TwoStepImages if plain else LoadImagesAndLabels
+        cache = "none" if plain else "ram"
+        self.dataset = dataset_class(split, options.imgsz, augment=True, hyp=hyp, cache_images=cache)
         self.state = training_state(
             options.cfg, list(names.values()), options.imgsz, options.batch_size, options.batches
         )
@@ -73,16 +78,17 @@ class Loop:
         self.batch = self.load()
         self.loss: float = 0.0
 
-    def load(self) -> tuple[Any, Any]:
-        """One batch of the data set, always the same."""
+    def load(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch of the data set, always the same: images (B, 3, H, W) uint8, targets (N, 6)."""
         size = self.options.batch_size
         items = [self.dataset[number % len(self.dataset), number] for number in range(size)]
         images, targets, *_ = collate_fn(items)
         return images, targets
 
     def step(self) -> None:
-        """Forward, backward, optimizer and moving average on the batch at hand."""
-        state, (images, targets) = self.state, self.batch
+        """Run forward, backward, optimizer and moving average on ``batch``."""
+        state = self.state
+        images, targets = self.batch
         state.model.train()
         images = plain_images(images) if self.plain else prepare_images(images, state.device)
         loss, items = state.compute_loss(state.model(images), targets)
@@ -94,19 +100,19 @@ class Loop:
             optimizer_step(state, 0)
 
     def train(self) -> None:
-        """Load batches and step on them."""
+        """Load batches and run a step on each."""
         for _ in range(self.options.batches):
             self.batch = self.load()
             self.step()
 
     def steps(self) -> None:
-        """Step on the batch at hand."""
+        """Run steps on ``batch``."""
         for _ in range(self.options.batches):
             self.step()
 
 
 def measure(options: TrainingOptions | None = None) -> list[Figure]:
-    """The figures of training."""
+    """Return the figures of training."""
     options = options or TrainingOptions()
     with tempfile.TemporaryDirectory() as folder:
         options.data = options.data or demo_data(Path(folder))
@@ -118,39 +124,47 @@ def measure(options: TrainingOptions | None = None) -> list[Figure]:
 
 
 class LoopProcess:
-    """A ``Loop`` in a process of its own: how freed memory is treated holds for a process as a whole."""
+    """A ``Loop`` in a separate process, because the allocator's settings hold for a whole process.
 
-    loop: Loop  # in that process
+    Attributes:
+        seconds: CPU times by work, ``train`` or ``steps``.
+    """
+
+    loop: Loop  # set in the separate process only
 
     def __init__(self, options: TrainingOptions, plain: bool) -> None:
-        """Start it."""
-        context = get_context("spawn")  # a fork of a process that has used a GPU cannot
+        """Start the process."""
+        context = get_context("spawn")  # a fork would inherit the threads of torch
         self._pool = ProcessPoolExecutor(1, context, initializer=self._begin, initargs=(options, plain))
         self.seconds: dict[str, list[float]] = {}
 
     @classmethod
     def _begin(cls, options: TrainingOptions, plain: bool) -> None:
         torch.set_num_threads(1)
-        set_thresholds(*PLAIN_THRESHOLDS) if plain else keep_freed_memory()
+        if plain:
+            set_thresholds(*PLAIN_THRESHOLDS)
+        else:
+            keep_freed_memory()
         data = check_dataset(options.data)
         cls.loop = Loop(options, data["train"], data["names"], plain)
 
     @classmethod
-    def _first_step(cls, batch: tuple[Any, ...] | None) -> tuple[float, tuple[Any, ...]]:
+    def _first_step(cls, batch: ArrayBatch | None) -> tuple[float, ArrayBatch]:
         if batch is not None:
-            images, targets = map(torch.from_numpy, batch)
-            cls.loop.batch = images, targets
+            cls.loop.batch = torch.from_numpy(batch[0]), torch.from_numpy(batch[1])
         cls.loop.step()
-        return cls.loop.loss, tuple(part.numpy() for part in cls.loop.batch)
+        images, targets = cls.loop.batch
+        return cls.loop.loss, (images.numpy(), targets.numpy())
 
     @classmethod
     def _seconds(cls, work: str) -> float:
+        method = {"train": cls.loop.train, "steps": cls.loop.steps}[work]
         start = time.process_time()
-        getattr(cls.loop, work)()
+        method()
         return time.process_time() - start
 
-    def first_step(self, batch: tuple[Any, ...] | None = None) -> tuple[float, tuple[Any, ...]]:
-        """Step on ``batch``, or on its own; the loss, and the images and targets as arrays."""
+    def first_step(self, batch: ArrayBatch | None = None) -> tuple[float, ArrayBatch]:
+        """Run a step on ``batch``, by default the loop's; return the loss and the batch."""
         return self._pool.submit(self._first_step, batch).result()
 
     def measure(self, work: str) -> None:
@@ -163,29 +177,34 @@ class LoopProcess:
 
 
 def _loops(options: TrainingOptions) -> list[Figure]:
-    ours, plain = loops = [LoopProcess(options, way) for way in (False, True)]
+    """Time the fast and the plain loop in turns, after their losses were compared."""
+    ours = LoopProcess(options, plain=False)
+    plain = LoopProcess(options, plain=True)
     plain_loss, batch = plain.first_step()
-    apart = abs(ours.first_step(batch)[0] - plain_loss) / plain_loss  # later the rounding of the first steps has grown
+    our_loss, _ = ours.first_step(batch)
+    difference = abs(our_loss - plain_loss) / plain_loss  # of the first step: later ones amplify its rounding
     for work in ("steps", "train"):
-        in_turns({str(way): partial(loop.measure, work) for way, loop in enumerate(loops)}, options.repetitions)
-    for loop in loops:
-        loop.close()
-    count, unit = options.batches * options.batch_size, "images/s"
-    what = f"{Path(options.cfg).stem}, {options.imgsz} px, batch {options.batch_size}, CPU time of one thread"
-    same = f"contiguous, unfused; the first losses differ by {apart:.1e}"
-    whole = "contiguous, unfused, two-step mosaic, no image cache"
+        in_turns({"ours": partial(ours.measure, work), "plain": partial(plain.measure, work)}, options.repetitions)
+    ours.close()
+    plain.close()
+    count = options.batches * options.batch_size
+    setting = f"{Path(options.cfg).stem}, {options.imgsz} px, batch {options.batch_size}, CPU time of one thread"
 
     def figure(subject: str, work: str, goal: float | None, note: str) -> Figure:
-        fast, slow = (loop.seconds[work][1:] for loop in loops)  # the first round warms up
-        return compare_seconds(f"{subject}, {what}", fast, slow, goal, note, count, unit)
+        our_seconds = ours.seconds[work][1:]  # the first round warms up
+        plain_seconds = plain.seconds[work][1:]
+        return compare_seconds(f"{subject}, {setting}", our_seconds, plain_seconds, goal, note, count, "images/s")
 
-    return [figure("training", "train", 1.35, whole), figure("its step alone", "steps", None, same)]
+    return [
+        figure("training", "train", 1.35, "contiguous, unfused, two-step mosaic, no image cache"),
+        figure("its step alone", "steps", None, f"contiguous, unfused; the first losses differ by {difference:.1e}"),
+    ]
 
 
 def _beside(options: TrainingOptions, folder: Path) -> Figure:
-    """Wall time from one optimizer step of train.py to the next, beside that of another checkout."""
+    """Compare the wall time from one optimizer step of train.py to the next with that of another checkout."""
 
-    def seconds(name: str, checkout: Path, number: int) -> float:
+    def step_seconds(name: str, checkout: Path, number: int) -> float:
         arguments = [
             "--weights", "", "--cfg", options.cfg, "--data", options.data, "--imgsz", options.imgsz, "--batch-size",
             options.batch_size, "--epochs", 1, "--cache", "ram", "--device", "cpu", "--workers", 0, "--noval",
@@ -195,11 +214,12 @@ def _beside(options: TrainingOptions, folder: Path) -> Figure:
         return statistics.median(after - before for before, after in itertools.pairwise(steps))
 
     other = Path(options.beside).resolve()
-    rounds = [(seconds("ours", ROOT, n), seconds("beside", other, n)) for n in range(max(options.repetitions // 2, 1))]
-    return compare_seconds(
-        f"step of train.py, {Path(options.cfg).stem}, {options.imgsz} px, all threads", [ours for ours, _ in rounds],
-        [theirs for _, theirs in rounds], None, f"train.py of {other.name}", options.batch_size, "images/s",
-    )  # fmt: skip
+    ours, theirs = [], []
+    for number in range(max(options.repetitions // 2, 1)):
+        ours.append(step_seconds("ours", ROOT, number))
+        theirs.append(step_seconds("beside", other, number))
+    subject = f"step of train.py, {Path(options.cfg).stem}, {options.imgsz} px, all threads"
+    return compare_seconds(subject, ours, theirs, None, f"train.py of {other.name}", options.batch_size, "images/s")
 
 
 def main(options: TrainingOptions) -> list[Figure]:
@@ -210,4 +230,4 @@ def main(options: TrainingOptions) -> list[Figure]:
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(parse(TrainingOptions, "Images per second of training beside the plain loop.")))
+    run_command(lambda: main(parse(TrainingOptions, "Images per second of training, compared with the plain loop.")))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Images per second of validation and detection beside the plain ways, and the peak memory of val.py.
+"""Images per second of validation and detection compared with the plain ways, and the peak memory of val.py.
 
     python benchmarks/validation.py --data data/mask.yaml --weights best.pt --imgsz 320
 
@@ -47,8 +47,8 @@ from utils.log import LOGGER
 from utils.storage.files import ROOT
 from utils.validation.loop import Evaluation
 
-# By how much the ways' predictions may differ, scores in 0..1 and boxes in image sides: convolutions in another memory
-# format round differently, by up to 4e-4 in a network of random weights; what is wrong differs by far more.
+# Largest allowed difference of predictions, scores in 0..1 and boxes in image sides. Convolutions in another memory
+# format round differently, by up to 4e-4 in a network of random weights; an error makes a far larger difference.
 NOISE = 1e-2
 # Starts a command and prints its peak memory, in the unit of the system.
 WATCHED = """
@@ -72,6 +72,9 @@ run_command(main)
 """
 
 
+Validate = Callable[[Callbacks | None], None]
+
+
 @dataclass
 class ValidationOptions:
     """Options of the benchmark."""
@@ -82,7 +85,7 @@ class ValidationOptions:
     batch_size: int = option(32, "images per batch, of validation and detection")
     repetitions: int = option(5, "rounds of validation without pictures")
     command_repetitions: int = option(3, "rounds of the whole command")
-    beside: str = option("", "folder of another checkout of YOLOv5: its val.py is timed, too, in turns with ours")
+    beside: str = option("", "folder of another checkout of YOLOv5, whose val.py is timed in turns with ours")
 
 
 def measure(options: ValidationOptions | None = None) -> list[Figure]:
@@ -103,7 +106,7 @@ def measure(options: ValidationOptions | None = None) -> list[Figure]:
 
 
 def _beside(options: ValidationOptions, folder: Path, images: int) -> Figure:
-    """The whole command val.py, without pictures, beside that of another checkout."""
+    """Compare the whole command val.py with that of another checkout."""
 
     def validate(checkout: Path) -> None:
         arguments = [
@@ -115,96 +118,103 @@ def _beside(options: ValidationOptions, folder: Path, images: int) -> Figure:
     other = Path(options.beside).resolve()
     calls = {"ours": partial(validate, ROOT), "beside": partial(validate, other)}
     seconds = in_turns(calls, options.command_repetitions)
-    return compare_seconds(
-        f"val.py, {options.imgsz} px, all threads", seconds["ours"], seconds["beside"], None, f"val.py of {other.name}",
-        images, "images/s",
-    )  # fmt: skip
+    subject, note = f"val.py, {options.imgsz} px, all threads", f"val.py of {other.name}"
+    return compare_seconds(subject, seconds["ours"], seconds["beside"], None, note, images, "images/s")
 
 
-def detections_of(validate: Callable[[Any], None]) -> dict[str, Any]:
-    """Return what a validation finds in each image: (N, 6) corners in pixels, confidence, class."""
-    found, callbacks = {}, Callbacks()
+def detections_of(validate: Validate) -> dict[str, np.ndarray]:
+    """Return the detections of a validation by image path: (N, 6) corners in pixels of the image, confidence, class."""
+    detections: dict[str, np.ndarray] = {}
 
-    def note(_: Any, native: Any, path: Path, *__: Any) -> None:
-        found[str(path)] = native.numpy().copy()
+    def record(_: object, native: torch.Tensor, path: Path, *__: object) -> None:
+        detections[str(path)] = native.numpy().copy()
 
-    callbacks.register_action("on_val_image_end", callback=note)
+    callbacks = Callbacks()
+    callbacks.register_action("on_val_image_end", callback=record)
     validate(callbacks)
-    return found
+    return detections
 
 
 @contextmanager
-def predictions_noted() -> Iterator[list[Any]]:
-    """Collect meanwhile what the network of a validation predicts: (B, N, 5 + nc) of each batch."""
-    infer, predictions = Evaluation._infer, []
+def recorded_predictions() -> Iterator[list[torch.Tensor]]:
+    """Record the network's predictions during a validation: (B, N, 5 + nc) for each batch."""
+    infer = Evaluation._infer
+    predictions: list[torch.Tensor] = []
 
-    def note(evaluation: Any, images: Any) -> Any:
+    def record(evaluation: Evaluation, images: torch.Tensor) -> Any:
         result = infer(evaluation, images)
         predictions.append(result[0].clone())
         return result
 
-    with mock.patch.object(Evaluation, "_infer", note):
+    with mock.patch.object(Evaluation, "_infer", record):
         yield predictions
 
 
 @contextmanager
-def predictions_given(predictions: list[Any]) -> Iterator[None]:
-    """Let a validation meanwhile take these for what its network predicts, batch by batch."""
-    rest = iter(predictions)
-    with mock.patch.object(Evaluation, "_infer", lambda evaluation, images: (next(rest).clone(), None)):
+def replayed_predictions(predictions: list[torch.Tensor]) -> Iterator[None]:
+    """Replace the network's predictions during a validation, batch by batch."""
+    remaining = iter(predictions)
+    with mock.patch.object(Evaluation, "_infer", lambda evaluation, images: (next(remaining).clone(), None)):
         yield
 
 
-def compare_ways(ours: Callable[[Any], None], plain: Callable[[Any], None], side: int) -> str:
-    """Return what is to be said of the results of two validations of images of ``side`` pixels.
+def compare_ways(ours: Validate, plain: Validate, side: int) -> str:
+    """Compare the results of two validations of images with ``side`` pixels and return a note about them.
 
-    Rounding decides which of two boxes with about the same score is the better one, and what is beyond a threshold. So
-    the predictions are compared as numbers, and the detections where both have the same predictions: these are equal.
+    Rounding decides which of two boxes with nearly equal scores is better, and which scores pass a threshold. So
+    predictions are compared as numbers, and detections as made from the same predictions, where they must be equal.
 
     Raises:
-        InputError: predictions differ by more than ``NOISE``, or detections at all; or there are none.
+        InputError: predictions differ by more than ``NOISE``, detections differ, or there are none.
     """
-    with predictions_noted() as predictions:
-        found = detections_of(ours)
-    with predictions_noted() as plain_predictions:
+    with recorded_predictions() as predictions:
+        detections = detections_of(ours)
+    with recorded_predictions() as plain_predictions:
         plain(None)
-    with predictions_given(predictions):
-        plain_found = detections_of(plain)
-    apart = largest_gap(predictions, plain_predictions, side)
-    if not apart <= NOISE:  # also if not a number
-        raise InputError(f"the two ways do not agree: their predictions differ by {apart:.1g}, rounding by {NOISE:g}")
-    count = compare_detections(found, plain_found)
-    return f"predictions equal within {apart:.0e}, and {count} detections the same from the same predictions"
+    with replayed_predictions(predictions):
+        plain_detections = detections_of(plain)
+    difference = largest_difference(predictions, plain_predictions, side)
+    if not difference <= NOISE:  # also if not a number
+        raise InputError(
+            f"the two ways do not agree: their predictions differ by {difference:.1g}, rounding by {NOISE:g}"
+        )
+    count = compare_detections(detections, plain_detections)
+    return f"predictions equal within {difference:.0e}; {count} detections equal, made from the same predictions"
 
 
-def largest_gap(ours: list[Any], plain: list[Any], side: int) -> float:
-    """The largest difference of predictions (B, N, 5 + nc), by batch: of scores, and of boxes in ``side`` pixels."""
-    gaps = [torch.tensor(0.0 if [x.shape for x in ours] == [x.shape for x in plain] else torch.inf)]
-    for here, there in zip(ours, plain, strict=False):
-        gap = (here - there).abs()
-        gaps += [gap[..., :4].max() / side, gap[..., 4:].max()]
-    return float(torch.stack(gaps).max())
+def largest_difference(ours: list[torch.Tensor], plain: list[torch.Tensor], side: int) -> float:
+    """Return the largest difference of predictions (B, N, 5 + nc): of scores, and of boxes in image sides."""
+    if [batch.shape for batch in ours] != [batch.shape for batch in plain]:
+        return float("inf")
+    differences = []
+    for our_batch, plain_batch in zip(ours, plain, strict=True):
+        difference = (our_batch - plain_batch).abs()
+        differences.append(difference[..., :4].max() / side)
+        differences.append(difference[..., 4:].max())
+    return float(torch.stack(differences).max())  # NaN if one is
 
 
-def compare_detections(ours: dict[str, Any], plain: dict[str, Any]) -> int:
-    """The number of detections in all images. Raises InputError if one differs, or if there are none."""
+def compare_detections(ours: dict[str, np.ndarray], plain: dict[str, np.ndarray]) -> int:
+    """Return the number of detections in all images. Raises InputError if one differs, or if there are none."""
     count = sum(map(len, ours.values()))
     if not count:
         raise InputError("nothing is detected, so the two ways cannot be compared: give other --weights")
     wrong = [path for path in {*ours, *plain} if not np.array_equal(ours.get(path, ()), plain.get(path, ()))]
     if wrong:
-        raise InputError(f"the two ways do not agree: other detections in {len(wrong)} images, one is {min(wrong)}")
+        raise InputError(f"the two ways do not agree: detections of {len(wrong)} images differ, one is {min(wrong)}")
     return count
 
 
 def _without_pictures(options: ValidationOptions, folder: Path, images: int) -> Figure:
-    def ours(callbacks: Any = None) -> None:
+    """Compare val.run without pictures with the plain way, in this process."""
+
+    def ours(callbacks: Callbacks | None = None) -> None:
         val.run(
             options.data, options.weights, imgsz=options.imgsz, batch_size=options.batch_size, workers=0,
             plots=False, device="cpu", project=str(folder), exist_ok=True, callbacks=callbacks,
         )  # fmt: skip
 
-    def plain(callbacks: Any = None) -> None:
+    def plain(callbacks: Callbacks | None = None) -> None:
         with plain_validation():
             ours(callbacks)
 
@@ -216,7 +226,7 @@ def _without_pictures(options: ValidationOptions, folder: Path, images: int) -> 
 
 
 def _command(options: ValidationOptions, folder: Path, images: int) -> list[Figure]:
-    """val.py as by default, and its peak memory: processes of their own, which start with nothing imported."""
+    """Compare the command val.py with its defaults, started in a new process, and its peak memory."""
     arguments = [
         "--data", options.data, "--weights", options.weights, "--imgsz", str(options.imgsz), "--batch-size",
         str(options.batch_size), "--workers", "0", "--device", "cpu", "--project", str(folder), "--exist-ok",
@@ -234,17 +244,18 @@ def _command(options: ValidationOptions, folder: Path, images: int) -> list[Figu
 
     calls = {"ours": lambda: run("ours", "val.py"), "plain": lambda: run("plain", "-c", PLAIN_COMMAND)}
     seconds = in_turns(calls, options.command_repetitions)
-    memory, plain_peak = (statistics.median(peaks[name]) for name in ("ours", "plain"))
-    subject = f"val.py as by default, {options.imgsz} px, in a new process, wall time"
+    peak = statistics.median(peaks["ours"])
+    plain_peak = statistics.median(peaks["plain"])
+    subject = f"val.py with its defaults, {options.imgsz} px, in a new process, wall time"
     note = "the same, pictures drawn by the same process"
     return [
         compare_seconds(subject, seconds["ours"], seconds["plain"], 2.0, note, images, "images/s"),
-        Figure("peak memory of val.py, its largest process", "GB", memory, plain_peak, plain_peak / memory, note=note),
+        Figure("peak memory of val.py, its largest process", "GB", peak, plain_peak, plain_peak / peak, note=note),
     ]
 
 
 def _detection(options: ValidationOptions, folder: Path, files: list[str]) -> Figure:
-    """detect.py with batches beside detect.py with one image at a time; labels and pictures written."""
+    """Compare detect.py with batches with detect.py on one image at a time; both write labels and pictures."""
     source = folder / "images.txt"
     source.write_text("\n".join(files), encoding="utf-8")
 

@@ -64,28 +64,28 @@ def test_the_two_ways_of_validation_must_agree(tiny_dataset, tmp_path):
         val.run(str(tiny_dataset), str(weights), conf_thres=0.001 + more, callbacks=callbacks, **keywords)
 
     same = validation.compare_ways(validate, validate, 128)
-    assert same == "predictions equal within 0e+00, and 1200 detections the same from the same predictions"
-    with pytest.raises(InputError, match="do not agree: other detections in 4 images"):
+    assert same == "predictions equal within 0e+00; 1200 detections equal, made from the same predictions"
+    with pytest.raises(InputError, match="do not agree: detections of 4 images differ"):
         validation.compare_ways(validate, lambda callbacks: validate(callbacks, 0.5), 128)
 
 
 def test_predictions_are_compared_as_numbers():
     generator = torch.Generator().manual_seed(0)
     rows = torch.rand(2, 50, 7, generator=generator)
-    assert validation.largest_gap([rows, rows], [rows, rows], 100) == 0
+    assert validation.largest_difference([rows, rows], [rows, rows], 100) == 0
     for column, change in ((0, 20.0), (3, 20.0), (4, 0.2), (6, 0.2), (6, torch.nan)):
         wrong = rows.clone()
         wrong[1, 7, column] += change
         expected = pytest.approx(change / 100 if column < 4 else change, rel=1e-4, nan_ok=True)
-        assert validation.largest_gap([rows, wrong], [rows, rows], 100) == expected
-    assert validation.largest_gap([rows], [rows, rows], 100) == np.inf
+        assert validation.largest_difference([rows, wrong], [rows, rows], 100) == expected
+    assert validation.largest_difference([rows], [rows, rows], 100) == np.inf
 
 
 def test_detections_are_compared_exactly():
     rows = np.random.default_rng(0).random((20, 6))
     assert validation.compare_detections({"a": rows, "b": rows[:3]}, {"b": rows[:3], "a": rows}) == 23
     for wrong in ({"a": rows + 1e-9}, {"a": rows[:19]}, {"a": rows[::-1]}, {"a": rows, "b": rows}, {}):
-        with pytest.raises(InputError, match=r"other detections in 1 images, one is [ab]"):
+        with pytest.raises(InputError, match=r"detections of 1 images differ, one is [ab]"):
             validation.compare_detections({"a": rows}, wrong)
     with pytest.raises(InputError, match="nothing is detected"):
         validation.compare_detections({}, {})

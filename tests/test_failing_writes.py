@@ -20,7 +20,7 @@ import train
 import val
 from models.loading import load_checkpoint
 from prune_tools import finetune, prune, train_sparity
-from prune_tools.pipeline import resumable
+from prune_tools.pipeline_run import resumable
 from tests.write_faults import FailingWrites
 from utils.callbacks import Callbacks
 from utils.commands.cli import _report_error_of_thread, describe

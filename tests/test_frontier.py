@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import frontier
-from benchmarks.frontier import Cell, Frontier, FrontierOptions, least_that_fits
+from benchmarks.frontier import Cell, Frontier, FrontierOptions, lowest_that_fits
 from models.yolo import DetectionModel
 from prune_tools.opening import load_model
 from utils.checkpoint import save_checkpoint
@@ -40,10 +40,10 @@ def options(trained: Path, tiny_dataset: Path, folder: Path, **changes) -> Front
     return build(FrontierOptions, **(common | changes))
 
 
-def test_the_least_removal_that_fits():
-    assert least_that_fits(lambda removed: 1 - removed**2, 0.75, most=0.9) == pytest.approx(0.5, abs=1e-3)
-    with pytest.raises(InputError, match=r"removing 50% .* leaves 75%"):
-        least_that_fits(lambda removed: 1 - removed**2, 0.3, most=0.5)
+def test_the_lowest_removal_that_fits():
+    assert lowest_that_fits(lambda removed: 1 - removed**2, 0.75, highest=0.9) == pytest.approx(0.5, abs=1e-3)
+    with pytest.raises(InputError, match=r"removing 50% .* keeps 75%"):
+        lowest_that_fits(lambda removed: 1 - removed**2, 0.3, highest=0.5)
 
 
 def test_each_method_reaches_the_operations(trained, tiny_dataset, tmp_path):
@@ -85,7 +85,7 @@ def test_finished_cells_are_kept(trained, tiny_dataset, tmp_path, monkeypatch):
 
 def test_what_cannot_be_reached_says_so(trained, tiny_dataset, tmp_path):
     cells = Frontier(options(trained, tiny_dataset, tmp_path, methods=["original"], flops=[0.05])).run()
-    assert "leaves" in cells[0].problem and "not reached" in frontier.as_table(cells, (0.4, 0.2))
+    assert "keeps" in cells[0].problem and "not reached" in frontier.as_table(cells, (0.4, 0.2))
     with pytest.raises(InputError, match="--base"):
         FrontierOptions()
     with pytest.raises(InputError, match=r"gone\.pt"):

@@ -119,7 +119,7 @@ def test_a_gpu_that_is_not_there(weights):
 def test_a_process_that_dies_without_a_word(weights, monkeypatch):
     monkeypatch.setattr(latency, "MEMORY_PROBE", "import os; os._exit(9)")
     (line,) = latency.measure(latency.LatencyOptions([weights], ["torch"], [64], threads=[1], memory=True))
-    assert line.note.endswith("failed in a process of its own: exit status 9")
+    assert line.note.endswith("failed in a separate process: exit status 9")
 
 
 def test_files_of_one_name_are_told_apart():
