@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,17 @@ import train
 import val
 from detect import DetectOptions
 from export import ExportOptions
-from models.loading import load_checkpoint
+from models.loading import attempt_load, load_checkpoint
 from prune_tools import finetune, prune, train_sparity
 from prune_tools.finetune import FinetuneOptions
 from prune_tools.options import PruneOptions
 from prune_tools.pipeline_options import STEPS, PipelineOptions
 from prune_tools.pipeline_report import report_of
 from prune_tools.planning.goals import Target
+from prune_tools.planning.latency import prepare, time_calls
 from prune_tools.report.pictures import draw_gammas, draw_run
-from prune_tools.report.table import as_text, compare, save_csv, save_picture
-from prune_tools.survey.record import find_surveys, surveys_of
+from prune_tools.report.table import Row, as_text, row_of, save_csv, save_picture
+from prune_tools.survey.record import Surveys, find_surveys, surveys_of
 from prune_tools.train_sparity import SparseOptions
 from prune_tools.tuning.recipes import recipe_after
 from utils.checks import check_dataset
@@ -28,6 +30,7 @@ from utils.commands.interrupts import advising, same_command
 from utils.commands.next_steps import following, log_next
 from utils.commands.options import build, identity_of
 from utils.dataset.labels import find_images
+from utils.device import select_device
 from utils.errors import InputError, short_repr
 from utils.log import LOGGER, colorstr
 from utils.model_info import count_parameters, gflops
@@ -219,6 +222,21 @@ def _cost(quantity: str, checkpoint: Path) -> float:
     return float(count_parameters(model)) if quantity == "params" else 1e9 * (gflops(model, 640) or 0.0)
 
 
+def compare(checkpoints: Mapping[str, Path], options: PipelineOptions, folder: Path) -> list[Row]:
+    """Validate and time each checkpoint; returns the rows of the table."""
+    device = select_device(options.device)
+    models = {step: attempt_load(file, device, fuse=False) for step, file in checkpoints.items()}
+    times = time_calls({step: prepare(model, options.imgsz) for step, model in models.items()})
+    rows = []
+    for step, file in checkpoints.items():
+        metrics, _, _ = val.run(
+            options.data, str(file), imgsz=options.imgsz, batch_size=options.batch_size * 2, device=options.device,
+            workers=options.workers, single_cls=options.single_cls, save_dir=folder / step, plots=False,
+        )  # fmt: skip
+        rows.append(row_of(step, models[step], metrics, times[step], str(file)))
+    return rows
+
+
 def pipeline_run(options: PipelineOptions) -> Path:
     """Run the steps, write table, pictures and report; returns the run folder."""
     run_folder = Path(options.project) / options.name
@@ -227,15 +245,12 @@ def pipeline_run(options: PipelineOptions) -> Path:
         return _run_and_report(options, surveys)
 
 
-def _run_and_report(options: PipelineOptions, surveys: dict[str, dict[str, Any]]) -> Path:
+def _run_and_report(options: PipelineOptions, surveys: Surveys) -> Path:
     pipeline = Pipeline(options)
     checkpoints = pipeline.run()
     folder = pipeline.folder
     LOGGER.info(colorstr("\nComparing the models"))
-    rows = compare(
-        checkpoints, options.data, options.imgsz, folder / "comparison", batch_size=options.batch_size * 2,
-        device=options.device, workers=options.workers, single_cls=options.single_cls,
-    )  # fmt: skip
+    rows = compare(checkpoints, options, folder / "comparison")
     text = as_text(rows)
     with atomic_path(folder / "table.txt") as draft:
         draft.write_text(text + "\n", encoding="utf-8")

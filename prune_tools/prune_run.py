@@ -21,12 +21,12 @@ from prune_tools.options import PruneOptions
 from prune_tools.planning import latency
 from prune_tools.planning.plan import Plan
 from prune_tools.planning.scores import gamma_scores
+from prune_tools.pruning import Pruned, prune
 from prune_tools.report.pictures import gamma_histogram, layer_widths
 from prune_tools.report.report import Report, layer_table
 from prune_tools.report.table import Row, as_text, row_of
-from prune_tools.steps import Pruned, prune
 from prune_tools.survey.options import SweepOptions
-from prune_tools.survey.record import find_surveys, surveys_of
+from prune_tools.survey.record import Surveys, find_surveys, surveys_of
 from prune_tools.tuning.distillation import check_heads
 from prune_tools.tuning.recipes import DEFAULT, recipe_after
 from prune_tools.yolo_pruned import save_pruned
@@ -40,7 +40,6 @@ from utils.storage.files import atomic_path
 from utils.storage.folder_lock import claimed_folder
 
 TIMING_SECONDS = 0.5  # for each network
-Surveys = dict[str, dict[str, Any]]  # contents of sweep.json and sensitivity.json
 
 
 def prune_run(options: PruneOptions) -> Path:
@@ -152,13 +151,13 @@ def measure(
 def report_of(structure: Structure, plan: Plan, pruned: Pruned, rows: Sequence[Row], options: PruneOptions) -> Report:
     """The report of a pruning, without surveys and detections."""
     scores = gamma_scores(structure.model, structure.groups)
-    stays = [scores[group.name][plan.kept[group.name]] for group in structure.groups]
-    goes = [scores[group.name][plan.removed(group)] for group in structure.groups]
+    kept = [scores[group.name][plan.kept[group.name]] for group in structure.groups]
+    removed = [scores[group.name][plan.removed(group)] for group in structure.groups]
     return Report(
         title=f"Pruning of {Path(options.weights[0]).name}",
         rows=rows,
         widths=(layer_widths(structure.model), layer_widths(pruned.model)),
-        gammas=gamma_histogram({"stays": torch.cat(stays), "goes": torch.cat(goes)}),
+        gammas=gamma_histogram({"kept": torch.cat(kept), "removed": torch.cat(removed)}),
         commands=[command_line("prune_tools/prune.py", PruneOptions, to_dict(options))],
         notes=[plan.summary(), *filter(None, [plan.warning]), *pruned.notes],
     )

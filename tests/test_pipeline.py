@@ -74,7 +74,7 @@ def test_it_reports_all_four_steps(finished):
     assert set(figures["gammas"]["counts"]) == {"base", "sparse"} and figures["notes"]
     assert any(layer["after"] < layer["before"] for layer in figures["layers"])
     page = (finished / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg") == 2 * 4 and ": what base detects" in page
+    assert page.count("data:image/jpeg") == 2 * 4 and ": detections of base" in page
 
 
 def test_the_last_model_is_pruned_and_rebuilds_from_its_yaml(finished):

@@ -13,7 +13,7 @@ import pytest
 
 import val
 from models.yolo import DetectionModel
-from prune_tools import sensitivity, steps, sweep
+from prune_tools import pruning, sensitivity, sweep
 from prune_tools.prune import PruneOptions
 from prune_tools.survey import record as survey_record
 from prune_tools.survey import sensitivity as sensitivity_work
@@ -97,13 +97,13 @@ def test_a_sweep_measures_what_prune_would_make(checkpoint, model, tiny_dataset,
 
 
 def test_the_repairs_act_on_every_point(checkpoint, tiny_dataset, tmp_path, monkeypatch):
-    original, fitted = steps.reconstruct, []
+    original, fitted = pruning.reconstruct, []
 
     def counted(structure, pruned, cuts, batches, *more):
         fitted.append(sum(len(batch.images) for batch in batches))
         return original(structure, pruned, cuts, batches, *more)
 
-    monkeypatch.setattr(steps, "reconstruct", counted)
+    monkeypatch.setattr(pruning, "reconstruct", counted)
     sweep.run(**chosen(checkpoint, tiny_dataset, tmp_path, ratios=[0.3, 0.6], reconstruct=4))
     assert fitted == [4, 4]  # nothing to repair in the whole model
 

@@ -1,6 +1,6 @@
-"""How long networks take on this machine: one image at a time, in PyTorch, ONNX Runtime or OpenVINO.
+"""Measure the time per image of networks on this machine, in PyTorch, ONNX Runtime or OpenVINO.
 
-Networks that are to be compared take turns, so that a machine that gets busier or hotter favours none.
+Networks are timed in alternation, so load and thermal drift affect all alike.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from utils.errors import InputError, short_repr
 
 WARMUP_RUNS = 5
 LEAST_RUNS, MOST_RUNS = 20, 200
-SECONDS = 2.0  # time to spend on each network, within these numbers of runs
-RUNTIMES = {"torch": "-", "onnxruntime": "onnx", "openvino": "openvino"}  # and the format of what they run
+SECONDS = 2.0  # for each network, within these numbers of runs
+RUNTIMES = {"torch": "-", "onnxruntime": "onnx", "openvino": "openvino"}  # and the export format that each runs
 
 Call = Callable[[], object]
 
@@ -48,7 +48,7 @@ def prepare(model: nn.Module, image_size: int, runtime: str = "torch") -> Call:
 
 
 def _torch(model: nn.Module, image: torch.Tensor) -> Call:
-    """PyTorch, on the image's device."""
+    """Run in PyTorch, on the image's device."""
 
     @torch.inference_mode()
     def call() -> object:
@@ -58,14 +58,14 @@ def _torch(model: nn.Module, image: torch.Tensor) -> Call:
 
 
 def _replayed(call: Call, device: torch.device) -> Call:
-    """``call`` recorded as a CUDA graph: the GPU's own time, without the time that Python takes to launch its kernels.
+    """``call`` as a CUDA graph, so that the GPU's time is measured without the launches of its kernels from Python.
 
-    One by one, the launches of a small network take longer than its kernels, and all widths seem equally fast. Runtimes
-    for GPUs do not launch from Python either.
+    The launches of a small network take longer than its kernels, so all widths would seem equally fast. Runtimes for
+    GPUs do not launch from Python either.
     """
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):  # what a first call allocates or chooses must not be recorded
+    with torch.cuda.stream(stream):  # allocations and choices of a first call must not be recorded
         for _ in range(WARMUP_RUNS):
             call()
     torch.cuda.current_stream(device).wait_stream(stream)
@@ -82,7 +82,7 @@ def _replayed(call: Call, device: torch.device) -> Call:
 
 
 def _exported(model: Any, image: torch.Tensor, argument: str) -> Call:
-    """Return what the export to a format runs with, on the CPU."""
+    """Run an export in the runtime of its format, on the CPU; ``argument`` is the format of export.py's --include."""
     size = image.shape[2], image.shape[3]
     metadata = Metadata(names=[str(index) for index in range(model.model[-1].nc)], stride=1, imgsz=list(size))
     suffix = next(entry.suffix for entry in FORMATS if entry.argument == argument)
@@ -94,7 +94,7 @@ def _exported(model: Any, image: torch.Tensor, argument: str) -> Call:
 
 
 def check_runtime(runtime: str) -> None:
-    """Raise InputError unless ``runtime`` can be used here: before hours of work, not after."""
+    """Raise InputError unless ``runtime`` is installed, so that a run stops at its start and not after hours."""
     if runtime not in RUNTIMES:
         raise InputError(f"--runtime {short_repr(runtime)} is unknown: expected one of {', '.join(RUNTIMES)}")
     needed = next(entry.packages for entry in FORMATS if entry.argument == RUNTIMES[runtime])
@@ -103,7 +103,7 @@ def check_runtime(runtime: str) -> None:
 
 
 def time_calls(calls: Mapping[str, Call], seconds: float = SECONDS) -> dict[str, float]:
-    """Median milliseconds of each call, the calls taking turns; ``seconds`` is what each gets at most, about."""
+    """Median milliseconds of each call, called in alternation for about ``seconds`` each at most."""
 
     def milliseconds(call: Call) -> float:
         start = time.perf_counter()

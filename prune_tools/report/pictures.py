@@ -6,15 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import nn
 
+from models.backends import DetectMultiBackend
+from models.loading import load_checkpoint
+from utils.augmentations import letterbox
+from utils.dataset.images import read_image
+from utils.detection.detector import Detector
+from utils.device import select_device
+from utils.drawing.annotator import BoxStyle, draw_detections, write_picture
 from utils.drawing.charts import new_figure, save_figure
 from utils.errors import InputError
 from utils.log import log_once
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
     from matplotlib.axes import Axes
 
 DPI = 130
@@ -22,7 +29,7 @@ REPORT_SIZE = 6.4, 3.8  # inches; letters stay readable on a phone
 BINS = 80  # of histograms
 TILES = 12  # validation images in the picture of detections
 COLUMNS = 4
-EMPTY_GREY = 114  # of a picture that cannot be read, as of letterboxes
+EMPTY_GREY = 114  # shown instead of a picture that cannot be read; also the grey of letterboxes
 
 
 def layer_widths(model: nn.Module) -> dict[str, int]:
@@ -31,12 +38,10 @@ def layer_widths(model: nn.Module) -> dict[str, int]:
 
 
 def gamma_histogram(gammas: Mapping[str, torch.Tensor], threshold: float | None = None) -> dict[str, Any]:
-    """How many channels have which |gamma|: common edges (bins + 1,), counts (bins,) and the median of each series.
+    """Histogram of |gamma|: common edges (BINS + 1,), counts (BINS,) and the median of each series of gammas (C,).
 
-    ``threshold`` is that below which channels go, None where there is not one for all layers.
+    ``threshold`` is the value below which channels are removed; None where layers have different ones.
     """
-    import numpy as np
-
     series = {name: values.detach().abs().float().cpu().numpy() for name, values in gammas.items()}
     largest = max((float(values.max()) for values in series.values() if len(values)), default=0.0) or 1.0
     edges = np.linspace(0, largest, BINS + 1)
@@ -49,7 +54,7 @@ def gamma_histogram(gammas: Mapping[str, torch.Tensor], threshold: float | None 
 
 
 def draw_gammas(histogram: Mapping[str, Any], path: Path) -> None:
-    """A ``gamma_histogram`` as a picture."""
+    """Draw a ``gamma_histogram``."""
     figure = new_figure(*REPORT_SIZE)
     axes = figure.subplots()
     for color, (name, counts) in zip(("#8da0cb", "#fc8d62"), histogram["counts"].items(), strict=False):
@@ -65,22 +70,21 @@ def draw_gammas(histogram: Mapping[str, Any], path: Path) -> None:
 
 
 def finish(axes: Axes) -> None:
-    """What all these diagrams have: a legend without a frame, and no lines above and on the right."""
+    """Give a diagram the common style: a legend without a frame, no lines above and on the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
 
 
 def draw_widths(before: nn.Module, after: nn.Module, path: Path) -> None:
-    """Channels of every layer before and after pruning."""
-
+    """Draw the channels of every layer before and after pruning."""
     original, remaining = layer_widths(before), layer_widths(after)
-    places = range(len(original))
+    positions = range(len(original))
     figure = new_figure(11, 3.8)
     axes = figure.subplots()
-    axes.bar(places, list(original.values()), color="#d9d9d9", label="base")
-    axes.bar(places, [remaining[name] for name in original], color="#66c2a5", label="pruned")
+    axes.bar(positions, list(original.values()), color="#d9d9d9", label="base")
+    axes.bar(positions, [remaining[name] for name in original], color="#66c2a5", label="pruned")
     names = [name.removeprefix("model.").removesuffix(".bn") for name in original]
-    axes.set_xticks(places, names, rotation=90, fontsize=6)
+    axes.set_xticks(positions, names, rotation=90, fontsize=6)
     axes.set_ylabel("channels")
     axes.margins(x=0.01)
     finish(axes)
@@ -88,16 +92,7 @@ def draw_widths(before: nn.Module, after: nn.Module, path: Path) -> None:
 
 
 def picture_detections(weights: Path | str, images: Sequence[str], image_size: int, device: str) -> list[np.ndarray]:
-    """Return what the model of ``weights`` finds in each image, drawn into it: BGR squares of ``image_size`` pixels."""
-    import numpy as np
-
-    from models.backends import DetectMultiBackend
-    from utils.augmentations import letterbox
-    from utils.dataset.images import read_image
-    from utils.detection.detector import Detector
-    from utils.device import select_device
-    from utils.drawing.annotator import BoxStyle, draw_detections
-
+    """Each image with the detections of the model of ``weights`` drawn in: (image_size, image_size, 3) BGR."""
     detector = Detector(DetectMultiBackend(weights, select_device(device)))
     tiles = []
     for file in images:
@@ -122,9 +117,7 @@ def spread(images: Sequence[str], count: int) -> list[str]:
 
 
 def _sheet(tiles: list[np.ndarray]) -> np.ndarray:
-    """Equal pictures in rows of COLUMNS; the last row is filled with white."""
-    import numpy as np
-
+    """Pictures (H, W, 3) of equal size in rows of COLUMNS; the last row is filled with white."""
     blank = np.full_like(tiles[0], 255)
     tiles = tiles + [blank] * (-len(tiles) % COLUMNS)
     rows = [np.concatenate(tiles[start : start + COLUMNS], axis=1) for start in range(0, len(tiles), COLUMNS)]
@@ -134,11 +127,9 @@ def _sheet(tiles: list[np.ndarray]) -> np.ndarray:
 def draw_run(
     checkpoints: dict[str, Path], image_paths: Sequence[str], image_size: int, device: str, folder: Path
 ) -> None:
-    """widths.png and detections.jpg of a finished pipeline run, in ``folder``."""
-    from models.loading import load_checkpoint
-    from utils.drawing.annotator import write_picture
-
-    before, after = (load_checkpoint(checkpoints[step])["model"].float() for step in ("base", "pruned"))
-    draw_widths(before, after, folder / "widths.png")
+    """Write widths.png and detections.jpg of a finished pipeline run into ``folder``."""
+    base = load_checkpoint(checkpoints["base"])["model"].float()
+    pruned = load_checkpoint(checkpoints["pruned"])["model"].float()
+    draw_widths(base, pruned, folder / "widths.png")
     tiles = picture_detections(checkpoints["finetuned"], image_paths[:TILES], image_size, device)
     write_picture(folder / "detections.jpg", _sheet(tiles))

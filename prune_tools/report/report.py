@@ -1,4 +1,4 @@
-"""What a pruning gained and lost: the table of layers as text, and one report as report.json and report.html."""
+"""The report of a pruning: the table of layers as text, and everything as report.json and report.html."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cv2
+import numpy as np
+import torch
 from torch import nn
 
-from prune_tools.report.pictures import layer_widths
-from utils.storage.files import atomic_path
+from prune_tools.report.page import render
+from prune_tools.report.pictures import draw_gammas, layer_widths, picture_detections, spread
+from prune_tools.report.sensitivity_view import draw_sensitivity
+from prune_tools.report.sweep_view import draw_sweep
+from prune_tools.report.table import Row
+from utils.storage.files import atomic_path, write_json
 from utils.version import PROGRAM, __version__
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from prune_tools.report.table import Row
 
 PICTURES = 6  # validation images on which two models are shown side by side
 PICTURE_SIDE = 480  # pixels, at most
@@ -29,7 +32,7 @@ LIBRARIES = ("torch", "numpy", "opencv-python-headless", "opencv-python")
 
 
 def layer_table(before: nn.Module, after: nn.Module) -> str:
-    """A row for each batch norm: name, original channels, remaining channels, share that remains."""
+    """A line for each batch norm: name, original channels, remaining channels, share that remains."""
     original, remaining = layer_widths(before), layer_widths(after)
     width = max(len("layer"), *map(len, original))
     lines = [f"{'layer':<{width}}  {'original':>8}  {'remaining':>9}  {'kept':>6}"]
@@ -43,21 +46,17 @@ def layer_table(before: nn.Module, after: nn.Module) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return what the figures were measured with: this program, Python, the libraries, the processor, the system."""
-    from importlib import metadata
-
-    import torch
-
-    found = {PROGRAM: __version__, "Python": platform.python_version()}
+    """Versions of this program, Python and the libraries; the processor, GPU and system of the measurements."""
+    names = {PROGRAM: __version__, "Python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            names[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    found["processor"] = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    names["processor"] = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
-        found["GPU"] = torch.cuda.get_device_name()
-    return {**found, "system": f"{platform.system()} {platform.release()}"}
+        names["GPU"] = torch.cuda.get_device_name()
+    return {**names, "system": f"{platform.system()} {platform.release()}"}
 
 
 @dataclass
@@ -66,14 +65,14 @@ class Report:
 
     Attributes:
         title: of the page.
-        rows: the models in their order, the first being what the others are compared with.
+        rows: the models in order; the others are compared with the first.
         widths: channels of each layer before and after (see ``layer_widths``).
         gammas: a ``pictures.gamma_histogram``.
-        commands: that made the models.
-        notes: what the plan and the repairs say of themselves, a line each.
-        surveys: 'sweep' and 'sensitivity', as far as they were run: the content of their JSON files.
+        commands: the commands that made the models.
+        notes: a line from the plan and from each repair.
+        surveys: the content of sweep.json and sensitivity.json, by command, as far as they were run.
         images: names of the pictures in ``detections``.
-        detections: by step, the images (H, W, 3) BGR with what that model finds drawn in.
+        detections: by step, images (H, W, 3) BGR with that model's detections drawn in.
     """
 
     title: str
@@ -88,13 +87,11 @@ class Report:
 
     def show_detections(self, checkpoints: Mapping[str, Path | str], images: Sequence[str], image_size: int,
                         device: str) -> None:  # fmt: skip
-        """Let the models of ``checkpoints`` (by step) detect in a few of the images."""
-        from prune_tools.report.pictures import picture_detections, spread
-
-        chosen = spread(images, PICTURES)
-        self.images = [Path(file).name for file in chosen]
+        """Add the detections of the models of ``checkpoints`` (by step) in a few of the images."""
+        shown = spread(images, PICTURES)
+        self.images = [Path(file).name for file in shown]
         self.detections = {
-            step: picture_detections(file, chosen, image_size, device) for step, file in checkpoints.items()
+            step: picture_detections(file, shown, image_size, device) for step, file in checkpoints.items()
         }
 
     def figures(self) -> dict[str, Any]:
@@ -116,23 +113,15 @@ class Report:
 
     def save(self, folder: Path) -> None:
         """Write report.json and report.html."""
-        from prune_tools.report.page import render
-        from utils.storage.files import write_json
-
         figures = self.figures()
         write_json(folder / "report.json", figures)
-        page = render(
-            figures, self._pictures(), {step: list(map(_jpeg, tiles)) for step, tiles in self.detections.items()}
-        )
+        detections = {step: [_jpeg(tile) for tile in tiles] for step, tiles in self.detections.items()}
+        page = render(figures, self._diagrams(), detections)
         with atomic_path(folder / "report.html") as draft:
             draft.write_text(page, encoding="utf-8")
 
-    def _pictures(self) -> dict[str, bytes]:
-        """The diagrams as PNG."""
-        from prune_tools.report.pictures import draw_gammas
-        from prune_tools.report.sensitivity_view import draw_sensitivity
-        from prune_tools.report.sweep_view import draw_sweep
-
+    def _diagrams(self) -> dict[str, bytes]:
+        """The diagrams as PNG files, by name."""
         draws: dict[str, Callable[[Path], None]] = {"gammas": partial(draw_gammas, self.gammas)}
         for name, draw in (("sweep", draw_sweep), ("sensitivity", draw_sensitivity)):
             survey = self.surveys.get(name)
@@ -148,8 +137,6 @@ class Report:
 
 def _jpeg(picture: np.ndarray) -> bytes:
     """A BGR picture as JPEG, at most PICTURE_SIDE pixels wide and high."""
-    import cv2
-
     scale = PICTURE_SIDE / max(picture.shape[:2])
     if scale < 1:
         picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -6,24 +6,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prune_tools.report.pictures import DPI
+from utils.drawing.charts import new_figure, save_figure
+
 
 def table_rows(points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Head and rows of the table, the most sensitive layers first; ``points`` as in sensitivity.json."""
+    """The table as text, header first, then the most sensitive layers; ``points`` as in sensitivity.json."""
     whole = next(point for point in points if not point["layer"])
     rows: list[tuple[str, ...]] = [("layer", "removed", "params", "GFLOPs", "mAP50-95", "lost")]
     for point in sorted(points, key=lambda point: point["map"]):
         if point["layer"]:
-            cost = (f"{point[name] / whole[name] - 1:+.1%}" for name in ("parameters", "gflops"))
+            parameters = f"{point['parameters'] / whole['parameters'] - 1:+.1%}"
+            operations = f"{point['gflops'] / whole['gflops'] - 1:+.1%}"
             lost = f"{whole['map'] - point['map']:.3f}"
-            rows.append((point["layer"], f"{point['ratio']:.0%}", *cost, f"{point['map']:.3f}", lost))
+            removed, accuracy = f"{point['ratio']:.0%}", f"{point['map']:.3f}"
+            rows.append((point["layer"], removed, parameters, operations, accuracy, lost))
     return rows
 
 
 def draw_sensitivity(points: Sequence[Mapping[str, Any]], conclusion: Mapping[str, Any], path: Path) -> None:
-    """A bar for each layer and ratio: the mAP50-95 that is lost; layers to protect are coloured."""
-    from prune_tools.report.pictures import DPI
-    from utils.drawing.charts import new_figure, save_figure
-
+    """Draw a bar of the lost mAP50-95 for each layer and ratio; layers to protect have a colour of their own."""
     whole = next(point for point in points if not point["layer"])
     ratios = sorted({point["ratio"] for point in points if point["layer"]})
     layers = list(dict.fromkeys(point["layer"] for point in points if point["layer"]))
@@ -33,9 +35,9 @@ def draw_sensitivity(points: Sequence[Mapping[str, Any]], conclusion: Mapping[st
     for number, ratio in enumerate(ratios):
         lost = {point["layer"]: whole["map"] - point["map"] for point in points if point["ratio"] == ratio}
         measured = [layer for layer in layers if layer in lost]
-        places = [layers.index(layer) + (number - (len(ratios) - 1) / 2) * width for layer in measured]
+        positions = [layers.index(layer) + (number - (len(ratios) - 1) / 2) * width for layer in measured]
         colors = ["#fc8d62" if layer in conclusion["protected"] else "#8da0cb" for layer in measured]
-        bars = axes.barh(places, [lost[layer] for layer in measured], width * 0.9, color=colors)
+        bars = axes.barh(positions, [lost[layer] for layer in measured], width * 0.9, color=colors)
         bars.set_label(f"{ratio:.0%} of the channels")
         for bar in bars:
             bar.set_alpha(0.45 + 0.55 * (number + 1) / len(ratios))

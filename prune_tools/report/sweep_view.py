@@ -6,24 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prune_tools.report.pictures import DPI, finish
+from utils.drawing.charts import new_figure, save_figure
+
 LABELS = {"channels": "prunable channels", "params": "parameters", "flops": "operations"}
 
 
 def table_rows(points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Head and rows of the table of a sweep, as text; ``points`` as in sweep.json."""
+    """The table of a sweep as text, header first; ``points`` as in sweep.json."""
     rows: list[tuple[str, ...]] = [("removed", "params", "GFLOPs", "ms / image", "time", "mAP50", "mAP50-95")]
     for point in points:
-        cost = f"{point['parameters']:,}", f"{point['gflops']:.2f}"
-        time = f"{point['milliseconds']:.1f}", f"{point['relative_time']:.0%}"
-        rows.append((f"{point['ratio']:.1%}", *cost, *time, f"{point['map50']:.3f}", f"{point['map']:.3f}"))
+        costs = (f"{point['parameters']:,}", f"{point['gflops']:.2f}")
+        times = (f"{point['milliseconds']:.1f}", f"{point['relative_time']:.0%}")
+        rows.append((f"{point['ratio']:.1%}", *costs, *times, f"{point['map50']:.3f}", f"{point['map']:.3f}"))
     return rows
 
 
 def draw_sweep(points: Sequence[Mapping[str, Any]], conclusion: Mapping[str, Any], path: Path) -> None:
-    """Accuracy above, costs relative to the whole model below, over the ratio; cliff and proposal are marked."""
-    from prune_tools.report.pictures import DPI, finish
-    from utils.drawing.charts import new_figure, save_figure
-
+    """Draw accuracy (above) and costs relative to the whole model (below) over the ratio; mark cliff and proposal."""
     figure = new_figure(6.4, 6.4)
     accuracy, cost = figure.subplots(2, 1, sharex=True)
     ratios = [100 * point["ratio"] for point in points]

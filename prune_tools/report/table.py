@@ -1,16 +1,18 @@
-"""The table that compares the models of a run: accuracy, size, computation, measured time; as text, CSV and picture."""
+"""The table that compares the models of a run, as text, CSV and picture."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
+
+from utils.drawing.charts import new_figure, save_figure
+from utils.model_info import count_parameters, gflops
 from utils.storage.files import atomic_path
-
-if TYPE_CHECKING:
-    from torch import nn
 
 GFLOPS_IMAGE_SIZE = 640  # pixels; as YOLOv5 prints its models
 
@@ -33,38 +35,19 @@ class Row:
 def row_of(
     step: str, model: nn.Module, metrics: Sequence[float | None], milliseconds: float | None, weights: str
 ) -> Row:
-    """The row of a model that has been validated (P, R, mAP50, mAP50-95, ...) and timed, or neither."""
-    from utils.model_info import count_parameters, gflops
-
+    """The row of a model with ``metrics`` (P, R, mAP50, mAP50-95, ...) of its validation, None where not measured."""
     precision, recall, map50, map_ = metrics[:4]
     operations = gflops(model, GFLOPS_IMAGE_SIZE) or 0.0
     return Row(step, precision, recall, map50, map_, count_parameters(model), operations, milliseconds, weights)
 
 
-def compare(checkpoints: dict[str, Path], data: str, image_size: int, folder: Path, **val_options: Any) -> list[Row]:
-    """Validate and time each checkpoint; ``val_options`` go to ``val.run`` (device, workers, batch_size)."""
-    import val
-    from models.loading import attempt_load
-    from prune_tools.planning.latency import prepare, time_calls
-    from utils.device import select_device
-
-    device = select_device(val_options.get("device", ""))
-    models = {step: attempt_load(file, device, fuse=False) for step, file in checkpoints.items()}
-    times = time_calls({step: prepare(model, image_size) for step, model in models.items()})
-    rows = []
-    for step, file in checkpoints.items():
-        results, _, _ = val.run(data, str(file), imgsz=image_size, save_dir=folder / step, plots=False, **val_options)
-        rows.append(row_of(step, models[step], results, times[step], str(file)))
-    return rows
-
-
-def as_text(rows: list[Row]) -> str:
+def as_text(rows: Sequence[Row]) -> str:
     """The table as aligned text, also valid Markdown."""
     return aligned(cells(rows))
 
 
 def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Head and rows of the table, as text."""
+    """The table as text, header first."""
     lines: list[tuple[str, ...]] = [
         ("step", "P", "R", "mAP50", "mAP50-95", "params", f"GFLOPs at {GFLOPS_IMAGE_SIZE}", "ms / image")
     ]
@@ -80,7 +63,7 @@ def shown(value: float | None, form: str) -> str:
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """A table (head, rows) with columns of equal width, as Markdown."""
+    """A table, header first, as Markdown with aligned columns."""
     lines = [lines[0], ["-" * len(name) for name in lines[0]], *lines[1:]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
@@ -89,19 +72,15 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def save_csv(rows: Sequence[Any], path: Path) -> None:
-    """One line for each of these objects of a dataclass, columns named as its fields."""
-    import csv
-
+    """Write a line for each of these objects of a dataclass; the columns are named as its fields."""
     with atomic_path(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])))
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 
 
-def save_picture(rows: list[Any], path: Path) -> None:
-    """Bars for Rows that were measured: accuracy on the left, parameters, GFLOPs and time relative to the first."""
-    from utils.drawing.charts import new_figure, save_figure
-
+def save_picture(rows: Sequence[Any], path: Path) -> None:
+    """Draw bars of measured rows: accuracy on the left; parameters, GFLOPs and time relative to the first row."""
     figure = new_figure(11, 4)
     accuracy, cost = figure.subplots(1, 2)
     _bars(accuracy, rows, {"mAP50": [row.map50 for row in rows], "mAP50-95": [row.map for row in rows]}, "{:.3f}")
@@ -117,11 +96,11 @@ def save_picture(rows: list[Any], path: Path) -> None:
     save_figure(figure, path, dpi=150)
 
 
-def _bars(axes: Any, rows: list[Row], series: dict[str, list[float]], number: str) -> None:
+def _bars(axes: Any, rows: Sequence[Row], series: dict[str, list[float]], number: str) -> None:
     width = 0.8 / len(series)
     for index, (name, values) in enumerate(series.items()):
-        places = [row + (index - (len(series) - 1) / 2) * width for row in range(len(rows))]
-        bars = axes.bar(places, values, width * 0.92, label=name)
+        positions = [row + (index - (len(series) - 1) / 2) * width for row in range(len(rows))]
+        bars = axes.bar(positions, values, width * 0.92, label=name)
         axes.bar_label(bars, [number.format(value) for value in values], fontsize=7, padding=1)
     axes.set_xticks(range(len(rows)), [row.step for row in rows])
     axes.margins(y=0.15)

@@ -1,4 +1,4 @@
-"""The record of a survey: measured points in a JSON file, and finding those of a model."""
+"""The record of a survey, its measured points in a JSON file; and finding the records of a model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from utils.errors import InputError, short_repr
 from utils.log import LOGGER
@@ -16,10 +16,16 @@ from utils.storage.files import make_folder, write_json
 
 @dataclass
 class Point:
-    """One measured pruning; ``ratio`` was asked for, of ``layer`` or ('') of all layers.
+    """One measured pruning.
 
-    ``channels``, ``parameters`` and ``gflops`` (at 640 pixels) are what is left. ``milliseconds`` is the median for one
-    image, ``relative_time`` its share of the whole network's, measured in turns; None where time was not measured.
+    Attributes:
+        layer: path of the pruned layer; '' for all layers.
+        ratio: the share that was to be removed.
+        channels, parameters: those that remain.
+        gflops: at 640 pixels.
+        precision, recall, map50, map: of the validation.
+        milliseconds: median time for one image; None where it was not measured.
+        relative_time: its share of the whole network's, measured in alternation.
     """
 
     layer: str
@@ -43,29 +49,36 @@ class Record:
         self.points = {(point["layer"], point["ratio"]): Point(**point) for point in points}
 
     @classmethod
-    def open(cls, place: Path, kind: str, wanted: dict[str, Any], exist_ok: bool) -> Record:
-        """The record in ``place``, or place2, place3, ..., made with the same options; else a new one in a new folder.
+    def open(cls, run_folder: Path, command: str, options: dict[str, Any], exist_ok: bool) -> Record:
+        """The record with the same options in ``run_folder`` or exp2, exp3, ... beside it; else one in a new folder.
+
+        Args:
+            run_folder: the first folder to look into.
+            command: 'sweep' or 'sensitivity', the stem of the file.
+            options: everything that a point depends on.
+            exist_ok: look into this folder only.
 
         Raises:
-            InputError: ``exist_ok`` and ``place`` holds a record with other options.
+            InputError: ``exist_ok`` and the folder holds a record with other options.
         """
-        wanted = json.loads(json.dumps(wanted))  # as it will be read
-        folder, number = place, 1
+        options = json.loads(json.dumps(options))  # as it will be read
+        folder, number = run_folder, 1
         make_folder(folder.parent)
         while not _is_created(folder):
-            stored = read_survey(folder / f"{kind}.json") if (folder / f"{kind}.json").is_file() else None
-            if stored is not None and stored["options"] == wanted:
-                LOGGER.info(f"Going on with {folder}: {len(stored['points'])} finished points are kept")
-                return cls(folder / f"{kind}.json", wanted, stored["points"])
+            file = folder / f"{command}.json"
+            stored = read_survey(file) if file.is_file() else None
+            if stored is not None and stored["options"] == options:
+                LOGGER.info(f"Continuing {folder}: {len(stored['points'])} finished points are kept")
+                return cls(file, options, stored["points"])
             if exist_ok:
                 if stored is not None:
-                    raise InputError(f"{folder} holds a {kind} with {_differences(stored['options'], wanted)}: "
+                    raise InputError(f"{folder} holds a {command} with {_differences(stored['options'], options)}: "
                                      "choose another --name, or repeat it with its own options")  # fmt: skip
                 break
             number += 1
-            folder = place.with_name(f"{place.name}{number}")
-        record = cls(make_folder(folder) / f"{kind}.json", wanted, [])
-        record.save()  # so that a run that is stopped before its first point goes on here, too
+            folder = run_folder.with_name(f"{run_folder.name}{number}")
+        record = cls(make_folder(folder) / f"{command}.json", options, [])
+        record.save()  # a run that is stopped before its first point is continued here, too
         return record
 
     def add(self, point: Point) -> None:
@@ -74,17 +87,17 @@ class Record:
         self.save()
 
     def save(self, **conclusions: Any) -> None:
-        """Write the file, with what was concluded from the points."""
+        """Write the file, with the conclusions drawn from the points."""
         content = {"options": self.options, "points": [asdict(point) for point in self.sorted()], **conclusions}
         write_json(self.file, content)
 
     def sorted(self) -> list[Point]:
-        """The points by ratio; of a ratio in the order in which they were measured."""
+        """The points sorted by ratio; those of one ratio in the order in which they were measured."""
         return sorted(self.points.values(), key=lambda point: point.ratio)
 
 
 def _is_created(folder: Path) -> bool:
-    """Create ``folder``; False where there is one already."""
+    """Create ``folder``; False if it exists already."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -92,10 +105,11 @@ def _is_created(folder: Path) -> bool:
     return True
 
 
-def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
-    names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
+def _differences(stored: dict[str, Any], present: dict[str, Any]) -> str:
+    """Up to three options that differ, in words."""
+    names = [name for name in {**stored, **present} if stored.get(name) != present.get(name)]
     return ", ".join(
-        f"{name} {short_repr(stored.get(name))} instead of {short_repr(wanted.get(name))}" for name in names[:3]
+        f"{name} {short_repr(stored.get(name))} instead of {short_repr(present.get(name))}" for name in names[:3]
     )
 
 
@@ -111,42 +125,54 @@ def read_survey(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_digest(file: str | Path) -> str:
-    """SHA-256 of a checkpoint's content: the same model, wherever it lies."""
+    """SHA-256 of a checkpoint's content, which identifies a model wherever the file lies."""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def find_surveys(options: Any, folder: Path) -> dict[str, dict[str, Any]]:
-    """The finished surveys for a report, by kind, as far as there are any.
+class SurveySources(Protocol):
+    """Options that name surveys for a report: run folders or JSON files; '' where the user named none."""
 
-    Args:
-        options: with ``sweep`` and ``sensitivity``, run folders or JSON files as the user named them; '' looks into
-            ``folder``.
+    @property
+    def sweep(self) -> str:
+        """The sweep."""
+
+    @property
+    def sensitivity(self) -> str:
+        """The sensitivity analysis."""
+
+
+Surveys = dict[str, dict[str, Any]]  # content of sweep.json and sensitivity.json, by command
+
+
+def find_surveys(options: SurveySources, folder: Path) -> Surveys:
+    """The finished surveys for a report, as far as there are any; ``folder`` is searched for those without a name.
 
     Raises:
         InputError: a named one does not exist or is not finished.
     """
-    found = {}
-    for kind in ("sweep", "sensitivity"):
-        given = getattr(options, kind)
-        place = Path(given) if given else folder
-        file = place if place.suffix == ".json" else place / f"{kind}.json"
+    surveys = {}
+    for command, given in (("sweep", options.sweep), ("sensitivity", options.sensitivity)):
+        path = Path(given) if given else folder
+        file = path if path.suffix == ".json" else path / f"{command}.json"
         if file.is_file():
-            found[kind] = read_survey(file)
-            if "conclusion" not in found[kind]:
-                raise InputError(f"{file} is not finished: run prune_tools/{kind}.py to its end first")
+            surveys[command] = read_survey(file)
+            if "conclusion" not in surveys[command]:
+                raise InputError(f"{file} is not finished: run prune_tools/{command}.py to its end first")
         elif given:
-            raise InputError(f"--{kind} {given}: there is no {kind}.json, expected the run folder of {kind}.py")
-    return found
+            raise InputError(
+                f"--{command} {given}: there is no {command}.json, expected the run folder of {command}.py"
+            )
+    return surveys
 
 
-def surveys_of(surveys: dict[str, dict[str, Any]], files: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
-    """Those of ``surveys`` that measured one of these checkpoints; the others are named in a warning."""
-    known = {checkpoint_digest(file) for file in files} if surveys else set()
-    own = {kind: survey for kind, survey in surveys.items() if survey["options"].get("checkpoint") in known}
-    for kind in surveys.keys() - own.keys():
-        measured = surveys[kind]["options"].get("weights")
+def surveys_of(surveys: Surveys, files: Sequence[str | Path]) -> Surveys:
+    """Those of ``surveys`` that measured one of these checkpoints; a warning names the others."""
+    digests = {checkpoint_digest(file) for file in files} if surveys else set()
+    own = {command: survey for command, survey in surveys.items() if survey["options"].get("checkpoint") in digests}
+    for command in surveys.keys() - own.keys():
+        measured = surveys[command]["options"].get("weights")
         LOGGER.warning(
-            f"WARNING: the {kind} is not shown in the report: it is of {measured}, whose content is not that of "
+            f"WARNING: the {command} is not shown in the report: it is of {measured}, whose content is not that of "
             f"{' or '.join(map(str, files))}"
         )
     return own

@@ -46,30 +46,38 @@ def conclude(points: Sequence[Point], options: SensitivityOptions) -> tuple[dict
     """The layers to protect, the most sensitive first, as data and in words. ``points[0]`` is the whole model."""
     whole, ratio = points[0].map, options.ratios[0]
     lost = {point.layer: whole - point.map for point in points[1:] if point.ratio == ratio}
-    protected = [layer for layer in sorted(lost, key=lambda name: -lost[name])
-                 if whole > 0 and lost[layer] > options.tolerance * whole]  # fmt: skip
-    most = len(protected) > len(lost) / 2
-    skip = list(dict.fromkeys(layer.split("#")[0] for layer in protected))  # a producer's groups have one path
+    sensitive = [layer for layer in lost if whole > 0 and lost[layer] > options.tolerance * whole]
+    protected = sorted(sensitive, key=lambda layer: -lost[layer])
+    is_most = len(protected) > len(lost) / 2
+    skip = list(dict.fromkeys(layer.split("#")[0] for layer in protected))  # the groups of a producer share its path
     share = f"more than {options.tolerance:.0%} of the whole model's mAP50-95 ({whole:.3f})"
     if whole <= 0:
         text = "The whole model finds nothing on these images (mAP50-95 0): there is no accuracy to keep"
-    elif protected:
-        text = (f"{len(protected)} of {len(lost)} layers lose {share} when {ratio:.0%} of their channels go; "
-                f"to protect them:\n--skip {' '.join(skip)}")  # fmt: skip
-        text += "\nFor the same budget other layers then have to give more: compare sweeps with and without it"
-        if most:
-            text += f"\nThat is most of the network: repeat with --ratios {ratio / 2:.2g} to see which matter most"
-    else:
+    elif not protected:
         text = f"No layer loses {share} when {ratio:.0%} of its channels go: none needs protection"
-    data = {"tolerance": options.tolerance, "ratio": ratio, "protected": protected, "skip": skip, "text": text,
-            "repeat": float(f"{ratio / 2:.2g}") if most else None}  # fmt: skip
+    else:
+        text = (
+            f"{len(protected)} of {len(lost)} layers lose {share} when {ratio:.0%} of their channels go; to protect "
+            f"them:\n--skip {' '.join(skip)}"
+            "\nFor the same budget other layers then have to give more: compare sweeps with and without it"
+        )
+        if is_most:
+            text += f"\nThat is most of the network: repeat with --ratios {ratio / 2:.2g} to see which matter most"
+    data = {
+        "tolerance": options.tolerance,
+        "ratio": ratio,
+        "protected": protected,
+        "skip": skip,
+        "text": text,
+        "repeat": float(f"{ratio / 2:.2g}") if is_most else None,
+    }
     return data, text
 
 
 def sweep_command(options: SensitivityOptions, skip: Sequence[str]) -> str:
     """The command that sweeps the model with these layers protected."""
-    chosen: dict[str, Any] = {"skip": [*options.skip, *skip]} if options.skip or skip else {}
-    return following("prune_tools/sweep.py", SweepOptions, options, exact=True, weights=options.weights, **chosen)
+    more: dict[str, Any] = {"skip": [*options.skip, *skip]} if options.skip or skip else {}
+    return following("prune_tools/sweep.py", SweepOptions, options, exact=True, weights=options.weights, **more)
 
 
 def next_commands(options: SensitivityOptions, conclusion: Mapping[str, Any]) -> list[str]:

@@ -22,10 +22,10 @@ from prune_tools.planning import latency
 from prune_tools.planning.costs import CostModel
 from prune_tools.planning.plan import Plan
 from prune_tools.planning.scores import NEEDS_IMAGES
+from prune_tools.pruning import narrow, prune
 from prune_tools.repair.reconstruction import Recording, empty_recording
 from prune_tools.report.pictures import spread
 from prune_tools.report.table import aligned, save_csv
-from prune_tools.steps import narrow, prune
 from prune_tools.survey.options import SurveyOptions
 from prune_tools.survey.record import Point, Record, checkpoint_digest
 from prune_tools.training_images import Batch

@@ -46,13 +46,13 @@ def find_cliff(points: Sequence[Point]) -> tuple[Point, Point] | None:
 
 
 def propose(points: Sequence[Point], tolerance: float) -> Point | None:
-    """The largest ratio that, as all below it, loses at most ``tolerance`` of the whole model's mAP50-95."""
-    chosen = None
+    """The largest ratio up to which every point loses at most ``tolerance`` of the whole model's mAP50-95."""
+    proposal = None
     for point in points[1:]:
         if point.map < (1 - tolerance) * points[0].map:
             break
-        chosen = point
-    return chosen
+        proposal = point
+    return proposal
 
 
 class Sweep(Survey[SweepOptions]):
@@ -89,12 +89,12 @@ class Sweep(Survey[SweepOptions]):
 def prune_command(options: SweepOptions, ratio: float, folder: Path) -> str:
     """The command that prunes at ``ratio`` as the sweep did."""
     amount = ratio if options.by == "channels" else f"{1 - ratio:.4g}"
-    chosen: dict[str, Any] = {FLAGS[options.by]: amount, "sweep": str(folder)}
-    return following("prune_tools/prune.py", PruneOptions, options, exact=True, weights=options.weights, **chosen)
+    goal: dict[str, Any] = {FLAGS[options.by]: amount, "sweep": str(folder)}
+    return following("prune_tools/prune.py", PruneOptions, options, exact=True, weights=options.weights, **goal)
 
 
 def command_without_proposal(options: SweepOptions, points: Sequence[Point]) -> str:
-    """Sparse training, so that there is something to prune; for a model that finds nothing, validation."""
+    """The command of sparse training, after which more can be pruned; of validation, if the model finds nothing."""
     weights = options.weights[0]
     if points[0].map <= 0:
         return following("val.py", ValOptions, options, weights=weights)
@@ -105,28 +105,15 @@ def command_without_proposal(options: SweepOptions, points: Sequence[Point]) -> 
 
 
 def conclude(points: Sequence[Point], options: SweepOptions) -> tuple[dict[str, Any], str]:
-    """Cliff and proposal as data and in words."""
-    cliff, proposal = find_cliff(points), propose(points, options.tolerance)
-    what = LABELS[options.by]
-    lines = []
-    if points[0].map <= 0:
-        lines.append("The whole model finds nothing on these images (mAP50-95 0): there is no accuracy to keep")
-    elif cliff is None:
-        lines.append(
-            f"No cliff: mAP50-95 nowhere falls by {CLIFF:.0%} of the whole model's within a ratio of {CLIFF / STEEP:g}"
-        )
+    """Cliff and proposal as data and in words. ``points[0]`` is the whole model."""
+    has_accuracy = points[0].map > 0
+    cliff = find_cliff(points)
+    proposal = propose(points, options.tolerance) if has_accuracy else None
+    if has_accuracy:
+        removed = LABELS[options.by]
+        text = _cliff_in_words(cliff, removed) + "\n" + _proposal_in_words(proposal, points, options, removed)
     else:
-        lines.append(f"The cliff: mAP50-95 falls from {cliff[0].map:.3f} to {cliff[1].map:.3f} "
-                     f"between {cliff[0].ratio:.1%} and {cliff[1].ratio:.1%} of the {what}")  # fmt: skip
-    if proposal is not None and points[0].map > 0:
-        lines.append(f"Proposed: remove {proposal.ratio:.1%} of the {what}, which leaves mAP50-95 {proposal.map:.3f} "
-                     f"of {points[0].map:.3f} without training")  # fmt: skip
-    else:
-        proposal = None
-    if proposal is None and points[0].map > 0:
-        lines.append(f"Proposed: none; already the smallest ratio, {points[1].ratio:.1%}, loses more than "
-                     f"{options.tolerance:.0%}. Train sparsely first, or sweep smaller ratios")  # fmt: skip
-    text = "\n".join(lines)
+        text = "The whole model finds nothing on these images (mAP50-95 0): there is no accuracy to keep"
     data = {
         "by": options.by,
         "tolerance": options.tolerance,
@@ -135,6 +122,30 @@ def conclude(points: Sequence[Point], options: SweepOptions) -> tuple[dict[str, 
         "text": text,
     }
     return data, text
+
+
+def _cliff_in_words(cliff: tuple[Point, Point] | None, removed: str) -> str:
+    if cliff is None:
+        return (
+            f"No cliff: mAP50-95 nowhere falls by {CLIFF:.0%} of the whole model's within a ratio of {CLIFF / STEEP:g}"
+        )
+    above, below = cliff
+    return (
+        f"The cliff: mAP50-95 falls from {above.map:.3f} to {below.map:.3f} "
+        f"between {above.ratio:.1%} and {below.ratio:.1%} of the {removed}"
+    )
+
+
+def _proposal_in_words(proposal: Point | None, points: Sequence[Point], options: SweepOptions, removed: str) -> str:
+    if proposal is None:
+        return (
+            f"Proposed: none; already the smallest ratio, {points[1].ratio:.1%}, loses more than "
+            f"{options.tolerance:.0%}. Train sparsely first, or sweep smaller ratios"
+        )
+    return (
+        f"Proposed: remove {proposal.ratio:.1%} of the {removed}, which leaves mAP50-95 {proposal.map:.3f} "
+        f"of {points[0].map:.3f} without training"
+    )
 
 
 def sweep_run(options: SweepOptions) -> Path:
