@@ -32,7 +32,7 @@ HEAD = """# Benchmarks
 
 Written by `make bench`, all at once or section by section. "Plain" is the alternative in the column on the right. Both
 are timed in alternation in one run; the figures are medians, the spread is half the interquartile range of the ratios.
-A ratio below the one wanted is a fault to investigate. Load is the machine's mean over a quarter of an hour. Above the
+A ratio below its goal is a fault to investigate. Load is the machine's mean over a quarter of an hour. Above the
 number of cores, other processes were running: ratios of CPU time then remain about right, wall times do not.
 
 {versions}

@@ -75,11 +75,11 @@ def compare_seconds(
 
 def as_table(figures: Sequence[Figure]) -> str:
     """Return the figures as a Markdown table."""
-    lines = ["| | ours | plain | ratio | wanted | plain is |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+    lines = ["| | ours | plain | ratio | goal | plain is |", "| --- | ---: | ---: | ---: | ---: | --- |"]
     for figure in figures:
-        wanted = "" if figure.goal is None else f"{figure.goal:g}"
+        goal = "" if figure.goal is None else f"{figure.goal:g}"
         lines.append(
             f"| {figure.subject} | {figure.ours:.4g} {figure.unit} | {figure.plain:.4g} {figure.unit} | "
-            f"{figure.ratio:.2f} ± {figure.spread:.2f} | {wanted} | {figure.note} |"
+            f"{figure.ratio:.2f} ± {figure.spread:.2f} | {goal} | {figure.note} |"
         )
     return "\n".join(lines)

@@ -170,10 +170,18 @@ class Frontier:
         if last.is_file() and not resumable(last):
             return best
         common = {
-            "data": options.data, "imgsz": options.imgsz, "batch_size": options.batch_size, "workers": options.workers,
-            "device": options.device, "seed": options.seed, "project": str(self.folder), "name": name,
-            "exist_ok": True, "noplots": True, "resume": str(last) if last.is_file() else False,
-        }  # fmt: skip
+            "data": options.data,
+            "imgsz": options.imgsz,
+            "batch_size": options.batch_size,
+            "workers": options.workers,
+            "device": options.device,
+            "seed": options.seed,
+            "project": str(self.folder),
+            "name": name,
+            "exist_ok": True,
+            "noplots": True,
+            "resume": str(last) if last.is_file() else False,
+        }
         if command(build(options_class, **common, **keywords)) is None:
             raise InputError(f"{name} was stopped before its end: run the same command to continue it")
         return best
@@ -182,10 +190,17 @@ class Frontier:
         """Prune with prune.py in the folder ``name``; return the pruned checkpoint."""
         options = self.options
         run = prune.run(
-            weights=weights, data=options.data, imgsz=options.imgsz, device=options.device,
-            batch_size=options.batch_size * 2, project=str(self.folder), name=name, exist_ok=True, noval=True,
+            weights=weights,
+            data=options.data,
+            imgsz=options.imgsz,
+            device=options.device,
+            batch_size=options.batch_size * 2,
+            project=str(self.folder),
+            name=name,
+            exist_ok=True,
+            noval=True,
             **keywords,
-        )  # fmt: skip
+        )
         return run / "pruned_model.pt"
 
     # -- the methods: share of the operations -> pruned checkpoint -----------------------------------------------------
@@ -259,9 +274,15 @@ class Frontier:
         """Return mAP50 and mAP50-95 of a checkpoint."""
         options = self.options
         results, _, _ = val.run(
-            options.data, str(weights), imgsz=options.imgsz, batch_size=options.batch_size * 2, plots=False,
-            workers=options.workers, device=options.device, save_dir=self.folder,
-        )  # fmt: skip
+            options.data,
+            str(weights),
+            imgsz=options.imgsz,
+            batch_size=options.batch_size * 2,
+            plots=False,
+            workers=options.workers,
+            device=options.device,
+            save_dir=self.folder,
+        )
         return results[2], results[3]
 
     @cached_property
@@ -318,9 +339,14 @@ def prune_by_torch_pruning(model: DetectionModel, ratio: float, image_size: int)
         raise InputError("the method torch-pruning needs a package: pip install torch-pruning") from error
     copy: Any = deepcopy(model).requires_grad_(True)
     pruner = torch_pruning.pruner.BNScalePruner(
-        copy, torch.zeros(1, 3, image_size, image_size), importance=torch_pruning.importance.BNScaleImportance(),
-        global_pruning=True, pruning_ratio=ratio, ignored_layers=[*copy.model[-1].m], round_to=ROUNDING,
-    )  # fmt: skip
+        copy,
+        torch.zeros(1, 3, image_size, image_size),
+        importance=torch_pruning.importance.BNScaleImportance(),
+        global_pruning=True,
+        pruning_ratio=ratio,
+        ignored_layers=[*copy.model[-1].m],
+        round_to=ROUNDING,
+    )
     pruner.step()
     return copy
 

@@ -121,7 +121,7 @@ def link_pictures(options: GpuOptions, folder: Path) -> Path:
 
 def table(model: str, size: int, ours: dict[str, float], other: dict[str, float]) -> str:
     """Return the rows as Markdown; the ratio says how many times as fast, or as much, ours is."""
-    lines = [f"| {model}, {size} px | ours | beside | ratio |", "| --- | ---: | ---: | ---: |"]
+    lines = [f"| {model}, {size} px | ours | other | ratio |", "| --- | ---: | ---: | ---: |"]
     for name, title in ROWS.items():
         if name not in ours:
             continue
@@ -157,7 +157,7 @@ def main(options: GpuOptions) -> str:
                 parts.append(table(model, size, figures["ours"], figures.get("beside", {})))
                 LOGGER.info("\n" + parts[-1])
     card = torch.cuda.get_device_properties(0).name
-    beside = f", beside {Path(options.beside).name}" if options.beside else ""
+    beside = f", compared with {Path(options.beside).name}" if options.beside else ""
     head = (
         f"`python benchmarks/gpu.py`{beside}, {date.today()}, {(time.time() - start_time) / 60:.1f} minutes: {card}, "
         f"{len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, Python {platform.python_version()}, batch "

@@ -15,10 +15,12 @@ import os
 import runpy
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd.profiler_util import FunctionEvent
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.profiler import ProfilerActivity, profile
 
@@ -51,7 +53,7 @@ class Probe:
             self._profiler.stop()
             self._count_kernels(self._profiler.events() or [])
 
-    def _count_kernels(self, events: Any) -> None:
+    def _count_kernels(self, events: Iterable[FunctionEvent]) -> None:
         self.kernels = [
             (event.time_range.start, event.time_range.end)
             for event in events

@@ -293,9 +293,16 @@ def _accuracy(path: Path, cell: Cell, options: LatencyOptions) -> tuple[float, f
     """Return mAP at IoU 0.5 and at 0.5:0.95, measured by val.py."""
     with TemporaryDirectory() as folder:
         results, _, _ = val.run(
-            options.data, str(path), imgsz=cell.imgsz, device=options.device, half=options.half, workers=0,
-            plots=False, save_dir=Path(folder), dnn=cell.runtime == "opencv",
-        )  # fmt: skip
+            options.data,
+            str(path),
+            imgsz=cell.imgsz,
+            device=options.device,
+            half=options.half,
+            workers=0,
+            plots=False,
+            save_dir=Path(folder),
+            dnn=cell.runtime == "opencv",
+        )
     return float(results[2]), float(results[3])
 
 

@@ -44,7 +44,7 @@ def as_table(cells: Sequence[Cell]) -> str:
         "| weights | runtime | imgsz | batch | threads | ms/image (quartiles) | ratio | file MiB | memory MiB | mAP@.5 "
         "| mAP@.5:.95 | note |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
-    ]  # fmt: skip
+    ]
     names = short_names(cells)
     for cell in cells:
         start = f"| {names[cell.weights]} | {cell.runtime} | {cell.imgsz} | {cell.batch} | {cell.threads} |"

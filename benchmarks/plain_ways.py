@@ -20,6 +20,7 @@ from unittest import mock
 import cv2
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from benchmarks.material import plain_memory
 from utils.augmentations import GREY, letterbox, mixup, random_perspective, warp_limits
@@ -149,7 +150,7 @@ def plain_optimizer_step(state: TrainingState) -> None:
             value += (1 - decay) * current[name].detach()
 
 
-def plain_matching(detections: Any, labels: Any, thresholds: Any) -> np.ndarray:
+def plain_matching(detections: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
     """Match as ``utils.metrics.match_predictions``, threshold by threshold: in torch, pairs reduced in NumPy.
 
     Args:
@@ -158,9 +159,9 @@ def plain_matching(detections: Any, labels: Any, thresholds: Any) -> np.ndarray:
     Returns:
         (N, T) bool: the detection is correct at the threshold.
     """
-    detections = torch.as_tensor(detections)
-    labels = torch.as_tensor(labels)
-    thresholds = torch.as_tensor(thresholds)
+    detections = torch.as_tensor(np.asarray(detections))
+    labels = torch.as_tensor(np.asarray(labels))
+    thresholds = torch.as_tensor(np.asarray(thresholds))
     correct = torch.zeros(len(detections), len(thresholds), dtype=torch.bool)
     if not len(detections) or not len(labels):
         return correct.numpy()

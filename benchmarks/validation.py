@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 if __name__ == "__main__":
@@ -141,7 +140,7 @@ def recorded_predictions() -> Iterator[list[torch.Tensor]]:
     infer = Evaluation._infer
     predictions: list[torch.Tensor] = []
 
-    def record(evaluation: Evaluation, images: torch.Tensor) -> Any:
+    def record(evaluation: Evaluation, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         result = infer(evaluation, images)
         predictions.append(result[0].clone())
         return result
@@ -210,9 +209,17 @@ def _without_pictures(options: ValidationOptions, folder: Path, images: int) -> 
 
     def ours(callbacks: Callbacks | None = None) -> None:
         val.run(
-            options.data, options.weights, imgsz=options.imgsz, batch_size=options.batch_size, workers=0,
-            plots=False, device="cpu", project=str(folder), exist_ok=True, callbacks=callbacks,
-        )  # fmt: skip
+            options.data,
+            options.weights,
+            imgsz=options.imgsz,
+            batch_size=options.batch_size,
+            workers=0,
+            plots=False,
+            device="cpu",
+            project=str(folder),
+            exist_ok=True,
+            callbacks=callbacks,
+        )
 
     def plain(callbacks: Callbacks | None = None) -> None:
         with plain_validation():
@@ -236,8 +243,12 @@ def _command(options: ValidationOptions, folder: Path, images: int) -> list[Figu
     def run(name: str, *start: str) -> None:
         done = subprocess.run(
             [sys.executable, "-c", WATCHED, sys.executable, *start, *arguments],
-            cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         if done.returncode:
             raise InputError(f"val.py failed: {done.stderr.strip().splitlines()[-1:]}")
         peaks[name].append(int(done.stdout) * (1 if sys.platform == "darwin" else 1024) / 1e9)
@@ -261,9 +272,15 @@ def _detection(options: ValidationOptions, folder: Path, files: list[str]) -> Fi
 
     def run(batch_size: int) -> None:
         detect.run(
-            weights=options.weights, source=str(source), imgsz=options.imgsz, batch_size=batch_size, save_txt=True,
-            device="cpu", project=str(folder / "detect"), exist_ok=True,
-        )  # fmt: skip
+            weights=options.weights,
+            source=str(source),
+            imgsz=options.imgsz,
+            batch_size=batch_size,
+            save_txt=True,
+            device="cpu",
+            project=str(folder / "detect"),
+            exist_ok=True,
+        )
 
     calls = {"batches": partial(run, options.batch_size), "single": partial(run, 1)}
     seconds = in_turns(calls, options.repetitions)

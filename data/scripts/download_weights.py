@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = parser.parse_args(arguments).names or list(RELEASED)
     unknown = [name for name in names if name not in RELEASED]
     if unknown:
-        parser.error(f"no released weights are called {unknown[0]}: choose from {', '.join(RELEASED)}")
+        parser.error(f"{unknown[0]} is not a released file: expected one of {', '.join(RELEASED)}")
     for name in names:
         fetch_weights(Path(name))
 

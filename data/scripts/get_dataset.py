@@ -61,12 +61,12 @@ def get(
     fetch = import_module(f"data.scripts.converters.{name}").fetch
     keywords = {"segments": True} if segments else {}
     if segments and "segments" not in signature(fetch).parameters:
-        raise InputError(f"--segments: the annotations of {name} are boxes, leave it out")
+        raise InputError(f"--segments: the annotations of {name} have boxes only, leave it out")
     with DatasetFolder(root, again) as folder:
         fetch(folder, splits, **keywords)
     LOGGER.info(f"{name} is complete in {root}")
     data = DESCRIPTIONS[name]
-    if root != usual:  # that file would fetch everything once more
+    if root != usual:  # the shipped YAML file names another folder, and would fetch everything again
         data = str(root / data)
         write_yaml(data, read_yaml(description) | {"path": str(root)})
     log_next(command_line("train.py", TrainOptions, {"data": data}))
@@ -79,11 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name", help=" or ".join(DESCRIPTIONS))
     parser.add_argument("--output", default="", help="folder; default: the path in the data set's YAML file")
     parser.add_argument(
-        "--splits", nargs="+", choices=("train", "val", "test"), default=["train", "val"],
-        help="which parts, where they come separately (default: train val)",
-    )  # fmt: skip
+        "--splits",
+        nargs="+",
+        choices=("train", "val", "test"),
+        default=["train", "val"],
+        help="parts to fetch, if they are separate archives (default: train val)",
+    )
     parser.add_argument("--segments", action="store_true", help="write outlines instead of boxes, for copy-paste")
-    parser.add_argument("--again", action="store_true", help="fetch what an earlier run has fetched completely")
+    parser.add_argument("--again", action="store_true", help="fetch again what an earlier run completed")
     options = parser.parse_args(arguments)
     get(options.name, options.output, options.splits, options.segments, options.again)
 

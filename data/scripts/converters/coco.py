@@ -10,7 +10,7 @@ from pathlib import Path
 from data.scripts.converters.label_files import coco_labels, read_coco, write_list
 from utils.dataset.download import DatasetFolder
 
-SOURCE = "http://images.cocodataset.org"  # no certificate for this name; checksums vouch for train and val
+SOURCE = "http://images.cocodataset.org"  # http, as its certificate has another name; train and val have checksums
 GIGABYTES = {"train": 19.3, "val": 1.0, "test": 6.6}
 CHECKSUMS = {
     "train": "md5:cced6f7f71b7629ddf16f17bbcfab6b2",

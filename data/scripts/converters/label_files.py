@@ -1,4 +1,4 @@
-"""Annotations of other formats -> lines and files of labels in YOLO format."""
+"""Lines and files of labels in YOLO format, from annotations in other formats."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from utils.errors import InputError
 from utils.log import LOGGER
@@ -16,53 +17,55 @@ from utils.storage.files import atomic_path
 
 
 def box_line(class_index: int, corners: Sequence[float], width: float, height: float) -> str:
-    """``class x_center y_center width height`` as fractions of the image; '' if nothing of the box lies in it.
+    """Return ``class x_center y_center width height`` in fractions of the image, '' if the box lies outside of it.
 
     Args:
-        class_index: written as it is.
-        corners: left, top, right, bottom in pixels, measured from the upper left corner of the image; clipped to it.
-        width: of the image, in pixels.
-        height: ditto.
+        class_index: index of the class.
+        corners: left, top, right, bottom in pixels from the upper left corner of the image; clipped to the image.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
     """
-    left, right = (min(max(corners[side], 0), width) / width for side in (0, 2))
-    top, bottom = (min(max(corners[side], 0), height) / height for side in (1, 3))
+    left = min(max(corners[0], 0), width) / width
+    top = min(max(corners[1], 0), height) / height
+    right = min(max(corners[2], 0), width) / width
+    bottom = min(max(corners[3], 0), height) / height
     if right <= left or bottom <= top:
         return ""
     return f"{class_index} {(left + right) / 2:.6f} {(top + bottom) / 2:.6f} {right - left:.6f} {bottom - top:.6f}"
 
 
 def polygon_line(class_index: int, polygon: np.ndarray, width: float, height: float) -> str:
-    """``class x1 y1 x2 y2 ...`` as fractions of the image, from points (N, 2) in pixels, clipped to it."""
+    """Return ``class x1 y1 x2 y2 ...`` in fractions of the image from points (N, 2) in pixels, clipped to the image."""
     points = (polygon / (width, height)).clip(0, 1)
     return " ".join([str(class_index), *(f"{value:.6f}" for value in points.flatten())])
 
 
 def write_labels(path: Path, lines: Iterable[str]) -> None:
-    """Write a label file, whole or not at all; empty lines are left out, equal ones are written once."""
+    """Write a label file atomically, without empty and repeated lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path, sync=False) as draft:
         draft.write_text("".join(f"{line}\n" for line in dict.fromkeys(lines) if line), encoding="ascii")
 
 
 def write_list(path: Path, images: Iterable[str]) -> None:
-    """Write a split's list file: ``images`` are relative to its folder."""
+    """Write the list file of a split; ``images`` are relative to its folder."""
     with atomic_path(path, sync=False) as draft:
         draft.write_text("".join(f"./{image}\n" for image in images), encoding="utf-8")
 
 
 def join_rings(rings: Sequence[np.ndarray]) -> np.ndarray:
-    """One closed line through several polygons [(N, 2)], joined there and back at their nearest corners -> (M, 2)."""
-    joined = rings[0]
+    """Join polygons, each (N, 2), into one closed line (M, 2) that goes there and back at their nearest corners."""
+    joined = rings[0]  # (J, 2)
     for ring in rings[1:]:
-        distances = ((joined[:, None] - ring[None]) ** 2).sum(2)
+        distances = ((joined[:, None] - ring[None]) ** 2).sum(2)  # (J, N), squared
         leave, arrive = np.unravel_index(distances.argmin(), distances.shape)
-        detour = np.concatenate((ring[arrive:], ring[: arrive + 1]))
+        detour = np.concatenate((ring[arrive:], ring[: arrive + 1]))  # (N + 1, 2), from the corner around to itself
         joined = np.concatenate((joined[: leave + 1], detour, joined[leave:]))
     return joined
 
 
 def read_coco(file: Path) -> dict[str, Any]:
-    """Read a COCO annotation file (JSON). Raises InputError if it is none."""
+    """Read a COCO annotation file (JSON). Raises InputError if it is not one."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -79,19 +82,17 @@ def coco_labels(
     polygons: bool = False,
     keep_crowds: bool = False,
 ) -> None:
-    """Convert COCO annotations to one label file for each image that has some.
+    """Write a label file for each image with COCO annotations.
 
-    The index of a class is the place of its id among the sorted ids of the categories.
+    The index of a class is the position of its id among the sorted ids of the categories.
 
     Args:
         content: images (id, width, height), annotations (image_id, category_id, bbox as left, top, width, height in
             pixels, and possibly segmentation and iscrowd) and categories (id).
-        label_path: the label file of an entry of images.
-        polygons: write outlines instead of boxes; where there is none, the four corners of the box.
+        label_path: function from an image's record to its label file.
+        polygons: write outlines instead of boxes; an object without outline gets the four corners of its box.
         keep_crowds: also write boxes around groups (iscrowd 1).
     """
-    from tqdm import tqdm
-
     images = {image["id"]: image for image in content["images"]}
     ids = sorted(category["id"] for category in content["categories"])
     grouped: dict[Any, list[Any]] = defaultdict(list)
@@ -99,9 +100,9 @@ def coco_labels(
         grouped[annotation["image_id"]].append(annotation)
     index_of = {category: index for index, category in enumerate(ids)}
     left_out = 0
-    for image_id, marked in tqdm(grouped.items(), desc="Writing labels", unit="images", disable=None):
+    for image_id, image_annotations in tqdm(grouped.items(), desc="Writing labels", unit="images", disable=None):
         lines = []
-        for annotation in marked:
+        for annotation in image_annotations:
             if annotation.get("iscrowd") and not keep_crowds:
                 continue
             line = ""
@@ -121,8 +122,10 @@ def _coco_line(annotation: Mapping[str, Any], index: int, image: Mapping[str, An
     box = box_line(index, corners, image["width"], image["height"])
     if not polygons or not box:
         return box
-    outline = annotation.get("segmentation")
-    rings = [np.reshape(ring, (-1, 2)) for ring in outline if len(ring) >= 6] if isinstance(outline, list) else []
+    outline = annotation.get("segmentation")  # a list of rings, or run lengths
+    rings = []
+    if isinstance(outline, list):
+        rings = [np.reshape(ring, (-1, 2)) for ring in outline if len(ring) >= 6]
     if not rings:
         rings = [np.array([corners[:2], (corners[2], corners[1]), corners[2:], (corners[0], corners[3])])]
     return polygon_line(index, join_rings(rings), image["width"], image["height"])

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tqdm import tqdm
+
 from data.scripts.converters.label_files import box_line, write_labels
 from utils.dataset.download import DatasetFolder
 from utils.log import LOGGER
@@ -29,21 +31,19 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def fetch(folder: DatasetFolder, splits: Sequence[str], source: str = SOURCE) -> None:
-    """Fetch the archives of the splits (test is val) and convert."""
-    wanted = dict.fromkeys("val" if split == "test" else split for split in splits)
+    """Fetch the archives of the splits (test is val) and convert their annotations."""
+    needed = dict.fromkeys("val" if split == "test" else split for split in splits)
     folder.require_space(GIGABYTES)
     for archive, (split, checksum) in ARCHIVES.items():
-        if split in wanted:
+        if split in needed:
             folder.archive(f"{source}/{archive}", checksum=checksum if source == SOURCE else "")
-    for split in wanted:
+    for split in needed:
         for part, year in PARTS[split]:
             folder.step(f"labels of {part}{year}", partial(convert, folder.root, part, year))
 
 
 def convert(root: Path, part: str, year: int) -> None:
     """Move the images of ``part`` to images/<part><year> and write their labels, without 'difficult' objects."""
-    from tqdm import tqdm
-
     origin, name = root / "VOCdevkit" / f"VOC{year}", f"{part}{year}"
     images = make_folder(root / "images" / name)
     stems = (origin / "ImageSets" / "Main" / f"{part}.txt").read_text(encoding="ascii").split()
@@ -56,17 +56,16 @@ def convert(root: Path, part: str, year: int) -> None:
 
 
 def annotation_lines(file: Path) -> list[str]:
-    """Label lines of a VOC annotation (XML). Its corners count pixels from 1, both included."""
+    """Return the label lines of a VOC annotation (XML), whose corners are pixels counted from 1, both included."""
     tree = ElementTree.parse(file).getroot()
-    width, height = (int(tree.findtext(f"size/{side}", "0")) for side in ("width", "height"))
+    width = int(tree.findtext("size/width", "0"))
+    height = int(tree.findtext("size/height", "0"))
     lines = []
     for item in tree.iter("object"):
         name = item.findtext("name", "")
         if name not in CLASSES or item.findtext("difficult", "0").strip() == "1":
             continue
-        left, top, right, bottom = (
-            float(item.findtext(f"bndbox/{side}", "0")) for side in ("xmin", "ymin", "xmax", "ymax")
-        )
+        left, top, right, bottom = [float(item.findtext(f"bndbox/{corner}", "0")) for corner in CORNERS]
         lines.append(box_line(CLASSES.index(name), (left - 1, top - 1, right, bottom), width, height))
     if "" in lines:
         LOGGER.warning(f"{file}: {lines.count('')} boxes without area are left out")
