@@ -95,7 +95,7 @@ def test_images_are_kept_by_themselves_where_they_fit_comfortably(small, monkeyp
         dataset = LoadImagesAndLabels(small, 48, cache_images="auto", prefix="train: ")
         return dataset.images is not None, log.messages[-1]
 
-    assert kept(3 * NEEDED)[0] and "--cache none leaves that out" in kept(3 * NEEDED)[1]
+    assert kept(3 * NEEDED)[0] and "--cache none switches this off" in kept(3 * NEEDED)[1]
     refused, message = kept(int(NEEDED / 0.75))  # enough for --cache ram
     assert not refused and message.startswith("train: the images do not fit in memory") and "--cache disk" in message
     refused, message = kept(None)  # nobody knows how much is free
@@ -153,7 +153,7 @@ def test_disk_cache_is_made_again_when_an_image_changes(small, log):
     later = os.stat(first.im_files[0]).st_mtime_ns + 10**9
     os.utime(first.im_files[0], ns=(later, later))
     dataset = LoadImagesAndLabels(small, 48, cache_images="disk")
-    assert "making it anew" in log.text
+    assert "it is written again" in log.text
     assert dataset.images[0].mean() == pytest.approx(200, abs=2)
     assert first.images[0].mean() != pytest.approx(200, abs=2)  # a run that is under way keeps its file
     assert len(stored(small)) == 1 and not list(small.parent.glob(".*"))  # no draft left
@@ -195,7 +195,7 @@ def test_damaged_disk_cache_is_made_again(small, damage, log):
     assert content[end - 100 : end] != bytes(100)
     place.write_bytes(damaged[damage])
     assert torch.equal(LoadImagesAndLabels(small, 48, cache_images="disk")[0][0], expected)
-    assert place.read_bytes() == content and "making it anew" in log.text
+    assert place.read_bytes() == content and "it is written again" in log.text
 
 
 def test_images_that_do_not_fit_on_the_disk_are_refused(small, monkeypatch):

@@ -174,8 +174,8 @@ def test_a_cut_disk_cache_is_left_for_the_images(small, log):
     os.truncate(place, 5000)
     for index in range(12):
         assert torch.equal(dataset[index][0], expected[index][0])
-    assert [text for text in log.messages if "read anew each time" in text] == [
-        f"WARNING: {place} was cut off by another program: the images are read anew each time from now on"
+    assert [text for text in log.messages if "from now on the images are read" in text] == [
+        f"WARNING: {place} was cut off by another program: from now on the images are read from their files"
     ]
 
 

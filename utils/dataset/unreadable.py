@@ -1,4 +1,4 @@
-"""Images that were in order when their data set was scanned and cannot be read now: gone, replaced, or badly made."""
+"""Images that were readable when their data set was scanned but are not any more: removed, replaced or damaged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from utils.log import LOGGER
 
 
 class UnreadableError(InputError):
-    """Images that cannot be read: ``reasons`` maps their numbers to messages that name them."""
+    """Images that cannot be read; ``reasons`` maps their indices to messages that name them."""
 
     def __init__(self, reasons: dict[int, str]) -> None:
         super().__init__(next(iter(reasons.values()), ""))
@@ -20,30 +20,30 @@ class UnreadableError(InputError):
 
 
 class LeftOut:
-    """The images of a data set that are left out, as they could not be read; loader processes share the record."""
+    """Record of the images of a data set that are left out as unreadable; loader processes share it."""
 
     def __init__(self, count: int) -> None:
-        """``count`` images, of which none is left out."""
+        """Start with none of ``count`` images left out."""
         self._memory = shared_memory(count)
-        self._told: set[int] = set()
+        self._reported: set[int] = set()
 
     def __contains__(self, number: int) -> bool:
         return bool(self._memory.array[number])
 
     def add(self, number: int, reason: str, prefix: str = "") -> None:
-        """Leave image ``number`` out, and say so the first time that any process does."""
+        """Leave out image ``number``; the process that is first to do so logs it."""
         if number not in self:
             self._memory.array[number] = 1
             LOGGER.warning(f"{prefix}WARNING: left out from now on: {reason}")
 
     def fresh(self) -> list[int]:
-        """Those that have come since the last call."""
-        numbers = [number for number in self._memory.array.nonzero()[0].tolist() if number not in self._told]
-        self._told.update(numbers)
+        """Return the images that were left out since the last call."""
+        numbers = [number for number in self._memory.array.nonzero()[0].tolist() if number not in self._reported]
+        self._reported.update(numbers)
         return numbers
 
     def first_kept(self, number: int) -> int | None:
-        """``number``, or the next one, cyclically, that is not left out; None if all are."""
+        """Return ``number``, or cyclically the next one that is not left out; None if all are."""
         flags = self._memory.array
         if not flags[number]:
             return number
