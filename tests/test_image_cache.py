@@ -254,7 +254,7 @@ def test_stored_file_is_small_when_it_is_sent(small):
     assert torch.equal(received[3][0], dataset[3][0])
     (place,) = stored(small)
     place.write_bytes(b"another run's")
-    with pytest.raises(InputError, match="does not have the content"):
+    with pytest.raises(InputError, match="does not have the expected content"):
         pickle.loads(sent)
     with pytest.raises(InputError, match="cannot be read"):
         StoredFile(place.with_name("absent"), b"", 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -346,10 +345,10 @@ def test_class_out_of_range_names_file_line_and_range(tmp_path):
     file = tmp_path / "b.txt"
     file.write_text("0 .5 .5 .1 .1\n\n3 .5 .5 .2 .2\n")
     rows, _ = parse_label_file(file)
-    dataset = SimpleNamespace(labels=[np.zeros((0, 5)), rows], label_files=["a.txt", str(file)])
-    check_class_indices(dataset, 4, ["a", "b", "c", "d"])
+    labels, files = [np.zeros((0, 5)), rows], ["a.txt", str(file)]
+    check_class_indices(labels, files, 4, ["a", "b", "c", "d"])
     with pytest.raises(InputError, match=r"b\.txt, line 3: class 3, expected 0 to 1 \(cat, dog\)") as caught:
-        check_class_indices(dataset, 2, {0: "cat", 1: "dog"})
+        check_class_indices(labels, files, 2, {0: "cat", 1: "dog"})
     assert "\n" not in str(caught.value)
 
 

@@ -214,7 +214,7 @@ def create_dataloader(
             path, imgsz, together, augment, hyp, rect, image_weights, cache, single_cls, stride, pad, prefix
         )
     if names is not None:
-        check_class_indices(dataset, len(names), names)
+        check_class_indices(dataset.labels, dataset.label_files, len(names), names)
     batch_size = min(batch_size, len(dataset))
     worker_count = count_workers(workers, batch_size)
     generator, worker_generator = (torch.Generator().manual_seed(seed) for _ in range(2))

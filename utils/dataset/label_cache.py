@@ -1,6 +1,6 @@
-"""All labels of a split in one file: written after a scan, read back while no image and no label file has changed.
+"""Cache of all labels of a split: written after a scan, used until an image or a label file changes.
 
-The file is a numpy archive (``.npz``) of plain arrays and a JSON text; reading it cannot execute anything.
+The file is a NumPy archive (``.npz``) of plain arrays and a JSON text; reading it cannot execute anything.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import zlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from multiprocessing import Pool
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from utils.dataset.images import damage_of
 from utils.dataset.labels import (
@@ -36,13 +37,24 @@ from utils.log import LOGGER
 from utils.storage.files import atomic_path
 
 FORMAT_VERSION = 1
-POOL_FROM_IMAGES = 2048  # below, starting processes takes longer than the scan
+POOL_FROM_IMAGES = 2048  # with fewer images, starting processes takes longer than the scan
 COUNTERS = ("found", "missing", "empty", "corrupt")
 ARRAYS = ("sizes", "rows", "labels", "points", "polygons")
-UNREADABLE = (  # what reading a file of any other content raises
-    OSError, ValueError, TypeError, LookupError, EOFError, AttributeError, OverflowError, MemoryError, RecursionError,
-    NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+UNREADABLE = (  # raised when a file with arbitrary content is read
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass
@@ -50,17 +62,23 @@ class LabelTable:
     """The usable images of a split and their labels, in the order of ``images``."""
 
     images: Texts
-    sizes: np.ndarray  # (N, 2) width, height
-    labels: Ragged  # of each image (n, 5) float32
-    segments: Polygons  # of each image
-    counts: dict[str, int]  # of each of COUNTERS
+    sizes: np.ndarray  # (N, 2) width and height in pixels
+    labels: Ragged  # for each image (n, 5) float32: class, normalised xywh
+    segments: Polygons  # for each image
+    counts: dict[str, int]  # for each of COUNTERS
     messages: list[str]
 
 
 def load_labels(path: str | Path | Sequence[str | Path], prefix: str = "") -> tuple[LabelTable, Path]:
-    """Read the labels of a split from its cache, or scan its files and write the cache. Returns the cache's path, too.
+    """Read the labels of a split from its cache, or scan its files and write the cache.
 
-    Damaged images and labels are named in warnings; one line sums up. Raises InputError if no image is usable.
+    Warnings name damaged images and labels; one line gives the totals.
+
+    Returns:
+        The labels, and the path of the cache.
+
+    Raises:
+        InputError: no image is usable.
     """
     images = find_images(path)
     label_files = img2label_paths(images)
@@ -68,7 +86,7 @@ def load_labels(path: str | Path | Sequence[str | Path], prefix: str = "") -> tu
     digest = files_hash([*label_files, *images])
     table = read_cache(cache, digest)
     if table is not None and not set(table.images) <= set(images):
-        table = None  # made by hand
+        table = None  # not written by this program
     fresh = table is None
     if table is None:
         table = scan(images, label_files, f"{prefix}Scanning '{cache.with_suffix('')}'")
@@ -85,22 +103,21 @@ def load_labels(path: str | Path | Sequence[str | Path], prefix: str = "") -> tu
 
 
 def check_labels(path: str | Path | Sequence[str | Path], names: Mapping[int, str] | Sequence[str]) -> None:
-    """Raise InputError if a label of a split has a class that is not one of ``names``, before any work is done."""
+    """Raise InputError if a label of a split has a class that is not one of ``names``."""
     table, _ = load_labels(path)
-    found = SimpleNamespace(labels=table.labels, label_files=img2label_paths(table.images))
-    check_class_indices(found, len(names), names)
+    check_class_indices(table.labels, img2label_paths(table.images), len(names), names)
 
 
 def cache_path(path: str | Path | Sequence[str | Path], label_files: Sequence[str]) -> Path:
-    """``list.txt`` -> ``list.cache``; otherwise the folder of the first label file with ``.cache`` at the end."""
+    """File of a split's cache: ``list.txt`` -> ``list.cache``, else the folder of the first label file + ``.cache``."""
     last = Path(path if isinstance(path, (str, Path)) else list(path)[-1])
     if last.suffix == ".txt" and last.is_file():
         return last.with_suffix(".cache")
-    return Path(f"{Path(label_files[0]).absolute().parent}.cache")  # the folder's name may have a dot
+    return Path(f"{Path(label_files[0]).absolute().parent}.cache")  # not with_suffix: the folder's name may have a dot
 
 
 def files_hash(files: Iterable[str], more: str = "") -> str:
-    """MD5 of the names, sizes and modification times of files, and of ``more``; absent files count with their names."""
+    """MD5 of the names, sizes and modification times of files, and of ``more``; absent files count by their names."""
     digest = hashlib.md5(more.encode(), usedforsecurity=False)
     for file in files:
         try:
@@ -116,10 +133,9 @@ def files_hash(files: Iterable[str], more: str = "") -> str:
 
 
 def scan(images: Sequence[str], label_files: Sequence[str], description: str = "") -> LabelTable:
-    """Check every image with its label file; a progress bar is shown on terminals."""
-    from tqdm import tqdm
-
-    counts, messages = dict.fromkeys(COUNTERS, 0), []
+    """Check every image and its label file; on terminals a progress bar is shown."""
+    counts = dict.fromkeys(COUNTERS, 0)
+    messages = []
     usable: list[tuple[str, ImageRecord]] = []
     with closing(_records(images, label_files)) as records:
         progress = tqdm(records, desc=description, total=len(images), disable=None, leave=False)
@@ -136,9 +152,12 @@ def scan(images: Sequence[str], label_files: Sequence[str], description: str = "
 def _table_of(
     images: Sequence[str], records: Sequence[ImageRecord], counts: dict[str, int], messages: list[str]
 ) -> LabelTable:
-    polygons = [polygon for record in records for polygon in record.segments or [None] * len(record.labels)]
-    none = np.zeros((0, 2), np.float32)
-    points = Ragged.of([none if polygon is None else polygon for polygon in polygons], none)
+    no_points = np.zeros((0, 2), np.float32)
+    polygons = []  # (P, 2) of each label
+    for record in records:
+        for polygon in record.segments or [None] * len(record.labels):
+            polygons.append(no_points if polygon is None else polygon)
+    points = Ragged.of(polygons, no_points)
     labels = Ragged.of([record.labels for record in records], np.zeros((0, BOX_FIELDS), np.float32))
     sizes = np.array([record.size for record in records], np.int32).reshape(-1, 2)
     return LabelTable(Texts(images), sizes, labels, Polygons(points, labels), counts, messages)
@@ -150,8 +169,6 @@ def _records(images: Sequence[str], label_files: Sequence[str]) -> Generator[Ima
     if len(images) < POOL_FROM_IMAGES or processes < 2:
         yield from (_verify(pair) for pair in pairs)
         return
-    from multiprocessing import Pool
-
     with Pool(processes) as pool:
         yield from pool.imap(_verify, pairs, chunksize=32)
 
@@ -164,7 +181,7 @@ def _verify(pair: tuple[str, str]) -> ImageRecord:
 
 
 def write_cache(cache: Path, digest: str, table: LabelTable) -> None:
-    """Write the table; a place where that is not possible gets a warning, and the next start scans again."""
+    """Write the table. If that is not possible, a warning says so, and the next start scans again."""
     points = table.segments.points
     header = {
         "version": FORMAT_VERSION,
@@ -191,17 +208,21 @@ def write_cache(cache: Path, digest: str, table: LabelTable) -> None:
 
 
 def read_cache(cache: Path, digest: str) -> LabelTable | None:
-    """Read the table of the files with this hash; None if there is none, or it is outdated, damaged or not ours."""
+    """Read the table for files with this hash; None if there is no cache, or it is outdated, damaged or foreign."""
     stored = _read(cache)
     return stored[1] if stored is not None and stored[0] == digest else None
 
 
 def forget_images(cache: Path, images: Iterable[str]) -> None:
-    """Take those of ``images`` out of a cache that their decoder refuses: they count as corrupt from now on.
+    """Remove those of ``images`` from a cache that cannot be decoded: they count as corrupt from now on.
 
-    Those that are gone, or out of reach for a while, stay: if they change, so does the hash of the cache.
+    Images that are missing, or out of reach for a while, stay: if they change, so does the hash of the cache.
     """
-    reasons = {image: reason for image in images if (reason := damage_of(image))}
+    reasons = {}
+    for image in images:
+        reason = damage_of(image)
+        if reason:
+            reasons[image] = reason
     stored = _read(cache) if reasons else None
     if stored is None:
         return
@@ -224,14 +245,15 @@ def forget_images(cache: Path, images: Iterable[str]) -> None:
 
 
 def _read(cache: Path) -> tuple[str, LabelTable] | None:
-    """The hash and the table in a cache; None if there is none, or it is damaged or not ours."""
+    """Hash and table in a cache; None if there is no cache, or it is damaged or foreign."""
     try:
         _check_sizes(cache)
         with np.load(cache, allow_pickle=False) as archive:
             header = json.loads(archive["header"].tobytes())
             if header["version"] != FORMAT_VERSION:
                 return None
-            return header["hash"], _table_from(header, {name: archive[name] for name in ARRAYS})
+            arrays = {name: archive[name] for name in ARRAYS}
+            return header["hash"], _table_from(header, arrays)
     except FileNotFoundError:
         return None
     except UNREADABLE:
@@ -240,23 +262,25 @@ def _read(cache: Path) -> tuple[str, LabelTable] | None:
 
 
 def _check_sizes(cache: Path) -> None:
-    """Raise ValueError if the file promises more than it holds: compressed, or an array larger than its part of it."""
+    """Raise ValueError if reading could take more memory than the file's size: compression, or too large an array."""
     with zipfile.ZipFile(cache) as archive:
-        for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-                raise ValueError("an entry is compressed")
-            with archive.open(entry) as stream:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                raise ValueError("a member is compressed")
+            with archive.open(member) as stream:
                 version = np.lib.format.read_magic(stream)
                 read_head = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
                 if read_head is None:
                     raise ValueError("an array has another format")
-                shape, _, kind = read_head(stream)
-                if math.prod(shape) * kind.itemsize != entry.file_size - stream.tell():
-                    raise ValueError("an array has another size than it says")
+                shape, _, dtype = read_head(stream)
+                if math.prod(shape) * dtype.itemsize != member.file_size - stream.tell():
+                    raise ValueError("an array has another size than it states")
 
 
 def _table_from(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> LabelTable:
-    rows, points, labels, sizes = arrays["rows"], arrays["points"], arrays["labels"], arrays["sizes"]
+    """Make the table of a cache. Raises ValueError if its parts are not consistent."""
+    rows, points = arrays["rows"], arrays["points"]
+    labels, sizes = arrays["labels"], arrays["sizes"]
     sound = (
         rows.ndim == points.ndim == 1
         and len(header["images"]) == len(rows) == len(sizes)

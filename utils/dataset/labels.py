@@ -1,4 +1,4 @@
-"""Images and label files of a data set: finding, reading and checking them."""
+"""Label files of a data set: finding, reading, writing and checking them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from utils.dataset.image_files import find_images as find_images
 from utils.dataset.images import inspect_image
@@ -18,13 +18,10 @@ from utils.geometry.boxes import as_array, xyxy2xywh
 from utils.geometry.segments import segments2boxes
 from utils.storage.files import atomic_path
 
-if TYPE_CHECKING:
-    import torch
-
 Segments = list[np.ndarray | None]
 BOX_FIELDS = 5  # class, centre x, centre y, width, height
 POLYGON_FIELDS = 7  # at least: class and three points
-IGNORING = "WARNING: ignoring "  # how the message about an image that is left out begins
+IGNORING = "WARNING: ignoring "  # start of the message about an image that is left out
 
 
 # -- finding -------------------------------------------------------------------------------------------------------
@@ -32,7 +29,8 @@ IGNORING = "WARNING: ignoring "  # how the message about an image that is left o
 
 def img2label_paths(img_paths: Iterable[str]) -> list[str]:
     """Label file of each image: its last folder ``images`` becomes ``labels``, its suffix ``.txt``."""
-    marker, replacement = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
+    marker = f"{os.sep}images{os.sep}"
+    replacement = f"{os.sep}labels{os.sep}"
     return [replacement.join(image.rsplit(marker, 1)).rsplit(".", 1)[0] + ".txt" for image in img_paths]
 
 
@@ -43,11 +41,11 @@ def parse_label_file(file: str | Path) -> tuple[np.ndarray, Segments]:
     """Read a label file: on each line ``class x y w h`` or a polygon ``class x1 y1 x2 y2 x3 y3 ...``, as fractions.
 
     Returns:
-        Rows (N, 5) float32: class, box as centre and size; and their polygons (P, 2) float32, None where a line is a
-        box (an empty list if no line is a polygon).
+        Rows (N, 5) float32: class, centre x, centre y, width, height; and for each row its polygon (P, 2) float32, or
+        None if the line is a box (an empty list if no line is a polygon).
 
     Raises:
-        InputError: it is not UTF-8 text, or a line cannot be used; its number is named.
+        InputError: the file is not UTF-8 text, or a line cannot be used; the message gives its number.
     """
     text = _label_text(file)
     lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1)]
@@ -75,12 +73,12 @@ def _label_text(file: str | Path) -> str:
 def _box_rows(lines: list[tuple[int, list[str]]]) -> np.ndarray:
     try:
         return np.array([words for _, words in lines], np.float32).reshape(-1, BOX_FIELDS)
-    except ValueError:  # some word is not a number: go line by line to name it
+    except ValueError:  # some word is not a number: find it line by line
         return np.array([_parse_line(number, words)[0] for number, words in lines], np.float32)
 
 
 def _parse_line(number: int, words: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
-    """One line -> (class, x, y, w, h) and its polygon (P, 2), or None."""
+    """Parse the words of a line -> (class, x, y, w, h), and its polygon (P, 2) or None."""
     try:
         values = np.array(words, np.float32)
     except ValueError as error:
@@ -106,9 +104,9 @@ def _is_number(word: str) -> bool:
 
 
 def _check_rows(rows: np.ndarray, numbers: list[int]) -> None:
-    """Raise InputError that names the first line with an impossible class or coordinate."""
-    boxes = rows[:, 1:]
-    inside = ((boxes >= 0) & (boxes <= 1)).all(1)  # false for NaN, too
+    """Raise InputError for the first row with an impossible class or coordinate; ``numbers`` are the rows' lines."""
+    boxes = rows[:, 1:]  # (N, 4)
+    inside = ((boxes >= 0) & (boxes <= 1)).all(1)  # (N,), false for NaN, too
     whole = (rows[:, 0] >= 0) & (rows[:, 0] == np.floor(rows[:, 0])) & np.isfinite(rows[:, 0])
     if (inside & whole).all():
         return
@@ -120,7 +118,11 @@ def _check_rows(rows: np.ndarray, numbers: list[int]) -> None:
 
 
 def remove_duplicates(rows: np.ndarray, segments: Segments) -> tuple[np.ndarray, Segments, int]:
-    """Drop repeated rows together with their polygons; what is kept is then sorted. Returns the number dropped, too."""
+    """Drop repeated rows (N, 5) and their polygons; if there are any, the others are sorted.
+
+    Returns:
+        The rows, their polygons, and the number of rows dropped.
+    """
     _, kept = np.unique(rows, axis=0, return_index=True)
     dropped = len(rows) - len(kept)
     if not dropped:
@@ -134,13 +136,22 @@ def remove_duplicates(rows: np.ndarray, segments: Segments) -> tuple[np.ndarray,
 def save_labels(
     detections: torch.Tensor | np.ndarray, native_size: tuple[int, int], file: Path, with_confidence: bool
 ) -> None:
-    """Write detections (N, 6, native pixels) as lines ``class x y w h [confidence]``, normalised."""
+    """Write detections as lines ``class x y w h``, normalised, with the confidence at the end if asked for.
+
+    Args:
+        detections: (N, 6) x1, y1, x2, y2 in native pixels, confidence, class.
+        native_size: (height, width) of the image in pixels.
+        file: to write, atomically.
+        with_confidence: append the confidence.
+    """
     height, width = native_size
     rows = as_array(detections)
-    boxes = xyxy2xywh(rows[:, :4]) / np.array([width, height, width, height], dtype=rows.dtype)
+    boxes = xyxy2xywh(rows[:, :4]) / np.array([width, height, width, height], dtype=rows.dtype)  # (N, 4)
     lines = []
     for box, (confidence, class_index) in zip(boxes.tolist(), rows[:, 4:6].tolist(), strict=True):
-        values = [class_index, *box] + ([confidence] if with_confidence else [])
+        values = [class_index, *box]
+        if with_confidence:
+            values.append(confidence)
         lines.append(" ".join(f"{value:g}" for value in values) + "\n")
     with atomic_path(file, sync=False) as draft:
         draft.write_text("".join(lines), encoding="utf-8")
@@ -151,12 +162,12 @@ def save_labels(
 
 @dataclass
 class ImageRecord:
-    """What a scan found out about one image and its label file."""
+    """Result of scanning one image and its label file."""
 
     usable: bool = True
     size: tuple[int, int] = (0, 0)  # width, height
     labels: np.ndarray = field(default_factory=lambda: np.zeros((0, BOX_FIELDS), np.float32))
-    segments: Segments = field(default_factory=list)  # empty, or one entry for each row of labels
+    segments: Segments = field(default_factory=list)  # empty, or one for each row of labels
     found: int = 0
     missing: int = 0
     empty: int = 0
@@ -165,7 +176,7 @@ class ImageRecord:
 
 
 def verify_image_label(image: str, label_file: str) -> ImageRecord:
-    """Check one image with its label file; never raises: what is wrong is in the record's message."""
+    """Check one image and its label file; never raises: the record's message says what is wrong."""
     record = ImageRecord()
     try:
         record.size, remark = inspect_image(image)
@@ -180,7 +191,9 @@ def verify_image_label(image: str, label_file: str) -> ImageRecord:
         rows, segments = parse_label_file(label_file)
     except (InputError, OSError) as error:
         culprit = f"{label_file}: " if record.found else ""
-        record.usable, record.corrupt, record.message = False, 1, f"{IGNORING}{image}: {culprit}{error}"
+        record.message = f"{IGNORING}{image}: {culprit}{error}"
+        record.usable = False
+        record.corrupt = 1
         return record
     record.empty = int(not len(rows))
     record.labels, record.segments, dropped = remove_duplicates(rows, segments)
@@ -190,14 +203,17 @@ def verify_image_label(image: str, label_file: str) -> ImageRecord:
     return record
 
 
-def check_class_indices(dataset: Any, nc: int, names: Mapping[int, str] | Sequence[str]) -> None:
-    """Raise InputError if a label's class is not one of the ``nc`` classes, naming the first such file and line.
+def check_class_indices(
+    labels: Sequence[np.ndarray], label_files: Sequence[str], nc: int, names: Mapping[int, str] | Sequence[str]
+) -> None:
+    """Raise InputError if a label's class is not one of the ``nc`` classes, for the first such file and line.
 
     Args:
-        dataset: has ``labels``, a list of arrays (n, 5), and ``label_files`` alike.
-        nc: number of classes. names: their names, for the message.
+        labels: for each image (n, 5), class first.
+        label_files: of the same images.
+        nc: number of classes. names: for the message.
     """
-    for rows, file in zip(dataset.labels, dataset.label_files, strict=True):
+    for rows, file in zip(labels, label_files, strict=True):
         if len(rows) and rows[:, 0].max() >= nc:
             number, index = _first_class_from(file, nc)
             known = ", ".join(names.values() if isinstance(names, Mapping) else names)
@@ -208,7 +224,7 @@ def check_class_indices(dataset: Any, nc: int, names: Mapping[int, str] | Sequen
 
 
 def _first_class_from(file: str, lowest: int) -> tuple[int, int]:
-    """Line number and class of the first line of a good label file whose class is ``lowest`` or above."""
+    """Line number and class of the first line of a valid label file whose class is ``lowest`` or above."""
     for number, line in enumerate(Path(file).read_text(encoding="utf-8-sig").splitlines(), 1):
         words = line.split()
         if words and float(words[0]) >= lowest:
@@ -220,14 +236,12 @@ def _first_class_from(file: str, lowest: int) -> tuple[int, int]:
 
 
 def class_counts(labels: Sequence[np.ndarray], nc: int) -> np.ndarray:
-    """Labels of each class over all images -> (nc,) int64."""
+    """Number of labels of each class over all images -> (nc,) int64."""
     classes = np.concatenate([rows[:, 0] for rows in labels] or [np.zeros(0)]).astype(np.int64)
     return np.bincount(classes, minlength=nc)
 
 
 def class_weights(labels: Sequence[np.ndarray], nc: int) -> torch.Tensor:
-    """Weights (nc,) float32 that sum to 1, inverse to the number of labels of each class (at least 1 is counted)."""
-    import torch
-
+    """Weights (nc,) float32 that sum to 1, inverse to the number of labels of each class, but of at least 1."""
     inverse = 1 / np.maximum(class_counts(labels, nc), 1)
     return torch.from_numpy(inverse / math.fsum(inverse)).float()
