@@ -30,7 +30,7 @@ from utils.commands.options import build, command_line, default_of, parser_for, 
 from utils.errors import InputError
 from utils.log import LOGGER
 from utils.storage.files import read_yaml, write_yaml
-from utils.training.evolve import Evolution, evolve
+from utils.training import evolve as evolution
 from utils.training.options import TrainOptions
 
 SCRIPTS: dict[str, type] = {
@@ -171,12 +171,12 @@ def test_what_one_process_cannot_use_is_left_out():
 
 @pytest.mark.parametrize("options_class", [TrainOptions, train_sparity.SparseOptions, finetune.FinetuneOptions])
 def test_after_evolution_the_same_command_trains_with_what_was_found(options_class, tmp_path, heard, monkeypatch):
-    monkeypatch.setattr(Evolution, "plot", lambda _: None)
+    monkeypatch.setattr(evolution, "plot_evolve", lambda _: None)
     options = build(
         options_class, evolve=1, weights="my model.pt", data="d.yaml", imgsz=64, epochs=5, project=str(tmp_path),
         hyp="data/hyps/hyp.scratch-med.yaml", single_cls=True, cos_lr=True, exist_ok=True,
     )  # fmt: skip
-    evolve(options, lambda *_: (0.1,) * 7)
+    evolution.evolve(options, lambda *_: (0.1,) * 7)
     [(script, found)] = proposed(heard)
     assert script == options_class.script
     changed = {"hyp": str(tmp_path / "exp/hyp_evolve.yaml"), "evolve": None, "resume": False, "exist_ok": False}
