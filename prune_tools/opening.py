@@ -129,9 +129,9 @@ class Inputs(Generic[AnyOptions]):
 
     def open_loader(self, data: dict[str, Any] | None = None) -> Any:
         """The loader of the validation images, of ``data`` instead of the data set where it is given."""
-        chosen = build(ValOptions, workers=self.options.workers, **self.val_options())
+        options = build(ValOptions, workers=self.options.workers, **self.val_options())
         device = next(self.model.parameters()).device
-        return make_loader(chosen, data or self.data, self.options.imgsz, grid_size(self.model), device=device)
+        return make_loader(options, data or self.data, self.options.imgsz, grid_size(self.model), device=device)
 
     def repair_batches(self) -> list[Batch]:
         """The training images that the repairs look at; none if there are no such repairs."""

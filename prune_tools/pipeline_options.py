@@ -158,30 +158,30 @@ class PipelineOptions(CheckedOptions):
         """
         if self.rounds == 1:
             return self
-        chosen: dict[str, Any] = {"rounds": 1}
+        changes: dict[str, Any] = {"rounds": 1}
         for name in ("sparse_epochs", "finetune_epochs"):
             epochs = getattr(self, name)
-            chosen[name] = epochs * number // self.rounds - epochs * (number - 1) // self.rounds
+            changes[name] = epochs * number // self.rounds - epochs * (number - 1) // self.rounds
         if self.percent is not None:
-            chosen["percent"] = 1 - (1 - self.percent) ** (1 / self.rounds)
+            changes["percent"] = 1 - (1 - self.percent) ** (1 / self.rounds)
         elif target is not None:
-            chosen[f"target_{target.quantity}"] = str(target)
-        return replace(self, **chosen)
+            changes[f"target_{target.quantity}"] = str(target)
+        return replace(self, **changes)
 
     def of_penalty(self) -> dict[str, Any]:
         """Options of sparse training: the channels to bring to zero are those that pruning will remove."""
         scope = self.scope or ("all" if self.percent is None else "seed")
-        chosen: dict[str, Any] = {"penalty": self.penalty, "scope": scope, "skip": self.skip}
-        chosen["max_map_loss"] = self.max_map_loss
+        options: dict[str, Any] = {"penalty": self.penalty, "scope": scope, "skip": self.skip}
+        options["max_map_loss"] = self.max_map_loss
         if self.penalty != "polarize":
-            chosen["sr"] = AUTO if self.sr is None else self.sr
+            options["sr"] = AUTO if self.sr is None else self.sr
         elif self.sr is not None:
             raise InputError(f"--sr {self.sr:g} is a rate of --penalty l1 or prox: polarize takes none")
         if self.percent is not None:
-            return chosen | {"target_share": self.percent}
+            return options | {"target_share": self.percent}
         if self.penalty != "polarize":
-            return chosen  # a penalty on all gammas cannot aim at a budget
-        return chosen | {name: getattr(self, name) for name in ("target_flops", "target_params", "round_to")}
+            return options  # a penalty on all gammas cannot aim at a budget
+        return options | {name: getattr(self, name) for name in ("target_flops", "target_params", "round_to")}
 
     def goal(self) -> str:
         """The goal of the pruning, as a flag with its value."""

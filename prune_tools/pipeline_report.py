@@ -60,12 +60,12 @@ def _commands(step: str, folder: Path, hyp: str) -> list[str]:
         "sparse": ("prune_tools/train_sparity.py", SparseOptions),
         "finetuned": ("prune_tools/finetune.py", FinetuneOptions),
     }
-    kind = step.rpartition("-")[2]
-    return [_training(*trainings[kind], folder, hyp)] if kind in trainings else _pruning(folder)["commands"]
+    work = step.rpartition("-")[2]
+    return [_training(*trainings[work], folder, hyp)] if work in trainings else _pruning(folder)["commands"]
 
 
 def _training(script: str, options_class: type, folder: Path, hyp: str) -> str:
-    """The command of a training, from the options that it has recorded; these hold the content of the file ``hyp``."""
+    """The command of a training, from its recorded options, in which ``hyp`` replaces the file's content."""
     values = read_yaml_mapping(folder / "opt.yaml") | {"resume": None, "exist_ok": None, "hyp": hyp or None}
     return command_line(script, options_class, values)
 

@@ -83,17 +83,26 @@ class Pipeline:
             self._check_record()
 
     def _check_record(self) -> None:
-        """Raise InputError when the record is damaged, or names a folder or a checkpoint outside the run folder."""
-        for step, entry in self.record.items():
-            sound = isinstance(entry, dict) and isinstance(entry.get("options"), dict)
-            names = [entry.get("folder"), entry.get("checkpoint")] if sound else [None]
-            for name in names:
-                inside = isinstance(name, str) and (self.folder / name).resolve().is_relative_to(self.folder)
-                if not inside or not entry["folder"]:
-                    raise InputError(
-                        f"{self.folder / RECORD} is damaged at {short_repr(step)}: delete the lines of this step, "
-                        "which is then repeated, or choose another --name"
-                    )
+        """Raise InputError if the record is damaged, or names a folder or a checkpoint outside the run folder."""
+        for step, recorded in self.record.items():
+            if not self._is_sound(recorded):
+                raise InputError(
+                    f"{self.folder / RECORD} is damaged at {short_repr(step)}: delete the lines of this step, "
+                    "which is then repeated, or choose another --name"
+                )
+
+    def _is_sound(self, recorded: Any) -> bool:
+        """Tell whether the record of a step has its entries, and its paths lie in the run folder."""
+        if (
+            not isinstance(recorded, dict)
+            or not isinstance(recorded.get("options"), dict)
+            or not recorded.get("folder")
+        ):
+            return False
+        paths = [recorded["folder"], recorded.get("checkpoint")]
+        return all(
+            isinstance(path, str) and (self.folder / path).resolve().is_relative_to(self.folder) for path in paths
+        )
 
     def run(self) -> dict[str, Path]:
         """Run what is not finished; returns the checkpoint of each step."""
@@ -101,17 +110,17 @@ class Pipeline:
         before, steps = "", steps_of(self.options.rounds)
         start = Path()  # the checkpoint of the step before
         for number, step in enumerate(steps, start=1):
-            entry = self._open(step, before)
-            self.folders[step.name] = self.folder / entry["folder"]
-            done = self.folder / entry["checkpoint"] if entry["checkpoint"] else None
+            recorded = self._open(step, before)
+            self.folders[step.name] = self.folder / recorded["folder"]
+            done = self.folder / recorded["checkpoint"] if recorded["checkpoint"] else None
             if done is not None and done.is_file():
                 LOGGER.info(f"Step {number}/{len(steps)}, {step.name}: already finished, {done}")
             else:
                 LOGGER.info(colorstr(f"\nStep {number}/{len(steps)}: {step.name}"))
                 done = self._make(step, start)
-                entry["checkpoint"] = str(done.relative_to(self.folder))
+                recorded["checkpoint"] = str(done.relative_to(self.folder))
                 write_yaml(self.folder / RECORD, self.record)
-            before, start, checkpoints[step.name] = entry["folder"], done, done
+            before, start, checkpoints[step.name] = recorded["folder"], done, done
         return checkpoints
 
     def _open(self, step: Step, before: str) -> dict[str, Any]:
@@ -119,12 +128,14 @@ class Pipeline:
         options = identity_of(self.options, step.work) | {"after": before}
         if self.options.rounds > 1 and step.work != "base":
             options["rounds"] = self.options.rounds
-        entry = self.record.get(step.name)
-        if entry is None or {"single_cls": False, **entry["options"]} != options:  # earlier records do not have it
-            entry = {"options": options, "folder": increment_path(self.folder / step.name).name, "checkpoint": ""}
-            self.record[step.name] = entry
+        recorded = self.record.get(step.name)
+        if (
+            recorded is None or {"single_cls": False, **recorded["options"]} != options
+        ):  # earlier records do not have it
+            recorded = {"options": options, "folder": increment_path(self.folder / step.name).name, "checkpoint": ""}
+            self.record[step.name] = recorded
             write_yaml(self.folder / RECORD, self.record)
-        return entry
+        return recorded
 
     def _make(self, step: Step, start: Path) -> Path:
         """Run one step from the checkpoint ``start``; returns its own."""
@@ -150,12 +161,12 @@ class Pipeline:
         return self._train(train_sparity.main, SparseOptions, step, **keywords)
 
     def _pruned(self, step: str, options: PipelineOptions, start: Path) -> Path:
-        chosen = build(
+        prune_options = build(
             PruneOptions, weights=[str(start)], cfg="", data=options.data,
             batch_size=options.batch_size, imgsz=options.imgsz, device=options.device, project=str(self.folder),
             name=self.folders[step].name, exist_ok=True, single_cls=options.single_cls, **options.of_pruning(),
         )  # fmt: skip
-        return Path(prune.main(chosen)) / "pruned_model.pt"
+        return Path(prune.main(prune_options)) / "pruned_model.pt"
 
     def _finetuned(self, step: str, options: PipelineOptions, start: Path) -> Path:
         keywords = {"weights": str(start), "epochs": options.finetune_epochs, "teacher": str(self._teacher())}

@@ -38,8 +38,8 @@ def test_gammas_that_are_no_numbers_are_named(nano):
 def test_one_score_for_coupled_channels(nano):
     group = next(group for group in find_groups(nano) if group.name == "model.4.cv1.conv")
     gammas = torch.stack([nano.get_submodule(member.path).weight.abs().float() for member in group.norms])
-    for reduction, expected in (("mean", gammas.mean(0)), ("sum", gammas.sum(0)), ("max", gammas.max(0).values)):
-        assert torch.allclose(gamma_scores(nano, [group], reduction)[group.name], expected)
+    assert len(gammas) > 1
+    assert torch.allclose(gamma_scores(nano, [group])[group.name], gammas.mean(0))
 
 
 def test_norm_of_the_readers(nano):

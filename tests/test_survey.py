@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ from utils.commands.options import build
 from utils.errors import InputError
 from utils.log import LOGGER
 from utils.model_info import count_parameters
-from utils.storage.files import read_yaml, write_yaml
+from utils.storage.files import read_yaml, write_json, write_yaml
 from utils.validation.inputs import make_loader
 from utils.validation.options import ValOptions
 
@@ -135,6 +135,23 @@ def test_an_interrupted_sweep_goes_on(checkpoint, tiny_dataset, tmp_path, monkey
 def test_a_run_stopped_before_its_first_point_goes_on_in_its_folder(tmp_path):
     first = Record.open(tmp_path / "exp", "sweep", {"images": 3}, exist_ok=False)
     assert Record.open(tmp_path / "exp", "sweep", {"images": 3}, exist_ok=False).file == first.file
+
+
+def test_a_stored_sweep_with_these_options_is_continued(checkpoint, tiny_dataset, tmp_path):
+    """The record of an earlier version."""
+    keywords = chosen(checkpoint, tiny_dataset, tmp_path, ratios=[0.2], by="flops")
+    stored = {
+        "batch_size": 2, "by": "flops", "conf_thres": 0.001, "data": str(tiny_dataset), "device": "cpu",
+        "fold": True, "half": False, "image count": 4, "imgsz": 64, "iou_thres": 0.6, "max_det": 300,
+        "max_layer_ratio": 1.0, "min_channels": 1, "recalibrate": 0, "reconstruct": 0, "round_to": 8,
+        "runtime": "torch", "scope": "all", "score": "gamma", "score_images": 256, "single_cls": False, "skip": [],
+        "training images": "", "weights": str(checkpoint),
+    }  # fmt: skip
+    opened = sweep_work.Sweep(build(SweepOptions, **keywords), "sweep")
+    hashes = {name: opened.record.options[name] for name in ("checkpoint", "images")}
+    write_json(opened.record.file, {"options": stored | hashes, "points": [asdict(points(0.5)[0])]})
+    again = sweep_work.Sweep(build(SweepOptions, **keywords), "sweep")
+    assert again.folder == opened.folder and list(again.record.points) == [("", 0)]
 
 
 def test_other_options_start_a_new_folder_or_are_refused(tmp_path):

@@ -85,7 +85,7 @@ def _exported(model: Any, image: torch.Tensor, argument: str) -> Call:
     """Run an export in the runtime of its format, on the CPU; ``argument`` is the format of export.py's --include."""
     size = image.shape[2], image.shape[3]
     metadata = Metadata(names=[str(index) for index in range(model.model[-1].nc)], stride=1, imgsz=list(size))
-    suffix = next(entry.suffix for entry in FORMATS if entry.argument == argument)
+    suffix = next(form.suffix for form in FORMATS if form.argument == argument)
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"model{suffix}"
         exporter(argument)(ExportJob(ExportModel(model, size), image, path, metadata))
@@ -97,7 +97,7 @@ def check_runtime(runtime: str) -> None:
     """Raise InputError unless ``runtime`` is installed, so that a run stops at its start and not after hours."""
     if runtime not in RUNTIMES:
         raise InputError(f"--runtime {short_repr(runtime)} is unknown: expected one of {', '.join(RUNTIMES)}")
-    needed = next(entry.packages for entry in FORMATS if entry.argument == RUNTIMES[runtime])
+    needed = next(form.packages for form in FORMATS if form.argument == RUNTIMES[runtime])
     for module, package in needed:
         require(module, f"--runtime {runtime}", package)
 

@@ -1,7 +1,7 @@
 """Scores of channels: how much is lost when one is removed. The highest are kept.
 
 A score is a function of ``Material`` and the groups; ``SCORES`` lists them by the name that ``--score`` takes. Coupled
-channels get one score, combined from all their norms.
+channels get one score, from all their norms.
 """
 
 from __future__ import annotations
@@ -18,12 +18,6 @@ from prune_tools.channels.groups import ChannelGroup, Member
 from utils.errors import InputError, short_repr
 from utils.loss import ComputeLoss
 
-REDUCTIONS = {
-    "mean": lambda scores: scores.mean(0),
-    "sum": lambda scores: scores.sum(0),
-    "max": lambda scores: scores.amax(0),
-}
-
 Batch = tuple[torch.Tensor, torch.Tensor]  # images (B, 3, H, W) in 0..1, labels (T, 6)
 
 
@@ -34,13 +28,11 @@ class Material:
     Attributes:
         model: the network before pruning; it is not changed.
         batches: training batches, for the scores in ``NEEDS_IMAGES``; the model's ``hyp`` holds the gains of the loss.
-        reduction: how the gammas of coupled norms become one (mean, sum, max).
         seed: seed of the random score.
     """
 
     model: nn.Module
     batches: Iterable[Batch] = ()
-    reduction: str = "mean"
     seed: int = 0
     modules: dict[str, nn.Module] = field(init=False)
 
@@ -77,8 +69,8 @@ def _of_member(values: torch.Tensor | nn.Module, member: Member) -> torch.Tensor
 
 
 def _gamma(material: Material, groups: Sequence[ChannelGroup]) -> Scores:
-    """|gamma| (Liu et al., Network Slimming, ICCV 2017)."""
-    return {group.name: REDUCTIONS[material.reduction](material.gammas(group)) for group in groups}
+    """|gamma| (Liu et al., Network Slimming, ICCV 2017), the mean over coupled norms."""
+    return {group.name: material.gammas(group).mean(0) for group in groups}  # (N, C) -> (C,)
 
 
 def _gamma_norm(material: Material, groups: Sequence[ChannelGroup]) -> Scores:
@@ -150,6 +142,6 @@ def score_channels(name: str, material: Material, groups: Sequence[ChannelGroup]
     return SCORES[name](material, groups)
 
 
-def gamma_scores(model: nn.Module, groups: Sequence[ChannelGroup], reduction: str = "mean") -> Scores:
-    """``score_channels("gamma")`` of a model; ``reduction`` as in ``Material``."""
-    return score_channels("gamma", Material(model, reduction=reduction), groups)
+def gamma_scores(model: nn.Module, groups: Sequence[ChannelGroup]) -> Scores:
+    """The score 'gamma' of all channels of these groups."""
+    return _gamma(Material(model), groups)

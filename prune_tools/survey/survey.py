@@ -112,8 +112,8 @@ class Survey(Generic[AnyOptions]):
         images, count = find_images(self.inputs.data["val"]), self.options.images
         if count > len(images):
             LOGGER.warning(f"WARNING: --images {count}, but there are {len(images)} validation images: all are used")
-        chosen = spread(images, count) if count else images
-        return chosen, len(chosen) == len(images)
+        measured = spread(images, count) if count else images
+        return measured, len(measured) == len(images)
 
     def _identity(self, images: list[str]) -> dict[str, Any]:
         """Everything that a point depends on: options, content of the checkpoint, images with their labels."""

@@ -107,12 +107,12 @@ class CheckedOptions:
 
 def identity_of(options: Any, step: str = "") -> dict[str, Any]:
     """The plain values of the options that decide on a result: of ``step``, or those that all steps depend on."""
-    values, chosen = to_dict(options), {}
+    values, identity = to_dict(options), {}
     for field in dataclasses.fields(options):
         steps = field.metadata["identity"]
         if steps is True or (steps and step in steps):
-            chosen[field.name] = values[field.name]
-    return chosen
+            identity[field.name] = values[field.name]
+    return identity
 
 
 def flag_of(name: str) -> str:
