@@ -1,6 +1,6 @@
 """Activations as text: the key ``activation`` of a configuration (v7.0), such as ``nn.LeakyReLU(0.1)``.
 
-The text is taken apart, never executed: a name from a table, and literal arguments.
+The text is parsed, never executed: a name from a table, and literal arguments.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 DEFAULT = "nn.SiLU()"
 LONGEST_TEXT = 200  # characters
 LARGEST_NUMBER = 4096
-# Arguments of constructors that no output depends on, or that are old names of others
+# Arguments of constructors that do not affect the output, or are old names of others
 _IGNORED = ("inplace", "device", "dtype", "args", "kwargs", "min_value", "max_value")
 
 
 def parse_module(text: Any, table: dict[str, type[nn.Module]], key: str) -> nn.Module:
-    """The module that a text such as ``nn.LeakyReLU(0.1)`` names; ``nn.`` and empty brackets may be left out.
+    """Build the module of a text such as ``nn.LeakyReLU(0.1)``; ``nn.`` and empty parentheses may be left out.
 
     Args:
-        text: the value of a configuration.
+        text: the value in a configuration.
         table: classes by name.
-        key: where the text stands, for messages.
+        key: the key of the value, for messages.
 
     Raises:
-        InputError: no text, an unknown name, or arguments that are no literals or that the class does not take.
+        InputError: not a text, an unknown name, or arguments that are not literals or that the class does not take.
     """
     expected = f"{key} must be one of {', '.join(f'nn.{name}' for name in table)} with numbers as arguments"
     shown = repr(text) if len(repr(text)) <= LONGEST_TEXT else f"{repr(text)[:60]}..."
@@ -68,7 +68,7 @@ def parse_module(text: Any, table: dict[str, type[nn.Module]], key: str) -> nn.M
 
 
 def _suits(value: Any, default: Any) -> bool:
-    """Tell whether a literal may stand where a constructor has this default; numbers must be finite and not huge."""
+    """Tell whether a literal fits an argument with this default; numbers must be finite and not huge."""
     if isinstance(value, tuple | list):
         return 0 < len(value) <= 4 and not isinstance(default, bool | str) and all(_suits(one, 0) for one in value)
     if isinstance(value, bool) or isinstance(default, bool):
@@ -81,21 +81,22 @@ def _suits(value: Any, default: Any) -> bool:
 
 
 def parse_activation(text: Any) -> nn.Module | None:
-    """The module of ``activation:``, None where the key is absent or empty.
+    """The module of ``activation:``, None if the key is absent or empty.
 
     Raises:
-        InputError: the text names no activation.
+        InputError: the text does not name an activation.
     """
     return None if text is None or text == "" else parse_module(text, ACTIVATIONS, "activation")
 
 
 def module_text(module: nn.Module) -> str:
-    """The text that ``parse_module`` makes an equal module of, as v7.0 reads it, too.
+    """The text from which ``parse_module``, and v7.0, build an equal module.
 
     Raises:
         AttributeError: the module does not keep an argument of its constructor.
     """
-    words, all_before = [], True
+    words = []
+    all_before = True
     for name, parameter in inspect.signature(type(module)).parameters.items():
         if name in _IGNORED:
             continue
@@ -111,9 +112,9 @@ def module_text(module: nn.Module) -> str:
 
 
 def set_activation(layer: nn.Module, default: nn.Module) -> None:
-    """Give every convolution block of a freshly built ``layer`` that has the built-in default this one, in place.
+    """Replace the built-in default activation in all convolution blocks of a freshly built ``layer``, in place.
 
-    As in v7.0 an activation with parameters is one module that all share; others are copied.
+    As in v7.0, an activation with parameters is one shared module; others are copied.
     """
     shared = any(True for _ in default.parameters())
     for module in layer.modules():

@@ -16,29 +16,29 @@ from torch import Tensor, nn
 
 
 def autopad(k: int | Sequence[int], p: int | Sequence[int] | None = None) -> Any:
-    """Return ``p``, or the padding that keeps the size of a map under a kernel ``k`` of stride 1 when it is None."""
+    """Return ``p``, or if it is None the padding with which a kernel ``k`` of stride 1 keeps the size of a map."""
     if p is not None:
         return p
     return k // 2 if isinstance(k, int) else tuple(size // 2 for size in k)
 
 
 def chain(count: int, block: type[nn.Module], *arguments: Any) -> nn.Sequential:
-    """``count`` blocks of one kind, one after the other."""
+    """A sequence of ``count`` blocks of one class."""
     return nn.Sequential(*(block(*arguments) for _ in range(count)))
 
 
 def activation(act: bool | nn.Module | None) -> nn.Module:
-    """True means SiLU, a module means itself, anything else means none."""
+    """SiLU for True, a module itself, and no activation for anything else."""
     if act is True:
         return nn.SiLU()
     return act if isinstance(act, nn.Module) else nn.Identity()
 
 
 def concatenate(maps: Sequence[Tensor], dimension: int = 1) -> Tensor:
-    """``torch.cat`` after which each map gets a gradient of its own memory layout.
+    """``torch.cat`` after which the gradient of each map has the map's memory layout.
 
-    torch hands out slices of one tensor. In channels-last memory a slice's runs are as short as its map has channels,
-    and on a CPU the gradient of the activation before then takes up to ten times as long: more than the copy made here.
+    The gradients of ``torch.cat`` are strided views of one tensor. On a CPU in channels-last memory the backward pass
+    of the activation before it is up to ten times slower with such a view, which costs more than the copy made here.
     """
     for part in maps:
         if part.requires_grad and part.is_cpu and part.is_contiguous(memory_format=torch.channels_last):
@@ -51,7 +51,7 @@ def _in_channels_last(gradient: Tensor) -> Tensor:
 
 
 class Conv(nn.Module):
-    """Convolution, batch norm, activation. After fusing (``DetectionModel.fuse``) the norm is gone."""
+    """Convolution, batch norm, activation; fusing (``DetectionModel.fuse``) removes the norm."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class DWConv(Conv):
 
 
 class ConvPair(nn.Module):
-    """The pass of the two residual blocks: cv2 after cv1, plus the input if ``add``."""
+    """The forward pass of the two residual blocks: cv2 after cv1, plus the input if ``add``."""
 
     cv1: Conv
     cv2: Conv
@@ -110,7 +110,7 @@ class Bottleneck(ConvPair):
 
 
 class C3(nn.Module):
-    """Cross-stage-partial block of three convolutions around ``m``, the part that subclasses exchange."""
+    """Cross-stage-partial block of three convolutions around ``m``, the part that subclasses replace."""
 
     def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
         super().__init__()
@@ -125,12 +125,13 @@ class C3(nn.Module):
         return chain(n, Bottleneck, width, width, shortcut, g, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        branches = self.m(self.cv1(x)), self.cv2(x)
-        return self.cv3(concatenate(branches))
+        deep = self.m(self.cv1(x))
+        skip = self.cv2(x)
+        return self.cv3(concatenate((deep, skip)))
 
 
 class SPP(nn.Module):
-    """Spatial pyramid pooling (arXiv 1406.4729): the map beside its maxima over windows of sizes ``k``."""
+    """Spatial pyramid pooling (arXiv 1406.4729): the map joined with its maxima over windows of sizes ``k``."""
 
     def __init__(self, c1: int, c2: int, k: Sequence[int] = (5, 9, 13)) -> None:
         super().__init__()
@@ -146,7 +147,7 @@ class SPP(nn.Module):
 
 
 class SPPF(nn.Module):
-    """SPP by repeated pooling: three passes of window 5 see what windows 5, 9 and 13 see, at less cost."""
+    """SPP by repeated pooling: three passes of window 5 equal windows of 5, 9 and 13, at less cost."""
 
     def __init__(self, c1: int, c2: int, k: int = 5) -> None:
         super().__init__()

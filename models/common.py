@@ -1,6 +1,7 @@
-"""The path by which checkpoints, and other people's code, know the building blocks of the networks.
+"""The path under which checkpoints and other programs know the building blocks of the networks.
 
-The blocks live in ``models.blocks`` and ``models.rare_blocks``; here they get the path under which files pickle them.
+The blocks are defined in ``models.blocks`` and ``models.rare_blocks``; their ``__module__`` is set to this path, under
+which files pickle them.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ __all__ = [
 for _name in __all__:
     globals()[_name].__module__ = __name__
 
-# Names that other people import from here, and whose modules import this one
+# Names that other programs import from here; their modules import this one
 _ELSEWHERE = {
     "DetectMultiBackend": "models.backends",
     "AutoShape": "models.autoshape",
@@ -63,7 +64,7 @@ _ELSEWHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    """Find names that live elsewhere, when somebody asks."""
+    """Return a name of ``_ELSEWHERE``, imported on first use."""
     if name in _ELSEWHERE:
         return getattr(import_module(_ELSEWHERE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The configuration of a network as it is, whatever its YAML said when it was built."""
+"""The configuration of a network as it is now, which may differ from the YAML that it was built from."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from models.yolo import DetectionModel
 from utils.errors import InputError, one_line
 from utils.log import warnings_only
 
-OWN_KEYS = ("activation", "channels", "modules")  # of what the rows do not say
+OWN_KEYS = ("activation", "channels", "modules")  # what the rows do not express
 
 
 def describe(model: DetectionModel) -> dict[str, Any]:
-    """A configuration that ``DetectionModel`` makes ``model`` of, but for its weights and names.
+    """A configuration from which ``DetectionModel`` rebuilds ``model``, except for its weights and names.
 
-    It is ``model.yaml`` where that says all. Otherwise ``activation``, ``channels`` and ``modules`` are measured, and
+    It is ``model.yaml`` if that is complete. Otherwise ``activation``, ``channels`` and ``modules`` are measured, and
     the anchors are those of the head, in pixels.
 
     Raises:
-        InputError: the model has no configuration, or differs from it in something that none can say; named.
+        InputError: the model has no configuration, or a difference from it that no configuration can express.
     """
     if not isinstance(getattr(model, "yaml", None), Mapping):
         raise InputError("it has no configuration (its 'yaml' is missing)")
@@ -38,7 +38,7 @@ def describe(model: DetectionModel) -> dict[str, Any]:
         described = read_config(_with_head(model, deepcopy(dict(model.yaml))))
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(f"its configuration (yaml) cannot be used ({one_line(error)})") from error
-    if _rebuilds(described, model):
+    if not _first_difference(described, model):
         return described
     plain = {key: value for key, value in described.items() if key not in OWN_KEYS}
     twin = skeleton(plain)
@@ -50,15 +50,18 @@ def describe(model: DetectionModel) -> dict[str, Any]:
     apply_widths(twin, widths)
     modules = measure_modules(model, twin)
     replaced = [path for path, entry in modules.items() if isinstance(entry, str)]
-    plain |= {"channels": {path: value for path, value in widths.items() if path not in replaced}} if widths else {}
-    plain |= {"modules": modules} if modules else {}
-    if not _rebuilds(plain, model):
-        raise InputError(_what_is_left(plain, model))
+    if widths:
+        plain["channels"] = {path: value for path, value in widths.items() if path not in replaced}
+    if modules:
+        plain["modules"] = modules
+    remaining = _first_difference(plain, model)
+    if remaining:
+        raise InputError(remaining)
     return plain
 
 
 def describe_file(model: DetectionModel, file: str | Path) -> dict[str, Any]:
-    """``describe`` of the model of a file, which its errors name."""
+    """``describe`` the model of a file, which errors name."""
     try:
         return describe(model)
     except InputError as error:
@@ -69,7 +72,7 @@ def describe_file(model: DetectionModel, file: str | Path) -> dict[str, Any]:
 
 
 def skeleton(config: Mapping[str, Any]) -> nn.Module:
-    """The layers of a configuration, as ``model`` of a module, without memory for weights (on the meta device)."""
+    """The layers of a configuration as ``model`` of a module, without memory for weights (on the meta device)."""
     network = nn.Module()
     with torch.device("meta"), warnings_only():
         network.model, _ = parse_model(config, ch=[config.get("ch", 3)])
@@ -80,43 +83,43 @@ def skeleton(config: Mapping[str, Any]) -> nn.Module:
 def _with_head(model: DetectionModel, config: dict[str, Any]) -> dict[str, Any]:
     """``config`` with the classes and anchors of the model's head."""
     head: Any = model.model[-1]
-    config["nc"], config["ch"] = head.nc, config.get("ch", 3)
+    config["nc"] = head.nc
+    config.setdefault("ch", 3)
     row = config["head"][-1]
-    if row[3][1] != "anchors":  # they stand in the row itself
+    if row[3][1] != "anchors":  # the row has the anchors themselves
         config["head"][-1] = [*row[:3], [row[3][0], "anchors", *row[3][2:]]]
         config["anchors"] = row[3][1]
-    pixels = anchors_in_pixels(head)
     try:
-        declared = torch.tensor(config["anchors"], dtype=torch.float)
-        same = torch.equal(declared / head.stride.float().cpu().view(-1, 1), head.anchors.float().cpu().flatten(1))
-    except (RuntimeError, TypeError, ValueError):  # a count, or of another shape
+        declared = torch.tensor(config["anchors"], dtype=torch.float)  # (levels, 2 * anchors) in pixels
+        in_cells = declared / head.stride.float().cpu().view(-1, 1)
+        same = torch.equal(in_cells, head.anchors.float().cpu().flatten(1))
+    except (RuntimeError, TypeError, ValueError):  # a count, or another shape
         same = False
     if not same:
-        config["anchors"] = pixels.tolist()
+        config["anchors"] = anchors_in_pixels(head).tolist()
     return config
 
 
 def anchors_in_pixels(head: Any) -> Tensor:
-    """(levels, 2 * anchors) width and height in pixels of a head's anchors, one after the other."""
-    return (head.anchors.float() * head.stride.float().to(head.anchors.device).view(-1, 1, 1)).flatten(1).cpu()
+    """(levels, 2 * anchors) a head's anchors in pixels: w, h, w, h, ..."""
+    strides = head.stride.float().to(head.anchors.device)  # (levels,)
+    return (head.anchors.float() * strides.view(-1, 1, 1)).flatten(1).cpu()
 
 
-def _rebuilds(config: Mapping[str, Any], model: DetectionModel) -> bool:
-    return not _what_is_left(config, model)
-
-
-def _what_is_left(config: Mapping[str, Any], model: DetectionModel) -> str:
-    """The first thing in which a network of ``config`` would differ from ``model``, in words; '' if there is none."""
+def _first_difference(config: Mapping[str, Any], model: DetectionModel) -> str:
+    """The first difference between a network of ``config`` and ``model``, in words; '' if there is none."""
     twin = skeleton(config)
     for difference in differences(model, twin):
         return difference.words("in the network", "in its configuration")
-    ours, theirs = _shapes(model), _shapes(twin)
+    ours = _shapes(model)
+    theirs = _shapes(twin)
     for name in {**theirs, **ours}:
-        got, expected = ours.get(name, "absent"), theirs.get(name, "absent")
+        got = ours.get(name, "absent")
+        expected = theirs.get(name, "absent")
         if got != expected:
             return f"{name} is {got} in the network and {expected} in its configuration"
     if _shared(model) != _shared(twin):
-        return "some of its modules share their parameters, which a configuration says of PReLU alone"
+        return "some of its modules share their parameters, which a configuration can express for PReLU alone"
     return ""
 
 
@@ -126,7 +129,7 @@ def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _shared(network: nn.Module) -> set[tuple[str, ...]]:
-    """The names of parameters that are one."""
+    """Groups of names of one and the same parameter."""
     names: dict[int, list[str]] = {}
     for name, parameter in network.get_submodule("model").named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -134,14 +137,14 @@ def _shared(network: nn.Module) -> set[tuple[str, ...]]:
 
 
 def _common_activation(model: nn.Module, twin: nn.Module) -> str:
-    """The text of the activation that most convolution blocks have among those that take the default."""
+    """The text of the most frequent activation of those convolution blocks that take the default."""
     takers = [path for path, module in twin.named_modules() if isinstance(module, Conv) and type(module.act) is nn.SiLU]
     paths = dict(model.named_modules())
-    found: list[nn.Module] = [paths[path].act for path in takers if isinstance(paths.get(path), Conv)]
-    known = [module for module in found if ACTIVATIONS.get(type(module).__name__) is type(module)]
+    used: list[nn.Module] = [paths[path].act for path in takers if isinstance(paths.get(path), Conv)]
+    known = [module for module in used if ACTIVATIONS.get(type(module).__name__) is type(module)]
     texts = Counter(module_text(module) for module in known)
     for text, count in texts.most_common(1):
         first = next(module for module in known if module_text(module) == text)
-        has_own = any(True for _ in first.parameters()) and any(module is not first for module in found)
+        has_own = any(True for _ in first.parameters()) and any(module is not first for module in used)
         return DEFAULT if has_own or not count else text
     return DEFAULT

@@ -1,4 +1,4 @@
-"""Several detectors as one."""
+"""Several detectors that are used as one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class Ensemble(nn.ModuleList):
-    """Several detectors run side by side; their boxes are concatenated, for NMS to merge."""
+    """Several detectors; their boxes are concatenated, for NMS to merge."""
 
     def forward(
         self, x: torch.Tensor, augment: bool = False, profile: bool = False, visualize: Any = False
@@ -18,4 +18,4 @@ class Ensemble(nn.ModuleList):
         return torch.cat([model(x, augment, profile, visualize)[0] for model in self], dim=1), None
 
 
-Ensemble.__module__ = "models.experimental"  # the path by which YOLOv5 knows it
+Ensemble.__module__ = "models.experimental"  # its path in YOLOv5

@@ -1,4 +1,4 @@
-"""The path by which checkpoints, and other people's code, know some rarer blocks, ensembles and loading by file."""
+"""The path under which checkpoints and other programs know some rarer blocks, ensembles and ``attempt_load``."""
 
 from models.ensemble import Ensemble
 from models.loading import attempt_load

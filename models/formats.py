@@ -1,6 +1,6 @@
-"""The file formats of detectors: names, suffixes, what each can do, and which are not offered.
+"""The file formats of detectors: names, suffixes, properties, and which are not offered.
 
-Read by export.py, which writes them, and by ``models.backends``, which run them.
+Used by export.py, which writes them, and by ``models.backends``, which run them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Format:
     """One kind of file.
 
     Attributes:
-        title: its name for people. argument: its word after ``--include``. suffix: what follows the stem of the
-            checkpoint; a folder if there is no dot in front.
+        title: its name for people. argument: its word after ``--include``. suffix: added to the stem of the checkpoint;
+            a folder if it does not begin with a dot.
         cpu, gpu: where it runs.
         can: the properties of the file (``half``, ``dynamic``, ``nms``, ``int8``) that it can be exported with.
         flags: further flags of export.py that concern it. half_images: a file with ``half`` takes FP16 images; others
@@ -43,7 +43,7 @@ class Format:
         return not self.suffix.startswith(".") or self.suffix == ".mlpackage"
 
     def path(self, weights: str | Path, int8: bool = False) -> Path:
-        """Where the export of a checkpoint goes: beside it, with this format's suffix; INT8 has a name of its own."""
+        """Path for the export of a checkpoint: next to it, with this format's suffix, and a mark for INT8."""
         return Path(weights).with_name(Path(weights).stem + (INT8_MARK if int8 else "") + self.suffix)
 
 
@@ -75,13 +75,13 @@ DEFAULT_OPSET = 17
 INT8_OPSET = 13  # ranges for each channel came with it
 INT8_MARK = "_int8"  # behind the stem of the checkpoint
 
-# Formats of v6.2 and v7.0 whose converters nobody keeps for today's PyTorch: {argument: what to use instead}
+# Formats of v6.2 and v7.0 whose converters are not maintained for current PyTorch: {argument: what to use instead}
 NOT_OFFERED = {
-    "saved_model": "no kept converter makes TensorFlow models of PyTorch ones: use tflite, or onnx",
+    "saved_model": "no maintained converter makes TensorFlow models from PyTorch: use tflite, or onnx",
     "pb": "frozen graphs went with TensorFlow 1: use tflite, or onnx",
-    "edgetpu": "the compiler of the Edge TPU has not been kept since 2021: use tflite, openvino or ncnn",
+    "edgetpu": "the Edge TPU compiler has not been maintained since 2021: use tflite, openvino or ncnn",
     "tfjs": "its converter needs a TensorFlow model: use onnx, which onnxruntime-web runs in browsers",
-    "paddle": "its converter is not kept for today's PyTorch: use onnx",
+    "paddle": "its converter is not maintained for current PyTorch: use onnx",
 }
 SUFFIXES_NOT_OFFERED = {
     "_saved_model": "saved_model", ".pb": "pb", "_edgetpu.tflite": "edgetpu", "_web_model": "tfjs",
@@ -98,7 +98,7 @@ def export_formats() -> Any:
 
 
 def find_formats(arguments: list[str]) -> list[Format]:
-    """The formats that words after ``--include`` mean, in the order of the table. Raises InputError for other words."""
+    """The formats named after ``--include``, in the order of the table. Raises InputError for other words."""
     words = [word.lower() for word in arguments]
     known = {entry.argument: entry for entry in FORMATS[1:]}
     for word in words:
@@ -112,10 +112,10 @@ def find_formats(arguments: list[str]) -> list[Format]:
 
 
 def format_of(path: str | Path) -> Format:
-    """The format of a file or folder, by its name; the .xml file of OpenVINO stands for its folder.
+    """The format of a file or folder, by its name; an .xml file stands for its OpenVINO folder.
 
     Raises:
-        InputError: it is none that can be run.
+        InputError: it cannot be run.
     """
     name = str(Path(path).name).lower()
     for suffix, kind in SUFFIXES_NOT_OFFERED.items():

@@ -1,4 +1,4 @@
-"""What ``python models/yolo.py`` does: build a configuration, show its size, and time it on request."""
+"""The command ``python models/yolo.py``: build a configuration, log its size, and time it on request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def profile(model: DetectionModel, image: torch.Tensor) -> tuple[float, float]:
-    """Milliseconds of a forward and of a backward pass in training mode, mean of PROFILE_RUNS after a first one."""
+    """Milliseconds of a forward and a backward pass in training mode, mean of PROFILE_RUNS after a first one."""
 
     def now() -> float:
         if image.device.type == "cuda":
@@ -38,20 +38,22 @@ def profile(model: DetectionModel, image: torch.Tensor) -> tuple[float, float]:
         return time.perf_counter()
 
     model.train()
-    forward = backward = 0.0
+    forward = 0.0
+    backward = 0.0
     for repeat in range(PROFILE_RUNS + 1):
         started = now()
         total = sum(map_.sum() for map_ in model(image))
         between = now()
         total.backward()
         if repeat:
-            forward, backward = forward + between - started, backward + now() - between
+            forward += between - started
+            backward += now() - between
         model.zero_grad(set_to_none=True)
     return forward * 1000 / PROFILE_RUNS, backward * 1000 / PROFILE_RUNS
 
 
 def build_all() -> list[str]:
-    """Build every configuration of models/; returns ``name: error`` of those that fail."""
+    """Build every configuration in models/; return ``name: error`` for those that fail."""
     failures = []
     for path in sorted((ROOT / "models").rglob("yolo*.yaml")):
         try:
@@ -62,7 +64,7 @@ def build_all() -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Build ``--cfg``, then do what the flags ask; without flags, fuse it.
+    """Build ``--cfg`` and profile it; without flags, fuse it.
 
     Raises:
         InputError: the configuration, or with --test any shipped one, cannot be built.

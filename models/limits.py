@@ -1,4 +1,4 @@
-"""Limits of what a configuration may build, several times what the largest published models need.
+"""Limits of what a configuration may build: several times the needs of the largest published models.
 
 Each is checked before it costs anything: modules and parameters while the layers are built without memory (on torch's
 meta device), and the work for an image before the layer that does it runs.
@@ -23,13 +23,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.errors import InputError, one_line
 
-MOST_MODULES = 6_000  # and tensors of parameters; yolov5x6: 1,200
+MOST_MODULES = 6_000  # including parameter tensors; yolov5x6: 1,200
 MOST_PARAMETERS = 500_000_000  # yolov5-p7: 144 million
-SIDE = 256  # pixels of the image by which work is measured
-MOST_VALUES = 1 << 25  # in one tensor, for an image of 256 pixels, as DetectionModel sends it through
+SIDE = 256  # pixels; work is measured on an image of this side
+MOST_VALUES = 1 << 25  # in one tensor, for an image of SIDE pixels
 MOST_PRODUCTS = 60_000_000_000  # multiplications for such an image; yolov5x6: 17 billion
-LARGE_KERNEL, SLOW_LARGE = 50, 200  # above this side oneDNN has no fast convolution
-SLOW_TRANSPOSED, SLOW_POOLING = 8, 40  # times as long as a convolution for as many multiplications, measured on a CPU
+LARGE_KERNEL = 50  # pixels; above this side oneDNN has no fast convolution
+# Times as slow as an ordinary convolution with equally many multiplications, measured on a CPU
+SLOW_LARGE = 200
+SLOW_TRANSPOSED = 8
+SLOW_POOLING = 40
 
 _aten = torch.ops.aten
 _ELEMENTWISE = {
@@ -42,7 +45,7 @@ _ELEMENTWISE = {
 
 @contextmanager
 def limited_size() -> Iterator[None]:
-    """Count the modules and parameters that are made within; raises InputError as soon as there are too many."""
+    """Count the modules and parameters created in the block; raise InputError as soon as there are too many."""
     modules = parameters = 0
 
     def count_module(*_: Any) -> None:
@@ -78,11 +81,12 @@ def limited_size() -> Iterator[None]:
 
 
 class Work:
-    """Adds up the multiplications of a pass; raises InputError where that, or one tensor, becomes too much."""
+    """Sums the multiplications of a pass; raises InputError if they, or the values of one tensor, are too many."""
 
     def __init__(self, scale: float = 1) -> None:
-        """``scale``: how many times as large as the image that is looked at one of 256 pixels is."""
-        self.products = self.held = 0
+        """``scale``: pixels of an image of SIDE x SIDE per pixel of the image that is passed."""
+        self.products = 0
+        self.held = 0
         self.scale = scale
 
     def keep(self, values: int) -> None:
@@ -92,7 +96,7 @@ class Work:
             raise InputError(f"up to it {self.held} values of an image of 256 pixels are kept for later layers")
 
     def add(self, values: int, products_per_value: int) -> None:
-        """Count an operation that makes ``values`` of so many multiplications, or comparisons, each."""
+        """Count an operation that computes ``values`` with this many multiplications or comparisons each."""
         values = math.ceil(values * self.scale)
         if values > MOST_VALUES:
             raise InputError(f"it makes {values} values of an image of 256 pixels: use fewer channels, or a stride")
@@ -110,10 +114,11 @@ def _pair(value: Any) -> tuple[Any, Any]:
 
 
 def _positions(module: Any, image: Tensor) -> int:
-    """Height times width of what a convolution or pooling makes of (B, C, H, W)."""
+    """Height times width of the output of a convolution or pooling for (B, C, H, W)."""
     sides = []
     for axis in range(2):
-        kernel, stride = _pair(module.kernel_size)[axis], _pair(module.stride)[axis]
+        kernel = _pair(module.kernel_size)[axis]
+        stride = _pair(module.stride)[axis]
         padding = kernel // 2 if isinstance(module.padding, str) else _pair(module.padding)[axis]
         reach = _pair(module.dilation)[axis] * (kernel - 1) + 1
         if isinstance(module, nn.ConvTranspose2d):
@@ -125,7 +130,7 @@ def _positions(module: Any, image: Tensor) -> int:
 
 
 def _cost(module: nn.Module, image: Tensor) -> tuple[int, int] | None:
-    """(values, products per value) of one of the common modules for (B, C, H, W); None for any other."""
+    """(output values, products per value) of a common module for (B, C, H, W); None for any other."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         values = image.shape[0] * module.out_channels * _positions(module, image)
         kernel = _pair(module.kernel_size)
@@ -135,7 +140,7 @@ def _cost(module: nn.Module, image: Tensor) -> tuple[int, int] | None:
     if isinstance(module, nn.MaxPool2d):
         kernel = _pair(module.kernel_size)
         window = math.prod(min(side, *image.shape[2:]) for side in kernel)
-        products = SLOW_POOLING * window + sum(kernel)  # torch walks over what lies outside of the image, too
+        products = SLOW_POOLING * window + sum(kernel)  # torch also visits what lies outside the image
         return image.shape[0] * image.shape[1] * _positions(module, image), products
     if isinstance(module, nn.Upsample):
         sides = module.size or [
@@ -146,7 +151,7 @@ def _cost(module: nn.Module, image: Tensor) -> tuple[int, int] | None:
 
 
 def is_common(module: nn.Module) -> bool:
-    """True if the work of a module is known beforehand, or is that of the modules in it."""
+    """Tell whether the work of a module is known beforehand, or is that of its children."""
     if next(module.children(), None) is None:
         known = (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.Upsample, *_ELEMENTWISE)
         return type(module) in known or type(module).__module__.startswith("models.")
@@ -155,16 +160,17 @@ def is_common(module: nn.Module) -> bool:
 
 @contextmanager
 def watched_pass(layers: nn.Sequential, side: int = SIDE, saved: Collection[int] = ()) -> Iterator[None]:
-    """Watch the first pass through layers; each of the common modules is refused before it does too much.
+    """Watch the first pass through layers: common modules are refused before they do too much.
 
     Args:
-        layers: with attributes ``i``, ``f`` and ``type``. side: of the image that is sent through them, in pixels.
-        saved: the layers whose outputs are kept, which together must not be larger than one may be.
+        layers: with attributes ``i``, ``f`` and ``type``. side: of the image that is passed through them, in pixels.
+        saved: indices of layers whose outputs are kept; together they must not exceed the limit for one tensor.
 
     Raises:
-        InputError: instead of any error of a layer, naming it.
+        InputError: for any error of a layer; the message names the layer.
     """
-    work, begun = Work(max(1, SIDE / side) ** 2), [layers[0]]
+    work = Work(max(1, SIDE / side) ** 2)
+    begun = [layers[0]]  # the layers whose pass has begun
 
     def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         images = inputs[0] if inputs and isinstance(inputs[0], (list, tuple)) else inputs
@@ -197,7 +203,7 @@ def watched_pass(layers: nn.Sequential, side: int = SIDE, saved: Collection[int]
 
 
 class _Meter(TorchDispatchMode):
-    """Watches every operation, of whatever module, after it was done without memory."""
+    """Counts every operation, of any module, after it ran without memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,7 +216,8 @@ class _Meter(TorchDispatchMode):
         made = func(*args, **(kwargs or {}))
         first = made[0] if isinstance(made, (tuple, list)) and made else made
         if isinstance(first, Tensor):
-            kind, products = func.overloadpacket, 1
+            kind = func.overloadpacket
+            products = 1
             if kind is _aten.convolution:
                 products = args[1].numel() // max(first.shape[1], 1)
             elif kind in (_aten.mm, _aten.bmm, _aten.addmm):
@@ -220,13 +227,13 @@ class _Meter(TorchDispatchMode):
 
 
 def check_work(layers: nn.Sequential, image: Sequence[int]) -> None:
-    """Send an image of this shape through layers without memory (on the meta device), wherever their weights are.
+    """Pass an image of this shape through layers without memory (on the meta device), wherever their weights are.
 
-    For layers whose work is not known beforehand; slower than ``watched_pass``. What does not fit together, or cannot
-    be done without memory, ends the pass without an error: the caller runs the layers anyway.
+    For layers whose work is not known beforehand; slower than ``watched_pass``. Layers that do not fit together, or
+    cannot run without memory, end the pass without an error: the caller runs them anyway.
 
     Raises:
-        InputError: naming the layer, where it would do too much.
+        InputError: a layer would do too much; the message names it.
     """
     kept: list[Any] = []
     with torch.no_grad(), _Meter():
@@ -238,13 +245,13 @@ def check_work(layers: nn.Sequential, image: Sequence[int]) -> None:
                 x = _without_memory(layer, inputs if isinstance(facts.f, list) else inputs[0])
             except InputError as error:
                 raise InputError(f"layer {facts.i} ({facts.type}): {error}") from error
-            except Exception:  # noqa: BLE001 - whatever it is, the pass with memory meets and names it
+            except Exception:  # noqa: BLE001 - the pass with memory meets and reports it
                 return
             kept.append(x)
 
 
 def _without_memory(layer: nn.Module, inputs: Any) -> Any:
-    """The output of a layer for inputs on the meta device, as if its weights were there, in FP32."""
+    """The output of a layer for inputs on the meta device, as if its weights were there and in FP32."""
     tensors = {
         name: torch.empty(value.shape, device="meta", dtype=torch.float32 if value.is_floating_point() else value.dtype)
         for name, value in (*layer.named_parameters(), *layer.named_buffers())
@@ -257,14 +264,14 @@ def _sources(layer: Any) -> list[int]:
 
 
 def build_within_limits(build: Callable[[], nn.Sequential], image: Sequence[int]) -> None:
-    """Try layers without memory, before they are built with it.
+    """Build layers without memory, before they are built with it.
 
     Args:
-        build: makes the layers, with attributes ``i``, ``f`` and ``type`` as ``parse_model`` gives them.
+        build: builds the layers, with attributes ``i``, ``f`` and ``type`` as ``parse_model`` gives them.
         image: shape of an image for them.
 
     Raises:
-        InputError: what ``build`` raises, or what is beyond a limit.
+        InputError: raised by ``build``, or a limit is exceeded.
     """
     if math.prod(image) > MOST_VALUES:
         raise InputError(f"an image of {image[1]} channels is too large: correct ch")
@@ -274,6 +281,6 @@ def build_within_limits(build: Callable[[], nn.Sequential], image: Sequence[int]
 
 
 def check_uncommon(layers: nn.Sequential, image: Sequence[int]) -> None:
-    """``check_work`` where it has to be done: if the work of some module is not known beforehand."""
+    """``check_work`` if the work of some module is not known beforehand."""
     if not all(map(is_common, layers.modules())):
         check_work(layers, image)

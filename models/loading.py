@@ -1,7 +1,7 @@
 """Reading checkpoints of YOLOv5 v5.0 to v7.0 and of this project, and bringing old models up to date.
 
-A file is data: ``utils.torch_files`` reads it whole, into records; ``models.checkpoints.rebuilding`` judges these and
-makes modules of them.
+A file is data: ``utils.torch_files`` reads all of it into records, which ``models.checkpoints.rebuilding`` checks and
+turns into modules.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def load_checkpoint(path: str | Path, finite: bool = True) -> dict[str, Any]:
 
     Args:
         path: a training or stripped file of YOLOv5 v5.0 to v7.0 or of this project, or a .safetensors file of
-            export.py. An http(s) address, and the name
-            of released weights such as yolov5s.pt that are missing there, is fetched (``utils.downloads``).
+            export.py. An http(s) address, or the name of missing released weights such as yolov5s.pt, is downloaded
+            (``utils.downloads``).
         finite: refuse weights that are not finite.
 
     Returns:
-        The file's dict: 'model' and possibly 'ema' are DetectionModels brought up to date, in the file's precision; all
-        else is plain (paths are text, best_fitness is a float or None).
+        The file's dict: 'model' and possibly 'ema' are updated DetectionModels in the file's precision; everything else
+        is plain (paths are text, best_fitness is a float or None).
 
     Raises:
         MissingFileError: there is no such file.
         CheckpointError: it is damaged, of another kind, or names a class that is not allowed.
-        InputError: it has weights that are not finite.
+        InputError: some weights are not finite.
     """
     path = Path(fetch_weights(path))
     if not path.is_file():
@@ -63,7 +63,7 @@ def load_checkpoint(path: str | Path, finite: bool = True) -> dict[str, Any]:
     return checkpoint
 
 
-# What values of a wrong kind can still cause, where a rule for them is missing; a file must not end in a traceback
+# Errors that values without a rule of their own can still cause: no file may end in a traceback
 _UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 
 
@@ -74,7 +74,7 @@ def _missing(file: Path) -> str:
 
 
 def _read(path: Path) -> Any:
-    """The content of a file, with its modules made."""
+    """The content of a file, with its modules."""
     try:
         return rebuild(read_torch_file(path, module_classes().keys()))
     except Refusal as refusal:
@@ -115,7 +115,7 @@ def _is_state(value: Any) -> bool:
 
 
 def modernize(model: yolo.DetectionModel) -> None:
-    """Give a model of an older release or an older torch, in place, the attributes that the present code reads."""
+    """Add the attributes that models of older releases or of an older torch lack, in place."""
     for module in model.modules():
         if isinstance(module, yolo.Detect):
             _modernize_head(module)
@@ -140,12 +140,12 @@ def _modernize_head(head: yolo.Detect) -> None:
     head.grid = [torch.zeros(1) for _ in range(head.nl)]
     head.anchor_grid = [torch.zeros(1) for _ in range(head.nl)]
     vars(head).setdefault("inplace", True)  # to v5.0
-    if head.export:  # saved in the middle of an export: training needs both outputs
+    if head.export:  # saved during an export; training needs both outputs
         head.export = False
 
 
 def deployed(checkpoint: Mapping[str, Any]) -> yolo.DetectionModel:
-    """The model of a checkpoint that is used: its averaged weights (EMA) if it has them."""
+    """The model of a checkpoint that is deployed: the averaged one (EMA) if there is one."""
     average = checkpoint.get("ema")
     return checkpoint["model"] if average is None else average
 
@@ -164,7 +164,7 @@ def attempt_load(
         device: where to put the model; default: the CPU.
         inplace: let Detect decode in place (less memory; False for tracing).
         fuse: fold batch norms into their convolutions.
-        channels: of the images that the models will get; None: any, the caller makes images of its own.
+        channels: of the images to come; None accepts any, for callers that make their own images.
 
     Returns:
         A DetectionModel; of several files an Ensemble with ``names``, ``nc`` and ``yaml`` of the first and the largest
@@ -208,14 +208,14 @@ def _set_inplace(model: nn.Module, inplace: bool) -> None:
 
 
 def strip_optimizer(path: str | Path = "best.pt", output: str | Path = "") -> None:
-    """Turn a training checkpoint into one for use: EMA weights as ``model``, FP16, no optimizer, no gradients.
+    """Turn a training checkpoint into one for inference: EMA weights as ``model``, FP16, no optimizer, no gradients.
 
     Args:
         path: the training checkpoint; a stripped one stays as it is.
         output: write there instead of over ``path``.
 
     Raises:
-        MissingFileError, CheckpointError: ``path`` is missing or no checkpoint.
+        MissingFileError, CheckpointError: ``path`` is missing or not a checkpoint. InputError: it is safetensors.
     """
     if Path(path).suffix.lower() == ".safetensors":
         raise InputError(f"{path} holds weights alone: there is no optimizer to strip")
@@ -227,5 +227,5 @@ def strip_optimizer(path: str | Path = "best.pt", output: str | Path = "") -> No
     checkpoint["model"].requires_grad_(False)
     target = Path(output or path)
     save_checkpoint(checkpoint, target)
-    place = f"{path}, saved as {target}" if output else str(path)
-    LOGGER.info(f"Optimizer stripped from {place}, {target.stat().st_size / 1e6:.1f}MB")
+    files = f"{path}, saved as {target}" if output else str(path)
+    LOGGER.info(f"Optimizer stripped from {files}, {target.stat().st_size / 1e6:.1f}MB")

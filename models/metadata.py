@@ -1,4 +1,4 @@
-"""What an exported file says about itself: plain JSON inside it, read and checked, never evaluated."""
+"""The metadata of an exported file: plain JSON inside it, read and checked, never evaluated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEY = "yolov5_prune"  # in formats whose metadata are one mapping of texts
 
 @dataclass
 class Metadata:
-    """What is needed to run an exported detector.
+    """The facts that are needed to run an exported detector.
 
     Attributes:
         names: class names in order. stride: image sides must be multiples of it, in pixels.
@@ -64,7 +64,7 @@ class Metadata:
 
 
 def parse_metadata(text: str | bytes | None, source: str | Path) -> Metadata:
-    """Metadata of a JSON object. Raises InputError if there is none, or it is none of a detector."""
+    """Metadata from a JSON object. Raises InputError if there is none, or if it is not that of a detector."""
     if not text:
         raise _missing(source)
     content, reason = _read(text, (json.loads,))
@@ -74,7 +74,7 @@ def parse_metadata(text: str | bytes | None, source: str | Path) -> Metadata:
 
 
 def parse_texts(texts: Mapping[str, str], source: str | Path) -> Metadata:
-    """Metadata of one text for each entry; those of v6.2, whose names are a Python list, are understood, too."""
+    """Metadata from one text for each entry; v6.2's, whose names are a Python list, are accepted, too."""
     if "names" not in texts or "stride" not in texts:
         raise _missing(source)
     content = {}
@@ -87,14 +87,14 @@ def parse_texts(texts: Mapping[str, str], source: str | Path) -> Metadata:
 
 
 def _read(text: str | bytes, readers: Sequence[Callable[[Any], Any]]) -> tuple[Any, str]:
-    """Return what the first of ``readers`` that understands a text makes of it, and ''; else None and the reason."""
+    """Return the result of the first of ``readers`` that can read a text, and ''; else None and the reason."""
     if len(text) > LONGEST_TEXT:
         return None, f"more than {LONGEST_TEXT} characters"
     reason = ""
     for read in readers:
         try:
             return read(text), ""
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # the last two: nested
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # the last two: deep nesting
             reason = reason or one_line(error)
     return None, reason
 
@@ -107,15 +107,15 @@ def _missing(source: str | Path) -> InputError:
 
 
 def _checked(content: Any, source: str | Path) -> Metadata:
-    """Metadata of a mapping of plain values, each of the right kind."""
+    """Check a mapping of plain values and make Metadata of it."""
     if not isinstance(content, Mapping) or not {"names", "stride"} <= content.keys():
         raise _missing(source)
     values = {entry.name: content[entry.name] for entry in dataclasses.fields(Metadata) if entry.name in content}
     names = values["names"]
     if isinstance(names, Mapping):
-        places = {str(key): name for key, name in names.items()}
-        order = [str(place) for place in range(len(names))]
-        names = [places[key] for key in order] if places.keys() == set(order) else None
+        by_index = {str(key): name for key, name in names.items()}
+        order = [str(index) for index in range(len(names))]
+        names = [by_index[key] for key in order] if by_index.keys() == set(order) else None
     plain = isinstance(names, list) and all(isinstance(name, (str, int, float)) for name in names)
     values["names"] = [str(name) for name in names] if plain and len(names) <= MOST_CLASSES else None
     shape = content.get("shape")

@@ -1,14 +1,14 @@
-"""Modules as data: the key ``modules`` of a configuration, for what its rows do not say.
+"""Modules as data: the key ``modules`` of a configuration, for what its rows cannot express.
 
-It maps the path of a module to the settings that differ from what the rows give, or to another module::
+It maps the path of a module to the settings that differ from those of the rows, or to another module::
 
     modules:
       model.0.conv: {padding: [2, 2], dilation: [2, 2]}
       model.0.bn: {eps: 1.0e-05, momentum: 0.1}
       model.2.cv1.act: nn.ReLU()
 
-A setting is a plain attribute that the output may depend on. A parameter or buffer that a module may lack is one, too:
-``bias: false``. Widths are no settings: see models/widths.py.
+A setting is a plain attribute that may affect the output, or the presence of an optional parameter or buffer:
+``bias: false``. Widths are not settings: see models/widths.py.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ _OF_DETECT = {"nc", "no", "nl", "na", "grid", "anchor_grid", "stride", "export",
 
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
-    """The settings of one module by name; tuples are lists, parameters and buffers say whether they are there."""
+    """The settings of one module by name: tuples as lists, parameters and buffers as True if present."""
     left_out = _BOOKKEEPING | (_OF_DETECT if isinstance(module, Detect) else set())
-    found = {
+    settings = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in vars(module).items()
         if not name.startswith("_") and name not in left_out and _is_plain(value)
     }
-    if found.get("padding_mode", "zeros") != "zeros" and isinstance(found["padding"], list):
-        sides: Any = module._reversed_padding_repeated_twice  # which such a convolution reads instead of its padding
-        found["padding"] = [sides[-1], sides[0]]
+    if settings.get("padding_mode", "zeros") != "zeros" and isinstance(settings["padding"], list):
+        sides: Any = module._reversed_padding_repeated_twice  # what such a convolution uses instead of its padding
+        settings["padding"] = [sides[-1], sides[0]]
     held = {**module._parameters, **module._buffers}
-    return found | {name: value is not None for name, value in held.items() if name not in left_out}
+    return settings | {name: value is not None for name, value in held.items() if name not in left_out}
 
 
 def _is_plain(value: Any) -> bool:
@@ -71,11 +71,11 @@ def _is_plain(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting that a module has and its twin has not.
+    """A setting in which a module differs from its counterpart.
 
     Attributes:
-        path: of the module. setting: its name; '' if the modules are of different classes. got, expected: the
-        values of the module and of its twin, or the two modules.
+        path: of the module. setting: its name; '' if the modules are of different classes.
+        got, expected: the values of the module and of its counterpart, or the two modules.
     """
 
     path: str
@@ -84,7 +84,7 @@ class Difference:
     expected: Any
 
     def words(self, here: str, there: str) -> str:
-        """The difference as a sentence: ``here`` and ``there`` are where the two values are, 'in the checkpoint'."""
+        """The difference in words; ``here`` and ``there`` name the two sides, such as 'in the checkpoint'."""
         name = f"{self.path}.{self.setting}" if self.setting else self.path
         return f"{name} is {_shown(self.got)} {here} and {_shown(self.expected)} {there}"
 
@@ -99,7 +99,7 @@ def _shown(value: Any) -> str:
 
 
 def differences(model: nn.Module, reference: nn.Module) -> list[Difference]:
-    """All differences between two networks but weights and widths; ``reference`` has the expected values."""
+    """All differences between two networks except weights and widths; ``reference`` has the expected values."""
     found: list[Difference] = []
     ours, theirs = model.get_submodule("model"), reference.get_submodule("model")
     _compare("model", ours, theirs, found)
@@ -132,40 +132,40 @@ def _parts(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def _alike(first: type, second: type) -> bool:
-    """Tell whether modules of two classes compute the same if they have the same parts and settings."""
+    """Tell whether modules of two classes with equal parts and settings compute the same."""
     related = issubclass(first, second) or issubclass(second, first)
     return first is second or (related and first.forward is second.forward)  # type: ignore[attr-defined]
 
 
 def measure_modules(model: nn.Module, reference: nn.Module) -> dict[str, Any]:
-    """The ``modules`` mapping of ``model``: what differs from ``reference``, which has the same widths.
+    """The ``modules`` mapping of ``model``: its differences from ``reference``, which has the same widths.
 
     Raises:
-        InputError: a difference that no configuration can say, by name.
+        InputError: a difference that no configuration can express; the message names it.
     """
-    found: dict[str, Any] = {}
+    modules: dict[str, Any] = {}
     for difference in differences(model, reference):
         path = difference.path
         if difference.setting in ("parts", "f"):
             raise InputError(difference.words("in the network", "in its configuration"))
         if difference.setting:
-            found.setdefault(path, {})[difference.setting] = difference.got
+            modules.setdefault(path, {})[difference.setting] = difference.got
             continue
         kind = type(difference.got)
         if LAYERS.get(kind.__name__) is not kind:
             raise InputError(difference.words("in the network", "in its configuration"))
-        found[path] = module_text(difference.got)
-    return found
+        modules[path] = module_text(difference.got)
+    return modules
 
 
 # -- modules from data -------------------------------------------------------------------------------------------------
 
 
 def apply_modules(model: nn.Module, modules: Mapping[str, Any]) -> None:
-    """Give the modules named in ``modules`` these settings, or put others in their place, in place.
+    """Apply settings to the modules named in ``modules``, or replace them, in place.
 
     Raises:
-        InputError: a path that the model does not have, an unknown setting, or a value that it cannot have.
+        InputError: a path that the model does not have, an unknown setting, or an invalid value.
     """
     if not isinstance(modules, Mapping):
         raise InputError(f"modules must map module paths to settings, got a {type(modules).__name__}")
@@ -186,7 +186,7 @@ def apply_modules(model: nn.Module, modules: Mapping[str, Any]) -> None:
 
 
 def _set(module: nn.Module, changes: Mapping[str, Any], where: str) -> None:
-    """Change settings of one module; parameters whose shape this changes are made anew."""
+    """Change settings of one module; parameters whose shape changes are re-initialised."""
     known = settings_of(module)
     for name, value in changes.items():
         if name not in known:
@@ -208,7 +208,7 @@ def _tuple(value: Any) -> Any:
 
 
 def _possible(name: str, value: Any, default: Any) -> bool:
-    """Tell whether a setting of this default may have the value; other nonsense shows when the network first runs."""
+    """Tell whether a value suits a setting with this default; other errors show in the first pass of the network."""
     if value is None:
         return not isinstance(default, str)
     if isinstance(value, str):
@@ -222,7 +222,7 @@ def _possible(name: str, value: Any, default: Any) -> bool:
 
 
 def _finish_convolution(module: nn.Conv2d | nn.ConvTranspose2d, changes: Mapping[str, Any], where: str) -> None:
-    """Bring what follows from the settings of a convolution up to date."""
+    """Update what depends on the settings of a convolution."""
     if changes.keys() & {"kernel_size", "groups"}:
         sides = module.kernel_size
         valid = isinstance(sides, tuple) and len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)
@@ -239,9 +239,9 @@ def _finish_convolution(module: nn.Conv2d | nn.ConvTranspose2d, changes: Mapping
 
 
 def _hold(module: nn.Module, name: str, present: bool, where: str) -> None:
-    """Let a module have or lack a parameter or buffer."""
-    is_parameter, held = name in module._parameters, getattr(module, name)
-    if present == (held is not None):
+    """Add or remove a parameter or buffer of a module."""
+    is_parameter = name in module._parameters
+    if present == (getattr(module, name) is not None):
         return
     if not present:
         setattr(module, name, None)
@@ -255,7 +255,7 @@ def _hold(module: nn.Module, name: str, present: bool, where: str) -> None:
 
 
 def set_norms(network: nn.Module, modules: Mapping[str, Any] | None) -> None:
-    """Give the batch norms of ``network`` a detection model's settings, unless ``modules`` says others."""
+    """Set eps and momentum of all batch norms to a detection model's values, unless ``modules`` sets them."""
     for path, module in network.named_modules():
         if type(module) is nn.BatchNorm2d:
             entry = (modules or {}).get(path, {})

@@ -1,4 +1,4 @@
-"""Model configurations: from the rows of a YAML file to layers. No text is executed; words are looked up."""
+"""Model configurations: build layers from the rows of a YAML file. No text is executed; words are looked up."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from utils.log import LOGGER
 from utils.storage.files import ROOT, read_yaml
 
 CHANNEL_MULTIPLE = 8  # widths are rounded up to this
-STRIDE_PROBE = 256  # pixels of the square image that shows the strides
+STRIDE_PROBE = 256  # side in pixels of the blank image on which strides are measured
 REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
 OPTIONAL_KEYS = ("ch", "inplace", "activation", "channels", "modules")
 MOST_ROWS = 1000  # yolov5-p7: 42
 MOST_REPEATS = 500  # of one row, after depth_multiple
-MOST_ARGUMENTS = 200  # of one row, those in lists counted
-MOST_ANCHORS = 100  # of one level; and levels
+MOST_ARGUMENTS = 200  # of one row, including those in lists
+MOST_ANCHORS = 100  # per level; also the limit for levels
 LONGEST_SUM = 100  # characters of an argument such as nc + 5
 _MOST: dict[str, tuple[Any, float]] = {
     "nc": (int, MOST_CLASSES),
@@ -49,7 +49,11 @@ _TAKES_CHANNELS = _TAKES_REPEATS | {
     "SPP", "SPPF", "C3SPP", "DWConvTranspose2d", "nn.ConvTranspose2d",
 }  # fmt: skip
 _BLOCKS = {**vars(common), "Detect": Detect, "MixConv2d": MixConv2d, "Sum": Sum}
-_OF_SEQUENCES = (nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder)  # copy themselves before they count
+_OF_SEQUENCES = (
+    nn.Transformer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+)  # cannot be counted before they copy themselves
 _TABLE = "%3s%18s%3s%10s  %-40s%-30s"
 _CONSTANTS = {"None": None, "True": True, "False": False}
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
@@ -63,7 +67,7 @@ _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
 
 @dataclass
 class Row:
-    """One line of a configuration: where its input comes from, how often, which module, with what."""
+    """One row of a configuration: source of its input, repeats, module and arguments."""
 
     source: int | list[int]
     number: int
@@ -72,7 +76,7 @@ class Row:
 
     @property
     def sources(self) -> list[int]:
-        """The inputs, as a list also when there is one."""
+        """The source layers as a list."""
         return self.source if isinstance(self.source, list) else [self.source]
 
 
@@ -80,10 +84,10 @@ class Row:
 
 
 def find_config(cfg: str | Path) -> Path:
-    """The file ``cfg``: relative to the current folder, to the repository, or by name in models/ and models/hub/.
+    """Find the file ``cfg``: in the working folder, in the repository, or by name in models/ and models/hub/.
 
     Raises:
-        MissingFileError: there is none.
+        MissingFileError: there is no such file.
     """
     name = Path(cfg).name
     for path in (Path(cfg), ROOT / cfg, ROOT / "models" / cfg, ROOT / "models" / name, ROOT / "models/hub" / name):
@@ -95,7 +99,7 @@ def find_config(cfg: str | Path) -> Path:
 
 
 def read_config(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration from a path, from the name of one in models/ or models/hub/, or from a mapping.
+    """Read and check a configuration: a path, a name in models/ or models/hub/, or a mapping.
 
     Raises:
         MissingFileError: no such file.
@@ -127,7 +131,7 @@ def read_config(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_anchors(title: object, anchors: Any) -> None:
-    """Anchors are a count per level, or one flat list of as many widths and heights for each level."""
+    """Require a count per level, or for each level a flat list of equally many widths and heights."""
     if isinstance(anchors, int) and not isinstance(anchors, bool) and 0 < anchors <= MOST_ANCHORS:
         return
     levels = anchors if isinstance(anchors, list) else []
@@ -146,13 +150,13 @@ def _is_side(side: Any) -> bool:
 
 
 def find_module(name: str) -> type[nn.Module] | None:
-    """The class behind a module name of a row: a block of this project, Detect, or ``nn.<Name>``; else None."""
+    """The class of a module name: a block of this project, Detect, or ``nn.<Name>``; None for another name."""
     known: Any = vars(nn).get(name[3:]) if name.startswith("nn.") else _BLOCKS.get(name)
     return known if isinstance(known, type) and issubclass(known, nn.Module) else None
 
 
 def resolve_word(word: str, names: Mapping[str, Any]) -> Any:
-    """Return what a text argument of a row means: a known name, a module, a number or a sum; other text stays text."""
+    """Resolve a text argument of a row: a known name, a module, a number or a sum; other text stays text."""
     known = {**_CONSTANTS, **names}
     if word in known:
         return known[word]
@@ -168,7 +172,7 @@ def resolve_word(word: str, names: Mapping[str, Any]) -> Any:
 
 
 def _arithmetic(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """The value of numbers, numeric names and the four operations; TypeError for all else."""
+    """Evaluate numbers, numeric names and the four operations; raise TypeError for anything else."""
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         return node.value
     if isinstance(node, ast.Name) and isinstance(names.get(node.id), int | float):
@@ -194,11 +198,12 @@ def scaled_depth(number: int, gain: float) -> int:
 
 
 class LayerBuilder:
-    """Builds the layers of one configuration in order, keeping the widths of those already built."""
+    """Builds the layers of one configuration in order, and records their output channels."""
 
     def __init__(self, config: Mapping[str, Any], input_channels: int) -> None:
         self.names = {"nc": config["nc"], "anchors": config["anchors"]}
-        self.depth, self.width = config["depth_multiple"], config["width_multiple"]
+        self.depth = config["depth_multiple"]
+        self.width = config["width_multiple"]
         anchors = config["anchors"]
         per_level = anchors if isinstance(anchors, int) else len(anchors[0]) // 2
         self.unscaled = per_level * (config["nc"] + 5)  # a layer as wide as the head's output keeps its width
@@ -207,7 +212,7 @@ class LayerBuilder:
         self.channels: list[int] = []  # of each layer
 
     def build(self, row: Row) -> tuple[nn.Module, int, list[Any]]:
-        """The module of a row, its scaled repeat count and its arguments; records its output channels.
+        """Build the module of a row; return it with its scaled repeats and its arguments.
 
         Raises:
             InputError: unknown module, or arguments that it does not take.
@@ -219,8 +224,8 @@ class LayerBuilder:
         if module_class in _OF_SEQUENCES:
             raise InputError(f"{row.module} takes sequences, not images: use TransformerBlock or C3TR")
         if issubclass(module_class, LazyModuleMixin):
-            raise InputError(f"{row.module} has no size before it has run: name its channels, with {row.module[:3]}"
-                             f"{row.module.removeprefix('nn.Lazy')}")  # fmt: skip
+            sized = f"nn.{row.module.removeprefix('nn.Lazy')}"
+            raise InputError(f"{row.module} has no size before its first pass: use {sized} with its channels")
         arguments = [resolve_word(word, self.names) if isinstance(word, str) else word for word in row.arguments]
         number = repeats = scaled_depth(row.number, self.depth)
         if number > MOST_REPEATS:
@@ -244,14 +249,14 @@ class LayerBuilder:
         return modules[0] if repeats == 1 else nn.Sequential(*modules), number, arguments
 
     def _widths(self, row: Row, arguments: list[Any]) -> tuple[int, list[Any]]:
-        """Output channels of a row, and its arguments with the input channels put in."""
+        """Output channels of a row, and its arguments with the input channels inserted."""
         inputs = [self.channels[source] if self.channels else self.input_channels for source in row.sources]
         if row.module == "Concat":
             return sum(inputs), arguments
         if row.module == "Detect":
             if isinstance(arguments[1], int) and arguments[1] > MOST_ANCHORS:
                 raise InputError(f"at most {MOST_ANCHORS} anchors per level are possible")
-            if isinstance(arguments[1], int):  # so many anchors per level, to be found from the data
+            if isinstance(arguments[1], int):  # anchors per level, to be fitted to the data
                 arguments[1] = [list(range(2 * arguments[1])) for _ in inputs]
             return self.channels[-1], [*arguments, inputs]
         if isinstance(row.source, list):
@@ -273,8 +278,8 @@ def parse_model(d: Mapping[str, Any], ch: Sequence[int]) -> tuple[nn.Sequential,
     """Build the layers of a configuration and log them as a table.
 
     Args:
-        d: a configuration as of ``read_config``; not modified. ``activation``, ``channels`` and ``modules`` are applied
-            (see models/activations.py, models/widths.py, models/module_settings.py).
+        d: a configuration as returned by ``read_config``; it is not modified. ``activation``, ``channels`` and
+            ``modules`` are applied (see models/activations.py, models/widths.py, models/module_settings.py).
         ch: [input channels].
 
     Returns:
@@ -295,8 +300,9 @@ def parse_model(d: Mapping[str, Any], ch: Sequence[int]) -> tuple[nn.Sequential,
 
 
 def _build(d: Mapping[str, Any], channels: int) -> tuple[Any, list[int], list[tuple[int, list[Any]]]]:
-    """The network of a configuration, the layers to save, and of each layer the repeats and arguments."""
-    builder, network = LayerBuilder(d, channels), nn.Module()
+    """Return the network of a configuration, the layers to save, and the repeats and arguments of each layer."""
+    builder = LayerBuilder(d, channels)
+    network = nn.Module()
     saved: list[int] = []
     lines: list[tuple[int, list[Any]]] = []
     network.model = nn.Sequential()
@@ -319,7 +325,7 @@ def _build(d: Mapping[str, Any], channels: int) -> tuple[Any, list[int], list[tu
 
 
 def _checked_row(index: int, values: Any) -> Row:
-    """The row of layer ``index``; raises InputError where it is malformed or reads a layer that does not precede it."""
+    """Check the row of layer ``index``; raise InputError if it is malformed or reads a layer that is not before it."""
     if not isinstance(values, list | tuple) or len(values) != 4:
         raise InputError("expected [from, number, module, arguments]")
     row = Row(*values)

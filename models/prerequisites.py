@@ -1,4 +1,4 @@
-"""Requirements of commands on a network that they have opened: pictures of three channels, batch norms to train."""
+"""Requirements of the commands on an opened network: images of three channels, and unfused batch norms to train."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 from models.common import Conv, Focus
 from utils.errors import InputError
 
-PICTURE_CHANNELS = 3  # of everything that is read from files and cameras
+PICTURE_CHANNELS = 3  # of all images from files and cameras
 
 
 def input_channels(model: Any) -> int:
-    """Channels of the images that a DetectionModel takes, by its first convolution; else what its YAML says."""
+    """Channels of the images that a DetectionModel takes: those of its first convolution, else those of its YAML."""
     first = model.model[0]
     for module in first.modules():
         if isinstance(module, nn.Conv2d):

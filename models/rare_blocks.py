@@ -33,7 +33,7 @@ class TransformerLayer(nn.Module):
             self.add_module(name, nn.MultiheadAttention(c, num_heads) if attends else nn.Linear(c, c, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        attended, _ = self.ma(self.q(x), self.k(x), self.v(x), need_weights=False)
+        attended, _ = self.ma(self.q(x), self.k(x), self.v(x), need_weights=False)  # (L, B, c)
         x = x + attended
         return x + self.fc2(self.fc1(x))
 
@@ -52,8 +52,8 @@ class TransformerBlock(nn.Module):
         if self.conv is not None:
             x = self.conv(x)
         tokens = x.flatten(2).permute(2, 0, 1)  # (H*W, B, C)
-        tokens = self.tr(tokens + self.linear(tokens))
-        return tokens.permute(1, 2, 0).reshape(x.shape)
+        tokens = self.tr(tokens + self.linear(tokens))  # (H*W, B, C)
+        return tokens.permute(1, 2, 0).reshape(x.shape)  # (B, C, H, W)
 
 
 class C3TR(C3):
@@ -75,7 +75,7 @@ class GhostConv(nn.Module):
         self.cv2 = Conv(half, half, 5, g=half, act=act)
 
     def forward(self, x: Tensor) -> Tensor:
-        primary = self.cv1(x)
+        primary = self.cv1(x)  # (B, c2 / 2, H, W)
         return concatenate((primary, self.cv2(primary)))
 
 
@@ -84,7 +84,8 @@ class GhostBottleneck(nn.Module):
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1) -> None:
         super().__init__()
-        hidden, shrinks = c2 // 2, s == 2
+        hidden = c2 // 2
+        shrinks = s == 2
         middle = DWConv(hidden, hidden, k, s, act=False) if shrinks else nn.Identity()
         self.conv = nn.Sequential(GhostConv(c1, hidden), middle, GhostConv(hidden, c2, act=False))
         self.shortcut: nn.Module = nn.Identity()
@@ -154,7 +155,8 @@ class BottleneckCSP(nn.Module):
         self.m = chain(n, Bottleneck, hidden, hidden, shortcut, g, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        deep, skip = self.cv3(self.m(self.cv1(x))), self.cv2(x)
+        deep = self.cv3(self.m(self.cv1(x)))  # (B, hidden, H, W)
+        skip = self.cv2(x)  # (B, hidden, H, W)
         return self.cv4(self.act(self.bn(torch.cat((deep, skip), 1))))
 
 
@@ -176,7 +178,7 @@ class Focus(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         phases = [x[:, :, row::2, column::2] for column in range(2) for row in range(2)]  # the row changes fastest
-        return self.conv(torch.cat(phases, 1))
+        return self.conv(torch.cat(phases, 1))  # of (B, 4 c1, H/2, W/2)
 
 
 class Contract(nn.Module):
@@ -188,7 +190,7 @@ class Contract(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         blocks = x.unflatten(3, (-1, self.gain)).unflatten(2, (-1, self.gain))  # (B, C, H/g, dy, W/g, dx)
-        return blocks.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+        return blocks.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)  # of (B, dy, dx, C, H/g, W/g)
 
 
 class Expand(nn.Module):
@@ -200,7 +202,7 @@ class Expand(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         blocks = x.unflatten(1, (self.gain, self.gain, -1))  # (B, dy, dx, C/g/g, H, W)
-        return blocks.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+        return blocks.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)  # of (B, C/g/g, H, dy, W, dx)
 
 
 class DWConvTranspose2d(nn.ConvTranspose2d):
@@ -217,21 +219,22 @@ class Sum(nn.Module):
 
     def __init__(self, n: int, weight: bool = False):
         super().__init__()
-        self.weight, self.iter = weight, range(n - 1)
-        starts = torch.tensor([-0.5 * position for position in range(1, n)])
+        self.weight = weight
+        self.iter = range(n - 1)
         if weight:
-            self.register_parameter("w", nn.Parameter(starts))
+            initial = torch.tensor([-0.5 * position for position in range(1, n)])
+            self.register_parameter("w", nn.Parameter(initial))
 
     def forward(self, x: list[torch.Tensor]) -> torch.Tensor:
         """List of (B, C, H, W) -> (B, C, H, W)."""
         if not self.weight:
             return sum(x[1:], start=x[0])
-        factors = torch.sigmoid(self.w) * 2
+        factors = torch.sigmoid(self.w) * 2  # (n - 1,)
         return sum((factor * map_ for factor, map_ in zip(factors, x[1:], strict=True)), start=x[0])
 
 
 class MixConv2d(nn.Module):
-    """Convolutions of several kernel sizes side by side (Tan and Le, 2019), then batch norm and activation."""
+    """Parallel convolutions of several kernel sizes (Tan and Le, 2019), then batch norm and activation."""
 
     def __init__(self, c1: int, c2: int, k: tuple[int, ...] = (1, 3), s: int = 1, equal_ch: bool = True):
         super().__init__()
@@ -249,6 +252,7 @@ class MixConv2d(nn.Module):
 
 
 def _equal_channels(total: int, parts: int) -> list[int]:
+    """Split ``total`` channels into ``parts`` widths that differ by at most 1."""
     owners = np.floor(np.linspace(0, parts - 1e-6, total))
     return [int((owners == part).sum()) for part in range(parts)]
 
@@ -258,9 +262,10 @@ def _equal_parameters(total: int, kernels: tuple[int, ...]) -> list[int]:
     count = len(kernels)
     areas = np.array(kernels, dtype=float) ** 2
     equations = np.zeros((count, count))
-    equations[0] = 1
-    for row in range(1, count):
-        equations[row, row - 1 : row + 1] = -areas[row - 1], areas[row]
+    equations[0] = 1  # the widths sum to total
+    for row in range(1, count):  # neighbours have equally many weights
+        equations[row, row - 1] = -areas[row - 1]
+        equations[row, row] = areas[row]
     solution, *_ = np.linalg.lstsq(equations, np.array([total] + [0] * (count - 1), dtype=float), rcond=None)
     return [int(width) for width in solution.round()]
 

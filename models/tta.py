@@ -1,4 +1,4 @@
-"""Test-time augmentation: predictions at three sizes, one of them mirrored, in the frame of the given image."""
+"""Test-time augmentation: predictions at three image sizes, one of them mirrored, in the frame of the input image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scale_img(img: Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int
 
 
 def predict_augmented(predict: Callable[[Tensor], Tensor], image: Tensor, stride: int, levels: int) -> Tensor:
-    """Join the boxes that ``predict`` finds in all PASSES.
+    """Concatenate the boxes that ``predict`` finds in all PASSES.
 
     Args:
         predict: (B, C, h, w) -> (B, n, no), the first four columns centre x, y, width, height in pixels.
@@ -39,19 +39,21 @@ def predict_augmented(predict: Callable[[Tensor], Tensor], image: Tensor, stride
         levels: detection levels, each with half the resolution of the one before.
 
     Returns:
-        (B, N, no) in pixels of ``image``. The coarsest level of the full size and the finest of the smallest size are
-        left out: the other passes see objects of these sizes better.
+        (B, N, no) in pixels of ``image``, without the coarsest level at the full size and the finest at the smallest
+        size: the other passes see objects of these sizes better.
     """
-    found = []
+    passes = []
     for ratio, mirrored in PASSES:
-        boxes = predict(scale_img(image.flip(-1) if mirrored else image, ratio, gs=stride))
-        x, rest = (boxes[..., :4] / ratio).split((1, 3), dim=-1)
+        boxes = predict(scale_img(image.flip(-1) if mirrored else image, ratio, gs=stride))  # (B, n, no)
+        x, rest = (boxes[..., :4] / ratio).split((1, 3), dim=-1)  # (B, n, 1), (B, n, 3)
         if mirrored:
             x = image.shape[-1] - x
-        found.append(torch.cat((x, rest, boxes[..., 4:]), dim=-1))
-    cells = sum(4**level for level in range(levels))  # of all levels, for one of the coarsest
-    coarsest = found[0].shape[1] // cells
-    finest = found[-1].shape[1] // cells * 4 ** (levels - 1)
-    found[0] = found[0][:, : found[0].shape[1] - coarsest]
-    found[-1] = found[-1][:, finest:]
-    return torch.cat(found, dim=1)
+        passes.append(torch.cat((x, rest, boxes[..., 4:]), dim=-1))  # (B, n, no)
+    cells = sum(4**level for level in range(levels))  # of all levels, per cell of the coarsest
+    full = passes[0]
+    coarsest = full.shape[1] // cells  # boxes of the last level
+    passes[0] = full[:, : full.shape[1] - coarsest]
+    smallest = passes[-1]
+    finest = smallest.shape[1] // cells * 4 ** (levels - 1)  # boxes of the first level
+    passes[-1] = smallest[:, finest:]
+    return torch.cat(passes, dim=1)

@@ -1,6 +1,6 @@
 """Layer widths as data: the key ``channels`` of a configuration, written by pruning, read when a model is built.
 
-It maps the path of each module whose width differs from what the rest of the configuration gives to its widths::
+It maps the path of each module whose width differs from that of the configuration's rows to its widths::
 
     channels:
       model.2.cv1.conv: [16, 12]    # convolution: input, output channels
@@ -44,22 +44,27 @@ def measure_widths(model: nn.Module, reference: nn.Module) -> dict[str, list[int
     Raises:
         InputError: the two do not consist of the same modules.
     """
-    ours, plain = _sized(model), _sized(reference)
-    strangers = sorted(ours.keys() ^ plain.keys())
-    if strangers:
+    unmatched = sorted(_sized(model).keys() ^ _sized(reference).keys())
+    if unmatched:
         raise InputError(
-            f"the two models consist of different modules (such as {strangers[0]}): give the reference of the same "
+            f"the two models consist of different modules (such as {unmatched[0]}): give the reference of the same "
             "configuration, and fuse neither or both"
         )
     return differing_widths(model, reference)
 
 
 def differing_widths(model: nn.Module, reference: nn.Module) -> dict[str, list[int]]:
-    """Widths of those modules of ``model`` that have others than the module of the same path in ``reference``."""
-    ours, plain, head = _sized(model), _sized(reference), head_convolutions(model)
-    counted = {path: 1 if path in head else 2 for path in ours.keys() & plain.keys()}  # of the widths, to compare
-    return {path: widths[: counted[path]] for path, widths in ours.items()
-            if path in counted and widths[: counted[path]] != plain[path][: counted[path]]}  # fmt: skip
+    """Widths of the modules of ``model`` that differ from those of the module of the same path in ``reference``."""
+    plain = _sized(reference)
+    head = head_convolutions(model)
+    differing = {}
+    for path, widths in _sized(model).items():
+        if path not in plain:
+            continue
+        count = 1 if path in head else 2  # the outputs of the head follow from nc
+        if widths[:count] != plain[path][:count]:
+            differing[path] = widths[:count]
+    return differing
 
 
 def _sized(model: nn.Module) -> dict[str, list[int]]:
@@ -67,7 +72,7 @@ def _sized(model: nn.Module) -> dict[str, list[int]]:
 
 
 def apply_widths(model: nn.Module, channels: Mapping[str, Sequence[int]]) -> None:
-    """Give the modules named in ``channels`` these widths, in place, with fresh weights; all else stays.
+    """Resize the modules named in ``channels``, in place, with fresh weights; all others stay.
 
     Raises:
         InputError: a path that is not a convolution, linear layer or batch norm of the model, or impossible widths.
@@ -85,7 +90,7 @@ def apply_widths(model: nn.Module, channels: Mapping[str, Sequence[int]]) -> Non
             raise InputError(f"channels: {path} must be {len(built)} positive whole numbers, got {short_repr(widths)}")
         try:
             resize(module, [*widths, *built[len(widths) :]])
-        except (InputError, RuntimeError) as error:  # the latter of numbers that torch cannot even count
+        except (InputError, RuntimeError) as error:  # RuntimeError: sizes beyond what torch can count
             raise InputError(f"channels: {path}: {one_line(error)}") from error
 
 
@@ -110,7 +115,7 @@ def resize(module: nn.Module, widths: list[int]) -> None:
 
 
 def _groups(module: nn.Conv2d | nn.ConvTranspose2d, inputs: int, outputs: int) -> int:
-    """Groups of a resized convolution: one channel stays one channel of each group, else their number stays."""
+    """Groups of a resized convolution: one channel per group stays one channel per group, else their number stays."""
     groups = module.groups
     if groups > 1 and groups == module.in_channels:
         groups = inputs
@@ -122,7 +127,7 @@ def _groups(module: nn.Conv2d | nn.ConvTranspose2d, inputs: int, outputs: int) -
 
 
 def _renew(module: nn.Module, name: str, shape: Sequence[int]) -> None:
-    """Replace a parameter or buffer by an uninitialised one of ``shape``; what the module lacks it goes on lacking."""
+    """Replace a parameter or buffer by an uninitialised one of ``shape``; an absent one stays absent."""
     old = getattr(module, name)
     if old is None:
         return

@@ -35,10 +35,11 @@ INPLACE_ACTIVATIONS = (nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.ReLU6, nn.SiLU)
 
 
 def _customized(config: Mapping[str, Any], ch: int, nc: int | None, anchors: float | None) -> dict[str, Any]:
-    """A copy of a configuration with the values that the caller chose."""
+    """Copy a configuration and set the values that the caller gave."""
     changed = copy.deepcopy(dict(config))
     changed.setdefault("ch", ch)
-    for key, value in (("nc", nc), ("anchors", round(anchors) if anchors else None)):
+    given = {"nc": nc, "anchors": round(anchors) if anchors else None}
+    for key, value in given.items():
         if value and value != changed[key]:
             LOGGER.info(f"Overriding model.yaml {key}={changed[key]} with {key}={value}")
             changed[key] = value
@@ -53,11 +54,11 @@ class DetectionModel(nn.Module):
             get these widths instead of the plain ones (a pruned network, see models/widths.py).
         ch: input channels, if the configuration names none.
         nc: classes; overrides the configuration's.
-        anchors: anchors per level (rounded), to be found from the data; overrides the configuration's.
+        anchors: number of anchors per level (rounded), to be fitted to the data; overrides the configuration's.
 
     Attributes:
-        yaml: the configuration. yaml_file: its file name, where it came from a file.
-        model: the layers. save: indices of those whose output a later one reads.
+        yaml: the configuration. yaml_file: its file name, if it came from a file.
+        model: the layers. save: indices of layers whose output a later layer reads.
         stride: (nl,) pixels per cell. names: class names. inplace: see Detect.
 
     Raises:
@@ -87,7 +88,7 @@ class DetectionModel(nn.Module):
         LOGGER.info("")
 
     def _prepare_head(self) -> Tensor:
-        """Measure the strides, bring the anchors to grid units and start the biases; returns the strides."""
+        """Measure the strides, convert the anchors to grid units and initialise the biases; return the strides."""
         head = self.model[-1]
         if not isinstance(head, Detect):
             raise InputError(f"the last row of a detection model must be Detect, got {type(head).__name__}")
@@ -106,17 +107,18 @@ class DetectionModel(nn.Module):
     def forward(
         self, x: Tensor, augment: bool = False, profile: bool = False, visualize: str | Path | bool = False
     ) -> Any:
-        """(B, ch, H, W) in 0..1 -> output of Detect; with ``augment`` (boxes of three sizes, None).
+        """(B, ch, H, W) in 0..1 -> output of Detect; with ``augment`` (boxes of three image sizes, None).
 
         ``profile`` logs time and GFLOPs of each layer; ``visualize`` is a folder for pictures of each layer's output.
         """
         if not augment:
             return self._run_layers(x, profile, visualize)
-        stride, levels = int(self.stride.max()), self.model[-1].nl
-        return predict_augmented(lambda image: self._run_layers(image)[0], x, stride, levels), None  # type: ignore[arg-type]
+        head: Any = self.model[-1]
+        boxes = predict_augmented(lambda image: self._run_layers(image)[0], x, int(self.stride.max()), head.nl)
+        return boxes, None
 
     def _run_layers(self, x: Any, profile: bool = False, visualize: str | Path | bool = False) -> Any:
-        kept: list[Any] = []  # outputs that later layers read, None for the others
+        kept: list[Any] = []  # outputs that later layers read; None for other layers
         milliseconds: list[float] = []
         for layer in self.model:
             if isinstance(layer.f, list):
@@ -136,7 +138,7 @@ class DetectionModel(nn.Module):
         return x
 
     def fuse(self) -> DetectionModel:
-        """Fold every batch norm that follows a convolution in a Conv block into it, in place; returns self.
+        """Fold the batch norm of each Conv block into its convolution, in place, and return self.
 
         Norms of other kinds, and those without running statistics, stay.
         """
@@ -153,7 +155,7 @@ class DetectionModel(nn.Module):
         log_info(self, verbose, img_size)
 
     def _apply(self, fn: Any, *arguments: Any, **keywords: Any) -> DetectionModel:
-        """Also convert what Detect keeps outside parameters and buffers; its grids are only a cache, made anew."""
+        """Also convert the strides of Detect, which are not a buffer, and reset its grids, which are a cache."""
         super()._apply(fn, *arguments, **keywords)
         head = self.model[-1]
         if isinstance(head, Detect):
@@ -165,7 +167,7 @@ class DetectionModel(nn.Module):
 
 
 def _profile_layer(layer: nn.Module, x: Any) -> float:
-    """Log the time of one layer (mean of PROFILE_RUNS), its GFLOPs and parameters; returns the milliseconds."""
+    """Log the time of one layer (mean of PROFILE_RUNS), its GFLOPs and parameters; return the milliseconds."""
     device = next((parameter.device for parameter in layer.parameters()), torch.device("cpu"))
     started = time.perf_counter()
     for _ in range(PROFILE_RUNS):
@@ -183,7 +185,7 @@ Model = DetectionModel  # the name up to v6.1
 
 
 def __getattr__(name: str) -> Any:
-    """Say of v6.2's other kind of model that it is not offered."""
+    """Refuse v6.2's other kind of model with a remedy."""
     if name == "ClassificationModel":
         raise ImportError("models.yolo has no ClassificationModel, this project detects: use torchvision.models")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

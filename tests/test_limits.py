@@ -89,7 +89,7 @@ def test_what_is_too_large_is_refused_by_its_row(entries, expected):
 
 @pytest.mark.parametrize("kind", ["nn.LazyConv2d", "nn.LazyLinear", "nn.LazyBatchNorm2d"])
 def test_lazy_modules_are_refused_by_name(kind):
-    assert f"{kind} has no size before it has run" in error_of(**row(kind, 8))
+    assert f"{kind} has no size before its first pass" in error_of(**row(kind, 8))
 
 
 @pytest.mark.parametrize(("entries", "layer"), [

@@ -14,7 +14,7 @@ import faulthandler, signal, subprocess
 faulthandler.enable()  # it has a stack of its own
 import openvino
 from openvino import opset13
-from utils.signal_stack import kept_signal_stack, signal_stack
+from models.backends.openvino import kept_signal_stack, signal_stack
 
 def compiled():
     value = opset13.parameter([1, 4])

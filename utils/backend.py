@@ -30,8 +30,8 @@ class Backend(Protocol):
     def __call__(self, images: torch.Tensor, augment: bool = False, visualize: bool | Path = False) -> Any:
         """Map images (B, 3, H, W), RGB in 0..1, to predictions (B, boxes, 5 + classes)."""
 
-    def image_size(self, wanted: int | Sequence[int] | None) -> list[int]:
-        """Return the (height, width) in pixels to letterbox to; raise InputError where ``wanted`` is not possible."""
+    def image_size(self, requested: int | Sequence[int] | None) -> list[int]:
+        """Return the (height, width) in pixels to letterbox to; raise InputError if ``requested`` is not possible."""
 
     def warmup(self, imgsz: Sequence[int] = ...) -> None:
         """Run once on blank images of shape (B, 3, H, W)."""

@@ -1,4 +1,4 @@
-"""Running detectors of any format: ``DetectMultiBackend`` chooses the runtime by the file's name."""
+"""Run detectors of any format: ``DetectMultiBackend`` chooses the runtime by the file's name."""
 
 from models.backends.multi import DetectMultiBackend
 

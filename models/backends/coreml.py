@@ -18,10 +18,10 @@ INPUT = "image"  # name of v6.2
 
 
 class CoreMLRuntime(Runtime):
-    """CoreML, which chooses between CPU, GPU and neural engine itself; one picture at a time."""
+    """CoreML, which chooses between CPU, GPU and neural engine itself; one image at a time."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        """Load the package ``path``. Raises InputError elsewhere than on macOS."""
+        """Load the package ``path``. Raises InputError on systems other than macOS."""
         if sys.platform != "darwin":
             raise InputError(f"{path} runs on macOS and iOS only: choose another format here")
         self.model: Any = require("coremltools", str(path)).models.MLModel(str(path))

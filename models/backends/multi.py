@@ -1,4 +1,4 @@
-"""One way to call a detector, whatever file it comes from."""
+"""One interface to detectors of every file format."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from models.loading import attempt_load
 from utils.checks import check_dataset, check_img_size
 from utils.dataset.classes import names_by_index
 from utils.downloads import fetch_weights, is_url
-from utils.errors import InputError, MissingFileError
+from utils.errors import InputError, MissingFileError, one_line
 from utils.geometry.boxes import xyxy2xywh
 from utils.log import LOGGER
 from utils.model_info import grid_size
 
-ONEDNN_LIMIT = "ONEDNN_MAX_CPU_ISA"  # of the instructions that oneDNN uses: a half of OpenVINO does not know of it
-# Where the runtime of each format is: imported when such a file is opened
+ONEDNN_LIMIT = "ONEDNN_MAX_CPU_ISA"  # limits the instructions of oneDNN, but not of all of OpenVINO
+# Module and class of the runtime of each format, imported when such a file is opened
 RUNTIMES = {
     "torchscript": ("torchscript", "TorchScriptRuntime"),
     "onnx": ("onnx_runtime", "OnnxRuntime"),
@@ -43,11 +43,11 @@ class DetectMultiBackend(nn.Module):
         stride: pixels, at least 32; image sides must be multiples of it.
         names: class names, {index: name}.
         nc: number of classes.
-        fixed_size: (height, width) in pixels that images must have, or None: any multiple of the stride.
+        fixed_size: (height, width) in pixels that images must have; None: any multiple of the stride.
         fp16: it takes FP16 images; others are converted.
-        device: where it computes.
+        device: of the computation.
         pt: the file is a checkpoint, of PyTorch or safetensors. jit, onnx, engine: it is of that format.
-        model: the DetectionModel or Ensemble of a checkpoint, else None. runtime: what runs other files, else None.
+        model: the DetectionModel or Ensemble of a checkpoint, else None. runtime: the library that runs another file.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class DetectMultiBackend(nn.Module):
         Args:
             weights: a .pt or .safetensors file, several for an ensemble, or an export, file or folder, of
                 ``models.formats``.
-            device: default: the CPU. Runtimes that have no GPU compute on the CPU.
+            device: default: the CPU. Runtimes without GPU support compute on the CPU.
             dnn: run an ONNX file with OpenCV; an error with other files.
-            data: data set YAML, or its content, whose names are used if the checkpoint has none and their number fits.
+            data: data set YAML, or its content; its names are used if the checkpoint has none and their number fits.
             fp16: compute in FP16: a .pt file on a GPU; an error with an exported file that is in FP32.
             fuse: fold batch norms into their convolutions.
-            channels: of the images to come, which a .pt file must take; None: any.
+            channels: of the images to come, which a checkpoint must take; None: any.
 
         Raises:
-            MissingFileError, CheckpointError, InputError: the file cannot be used, or not as it was asked for.
+            MissingFileError, CheckpointError, InputError: the file cannot be used, or not in this way.
         """
         super().__init__()
         files: list[str | Path] = [weights] if isinstance(weights, str | Path) else list(weights)
@@ -84,7 +84,9 @@ class DetectMultiBackend(nn.Module):
                 f"an ensemble is made of checkpoints (.pt, .safetensors), got {', '.join(map(str, files))}"
             )
         self.pt = self.format in CHECKPOINTS
-        self.jit, self.onnx, self.engine = (self.format.argument == word for word in ("torchscript", "onnx", "engine"))
+        self.jit = self.format.argument == "torchscript"
+        self.onnx = self.format.argument == "onnx"
+        self.engine = self.format.argument == "engine"
         if dnn and not self.onnx:
             raise InputError(f"dnn runs ONNX files with OpenCV, got {files[0]}: leave dnn out")
         self.device = torch.device(device or "cpu")
@@ -114,27 +116,30 @@ class DetectMultiBackend(nn.Module):
         metadata = self.runtime.metadata
         if fp16 and not metadata.half:
             raise InputError(f"{path} computes in FP32: leave out --half, or export it with --half")
-        self.device, self.fixed_size = self.runtime.device, metadata.fixed_size
+        self.device = self.runtime.device
+        self.fixed_size = metadata.fixed_size
         self.fp16 = metadata.half and self.format.half_images
-        self.stride, self.names = metadata.stride, dict(enumerate(metadata.names))
-        self._path, self._told_of_limit = path, False
+        self.stride = metadata.stride
+        self.names = dict(enumerate(metadata.names))
+        self._path = path
+        self._warned_of_limit = False
 
     @property
     def nms(self) -> dict[str, Any] | None:
         """The thresholds of the non-maximum suppression inside the file, or None."""
         return self.runtime.metadata.nms if self.runtime else None
 
-    def image_size(self, wanted: int | Sequence[int] | None, default: int = 640) -> list[int]:
+    def image_size(self, requested: int | Sequence[int] | None, default: int = 640) -> list[int]:
         """(height, width) in pixels to letterbox images to.
 
         Args:
-            wanted: what the user asked for: side of a square, or (height, width); None: whatever fits best.
+            requested: side of a square, or (height, width); None: the size that suits the file.
             default: of checkpoints; exports have the size that they were made with.
 
         Raises:
-            InputError: the file takes images of another size, or ``wanted`` is not a size.
+            InputError: the file takes images of another size, or ``requested`` is not a size.
         """
-        sides = [wanted] if isinstance(wanted, int) else list(wanted or [])
+        sides = [requested] if isinstance(requested, int) else list(requested or [])
         asked = sides * 2 if len(sides) == 1 else sides
         if self.fixed_size is None:
             size = check_img_size(
@@ -163,7 +168,7 @@ class DetectMultiBackend(nn.Module):
         self, conf_thres: float = 1.0, iou_thres: float = 0.0, augment: bool = False, visualize: bool = False,
         update: bool = False, agnostic: bool | None = None,
     ) -> None:  # fmt: skip
-        """Raise InputError if the file cannot do what is asked for: it lacks layers, or has decided on NMS itself."""
+        """Raise InputError if an export cannot do what is requested: it has no layers, or its own NMS settings."""
         if self.runtime is None:
             return
         for flag, asked in (("--augment", augment), ("--visualize", visualize), ("--update", update)):
@@ -182,10 +187,10 @@ class DetectMultiBackend(nn.Module):
             )
 
     def forward(self, im: Tensor, augment: bool = False, visualize: Any = False) -> tuple[Tensor, Any]:
-        """(B, 3, H, W) in 0..1 -> ((B, N, 5 + nc) boxes and scores in pixels, raw maps; None if augmented or exported).
+        """(B, 3, H, W) in 0..1 -> ((B, N, 5 + nc) boxes in pixels and scores, raw maps; None if augmented or exported).
 
-        A file of a fixed batch runs as often as it takes, the last time filled up with empty images. Of a file with NMS
-        inside each row is one detection, in the form of a prediction.
+        A file with a fixed batch runs as often as needed, the last time filled up with blank images. If the file has
+        NMS inside, each row is one detection in the form of a prediction.
         """
         if self.runtime is None:
             return self.model(im, augment=augment, visualize=visualize)
@@ -201,26 +206,27 @@ class DetectMultiBackend(nn.Module):
             output = run_in_batches(self.runtime, images)
         except InputError:
             raise
-        except Exception as error:  # each library has errors of its own
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{self._path} cannot run images of shape {tuple(im.shape)}: {reason}") from error
+        except Exception as error:  # each library raises its own errors
+            raise InputError(f"{self._path} cannot run images of shape {tuple(im.shape)}: {one_line(error)}") from error
         return self._checked(output), None
 
     def _checked(self, output: Tensor) -> Tensor:
-        """Predictions (B, N, 5 + nc) of what the file gave. Raises InputError if it has other classes than names."""
+        """Predictions (B, N, 5 + nc) from a file's output. Raises InputError if its classes do not match its names."""
         nms = self.nms
         width = int(output[..., 5].max()) + 6 if nms and output.numel() else output.shape[-1]
         if width > self.nc + 5 or (not nms and width != self.nc + 5):
-            raise InputError(f"{self._path} finds {width - 5} classes, but its metadata have the {self.nc} names "
-                             f"{list(self.names.values())}: export it again")  # fmt: skip
+            raise InputError(
+                f"{self._path} finds {width - 5} classes, but its metadata have the {self.nc} names "
+                f"{list(self.names.values())}: export it again"
+            )
         if not nms:
             return output
         predictions = as_predictions(output, self.nc)
         counts = (predictions[..., 5:] * (output[..., 4:5] > 0)).sum(dim=1)  # (B, nc)
         most_of_class = counts.sum(dim=1) if nms["agnostic"] else counts
         full = counts.sum(dim=1).max() >= nms["topk_all"] or most_of_class.max() >= nms["topk_per_class"]
-        if full and not self._told_of_limit:
-            self._told_of_limit = True
+        if full and not self._warned_of_limit:
+            self._warned_of_limit = True
             LOGGER.warning(
                 f"WARNING: {self._path} has limits inside, --topk-all {nms['topk_all']} and --topk-per-class "
                 f"{nms['topk_per_class']}, and reached one: there may be more detections, whatever --max-det says"
@@ -228,7 +234,7 @@ class DetectMultiBackend(nn.Module):
         return predictions
 
     def warmup(self, imgsz: Sequence[int] = (1, 3, 640, 640)) -> None:
-        """Run one empty batch of this shape, so that a GPU has everything loaded before times are measured."""
+        """Run one blank batch of this shape on a GPU, so that everything is loaded before times are measured."""
         if self.device.type != "cpu":
             with torch.no_grad():
                 self.forward(torch.zeros(*imgsz, device=self.device, dtype=torch.half if self.fp16 else torch.float))
@@ -251,19 +257,18 @@ def open_runtime(path: Path, device: torch.device, dnn: bool = False) -> Runtime
         opened = runtime(path, device)
     except InputError:
         raise
-    except Exception as error:  # each library has errors of its own
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # each library raises its own errors
         remedy = "it is damaged or of another version, export it again"
         if kind.argument == "openvino" and os.environ.get(ONEDNN_LIMIT):
             remedy = f"{ONEDNN_LIMIT} is set, with which OpenVINO does not always work: unset it"
-        raise InputError(f"{path} cannot be loaded as {kind.title}: {remedy} ({reason})") from error
+        raise InputError(f"{path} cannot be loaded as {kind.title}: {remedy} ({one_line(error)})") from error
     if device.type == "cuda" and opened.device.type == "cpu":
         LOGGER.info(f"{path} runs on the CPU")
     return opened
 
 
 def run_in_batches(runtime: Runtime, images: Tensor) -> Tensor:
-    """The output for images (B, 3, H, W), in calls of the file's batch."""
+    """The output for images (B, 3, H, W), computed in batches of the file's size."""
     fixed = runtime.metadata.fixed_batch
     size = fixed or runtime.largest_batch or len(images)
     outputs = []
@@ -275,14 +280,15 @@ def run_in_batches(runtime: Runtime, images: Tensor) -> Tensor:
 
 
 def as_predictions(detections: Tensor, classes: int) -> Tensor:
-    """Detections (B, K, 6) of x1, y1, x2, y2, score, class -> (B, K, 5 + classes) rows that NMS turns into the same."""
-    kinds = torch.arange(classes, device=detections.device)
-    one_hot = (detections[..., 5:6] == kinds).to(detections)
+    """Detections (B, K, 6) x1, y1, x2, y2, score, class -> predictions (B, K, 5 + classes) of which NMS keeps all."""
+    indices = torch.arange(classes, device=detections.device)
+    one_hot = (detections[..., 5:6] == indices).to(detections)  # (B, K, classes)
     return torch.cat((xyxy2xywh(detections[..., :4]), detections[..., 4:5], one_hot), dim=2)
 
 
 def _class_names(model: Any, data: str | Path | Mapping[str, Any] | None) -> dict[int, str]:
-    names, count = getattr(model, "names", None), getattr(model, "nc", 0) or model.model[-1].nc
+    names = getattr(model, "names", None)
+    count = getattr(model, "nc", 0) or model.model[-1].nc
     if not names and data:
         names = check_dataset(data, splits=())["names"]
         if len(names) != count:

@@ -13,7 +13,7 @@ from models.backends.runtime import Runtime, folder_file, folder_metadata
 from utils.commands.packages import require
 from utils.errors import InputError
 
-INPUT, OUTPUT = "in0", "out0"  # the names that pnnx gives
+INPUT, OUTPUT = "in0", "out0"  # names given by pnnx
 
 
 class NcnnRuntime(Runtime):
@@ -36,7 +36,7 @@ class NcnnRuntime(Runtime):
     def __call__(self, images: Tensor) -> Tensor:
         """See ``Runtime``."""
         extractor = self.net.create_extractor()
-        pixels = np.ascontiguousarray(images[0].cpu().numpy())  # a name keeps it alive: Mat only points to it
+        pixels = np.ascontiguousarray(images[0].cpu().numpy())  # Mat only points to it: the name keeps it alive
         extractor.input(INPUT, self.ncnn.Mat(pixels))
         failed, output = extractor.extract(OUTPUT)
         if failed:

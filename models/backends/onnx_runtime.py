@@ -32,13 +32,13 @@ class OnnxRuntime(Runtime):
             LOGGER.warning(f"{path} runs on the CPU: this onnxruntime has no CUDA (pip install onnxruntime-gpu)")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 4  # errors are raised, they need not be logged, too
+        options.log_severity_level = 4  # errors are raised and need not be logged as well
         self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         self.input = self.session.get_inputs()[0]
         self.metadata = parse_texts(self._texts(), path)
 
     def _texts(self) -> dict[str, str]:
-        """The file's properties; files of v6.2 lack the input's size, which is read from the graph."""
+        """The file's properties; for files of v6.2, which lack the image size, it is read from the graph."""
         texts = dict(self.session.get_modelmeta().custom_metadata_map)
         shape = self.input.shape
         if "imgsz" not in texts and "names" in texts:

@@ -15,7 +15,7 @@ from utils.errors import InputError
 
 
 class OpenCVRuntime(Runtime):
-    """OpenCV; the metadata, which it does not read, by the package onnx."""
+    """OpenCV; the package onnx reads the metadata, which OpenCV cannot."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         """Load ``path``."""

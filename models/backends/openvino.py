@@ -26,7 +26,7 @@ class OpenVINORuntime(Runtime):
         self.device = torch.device("cpu")
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         if not self.metadata.half:
-            settings["INFERENCE_PRECISION_HINT"] = "f32"  # by default it is bfloat16 where the processor has that
+            settings["INFERENCE_PRECISION_HINT"] = "f32"  # the default is bfloat16 on processors that have it
         file = path if folder != path else folder_file(folder, "*.xml")
         with kept_signal_stack():
             self.request = openvino.compile_model(str(file), "CPU", settings).create_infer_request()
@@ -38,13 +38,13 @@ class OpenVINORuntime(Runtime):
 
 
 class SignalStack(ctypes.Structure):
-    """stack_t of Linux."""
+    """Linux's stack_t."""
 
     _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
 def signal_stack() -> SignalStack | None:
-    """That of this thread, None where there is no such thing to ask for."""
+    """The alternate signal stack of this thread; None on systems other than Linux."""
     if not sys.platform.startswith("linux"):
         return None
     stack = SignalStack()
@@ -53,11 +53,12 @@ def signal_stack() -> SignalStack | None:
 
 @contextmanager
 def kept_signal_stack() -> Iterator[None]:
-    """Give this thread its alternate signal stack back afterwards.
+    """Restore this thread's alternate signal stack after the block.
 
-    OpenVINO sets one of its own for each compiled model and puts back the one that it found when the model goes. Where
-    models go in another order than they came, that is one whose memory has gone, and the next signal (of a child that
-    ends, say) ends the process with a segmentation fault. Models that all find the same one can go in any order.
+    OpenVINO sets a new one for each compiled model and restores the previous one when the model is deleted. If models
+    are deleted in another order than they were created, the restored one may already be freed, and the next signal
+    (of a child that ends, say) ends the process with a segmentation fault. Models that are all created with the same
+    stack can be deleted in any order.
     """
     before = signal_stack()
     try:

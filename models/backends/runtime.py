@@ -1,4 +1,4 @@
-"""What every runtime of exported files offers."""
+"""The interface of the runtimes of exported files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Runtime(ABC):
     """A library that runs one exported file. CPU runtimes use as many threads as torch does.
 
     Attributes:
-        metadata: what the file says about itself.
-        device: where it computes.
-        largest_batch: of dynamic files: most images per call, or None. largest_size: and (height, width) in pixels.
+        metadata: of the file.
+        device: of the computation.
+        largest_batch: most images per call of a dynamic file, or None. largest_size: its largest (height, width).
     """
 
     metadata: Metadata
@@ -36,11 +36,11 @@ class Runtime(ABC):
 
 
 def folder_file(path: Path, pattern: str) -> Path:
-    """The file of an exported folder that matches ``pattern``. Raises MissingFileError if there is none."""
-    found = next(iter(sorted(path.glob(pattern))), None)
-    if found is None:
+    """The first file of an exported folder that matches ``pattern``. Raises MissingFileError if there is none."""
+    file = next(iter(sorted(path.glob(pattern))), None)
+    if file is None:
         raise MissingFileError(f"{path} has no {pattern}: the export is incomplete, export the checkpoint again")
-    return found
+    return file
 
 
 def folder_metadata(path: Path) -> Metadata:

@@ -15,7 +15,7 @@ from utils.commands.packages import require
 from utils.errors import InputError
 from utils.log import log_once
 
-LENGTH_BYTES = 4  # of the number in front of the metadata, little-endian
+LENGTH_BYTES = 4  # of the length that precedes the metadata, little-endian
 LONGEST_METADATA = 2**20
 
 
@@ -23,7 +23,7 @@ class TensorRTRuntime(Runtime):
     """An engine with one input and one output, fed with the memory of torch's tensors."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        """Load ``path``. Raises InputError without a GPU, or if the engine is of another kind of GPU or version."""
+        """Load ``path``. Raises InputError without a GPU, or if the engine was built for another GPU or version."""
         if device.type != "cuda":
             raise InputError(f"{path} needs an NVIDIA GPU: choose one with --device, or run another export")
         tensorrt: Any = require("tensorrt", str(path))
@@ -34,9 +34,12 @@ class TensorRTRuntime(Runtime):
             self.runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))  # lives as long as its engine
             engine = self.runtime.deserialize_cuda_engine(stream.read())
         if engine is None:
-            raise InputError(f"{path} cannot be loaded: an engine runs with the version of TensorRT and on the kind of "
-                             f"GPU that it was built with; here is TensorRT {tensorrt.__version__}")  # fmt: skip
-        self.device, self.largest_batch = device, self.metadata.batch
+            raise InputError(
+                f"{path} cannot be loaded: an engine runs with the version of TensorRT and on the kind of GPU that it "
+                f"was built with; here is TensorRT {tensorrt.__version__}"
+            )
+        self.device = device
+        self.largest_batch = self.metadata.batch
         self.largest_size = self.metadata.imgsz[0], self.metadata.imgsz[1]
         self.context = engine.create_execution_context()
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -44,7 +47,8 @@ class TensorRTRuntime(Runtime):
         outputs = [name for name in names if name not in inputs]
         if len(inputs) != 1 or len(outputs) != 1:
             raise InputError(f"{path} has the inputs {inputs} and outputs {outputs}: expected one of each")
-        self.input, self.output = inputs[0], outputs[0]
+        self.input = inputs[0]
+        self.output = outputs[0]
         halves = engine.get_tensor_dtype(self.output) == tensorrt.DataType.HALF
         self.output_type = torch.half if halves else torch.float
 

@@ -35,7 +35,7 @@ class TFLiteRuntime(Runtime):
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The metadata in the archive behind the model."""
+    """The metadata in the archive appended to the model."""
     content = None
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

@@ -21,7 +21,7 @@ class TorchScriptRuntime(Runtime):
     def __init__(self, path: Path, device: torch.device) -> None:
         """Load ``path`` on ``device``."""
         log_once(
-            f"{path} is a program: PyTorch runs what it says, so open such files only from sources that you trust",
+            f"{path} is a program that PyTorch runs: open such files only from sources that you trust",
             logging.INFO,
         )
         extra: dict[str, str | bytes] = {METADATA_FILE: ""}

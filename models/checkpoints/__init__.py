@@ -1,1 +1,1 @@
-"""From the records of a file to a network: judged whole, then built."""
+"""Turn the records of a file into a network: all are checked first, then built."""

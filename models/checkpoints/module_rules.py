@@ -1,7 +1,7 @@
-"""Rules for the record of a module, checked before a module is made of it.
+"""Rules for the record of a module, checked before the module is built.
 
-Each class is compared with an example of its own: which submodules it has, and which attributes of which kind. Numbers
-are bounded by several times what detectors have.
+Each record is compared with a small example of its class: the same submodules, and the same attributes of the same
+kinds. Numbers are limited to several times those of detectors.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ from utils.torch_files.records import (
 
 STORES = ("_parameters", "_buffers", "_modules")
 _NAME = re.compile(r"\w{1,100}", re.ASCII)
-# Attributes with an underscore that modules of any torch have; those not listed must be empty
+# Attributes with an underscore that modules of some torch version have; others must be empty
 _INTERNAL = {"_non_persistent_buffers_set", "_is_full_backward_hook", "_qkv_same_embed_dim", "_padding_repeated_twice",
              "_reversed_padding_repeated_twice", "_version"}  # fmt: skip
 
-MOST_CHANNELS, MOST_PIXELS, MOST_STEPS, MOST_PADDING, MOST_GAIN = 2**16, 2**12, 2**8, 64, 8
+MOST_CHANNELS = 2**16
+MOST_PIXELS = 2**12  # of the output size of a layer
+MOST_STEPS = 2**8  # of kernel sizes, strides and dilations
+MOST_PADDING = 64
+MOST_GAIN = 8  # factor of a change of the map's size
 
 
 def _refuse(path: str, what: str) -> None:
@@ -88,8 +92,8 @@ def _category(value: Any) -> str:
 
 @functools.cache
 def example(kind: type[nn.Module]) -> nn.Module | None:
-    """A small module of a class, or None of those that cannot be small."""
-    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn
+    """A small module of a class; None if its constructor takes none of the arguments tried."""
+    with torch.random.fork_rng(devices=[]):  # initialisation draws random weights
         for arguments in ((), (1,), (8, 8), (1, 1, 1), (1, (1,)), (8, 8, 1, 1)):
             try:
                 return kind(*arguments)
@@ -102,7 +106,7 @@ def example(kind: type[nn.Module]) -> nn.Module | None:
 
 
 def check_module(record: ModuleRecord, kind: type[nn.Module], path: str) -> None:
-    """Raise Refusal unless the record is a sound module of class ``kind``; its submodules are not looked into."""
+    """Raise Refusal unless the record is a valid module of class ``kind``; its submodules are not examined."""
     state: dict[str, Any] = record.state or {}
     for store in STORES:
         if type(state.get(store)) not in (dict, OrderedRecord):
@@ -113,7 +117,7 @@ def check_module(record: ModuleRecord, kind: type[nn.Module], path: str) -> None
         _refuse(path, "is a list of layers, and one is missing")
     if issubclass(kind, nn.ModuleList) and list(state["_modules"]) != [str(at) for at in range(len(state["_modules"]))]:
         _refuse(path, "is a list of layers that are not numbered one after the other")
-    if not kind.__module__.startswith("models.yolo"):  # models.checkpoints.soundness looks at these, as a whole
+    if not kind.__module__.startswith("models.yolo"):  # models.checkpoints.soundness checks these as a whole
         _compare(state, kind, path)
     if kind.__module__.startswith("torch.") or issubclass(kind, nn.modules.conv._ConvNd):
         _check_layer(state, kind, path)
@@ -124,7 +128,7 @@ def check_module(record: ModuleRecord, kind: type[nn.Module], path: str) -> None
 
 
 def _check_names(state: dict[str, Any], kind: type[nn.Module], path: str) -> None:
-    """Names are plain, stand for one thing, and hide nothing that the class has."""
+    """Require names that are plain, unique, and hide nothing of the class."""
     taken: set[str] = set()
     for store in STORES:
         for name in state[store]:
@@ -140,14 +144,14 @@ def _check_names(state: dict[str, Any], kind: type[nn.Module], path: str) -> Non
         if name.startswith("_"):
             if (value and value is not True) or name.startswith("__"):
                 _refuse(path, f"has hooks or other inner state ({name})")
-        elif _hides(kind, name) and not (name == "type" and type(value) is str):  # rows of a model have that one
+        elif _hides(kind, name) and not (name == "type" and type(value) is str):  # layers of a model have this one
             _refuse(path, f"has an attribute in place of its method {name}")
 
 
 def _hides(kind: type[nn.Module], name: str) -> bool:
-    """Tell whether a class has something of this name that computes: a method, a property, a class of its own."""
-    found = getattr(kind, name, None)
-    return callable(found) or hasattr(found, "__get__") or hasattr(nn.Module, name)
+    """Tell whether a class has a method, property or nested class of this name."""
+    member = getattr(kind, name, None)
+    return callable(member) or hasattr(member, "__get__") or hasattr(nn.Module, name)
 
 
 def _check_contents(state: dict[str, Any], path: str) -> None:
@@ -169,7 +173,7 @@ def _check_contents(state: dict[str, Any], path: str) -> None:
     transient = state.get("_non_persistent_buffers_set", set())
     if type(transient) is not set or not transient <= state["_buffers"].keys():
         _refuse(path, "has a set of buffers that do not exist")
-    if transient and state["_parameters"]:  # as no layer with weights has: what it computes with is in its state dict
+    if transient and state["_parameters"]:  # a layer with weights keeps everything in its state dict
         _refuse(path, "has buffers that are not among its weights")
 
 
@@ -184,7 +188,7 @@ def _overlaps(tensor: TensorRecord) -> bool:
 
 
 def _compare(state: dict[str, Any], kind: type[nn.Module], path: str) -> None:
-    """Require the attributes of an example, of the same kind; a layer of an older torch may lack later ones."""
+    """Require the attributes of the example, of the same kinds; a layer of an older torch may lack later ones."""
     model = example(kind)  # type: ignore[arg-type]
     if model is None:
         return
@@ -230,7 +234,7 @@ def _check_layer(state: dict[str, Any], kind: type[nn.Module], path: str) -> Non
 
 
 def _bounded(value: Any) -> bool:
-    """Plain values without much in them."""
+    """Tell whether a value is plain and small."""
     if type(value) in (tuple, list):
         return len(value) <= 1000 and all(_bounded(part) for part in value)
     if type(value) in (int, float):
@@ -239,7 +243,7 @@ def _bounded(value: Any) -> bool:
 
 
 def _expected_shapes(state: dict[str, Any], kind: type[nn.Module]) -> dict[str, tuple[int, ...]]:
-    """Shapes of parameters and buffers, as the attributes have them."""
+    """Shapes of parameters and buffers according to the attributes."""
     if issubclass(kind, nn.modules.conv._ConvNd):
         inputs, outputs, groups = state["in_channels"], state["out_channels"], state["groups"]
         rows, columns = (inputs, outputs) if state.get("transposed") else (outputs, inputs)

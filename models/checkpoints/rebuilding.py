@@ -1,8 +1,8 @@
-"""Modules out of records (``utils.torch_files``): from a fixed table of classes, by code of our own.
+"""Build modules from records (``utils.torch_files``), with a fixed table of classes.
 
-A module is made empty, as ``nn.Module.__init__`` makes it, and given parameters, buffers, submodules and plain
-attributes, once ``module_rules`` has looked at all of them. No code of a class runs with arguments that a file could
-choose, hooks do not exist, and nothing stands where a method is expected.
+Once ``module_rules`` has checked all records, each module is created empty by ``nn.Module.__init__`` and given its
+parameters, buffers, submodules and plain attributes. No code of a class runs with arguments chosen by the file, there
+are no hooks, and no attribute hides a method.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from utils.torch_files.build import Builder
 from utils.torch_files.reader import Content
 from utils.torch_files.records import ModuleRecord, OrderedRecord, ParameterRecord, Refusal, TensorRecord
 
-PATHS = ("models.common", "models.yolo", "models.experimental")  # by which files know our classes
-# Where earlier releases kept classes: {path in the file: class}
+PATHS = ("models.common", "models.yolo", "models.experimental")  # of our classes in files
+# Paths of classes in earlier releases: {path in the file: class}
 MOVED: dict[str, type[nn.Module]] = {
     "models.yolo.Model": yolo.DetectionModel,  # to v6.1
     "models.experimental.GhostConv": common.GhostConv,  # to v5.0
@@ -28,7 +28,7 @@ MOVED: dict[str, type[nn.Module]] = {
     "models.experimental.CrossConv": common.CrossConv,  # to v6.1
     "torch.nn.modules.linear._LinearWithBias": nn.modules.linear.NonDynamicallyQuantizableLinear,  # torch < 1.9
 }
-# The kinds of torch's layers that detectors are made of
+# Modules of torch.nn with the layers that detectors are made of
 LAYER_HOMES = ("activation", "batchnorm", "channelshuffle", "conv", "dropout", "flatten", "fold", "instancenorm",
                "linear", "normalization", "padding", "pixelshuffle", "pooling", "upsampling")  # fmt: skip
 
@@ -36,11 +36,11 @@ LAYER_HOMES = ("activation", "batchnorm", "channelshuffle", "conv", "dropout", "
 @functools.cache
 def module_classes() -> dict[str, type[nn.Module]]:
     """Every module class that a checkpoint may name: {path in the file: class}."""
-    found = dict(MOVED)
-    for module in (blocks, rare_blocks, head, yolo):  # without Ensemble: several models are several files
+    classes = dict(MOVED)
+    for module in (blocks, rare_blocks, head, yolo):  # without Ensemble, whose models are separate files
         for kind in vars(module).values():
             if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ in PATHS:
-                found[f"{kind.__module__}.{kind.__name__}"] = kind
+                classes[f"{kind.__module__}.{kind.__name__}"] = kind
     layers = [nn.Sequential, nn.ModuleList, nn.modules.linear.NonDynamicallyQuantizableLinear, *vars(nn).values()]
     for kind in layers:
         if (
@@ -51,15 +51,15 @@ def module_classes() -> dict[str, type[nn.Module]]:
             continue
         home = kind.__module__.removeprefix("torch.nn.modules.")
         if home in LAYER_HOMES or kind in (nn.Sequential, nn.ModuleList):
-            found[f"{kind.__module__}.{kind.__name__}"] = kind
-    return found
+            classes[f"{kind.__module__}.{kind.__name__}"] = kind
+    return classes
 
 
 def rebuild(content: Content) -> Any:
-    """The content of a file with its modules made: of the file itself, and of the values of a dict at its top.
+    """Build the content of a file. Modules may be the content itself, or values of a dict at its top.
 
     Raises:
-        Refusal: a module that no such file has, or one in an unexpected place. Then nothing was made.
+        Refusal: a module is not valid, or is in an unexpected place. Then nothing was built.
     """
     top = content.value
     entries = top if type(top) in (dict, OrderedRecord) else {"": top}
@@ -78,7 +78,7 @@ def rebuild(content: Content) -> Any:
 
 
 def _check(record: ModuleRecord, checked: set[int], path: str) -> None:
-    """Judge a module and all below it, each once."""
+    """Check a module and its submodules, each once."""
     if id(record) in checked:
         return
     checked.add(id(record))
@@ -92,16 +92,16 @@ def _check(record: ModuleRecord, checked: set[int], path: str) -> None:
 
 
 class _Maker:
-    """Makes modules; one that the file has in two places becomes one object."""
+    """Builds modules; one that the file refers to twice becomes one object."""
 
     def __init__(self, builder: Builder) -> None:
         self.builder = builder
         self.plain = builder.build
         self.made: dict[int, nn.Module] = {}
-        self.owners: dict[str, int] = {}  # the parameter or buffer that the numbers of each key belong to
+        self.owners: dict[str, int] = {}  # storage key -> parameter or buffer that uses its numbers
 
     def _held(self, record: ParameterRecord | TensorRecord | None) -> Any:
-        """A parameter or buffer, with numbers of its own: a change of one must not change another."""
+        """A parameter or buffer that shares its numbers with no other: changing one must not change another."""
         tensor = self.plain(record)
         if record is not None:
             key = (record.tensor if isinstance(record, ParameterRecord) else record).storage.key
@@ -110,10 +110,11 @@ class _Maker:
         return tensor
 
     def make(self, record: ModuleRecord) -> nn.Module:
-        """The module of a judged record."""
+        """The module of a checked record."""
         if id(record) in self.made:
             return self.made[id(record)]
-        kind, state = module_classes()[record.path], dict(record.state or {})
+        kind = module_classes()[record.path]
+        state = dict(record.state or {})
         module = kind.__new__(kind)
         nn.Module.__init__(module)
         attributes = vars(module)
@@ -132,11 +133,11 @@ class _Maker:
         return module
 
 
-KEPT = ("_qkv_same_embed_dim",)  # of the attributes with an underscore; all others are hooks and caches
+KEPT = ("_qkv_same_embed_dim",)  # attributes with an underscore that are kept; others are hooks and caches
 
 
 def _complete(module: nn.Module) -> None:
-    """Give a layer of torch what follows from its other attributes, or came with a later torch."""
+    """Add attributes of a layer that follow from others, or that a later torch has."""
     attributes = vars(module)
     if isinstance(module, nn.modules.conv._ConvNd):
         attributes["_reversed_padding_repeated_twice"] = _doubled(module)
@@ -150,7 +151,7 @@ def _complete(module: nn.Module) -> None:
 
 
 def _doubled(module: nn.modules.conv._ConvNd) -> Any:
-    """Both sides of each axis, the last first: what torch makes of a padding that is not of zeros."""
+    """Padding of both sides of each axis, last axis first: what torch uses unless padding_mode is zeros."""
     if not isinstance(module.padding, str):
         return tuple(side for side in reversed(module.padding) for _ in range(2))
     sides = []

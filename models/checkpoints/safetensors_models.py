@@ -1,7 +1,7 @@
-"""Detectors as safetensors: weights by name, and beside them, as JSON, the configuration that they belong to.
+"""Detectors as safetensors: weights by name, and their configuration as JSON.
 
-The network is built from its configuration (``yaml``, with the widths of a pruned one under ``channels``): the file has
-nothing but numbers and texts.
+The network is built from the configuration (``yaml``, with the widths of a pruned one under ``channels``): the file
+holds nothing but numbers and texts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VERSION = 1  # of the description
 
 
 def write_model(model: nn.Module, path: str | Path, half: bool = False) -> None:
-    """Write a DetectionModel that is not fused; ``half``: in FP16, else with its numbers as they are."""
+    """Write a DetectionModel that is not fused, in FP16 if ``half``, else in its own precision."""
     facts: Any = model
     content = {
         "version": VERSION, "yaml": facts.yaml, "names": class_names(facts),
@@ -41,10 +41,10 @@ def write_model(model: nn.Module, path: str | Path, half: bool = False) -> None:
 
 
 def read_model(path: str | Path) -> DetectionModel:
-    """The model of a file that ``write_model`` wrote, in evaluation mode and the file's precision.
+    """Read a file written by ``write_model``: the model in evaluation mode and the file's precision.
 
     Raises:
-        CheckpointError: it is damaged, or holds weights of something else.
+        CheckpointError: it is damaged, or holds weights of another network.
     """
     tensors, metadata = read_safetensors(path)
     if KEY not in metadata:
@@ -59,25 +59,29 @@ def read_model(path: str | Path) -> DetectionModel:
     if not isinstance(content, dict) or content.get("version") != VERSION or not isinstance(content.get("yaml"), dict):
         raise CheckpointError(f"{path}: its metadata are of another version of this program: export it again")
     try:
-        with warnings_only(), torch.random.fork_rng(devices=[]):  # the weights that are drawn for it are replaced
+        with warnings_only(), torch.random.fork_rng(devices=[]):  # its random weights are replaced
             model = DetectionModel(content["yaml"])
     except InputError as error:
         raise CheckpointError(f"{path}: its network cannot be built: {error}") from error
     _fill(model, tensors, path)
     names: Any = content.get("names")
     model.names = names
-    strides = content.get("stride")
-    if strides != model.stride.tolist():
+    if content.get("stride") != model.stride.tolist():
         raise CheckpointError(f"{path}: its strides are not those of its network: export it again")
     return model.eval().requires_grad_(False)
 
 
 def _fill(model: DetectionModel, tensors: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Put the tensors into the model: each has its place, and none is empty."""
+    """Load the tensors into the model. Raises CheckpointError unless they match its state dict one to one."""
     state = model.state_dict()
-    wrong = [name for name in state.keys() | tensors.keys()
-             if name not in state or name not in tensors or state[name].shape != tensors[name].shape
-             or state[name].is_floating_point() != tensors[name].is_floating_point()]  # fmt: skip
+    wrong = [
+        name
+        for name in state.keys() | tensors.keys()
+        if name not in state
+        or name not in tensors
+        or state[name].shape != tensors[name].shape
+        or state[name].is_floating_point() != tensors[name].is_floating_point()
+    ]
     if wrong:
         raise CheckpointError(
             f"{path}: {len(wrong)} of its {len(tensors)} tensors do not fit the network that it describes, such as "

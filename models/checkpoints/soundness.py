@@ -1,4 +1,4 @@
-"""Requirements of a usable detection model: its layers and where each reads, its head, names and numbers."""
+"""Requirements of a usable detection model: its layers and their sources, its head, names and numbers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ from utils.errors import CheckpointError, InputError
 from utils.model_info import grid_size
 from utils.torch_files.records import shown
 
-MOST_LAYERS, MOST_LEVELS, MOST_ANCHORS, MOST_CLASSES, MOST_INPUTS = 1000, 10, 100, 100_000, 1000
+MOST_LAYERS = 1000
+MOST_LEVELS = 10
+MOST_ANCHORS = 100
+MOST_CLASSES = 100_000
+MOST_INPUTS = 1000  # channels of an image
 LARGEST_STRIDE = SIDE  # pixels; strides are measured on an image of that side
-LONGEST_TITLE = LONGEST_NAME = 1000  # characters
-OF_WRAPPERS = ("module", "pt", "fixed_size", "runtime")  # by which code tells a wrapped model from a bare one
-_TYPE = re.compile(r"[\w.]{1,200}", re.ASCII)  # part of the name of a file, with --visualize
+LONGEST_TITLE = 1000  # characters
+LONGEST_NAME = 1000
+OF_WRAPPERS = ("module", "pt", "fixed_size", "runtime")  # attributes that mark a wrapped model
+_TYPE = re.compile(r"[\w.]{1,200}", re.ASCII)  # part of a file name with --visualize
 
 
 def check_detector(model: nn.Module, path: str | Path) -> None:
-    """Raise CheckpointError unless ``model`` can be brought up to date and run.
+    """Raise CheckpointError unless ``model`` can be updated and run.
 
     Args:
-        model: a DetectionModel as it came out of a file.
+        model: a DetectionModel as built from a file.
         path: the file, for messages.
     """
     problem = _problem(model)
@@ -52,9 +57,9 @@ def check_finite(model: nn.Module, path: str | Path) -> None:
 
 @torch.no_grad()
 def check_runs(model: nn.Module, path: str | Path) -> None:
-    """Raise CheckpointError unless ``model``, in FP32 and evaluation mode, gives finite boxes for a small picture.
+    """Raise CheckpointError unless ``model``, in FP32 and evaluation mode, gives finite boxes for a small image.
 
-    Layers that are too much work for a picture are refused before they do it, as those of a configuration are.
+    Layers that would do too much work are refused before they run, as those of a configuration are.
     """
     facts: Any = model
     parameter = next(model.parameters())
@@ -93,7 +98,7 @@ def _problem(model: nn.Module) -> str | None:
 
 
 def _problem_of_rows(layers: nn.Sequential, save: Any) -> str | None:
-    """Each layer must read from layers before it, whose outputs are kept."""
+    """Require that each layer reads from layers before it, and that their outputs are kept."""
     if type(save) is not list or len(save) > MOST_LAYERS or any(type(index) is not int for index in save):
         return "it has no list of the layers whose output is kept (save)"
     kept = set(save)

@@ -1,4 +1,4 @@
-"""Writing detectors in other formats: one module for each, with one function ``export(job)``."""
+"""Export of detectors to other formats: one module for each, with a function ``export(job)``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """How the formats that are made of an ONNX graph get theirs; None stands for the default of each.
+    """Settings of formats that are made from an ONNX graph; None is the default of each.
 
     Attributes:
         opset: of ONNX. simplify: by onnxslim. workspace: GiB that TensorRT may build with. verbose: TensorRT logs all.
@@ -37,11 +37,11 @@ class ExportJob:
 
     Attributes:
         model: maps ``image`` to one tensor (``models.exporters.graph``), on the image's device.
-        image: example input (batch, 3, H, W) in 0..1, FP16 if the file is to be.
-        path: the file or folder to write, with the format's suffix; nothing is there yet.
-        metadata: goes into the file; says what it is to be like (dynamic, half, nms).
+        image: example input (batch, 3, H, W) in 0..1, in FP16 for a file that takes FP16 images.
+        path: the file or folder to write, with the format's suffix; it does not exist yet.
+        metadata: written into the file; states its properties (dynamic, half, nms).
         settings: of the graph.
-        calibration: images whose ranges INT8 numbers get; None: the file is not to be INT8.
+        calibration: images that determine the ranges of INT8 numbers; None: the file is not INT8.
         source: the checkpoint.
     """
 
@@ -55,5 +55,5 @@ class ExportJob:
 
 
 def exporter(argument: str) -> Callable[[ExportJob], None]:
-    """The function that writes the format of this ``--include`` word; it raises InputError when that is impossible."""
+    """The function that writes the format of an ``--include`` argument; it raises InputError if that is impossible."""
     return import_module(f"models.exporters.to_{argument}").export

@@ -1,4 +1,4 @@
-"""Whether an INT8 file still finds what the checkpoint finds, where a comparison of numbers says little."""
+"""Compare the detections of an INT8 file with the checkpoint's, where a comparison of numbers says little."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from utils.errors import InputError
 from utils.geometry.boxes import box_iou
 
 IOU = 0.5  # of boxes that count as the same object
-LEAST_SHARE = 0.6  # of boxes in common; a sound file has 0.85 and more, one of wrong ranges next to none
-FEWEST_BOXES = 10  # on which the share can be judged
+LEAST_SHARE = 0.6  # of boxes in common; a good file has 0.85 and more, one with wrong ranges almost none
+FEWEST_BOXES = 10  # below this the share is not judged
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of the boxes that checkpoint and export find in ``images`` images, how many the other one finds, too."""
+    """The boxes that checkpoint and export find in ``images`` images, and how many of them the other one finds, too."""
 
     common: int
     boxes: int
@@ -29,12 +29,12 @@ class Agreement:
 
     @property
     def share(self) -> float:
-        """0..1; 1 if neither finds any."""
+        """Share of common boxes, 0..1; 1 if there are no boxes."""
         return self.common / self.boxes if self.boxes else 1.0
 
     @property
     def judged(self) -> bool:
-        """Tell whether there were boxes enough."""
+        """Tell whether there were enough boxes."""
         return self.boxes >= FEWEST_BOXES
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Agreement:
         return f"{self.share:.1%} of its boxes and of PyTorch's in common ({self.images} images)"
 
     def check(self, what: str) -> None:
-        """Raise InputError if the file finds something else than the checkpoint."""
+        """Raise InputError if the file finds other boxes than the checkpoint."""
         if self.judged and self.share < LEAST_SHARE:
             raise InputError(
                 f"{what} and the checkpoint have {self.share:.0%} of their boxes in common, less than "
@@ -55,17 +55,23 @@ class Agreement:
 def agreement(
     backend: DetectMultiBackend, predict: Callable[[Tensor], Tensor], batches: Iterable[Tensor], settings: NmsSettings
 ) -> Agreement:
-    """Run both on batches (B, 3, H, W) in 0..1 and count the boxes of the same class and place.
+    """Run both on batches (B, 3, H, W) in 0..1 and count the boxes that match in class and position.
 
     Args:
-        backend: the export, loaded as val.py and detect.py do. predict: gives the checkpoint's (B, N, 5 + nc).
+        backend: the export, loaded as by val.py and detect.py. predict: returns the checkpoint's (B, N, 5 + nc).
         settings: thresholds of the boxes that count.
     """
-    common = boxes = images = 0
+    common = 0
+    boxes = 0
+    images = 0
     for batch in batches:
-        for found, wanted in zip(backend(batch)[0].cpu().float(), predict(batch).cpu(), strict=True):
-            ours, theirs = detections_of(found, settings), detections_of(wanted, settings)
-            same = (box_iou(ours[:, :4], theirs[:, :4]) > IOU) & (ours[:, 5:6] == theirs[:, 5])
+        exported = backend(batch)[0].cpu().float()  # (B, N, 5 + nc)
+        original = predict(batch).cpu()  # (B, N, 5 + nc)
+        for exported_rows, original_rows in zip(exported, original, strict=True):
+            ours = detections_of(exported_rows, settings)  # (n, 6)
+            theirs = detections_of(original_rows, settings)  # (m, 6)
+            overlapping = box_iou(ours[:, :4], theirs[:, :4]) > IOU  # (n, m)
+            same = overlapping & (ours[:, 5:6] == theirs[:, 5])  # (n, m)
             common += int(same.any(dim=0).sum() + same.any(dim=1).sum())
             boxes += len(ours) + len(theirs)
             images += 1

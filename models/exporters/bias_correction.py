@@ -1,8 +1,9 @@
-"""Biases of a quantized ONNX graph that make up for what rounding its weights adds to each channel on average.
+"""Correct the biases of a quantized ONNX graph by the mean error that rounding its weights adds to each channel.
 
 After M. Nagel, M. van Baalen, T. Blankevoort, M. Welling, *Data-Free Quantization Through Weight Equalization and Bias
-Correction*, ICCV 2019: a convolution of rounded weights differs from the original one, over many images, by the sum of
-the weights' errors times the means of its input channels, borders apart. The means come from calibration images here.
+Correction*, ICCV 2019: averaged over many images, apart from the borders, a convolution with rounded weights differs
+from the original by the sum of the weights' errors times the means of its input channels. Here the means are measured
+on calibration images.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def correct_biases(plain: Path, quantized: Any, batches: Iterable[np.ndarray]) -
         batches: calibration images (B, 3, H, W), as the graph takes them.
     """
     onnx = require("onnx", "--int8")
-    to_array, to_tensor = onnx.numpy_helper.to_array, onnx.numpy_helper.from_array
+    to_array = onnx.numpy_helper.to_array
+    to_tensor = onnx.numpy_helper.from_array
     original = onnx.load(plain)
     weights = {tensor.name: tensor for tensor in original.graph.initializer}
     convolutions = {node.name: node for node in original.graph.node if node.op_type == "Conv"}
@@ -39,28 +41,27 @@ def correct_biases(plain: Path, quantized: Any, batches: Iterable[np.ndarray]) -
     ]
     means = _input_means(original, {convolutions[node.name].input[0] for node in rounded}, batches)
     corrected: set[str] = set()
+    limits = np.iinfo(np.int32)
     for node in rounded:
         before = convolutions[node.name]
-        integers, scale = map(to_array, map(values.__getitem__, source[node.input[1]].input[:2]))
-        error = integers * _along_first_axis(scale.astype(float), integers.ndim) - to_array(weights[before.input[1]])
         bias_name, bias_scale = source[node.input[2]].input[:2]
-        if bias_name in corrected:  # of a convolution that runs twice
+        if bias_name in corrected:  # a convolution that runs twice
             continue
         corrected.add(bias_name)
-        bias = to_array(values[bias_name]) - _mean_shift(error, means[before.input[0]]) / to_array(values[bias_scale])
-        limits = np.iinfo(np.int32)
+        weight_name, weight_scale = source[node.input[1]].input[:2]
+        integers = to_array(values[weight_name])  # (O, I / groups, h, w)
+        scale = to_array(values[weight_scale]).astype(float).reshape(-1, 1, 1, 1)  # (O, 1, 1, 1), or one for all
+        error = integers * scale - to_array(weights[before.input[1]])  # (O, I / groups, h, w)
+        shift = _mean_shift(error, means[before.input[0]])  # (O,) in the units of the output
+        bias = to_array(values[bias_name]) - shift / to_array(values[bias_scale])  # (O,) in steps of bias_scale
         bias = np.clip(np.round(bias), limits.min, limits.max).astype(np.int32)
         values[bias_name].CopyFrom(to_tensor(bias, bias_name))
 
 
-def _along_first_axis(values: np.ndarray, dimensions: int) -> np.ndarray:
-    return values.reshape(-1, *[1] * (dimensions - 1))
-
-
 def _mean_shift(error: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Errors of weights (O, I / groups, h, w) and means of the input channels (I,) -> what they add to outputs (O,)."""
+    """Errors of weights (O, I / groups, h, w), means of the input channels (I,) -> mean errors of the outputs (O,)."""
     groups = len(means) // error.shape[1]
-    of_outputs = np.repeat(means.reshape(groups, -1), len(error) // groups, axis=0)
+    of_outputs = np.repeat(means.reshape(groups, -1), len(error) // groups, axis=0)  # (O, I / groups)
     return (error.sum(axis=(2, 3)) * of_outputs).sum(axis=1)
 
 
@@ -75,8 +76,10 @@ def _input_means(model: Any, names: set[str], batches: Iterable[np.ndarray]) -> 
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
     count = 0
     for batch in batches:
-        found = {images: batch, **dict(zip(inner, session.run(inner, {images: batch}) if inner else (), strict=True))}
+        maps = {images: batch}  # each (B, C, H, W)
+        if inner:
+            maps |= dict(zip(inner, session.run(inner, {images: batch}), strict=True))
         for name in names:
-            sums[name] = sums[name] + found[name].mean(axis=(2, 3), dtype=float).sum(axis=0)
+            sums[name] = sums[name] + maps[name].mean(axis=(2, 3), dtype=float).sum(axis=0)  # (C,)
         count += len(batch)
     return {name: value / count for name, value in sums.items()}

@@ -1,4 +1,4 @@
-"""The exports of one checkpoint: written by the exporter of the format, compared, and only then given their name."""
+"""Export one checkpoint: write a file, compare it with the checkpoint, and only then give it its name."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from models.formats import Format
 from models.loading import attempt_load
 from models.metadata import Metadata
 from utils.checks import check_img_size
+from utils.dataset.classes import class_names
 from utils.downloads import fetch_weights
 from utils.log import LOGGER, colorstr
 from utils.model_info import grid_size
@@ -30,7 +31,7 @@ from utils.version import MADE_BY
 
 
 class CheckpointExport:
-    """A checkpoint, and the images that its exports are compared on."""
+    """A checkpoint, and the images on which its exports are compared."""
 
     def __init__(self, weights: str | Path, request: ExportRequest, device: torch.device) -> None:
         """Load and fuse ``weights``.
@@ -38,7 +39,8 @@ class CheckpointExport:
         Raises:
             MissingFileError, CheckpointError: the checkpoint cannot be used.
         """
-        self.weights, self.request = fetch_weights(weights), request
+        self.weights = fetch_weights(weights)
+        self.request = request
         self.model = attempt_load(self.weights, device, inplace=False)
         self.stride = grid_size(self.model)
         height, width = check_img_size(list(request.imgsz), self.stride)
@@ -50,12 +52,13 @@ class CheckpointExport:
         LOGGER.info(f"{self.weights}: images {tuple(self.images.shape)}, output {output}")
 
     def export(self, kind: Format) -> Path:
-        """Write one format beside the checkpoint; returns its path.
+        """Write one format next to the checkpoint and return its path.
 
         Raises:
-            InputError: it cannot be written or does not compute what the checkpoint does; then nothing is left of it.
+            InputError: it cannot be written, or computes something else than the checkpoint; then it is removed.
         """
-        started, target = time.perf_counter(), kind.path(self.weights, int8=self.calibration is not None)
+        started = time.perf_counter()
+        target = kind.path(self.weights, int8=self.calibration is not None)
         with atomic_output(target) as draft:
             exporter(kind.argument)(self._job(kind, draft))
             difference = self._compare(kind, draft)
@@ -76,17 +79,22 @@ class CheckpointExport:
         )
 
     def _metadata(self) -> Metadata:
-        request, given = self.request, self.model.names
-        names = list(given.values()) if isinstance(given, dict) else list(given)
+        request = self.request
         return Metadata(
-            names=names or [f"class{index}" for index in range(self.model.model[-1].nc)], stride=self.stride,
-            imgsz=list(self.size), batch=request.batch, dynamic=request.dynamic, half=request.half,
-            int8=self.calibration is not None, nms=request.nms.to_dict() if request.nms else None,
-            weights=self.weights.name, made_by=f"{MADE_BY}, torch {torch.__version__}",
-        )  # fmt: skip
+            names=class_names(self.model) or [f"class{index}" for index in range(self.model.model[-1].nc)],
+            stride=self.stride,
+            imgsz=list(self.size),
+            batch=request.batch,
+            dynamic=request.dynamic,
+            half=request.half,
+            int8=self.calibration is not None,
+            nms=request.nms.to_dict() if request.nms else None,
+            weights=self.weights.name,
+            made_by=f"{MADE_BY}, torch {torch.__version__}",
+        )
 
     def _compare(self, kind: Format, path: Path) -> str:
-        """Return what the comparison with the checkpoint says, in words."""
+        """Compare an export with the checkpoint; return the result in words."""
         if kind.argument == "coreml" and sys.platform != "darwin":
             return "not compared with PyTorch: CoreML models run on Apple's systems only"
         backend = DetectMultiBackend(path, device=self.images.device)
@@ -98,14 +106,14 @@ class CheckpointExport:
         return words
 
     def _judge(self, backend: DetectMultiBackend, what: str, size: tuple[int, int], batch: int) -> str:
-        """Return what a comparison on images of this size says, in words. Raises InputError if the export is wrong."""
+        """Compare on images of this size; return the result in words. Raises InputError if the export is wrong."""
         batches = self._comparison(size, batch)
         result: Agreement | Difference
         settings = self.request.nms or NmsSettings()
         if self.calibration is not None:
             result = agreement(backend, self._predict, batches, settings)
         else:
-            half = self.request.half or backend.device.type == "cuda"  # where convolutions are computed in TF32
+            half = self.request.half or backend.device.type == "cuda"  # on GPUs convolutions are computed in TF32
             result = compare(backend, self._predict, batches, half)
         result.check(what)
         if not result.judged:
@@ -125,8 +133,9 @@ class CheckpointExport:
 
 
 def other_size(size: tuple[int, int], stride: int, at_most: tuple[int, int] | None = None) -> tuple[int, int] | None:
-    """(height, width) in pixels of about half of ``size``, not square; None if none is within ``at_most``."""
-    height, width = (max(side // 2 // stride, 1) * stride for side in size)
+    """(height, width) in pixels, about half of ``size`` and not square; None if none is within ``at_most``."""
+    height = max(size[0] // 2 // stride, 1) * stride
+    width = max(size[1] // 2 // stride, 1) * stride
     candidates = [(height, width), (height, width + stride), (height + stride, width), (height, height)]
     for candidate in candidates:
         fits = at_most is None or (candidate[0] <= at_most[0] and candidate[1] <= at_most[1])

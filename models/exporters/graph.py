@@ -1,4 +1,4 @@
-"""A detector as the exporters need it: one tensor in, one tensor out, in operators that every runtime has.
+"""A detector in the form that is exported: one tensor in, one tensor out, with operators that every runtime has.
 
 The layers are those of the checkpoint; the head decodes all levels at once, with few and simple operators.
 """
@@ -16,22 +16,25 @@ from models.yolo import DetectionModel
 
 
 class ExportHead(nn.Module):
-    """Computes what ``Detect`` does: (B, N, 5 + nc) of the maps, with N in the same order (level, anchor, row, column).
+    """Computes the (B, N, 5 + nc) of ``Detect`` with N in the same order (level, anchor, row, column).
 
     With c = cell index - 0.5, anchor a and stride s in pixels, and v the sigmoid of the raw values: centre = (2v + c)s
-    and size = (2v)^2 a. What does not depend on the image is computed beforehand. Boxes are decoded in FP32 even where
-    the layers compute in FP16, which has no fractions of a pixel beyond 1024.
+    and size = (2v)^2 a. What does not depend on the image is computed beforehand. Boxes are decoded in FP32 even if
+    the layers compute in FP16, which cannot represent fractions of a pixel above 1024.
 
     Args:
         head: the head of the checkpoint, whose convolutions are used.
-        shapes: (height, width) of each level's map in cells; None: they are read from each image.
+        shapes: (height, width) of each level's map in cells; None: they depend on the image.
     """
 
     anchors: Tensor
 
     def __init__(self, head: Detect, shapes: list[tuple[int, int]] | None) -> None:
         super().__init__()
-        self.m, self.na, self.no, self.nc = head.m, head.na, head.no, head.nc
+        self.m = head.m
+        self.na = head.na
+        self.no = head.no
+        self.nc = head.nc
         self.fixed = shapes is not None
         self.strides = [float(stride) for stride in head.stride]  # type: ignore[union-attr]
         strides = torch.tensor(self.strides)[:, None, None]
@@ -43,24 +46,30 @@ class ExportHead(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps (B, C_i, ny, nx) -> (B, N, 5 + nc): centre x, y, width, height in pixels, objectness, class scores."""
         raw = [convolution(map_).float() for convolution, map_ in zip(self.m, maps, strict=True)]
-        split = [values.reshape(values.shape[0], self.na, self.no, -1) for values in raw]
-        rows = torch.cat([values.transpose(2, 3).flatten(1, 2) for values in split], dim=1)
+        split = [values.reshape(values.shape[0], self.na, self.no, -1) for values in raw]  # (B, na, no, cells)
+        rows = torch.cat([values.transpose(2, 3).flatten(1, 2) for values in split], dim=1)  # (B, N, no)
         if self.fixed:
             offsets, scales, areas = self.offsets, self.scales, self.areas
         else:
             levels = [self._constants(level, *values.shape[2:4]) for level, values in enumerate(raw)]
-            offsets, scales, areas = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+            offsets = torch.cat([constants[0] for constants in levels], dim=1)  # (1, N, 2)
+            scales = torch.cat([constants[1] for constants in levels], dim=1)  # (1, N, 1)
+            areas = torch.cat([constants[2] for constants in levels], dim=1)  # (1, N, 2)
         centre, size, scores = rows.sigmoid().split((2, 2, self.nc + 1), dim=2)
         return torch.cat((centre * scales + offsets, size * size * areas, scores), dim=2)
 
     def _constants(self, level: int, height: Any, width: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a level: cell offsets times stride, twice the stride, four times the anchors; (1, na * cells, 1 or 2)."""
-        anchors, stride = self.anchors[level], self.strides[level]
-        rows, columns = (torch.arange(count, device=anchors.device, dtype=torch.float) for count in (height, width))
-        cells = torch.stack((columns.expand(height, width), rows[:, None].expand(height, width)), dim=-1).flatten(0, 1)
-        offsets = ((cells - 0.5) * stride).repeat(self.na, 1)
-        spread = torch.ones_like(cells[:, :1])  # to repeat by a count that is only known when the image is there
-        areas = (anchors[:, None] * 4 * spread).flatten(0, 1)
+        """Cell offsets times stride, twice the stride, four times the anchors: (1, na * cells, 2, 1 or 2)."""
+        anchors = self.anchors[level]  # (na, 2)
+        stride = self.strides[level]
+        rows = torch.arange(height, device=anchors.device, dtype=torch.float)
+        columns = torch.arange(width, device=anchors.device, dtype=torch.float)
+        x = columns.expand(height, width)
+        y = rows[:, None].expand(height, width)
+        cells = torch.stack((x, y), dim=-1).flatten(0, 1)  # (cells, 2)
+        offsets = ((cells - 0.5) * stride).repeat(self.na, 1)  # (na * cells, 2)
+        spread = torch.ones_like(cells[:, :1])  # repeats by a count that is known only with the image
+        areas = (anchors[:, None] * 4 * spread).flatten(0, 1)  # (na * cells, 2)
         return offsets[None], torch.full_like(offsets[:, :1], 2 * stride)[None], areas[None]
 
 
@@ -98,7 +107,7 @@ class ExportModel(nn.Module):
 
 @torch.no_grad()
 def _map_shapes(network: DetectionModel, image_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(height, width) in cells of the maps that the head gets: measured, as layers may round in their own way."""
+    """(height, width) in cells of the maps that the head gets; measured, as layers differ in how they round."""
     shapes: list[tuple[int, int]] = []
 
     def note(_: nn.Module, arguments: tuple[list[Tensor]]) -> None:

@@ -1,4 +1,4 @@
-"""Image files in batches: those that INT8 is calibrated on, and those that exports are compared on."""
+"""Batches of image files, for the calibration of INT8 and for the comparison of exports."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from models.exporters.verify import example_image
 from utils.checks import check_dataset
+from utils.dataset.images import read_image
 from utils.dataset.labels import find_images
 from utils.errors import InputError
 from utils.log import LOGGER
@@ -20,19 +21,21 @@ SEED = 0  # of the choice of images
 
 
 class ImageBatches:
-    """Batches of images (B, 3, H, W) in 0..1; they are read anew for each pass, as all of them would fill the memory.
+    """Batches of images (B, 3, H, W) in 0..1, read again in each pass, as all of them would fill the memory.
 
     Args:
-        files: image files; none stands for one generated picture. size: (height, width) in pixels that they are
-            letterboxed to. batch: images of one batch. doing: what they are read for, shown while they are.
+        files: image files; if empty, one generated image. size: (height, width) in pixels to letterbox them to.
+        batch: images per batch. doing: title of the progress bar.
     """
 
     def __init__(self, files: Sequence[str], size: tuple[int, int], batch: int = 1, doing: str = "Calibrating") -> None:
         self.files: list[Path | None] = [Path(file) for file in files] or [None]
-        self.size, self.batch, self.doing = size, batch, doing
+        self.size = size
+        self.batch = batch
+        self.doing = doing
 
     def __len__(self) -> int:
-        """Number of batches; the last one is filled up with its last image."""
+        """Number of batches; the last one is filled up with copies of its last image."""
         return -(-len(self.files) // self.batch)
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -42,15 +45,13 @@ class ImageBatches:
 
 
 def choose_files(data: str, split: str, count: int) -> list[str]:
-    """At most ``count`` images of a split of a data set YAML, chosen at random, always the same ones.
+    """Choose at most ``count`` images of a split of a data set YAML at random, always the same ones.
 
-    Those that cannot be read are named and skipped.
+    Unreadable images are logged and skipped.
 
     Raises:
-        InputError: the data set is not there, or none of its images can be read.
+        InputError: the data set does not exist, or none of its images can be read.
     """
-    from utils.dataset.images import read_image
-
     files = sorted(find_images(check_dataset(data, splits=(split,), autodownload=False)[split]))
     random.Random(SEED).shuffle(files)
     chosen: list[str] = []
@@ -69,7 +70,7 @@ def choose_files(data: str, split: str, count: int) -> list[str]:
 
 
 def calibration_files(data: str, count: int) -> list[str]:
-    """``choose_files`` of the training images. Raises InputError that says what they are for."""
+    """``choose_files`` from the training images. Its InputError says what they are needed for."""
     try:
         return choose_files(data, "train", count)
     except InputError as error:

@@ -1,14 +1,14 @@
 """INT8 by post-training quantization: weights per channel and symmetric, activations by their range on images.
 
-The head stays in float: its last convolutions give coordinates and scores, and what decodes them has ranges of hundreds
-of pixels, for which 256 steps are too few; both together take little time.
+The head stays in float: its last convolutions give coordinates and scores, and the values that decode them range over
+hundreds of pixels, for which 256 steps are too few. It takes little time.
 
 Weights for ONNX Runtime have 7 bits. On x86 processors without VNNI it adds two products of an activation (0 to 255)
-and a weight in 16 bits, which end at 32767: weights of 127 give up to 64770, of 64 at most 32640. So a file computes
-the same everywhere. Corrected biases make up for the eighth bit.
+and a weight in 16 bits, at most 32767: weights up to 127 would give 64770, weights up to 64 give 32640. So a file
+computes the same everywhere. Corrected biases compensate for the eighth bit.
 
-Ranges of activations are the extremes on all images. Means over the images were better on photographs, but cut off what
-few images show.
+Ranges of activations are the extremes on all images. Means over the images were better on photographs, but clip values
+that occur in few images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from utils.commands.packages import require
 
 
 def after_convolutions(readers: Mapping[str, Sequence[str]], convolutions: set[str]) -> list[str]:
-    """The nodes of a graph that no convolution follows: the last convolutions, and all behind them.
+    """The nodes of a graph that no convolution follows: the last convolutions, and everything after them.
 
     Args:
         readers: each node's name -> names of the nodes that read its output, sources before their readers.
@@ -49,7 +49,9 @@ def quantize_onnx(model: Any, images: ImageBatches) -> Any:
     ort_quantization = require("onnxruntime.quantization", "--int8 --include onnx")
     pre_process = require("onnxruntime.quantization.shape_inference", "--int8 --include onnx").quant_pre_process
     with TemporaryDirectory() as name, _only_errors("root"):
-        plain, prepared, quantized = (str(Path(name) / f"{stage}.onnx") for stage in ("plain", "prepared", "quantized"))
+        plain = str(Path(name, "plain.onnx"))
+        prepared = str(Path(name, "prepared.onnx"))
+        quantized = str(Path(name, "quantized.onnx"))
         onnx.save(model, plain)
         pre_process(plain, prepared, skip_symbolic_shape=True)
         ort_quantization.quantize_static(
@@ -65,7 +67,7 @@ def quantize_onnx(model: Any, images: ImageBatches) -> Any:
 
 
 def _without_unused_domains(model: Any) -> Any:
-    """Strip the operator sets that no node is of: a runtime that lacks one may refuse the file."""
+    """Remove the operator sets that no node uses: a runtime that lacks one may refuse the file."""
     used = {node.domain for node in model.graph.node}
     kept = [entry for entry in model.opset_import if not entry.domain or entry.domain in used]
     del model.opset_import[:]
@@ -74,10 +76,11 @@ def _without_unused_domains(model: Any) -> Any:
 
 
 class _Reader:
-    """Calibration images as ONNX Runtime asks for them."""
+    """Calibration images in the form that ONNX Runtime reads."""
 
     def __init__(self, images: ImageBatches, name: str) -> None:
-        self.name, self.rest = name, iter(images)
+        self.name = name
+        self.rest = iter(images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """The next batch by the input's name, None after the last."""
@@ -94,20 +97,22 @@ def _head_of_onnx(graph: Any) -> list[str]:
     for node in graph.node:
         for source in node.input:
             reading.setdefault(source, []).append(node.name)
-    readers = {node.name: [name for out in node.output for name in reading.get(out, ())] for node in graph.node}
+    readers: dict[str, list[str]] = {}
+    for node in graph.node:
+        readers[node.name] = [name for output in node.output for name in reading.get(output, ())]
     return after_convolutions(readers, {node.name for node in graph.node if node.op_type == "Conv"})
 
 
 def quantize_openvino(model: Any, images: ImageBatches) -> Any:
     """An openvino.Model in FP32 -> one with FakeQuantize, by NNCF, which corrects the biases."""
-    # It draws its progress bars on stdout, also where that is a file
+    # NNCF draws its progress bars on stdout, even if that is a file
     progress = nullcontext() if sys.stdout.isatty() else redirect_stdout(io.StringIO())
     with _only_errors("nncf"), progress, kept_signal_stack():
         nncf = require("nncf", "--int8 --include openvino")
         logging.getLogger("nncf").setLevel(logging.ERROR)  # its import sets the level
         return nncf.quantize(
             model, nncf.Dataset(images, lambda batch: batch.numpy()), subset_size=len(images),
-            preset=nncf.QuantizationPreset.MIXED,  # what comes out of SiLU is lopsided
+            preset=nncf.QuantizationPreset.MIXED,  # outputs of SiLU are asymmetric
             ignored_scope=nncf.IgnoredScope(names=_head_of_openvino(model)),
         )  # fmt: skip
 
@@ -115,14 +120,10 @@ def quantize_openvino(model: Any, images: ImageBatches) -> Any:
 def _head_of_openvino(model: Any) -> list[str]:
     """Names of the operations that stay in float."""
     operations = model.get_ordered_ops()
-    readers = {
-        operation.get_friendly_name(): [
-            target.get_node().get_friendly_name()
-            for output in operation.outputs()
-            for target in output.get_target_inputs()
-        ]
-        for operation in operations
-    }
+    readers: dict[str, list[str]] = {}
+    for operation in operations:
+        targets = [target for output in operation.outputs() for target in output.get_target_inputs()]
+        readers[operation.get_friendly_name()] = [target.get_node().get_friendly_name() for target in targets]
     kinds = {operation.get_friendly_name(): operation.get_type_name() for operation in operations}
     last = after_convolutions(readers, {name for name, kind in kinds.items() if kind.endswith("Convolution")})
     return [name for name in last if kinds[name] not in ("Constant", "Parameter", "Result")]
@@ -130,11 +131,11 @@ def _head_of_openvino(model: Any) -> list[str]:
 
 @contextmanager
 def _only_errors(logger: str) -> Iterator[None]:
-    """Keep the notes of a library out of our log."""
-    chosen = logging.getLogger(logger)
-    level = chosen.level
-    chosen.setLevel(logging.ERROR)
+    """Hide a library's messages below the level of errors."""
+    library = logging.getLogger(logger)
+    level = library.level
+    library.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        chosen.setLevel(level)
+        library.setLevel(level)

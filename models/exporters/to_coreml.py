@@ -17,8 +17,8 @@ OUTPUT = "output"
 
 
 def export(job: ExportJob) -> None:
-    """Write the folder ``job.path``; the input is an RGB picture, whose scaling to 0..1 is part of the model."""
-    logging.getLogger("coremltools").setLevel(logging.ERROR)  # it names the torch versions that it was tested with
+    """Write the folder ``job.path``; the input is an RGB image, and its scaling to 0..1 is part of the model."""
+    logging.getLogger("coremltools").setLevel(logging.ERROR)  # it warns of torch versions that it was not tested with
     coremltools = require("coremltools", "--include coreml")
     precision = coremltools.precision.FLOAT16 if job.metadata.half else coremltools.precision.FLOAT32
     picture = coremltools.ImageType(name=INPUT, shape=tuple(job.image.shape), scale=1 / 255)

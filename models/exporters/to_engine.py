@@ -1,6 +1,6 @@
-"""TensorRT engines (TensorRT 10 and 11): the metadata's length in 4 bytes (little-endian), the metadata, the engine.
+"""TensorRT engines (TensorRT 10 and 11): length of the metadata (4 bytes, little-endian), metadata, engine.
 
-An engine runs on the kind of GPU and with the version of TensorRT that it was built with.
+An engine runs only on the kind of GPU and with the version of TensorRT that it was built with.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def export(job: ExportJob) -> None:
     tensorrt = require("tensorrt", "--include engine")
     logger = tensorrt.Logger(tensorrt.Logger.VERBOSE if job.settings.verbose else tensorrt.Logger.WARNING)
     builder = tensorrt.Builder(logger)
-    # Each layer computes in the type that the graph gives it: FP16 comes from --half, which decodes boxes in FP32
+    # Each layer computes in its type in the graph: with --half FP16, but boxes are decoded in FP32
     typed = 1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(typed)
     parser = tensorrt.OnnxParser(network, logger)
@@ -36,8 +36,10 @@ def export(job: ExportJob) -> None:
         config.add_optimization_profile(_profile(builder, job))
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise InputError(f"TensorRT {tensorrt.__version__} could not build the engine: its log above says why; a "
-                         "larger --workspace may help")  # fmt: skip
+        raise InputError(
+            f"TensorRT {tensorrt.__version__} could not build the engine: its log above says why; a larger --workspace "
+            "may help"
+        )
     content = job.metadata.to_json().encode()
     with open(job.path, "wb") as stream:
         stream.write(len(content).to_bytes(LENGTH_BYTES, "little"))
@@ -46,7 +48,7 @@ def export(job: ExportJob) -> None:
 
 
 def _profile(builder: Any, job: ExportJob) -> Any:
-    """Shapes that a dynamic engine takes: one image of the smallest size up to the whole batch at the whole size."""
+    """Shapes that a dynamic engine takes: from one image of the smallest size to the full batch at the full size."""
     batch, _, height, width = job.image.shape
     stride = job.metadata.stride
     profile = builder.create_optimization_profile()

@@ -1,4 +1,4 @@
-"""ncnn: a folder with the network's parameters, its weights and the metadata, made by pnnx."""
+"""ncnn: a folder with the network's parameters, its weights and the metadata, converted by pnnx."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def export(job: ExportJob) -> None:
     """Write the folder ``job.path``; with --half the weights are stored in FP16."""
     pnnx = require("pnnx", "--include ncnn")
     job.path.mkdir()
-    target = job.path.resolve()  # pnnx runs in another folder, where it leaves what nobody asked for
+    target = job.path.resolve()  # pnnx runs in another folder, where it leaves further files
     shape = ",".join(map(str, job.image.shape))
     with TemporaryDirectory() as name:
         folder = Path(name).resolve()
@@ -43,8 +43,8 @@ def export(job: ExportJob) -> None:
 
 
 def complaints(output: str) -> str:
-    """The first lines of a program's output that tell of something wrong, in one line; without any, its last lines."""
+    """The first lines of a program's output that report a problem, joined in one line; without any, its last lines."""
     lines = [" ".join(line.split()) for line in output.splitlines() if line.strip()]
-    told = [line for line in lines if COMPLAINT.search(line)][:QUOTED_LINES] or lines[-QUOTED_LINES:]
-    text = "; ".join(dict.fromkeys(told)) or "it said nothing"
+    problems = [line for line in lines if COMPLAINT.search(line)][:QUOTED_LINES]
+    text = "; ".join(dict.fromkeys(problems or lines[-QUOTED_LINES:])) or "it printed nothing"
     return text if len(text) <= QUOTED_CHARACTERS else f"{text[: QUOTED_CHARACTERS - 3]}..."

@@ -1,7 +1,7 @@
 """ONNX files, with the metadata as properties.
 
-torch's tracing exporter writes them: it writes the opset that was asked for, where the newer one converts down from
-its own and, when that fails, keeps it; and it needs no further package.
+They are written by torch's tracing exporter, which writes the requested opset and needs no further package. The newer
+one converts down from its own opset, and keeps that if it fails.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from utils.commands.packages import require
 from utils.errors import InputError
 
 INPUT, OUTPUT = "images", "output"  # names of v6.2
-OUTPUT_OF_NMS = "detections"  # told apart by name where metadata cannot be read
-NO_GRAPH = "torchscript"  # a format that is not made of an ONNX graph
+OUTPUT_OF_NMS = "detections"  # another name, for programs that cannot read the metadata
+NO_GRAPH = "torchscript"  # a format that is not made from an ONNX graph
 _STANDARD_OUTPUT = 1  # file descriptor
 
 
@@ -42,7 +42,7 @@ def export(job: ExportJob) -> None:
 
 
 def onnx_model(job: ExportJob) -> Any:
-    """The job as an onnx.ModelProto, checked, with its metadata, and simplified if that is wanted.
+    """The job as an onnx.ModelProto: checked, with its metadata, and simplified if requested.
 
     Raises:
         InputError: the opset lacks an operator that the network needs, or a library is missing.
@@ -51,7 +51,8 @@ def onnx_model(job: ExportJob) -> Any:
     if job.settings.simplify:
         require("onnxslim", "--simplify")
     opset = job.settings.opset or DEFAULT_OPSET
-    nms, output = job.metadata.nms, OUTPUT_OF_NMS if job.metadata.nms else OUTPUT
+    nms = job.metadata.nms
+    output = OUTPUT_OF_NMS if nms else OUTPUT
     axes: dict[str, dict[int, str]] = {}
     if job.metadata.dynamic:
         axes = {INPUT: {0: "batch", 2: "height", 3: "width"}, output: {0: "batch"} if nms else {0: "batch", 1: "boxes"}}
@@ -59,7 +60,7 @@ def onnx_model(job: ExportJob) -> Any:
     try:
         with warnings.catch_warnings(), kept_output(printed), TemporaryDirectory() as folder:
             file = str(Path(folder) / "model.onnx")
-            warnings.simplefilter("ignore")  # torch prefers its newer exporter
+            warnings.simplefilter("ignore")  # torch recommends its newer exporter
             torch.onnx.export(
                 job.model, (job.image,), file, input_names=[INPUT], output_names=[output], opset_version=opset,
                 dynamic_axes=axes, dynamo=False,
@@ -80,9 +81,10 @@ def onnx_model(job: ExportJob) -> Any:
         )
     if job.settings.simplify:
         model = require("onnxslim", "--simplify").slim(model)
-    if nms:  # whose sides tracing does not see
+    if nms:  # tracing does not see the sizes of its output
         sides = model.graph.output[0].type.tensor_type.shape.dim
-        sides[1].dim_value, sides[2].dim_value = nms["topk_all"], 6
+        sides[1].dim_value = nms["topk_all"]
+        sides[2].dim_value = 6
         if not job.metadata.dynamic:
             sides[0].dim_value = job.metadata.batch
     for name, text in job.metadata.to_texts().items():
@@ -92,7 +94,7 @@ def onnx_model(job: ExportJob) -> Any:
 
 @contextmanager
 def kept_output(parts: list[str]) -> Iterator[None]:
-    """Append what is printed meanwhile, by Python or by torch's C++ code, to ``parts`` instead of showing it."""
+    """Append what Python or torch's C++ code prints in the block to ``parts`` instead of showing it."""
     sys.stdout.flush()
     text = io.StringIO()
     with TemporaryFile() as file, redirect_stdout(text):
@@ -108,33 +110,33 @@ def kept_output(parts: list[str]) -> Iterator[None]:
 
 
 def unsupported(message: str, opset: int, graph: str) -> str:
-    """Return what to say of an operator that the exporter cannot write, and of the module that computes it.
+    """The message about an operator that the exporter cannot write, and the module that computes it.
 
     Args:
-        message: torch's, which may name the opset that has the operator.
-        opset: that was asked for.
-        graph: what torch prints with it, where each operation has its module as scope.
+        message: torch's message, which may name an opset that has the operator.
+        opset: the requested opset.
+        graph: the graph that torch printed, in which each operation has its module as scope.
     """
-    found = re.search(r"'([\w:]+)'", message)
-    operator = found[1] if found else message.partition("\n")[0]
+    quoted = re.search(r"'([\w:]+)'", message)
+    operator = quoted[1] if quoted else message.partition("\n")[0]
     scope = re.search(rf"= {re.escape(operator)}\(.*scope: (\S+)", graph)
-    place = ""
-    if scope:  # Class::name of each module on the way, split by slashes
+    origin = ""
+    if scope:  # Class::name of each module on the path, split by slashes
         steps = [step.rpartition("::") for step in scope[1].split("/")]
         path = ".".join(name for _, _, name in steps if name.removeprefix("network"))
-        place = f", computed by {path} ({steps[-1][0].rpartition('.')[2]})," if path else ""
-    start = f"ONNX opset {opset} cannot hold this network: the operator {operator}{place} "
+        origin = f", computed by {path} ({steps[-1][0].rpartition('.')[2]})," if path else ""
+    start = f"ONNX opset {opset} cannot hold this network: the operator {operator}{origin} "
     newer = re.search(r"added in version (\d+)", message)
     if newer:
-        return f"{start}is there from opset {newer[1]} on: choose --opset {newer[1]} or a newer one"
+        return f"{start}exists from opset {newer[1]} on: choose --opset {newer[1]} or a newer one"
     return (
         f"{start}has no form in ONNX that torch can write, in any opset: replace the layer, or export a format that is "
-        f"not made of an ONNX graph, such as --include {NO_GRAPH}"
+        f"not made from an ONNX graph, such as --include {NO_GRAPH}"
     )
 
 
 def saved_onnx(job: ExportJob, folder: Path) -> Path:
-    """The job's ONNX file in a folder, for the formats that are made from one."""
+    """Write the job's ONNX file into a folder, for the formats that are made from one."""
     path = folder / "model.onnx"
     require("onnx", "an ONNX graph").save(onnx_model(job), str(path))
     return path

@@ -1,4 +1,4 @@
-"""safetensors: the checkpoint's own weights, neither fused nor traced, with its configuration."""
+"""safetensors: the checkpoint's weights, neither fused nor traced, with its configuration."""
 
 from __future__ import annotations
 

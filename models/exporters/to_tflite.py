@@ -1,6 +1,6 @@
 """TensorFlow Lite (LiteRT) files, made by litert-torch, Google's converter from PyTorch.
 
-The metadata are a zip archive behind the model, as TensorFlow Lite's own metadata are: readers of the model skip it.
+The metadata are a zip archive appended to the model, like TensorFlow Lite's own: readers of the model skip it.
 """
 
 from __future__ import annotations

@@ -13,5 +13,5 @@ from models.exporters import ExportJob
 def traced(job: ExportJob) -> Any:
     """The job's network as a torch.jit.ScriptModule of one input and one output."""
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # that sizes are recorded as constants is wanted, and checked afterwards
+        warnings.simplefilter("ignore")  # sizes are recorded as constants on purpose, and checked afterwards
         return torch.jit.trace(job.model, job.image, strict=False, check_trace=False)

@@ -1,4 +1,4 @@
-"""Whether an exported file computes what the checkpoint does, on a real image, through the runtime that users use."""
+"""Compare an exported file with its checkpoint on real images, through the runtime that users use."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from utils.geometry.boxes import xywh2xyxy
 from utils.geometry.nms import non_max_suppression
 
 CONFIDENT = 0.01  # boxes with a lower score are not compared: nobody sees them, and large ones amplify rounding
-LEAST_BOXES = 50  # but of at least so many, the best
-ENOUGH_DETECTIONS = 10  # of files with NMS: further images are not looked at
-OUTLIERS, HALF_OUTLIERS = 1 / 20, 1 / 4  # share of them that NMS may have chosen otherwise
-PIXELS, SCORE = 0.5, 0.005  # largest differences that FP32 may have
-HALF_PIXELS, HALF_SCORE = 8.0, 0.1  # and FP16, or what a processor has instead: bfloat16, TF32
+LEAST_BOXES = 50  # the best boxes that are compared in any case
+ENOUGH_DETECTIONS = 10  # of files with NMS: after these no further images are run
+OUTLIERS, HALF_OUTLIERS = 1 / 20, 1 / 4  # share of detections for which NMS may have decided differently
+PIXELS, SCORE = 0.5, 0.005  # largest differences of FP32
+HALF_PIXELS, HALF_SCORE = 8.0, 0.1  # and of FP16, bfloat16 and TF32
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest differences from PyTorch: of box coordinates in pixels, of scores; and of how many boxes.
+    """The largest differences from PyTorch in box coordinates (pixels) and scores, over ``boxes`` boxes.
 
     Without boxes nothing was judged. ``half``: the export may round to half of the digits of FP32.
     """
@@ -50,7 +50,7 @@ class Difference:
         return f"largest difference from PyTorch: {figures} ({self.boxes} boxes)"
 
     def check(self, what: str) -> None:
-        """Raise InputError if this is more than rounding explains."""
+        """Raise InputError if rounding cannot explain the difference."""
         limits = (HALF_PIXELS, HALF_SCORE) if self.half else (PIXELS, SCORE)
         if not (self.pixels <= limits[0] and self.score <= limits[1]):  # also if not a number
             raise InputError(
@@ -60,17 +60,18 @@ class Difference:
 
 
 def example_image(file: Path | None, size: tuple[int, int]) -> Tensor:
-    """(1, 3, H, W) in 0..1 of an image file letterboxed to ``size``, or of a generated picture.
+    """An image file letterboxed to ``size``, or a generated image, as (1, 3, H, W) in 0..1.
 
-    The generated one has the spectrum of photographs: amplitudes that fall with the frequency.
+    The generated one has the spectrum of photographs: amplitudes fall with the frequency.
     """
     if file is not None:
         picture = letterbox(read_image(file), size, auto=False)[0][:, :, ::-1]
         return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None].float() / 255
     rng = np.random.default_rng(0)
-    rows, columns = np.fft.fftfreq(size[0])[:, None], np.fft.fftfreq(size[1])
-    frequency = np.hypot(rows, columns) + 1 / max(size)
-    waves = np.fft.ifft2(np.fft.fft2(rng.standard_normal((3, *size))) / frequency).real
+    rows = np.fft.fftfreq(size[0])[:, None]  # (H, 1)
+    columns = np.fft.fftfreq(size[1])  # (W,)
+    frequency = np.hypot(rows, columns) + 1 / max(size)  # (H, W)
+    waves = np.fft.ifft2(np.fft.fft2(rng.standard_normal((3, *size))) / frequency).real  # (3, H, W)
     waves = (waves - waves.mean()) / waves.std()
     return torch.from_numpy(np.clip(0.5 + 0.2 * waves, 0, 1)).float()[None]
 
@@ -79,13 +80,13 @@ def example_image(file: Path | None, size: tuple[int, int]) -> Tensor:
 def compare(
     backend: DetectMultiBackend, predict: Callable[[Tensor], Tensor], batches: Iterable[Tensor], half: bool
 ) -> Difference:
-    """Run an export on the first batch and compare with what the checkpoint gives.
+    """Run an export on the first batch and compare its output with the checkpoint's.
 
-    Of an export with NMS inside as many batches are run as it takes to find ENOUGH_DETECTIONS, if there are as many.
+    An export with NMS inside is run on further batches until ENOUGH_DETECTIONS are found.
 
     Args:
-        backend: the export, loaded as val.py and detect.py do.
-        predict: gives the checkpoint's (B, N, 5 + nc) in FP32. batches: of images (B, 3, H, W) in 0..1.
+        backend: the export, loaded as by val.py and detect.py.
+        predict: returns the checkpoint's (B, N, 5 + nc) in FP32. batches: of images (B, 3, H, W) in 0..1.
         half: the export may round to half of the digits of FP32.
 
     Raises:
@@ -94,7 +95,7 @@ def compare(
     gaps: list[Tensor] = []
     for images in batches:
         expected = predict(images).cpu()
-        # In the layout that validation has them in
+        # In the memory layout of validation
         found = backend(images.contiguous(memory_format=torch.channels_last))[0].cpu().float()
         if not backend.nms:
             return _difference_of_predictions(found, expected, half)
@@ -105,35 +106,38 @@ def compare(
 
 
 def _difference_of_predictions(found: Tensor, expected: Tensor, half: bool) -> Difference:
-    """Of (B, N, 5 + nc) both."""
+    """The difference of predictions (B, N, 5 + nc)."""
     if found.shape != expected.shape:
         raise InputError(f"the export gives the shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
-    best = (expected[..., 4] * expected[..., 5:].amax(dim=2)).flatten()
+    best = (expected[..., 4] * expected[..., 5:].amax(dim=2)).flatten()  # (B * N,)
     count = max(int((best > CONFIDENT).sum()), min(LEAST_BOXES, len(best)))
     rows = best.topk(count).indices
-    boxes = (found[..., :4] - expected[..., :4]).flatten(0, 1)[rows].abs()
+    boxes = (found[..., :4] - expected[..., :4]).flatten(0, 1)[rows].abs()  # (count, 4)
     return Difference(float(boxes.max()), float((found[..., 4:] - expected[..., 4:]).abs().max()), count, half)
 
 
 def _gaps_of_detections(found: Tensor, expected: Tensor, settings: NmsSettings, margin: float) -> list[Tensor]:
-    """Of each detection of a file with NMS, given as predictions, and of each that NMS makes of the checkpoint's
-    predictions; both (B, ., 5 + nc): the gaps (2,) to the nearest of its class on the other side.
+    """The gaps (2,) of each detection to the nearest of its class on the other side.
 
-    Those whose score is less than ``margin`` above the threshold are left out: rounding may decide on them otherwise.
+    One side are the detections of a file with NMS, given as predictions, the other those that NMS finds in the
+    checkpoint's predictions; both (B, ., 5 + nc). Detections whose score is less than ``margin`` above the threshold
+    are left out: rounding may decide about them.
     """
-    kinds = found[..., 5:].argmax(dim=2, keepdim=True).to(found)
-    found = torch.cat((xywh2xyxy(found[..., :4]), found[..., 4:5], kinds), dim=2)
+    classes = found[..., 5:].argmax(dim=2, keepdim=True).to(found)  # (B, K, 1)
+    found = torch.cat((xywh2xyxy(found[..., :4]), found[..., 4:5], classes), dim=2)  # (B, K, 6)
     gaps = []
     for rows, predictions in zip(found, expected, strict=True):
-        rows, wanted = rows[rows[:, 4] > 0], detections_of(predictions, settings)
-        for judged, others in ((rows, wanted), (wanted, rows)):
+        ours = rows[rows[:, 4] > 0]  # (n, 6)
+        theirs = detections_of(predictions, settings)  # (m, 6)
+        for judged, others in ((ours, theirs), (theirs, ours)):
             gaps += [_nearest(row, others) for row in judged if not row[4] <= settings.conf_thres + margin]
     return gaps
 
 
 def _difference_of_detections(gaps: list[Tensor], half: bool) -> Difference:
-    """The largest gaps but for a share of outliers: rounding may decide otherwise which of two overlapping boxes is the
-    better one, and on overlaps that are right at the threshold.
+    """The largest gaps, leaving out a share of outliers.
+
+    Rounding may change which of two overlapping boxes is the better one, and whether an overlap is above the threshold.
     """
     if not gaps:
         return Difference(0.0, 0.0, 0, half)
@@ -158,5 +162,5 @@ def detections_of(predictions: Tensor, settings: NmsSettings) -> Tensor:
         predictions[None], settings.conf_thres, settings.iou_thres, agnostic=settings.agnostic, max_det=len(predictions)
     )
     same = (found[:, 5:6] == found[:, 5]) | settings.agnostic
-    rank = same.tril(-1).sum(dim=1)  # how many better ones its class has
+    rank = same.tril(-1).sum(dim=1)  # number of better ones of its class
     return found[rank < settings.topk_per_class][: settings.topk_all]

@@ -127,7 +127,7 @@ def test_what_a_converter_complains_of_is_quoted():
     output = "pnnxparam = rest\nfopen .small/model.ncnn.param failed\n\nfloat ops = 3M\nmemory OPS = 2.687M\n"
     assert complaints(output) == "fopen .small/model.ncnn.param failed"
     assert complaints("one\ntwo\nthree\nfour") == "two; three; four"
-    assert complaints("\n") == "it said nothing" and len(complaints("error " * 200)) == 300
+    assert complaints("\n") == "it printed nothing" and len(complaints("error " * 200)) == 300
 
 
 def test_a_simplified_graph_is_smaller_and_computes_the_same(exported, pruned):
