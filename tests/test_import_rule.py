@@ -17,7 +17,7 @@ from utils.storage.files import ROOT
 SCRIPTS = "scripts"  # the files beside train.py count as one package
 MAY_IMPORT = {  # besides itself; one line for each package
     "utils.geometry": "utils",
-    "utils.torch_files": "utils",
+    "utils.torch_files": "utils utils.storage",
     "utils.storage": "utils",
     "utils.drawing": "utils utils.dataset utils.geometry utils.storage",
     "utils.commands": "utils utils.storage",
@@ -28,8 +28,8 @@ MAY_IMPORT = {  # besides itself; one line for each package
     "utils": "utils.commands utils.dataset utils.detection utils.drawing utils.geometry utils.storage"
     " utils.torch_files utils.training utils.validation",
     "models": "utils* models.backends models.checkpoints",
-    "models.checkpoints": "utils utils.storage utils.torch_files models",
-    "models.backends": "utils utils.commands utils.geometry models",
+    "models.checkpoints": "utils utils.dataset utils.storage utils.torch_files models",
+    "models.backends": "utils utils.commands utils.dataset utils.geometry models",
     "models.exporters": "utils utils.commands utils.dataset utils.geometry utils.storage models models.backends"
     " models.checkpoints",
     "scripts": "utils* models*",
