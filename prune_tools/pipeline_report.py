@@ -24,9 +24,12 @@ from utils.training.options import TrainOptions
 
 
 def report_of(
-    options: PipelineOptions, folders: Mapping[str, Path], checkpoints: Mapping[str, Path], rows: Sequence[Row],
+    options: PipelineOptions,
+    folders: Mapping[str, Path],
+    checkpoints: Mapping[str, Path],
+    rows: Sequence[Row],
     surveys: dict[str, dict[str, Any]],
-) -> Report:  # fmt: skip
+) -> Report:
     """The report of a finished run, without detections; ``folders`` and ``checkpoints`` are by step."""
     models = {step: load_checkpoint(checkpoints[step])["model"].float() for step in ("base", "sparse", "pruned")}
     gammas = {}

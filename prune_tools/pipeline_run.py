@@ -18,6 +18,7 @@ from prune_tools.finetune import FinetuneOptions
 from prune_tools.options import PruneOptions
 from prune_tools.pipeline_options import STEPS, PipelineOptions
 from prune_tools.pipeline_report import report_of
+from prune_tools.planning.costs import IMAGE_SIZE
 from prune_tools.planning.goals import Target
 from prune_tools.planning.latency import prepare, time_calls
 from prune_tools.report.pictures import draw_gammas, draw_run
@@ -230,7 +231,7 @@ def target_of_round(options: PipelineOptions, number: int, base: Path, present: 
 def _cost(quantity: str, checkpoint: Path) -> float:
     """Parameters or operations of the model of a checkpoint."""
     model = load_checkpoint(checkpoint)["model"].float()
-    return float(count_parameters(model)) if quantity == "params" else 1e9 * (gflops(model, 640) or 0.0)
+    return float(count_parameters(model)) if quantity == "params" else 1e9 * (gflops(model, IMAGE_SIZE) or 0.0)
 
 
 def compare(checkpoints: Mapping[str, Path], options: PipelineOptions, folder: Path) -> list[Row]:

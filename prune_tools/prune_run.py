@@ -39,8 +39,6 @@ from utils.model_info import count_parameters
 from utils.storage.files import atomic_path
 from utils.storage.folder_lock import claimed_folder
 
-TIMING_SECONDS = 0.5  # for each network
-
 
 def prune_run(options: PruneOptions) -> Path:
     """Prune by ``options``; returns the run folder."""
@@ -136,7 +134,7 @@ def measure(
         calls = {
             step: latency.prepare(network, options.imgsz, options.runtime) for step, (network, _) in networks.items()
         }
-    times = latency.time_calls(calls, TIMING_SECONDS)
+    times = latency.time_calls(calls, latency.SHORT_SECONDS)
     rows = []
     for step, (network, file) in networks.items():
         LOGGER.info(colorstr(f"Validating: {step}"))

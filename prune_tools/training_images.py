@@ -53,9 +53,17 @@ def read_training_images(
         Images (B, 3, H, W) uint8, labels (T, 6) and shapes, as ``utils.dataloaders.collate_fn`` makes them.
     """
     loader, dataset = create_dataloader(
-        data["train"], image_size, min(batch_size, count), stride, shuffle=True, workers=0, seed=SEED,
-        single_cls=single_cls, prefix=colorstr("train: "), names=data["names"],
-    )  # fmt: skip
+        data["train"],
+        image_size,
+        min(batch_size, count),
+        stride,
+        shuffle=True,
+        workers=0,
+        seed=SEED,
+        single_cls=single_cls,
+        prefix=colorstr("train: "),
+        names=data["names"],
+    )
     size = loader.batch_size or 1
     whole = max(min(count, len(dataset)) // size, 1)
     for images, labels, _, shapes in tqdm(islice(loader, whole), "Reading images", whole, disable=None, leave=False):

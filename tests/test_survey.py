@@ -54,7 +54,7 @@ def checkpoint(model, tmp_path_factory) -> Path:
 def quick(monkeypatch):
     """Networks are timed by few calls."""
     monkeypatch.setattr("prune_tools.planning.latency.LEAST_RUNS", 1)
-    monkeypatch.setattr(survey, "TIMING_SECONDS", 0.0)
+    monkeypatch.setattr("prune_tools.planning.latency.SHORT_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,38 +101,41 @@ class ChannelGroup:
 def find_groups(model: nn.Module, trace: Trace | None = None) -> list[ChannelGroup]:
     """All channel groups of ``model`` in execution order, found by tracing it (or from a trace made before)."""
     trace = trace or trace_model(model)
-    touched: dict[int, list[tuple[int, int]]] = defaultdict(list)  # identity -> (number of the touch, index in it)
-    for number, touch in enumerate(trace.touches):
-        for index, identity in enumerate(touch.channels.tolist()):
-            touched[identity].append((number, index))
-    alike: dict[tuple, list[int]] = defaultdict(list)  # same touches, reason and coupling -> identities
-    for identity, touches in touched.items():
-        numbers = tuple(number for number, _ in touches)
-        alike[numbers, trace.reasons.get(identity, ""), identity in trace.added].append(identity)
     modules = dict(model.named_modules())
     shortcuts = tuple(path + "." for path, module in modules.items() if getattr(module, "add", False) is True)
     groups: list[ChannelGroup] = []
     names: Counter[str] = Counter()
-    for (numbers, reason, is_added), identities in alike.items():
+    for identities, members in _identities_with_members(trace):
+        first = int(identities[0])
+        name = next((member.path for member in members if member.role != "input"), f"input of {members[0].path}")
+        names[name] += 1
+        name = name if names[name] == 1 else f"{name}#{names[name]}"
+        reason = trace.reasons.get(first, "") or _unscaled(modules, members)
+        outputs = [member.path for member in members if member.role == "output"]
+        in_shortcut = first in trace.added or any(path.startswith(shortcuts) for path in outputs)
+        groups.append(ChannelGroup(name, identities, members, reason, in_shortcut))
+    return groups
+
+
+def _identities_with_members(trace: Trace) -> Iterator[tuple[np.ndarray, tuple[Member, ...]]]:
+    """Yield the identities of each group, (C,) int64, with its members.
+
+    Identities belong together if the same modules touch them and they have the same reason and coupling.
+    """
+    touched: dict[int, list[tuple[int, int]]] = defaultdict(list)  # identity -> (number of the touch, index in it)
+    for number, touch in enumerate(trace.touches):
+        for index, identity in enumerate(touch.channels.tolist()):
+            touched[identity].append((number, index))
+    alike: dict[tuple, list[int]] = defaultdict(list)
+    for identity, touches in touched.items():
+        numbers = tuple(number for number, _ in touches)
+        alike[numbers, trace.reasons.get(identity, ""), identity in trace.added].append(identity)
+    for (numbers, _, _), identities in alike.items():
         members = []
         for position, number in enumerate(numbers):
             indices = [touched[identity][position][1] for identity in identities]
             members.append(Member(trace.touches[number].path, trace.touches[number].role, np.array(indices)))
-        name = next((member.path for member in members if member.role != "input"), f"input of {members[0].path}")
-        names[name] += 1
-        in_shortcut = is_added or any(
-            member.path.startswith(shortcuts) for member in members if member.role == "output"
-        )
-        groups.append(
-            ChannelGroup(
-                name if names[name] == 1 else f"{name}#{names[name]}",
-                np.array(identities),
-                tuple(members),
-                reason or _unscaled(modules, members),
-                in_shortcut,
-            )
-        )
-    return groups
+        yield np.array(identities), tuple(members)
 
 
 def _unscaled(modules: Mapping[str, Any], members: Iterable[Member]) -> str:

@@ -27,6 +27,7 @@ from utils.errors import InputError, short_repr
 WARMUP_RUNS = 5
 LEAST_RUNS, MOST_RUNS = 20, 200
 SECONDS = 2.0  # for each network, within these numbers of runs
+SHORT_SECONDS = 0.5  # where many networks are timed
 RUNTIMES = {"torch": "-", "onnxruntime": "onnx", "openvino": "openvino"}  # and the export format that each runs
 
 Call = Callable[[], object]

@@ -18,19 +18,24 @@ class ChannelOptions(CheckedOptions):
     """Options that choose and rank channels, whatever the goal is."""
 
     scope: str = option(
-        "", "seed: only layers outside shortcuts, default of --percent; all: coupled ones too, default of the rest",
+        "",
+        "seed: only layers outside shortcuts, default of --percent; all: coupled ones too, default of the rest",
         choices=["seed", "all"],
-    )  # fmt: skip
+    )
     score: str = option(
-        "gamma", "importance of a channel: |gamma|, |gamma| x norm of its readers, first-order loss, random",
+        "gamma",
+        "importance of a channel: |gamma|, |gamma| x norm of its readers, first-order loss, random",
         choices=["gamma", "gamma-norm", "taylor", "random"],
-    )  # fmt: skip
+    )
     score_images: int = option(SCORE_IMAGES, "training images for --score taylor", at_least=1)
     min_channels: int = option(1, "least channels that every layer keeps", at_least=1)
     round_to: int | None = option(
-        None, "round the channels that a layer keeps to multiples of this; default: 8, fast for kernels, where the "
-        "goal is given in parameters, operations or time, else 1", type=int, at_least=1,
-    )  # fmt: skip
+        None,
+        "round the channels that a layer keeps to multiples of this; default: 8, fast for kernels, where the "
+        "goal is given in parameters, operations or time, else 1",
+        type=int,
+        at_least=1,
+    )
     max_layer_ratio: float = option(1.0, "largest share of its channels that a layer may lose", above=0, at_most=1)
     skip: list[str] = option(
         [], "leave these layers whole: module paths such as model.9.cv1 or 'model.1?.*', wildcards allowed", nargs="+"

@@ -34,14 +34,21 @@ def render(figures: Mapping[str, Any], diagrams: Mapping[str, bytes], detections
         _cards(steps[0], steps[-1]),
         _section("Steps", _steps(steps), _lines(figures["notes"])),
         _section("Detections", _detections(figures["images"], detections)) if detections else "",
-        _section("Gammas", _picture(diagrams["gammas"], "image/png", "Histogram of the batch-norm gammas",
-                                    "Number of channels by |gamma|: those near zero are removed at little cost.")),
+        _section(
+            "Gammas",
+            _picture(
+                diagrams["gammas"],
+                "image/png",
+                "Histogram of the batch-norm gammas",
+                "Number of channels by |gamma|: those near zero are removed at little cost.",
+            ),
+        ),
         _sweep(figures["sweep"], diagrams),
         _sensitivity(figures["sensitivity"], diagrams),
         _section("Channels of each layer", _layers(figures["layers"])),
         _section("Commands", *(f"<pre>{escape(command)}</pre>" for command in figures["commands"])),
         _section("Versions", _versions(figures["versions"])),
-    ]  # fmt: skip
+    ]
     about = f"{steps[0]['weights']}, {figures['made']}"
     columns = str(max(len(detections), 1))
     return PAGE.substitute(
@@ -77,8 +84,11 @@ def _lines(lines: Sequence[str]) -> str:
 def _cards(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     """The main figures, where they were measured: the last model compared with the first."""
     cards = []  # value, title, detail
-    costs = (("parameters", "parameters", 1e-6, " M"), ("gflops", "GFLOPs", 1, ""),
-             ("milliseconds", "time per image", 1, " ms"))  # fmt: skip
+    costs = (
+        ("parameters", "parameters", 1e-6, " M"),
+        ("gflops", "GFLOPs", 1, ""),
+        ("milliseconds", "time per image", 1, " ms"),
+    )
     for name, title, scale, unit in costs:
         before, after = first[name], last[name]
         if after is not None:
@@ -134,11 +144,15 @@ def _sweep(survey: Mapping[str, Any] | None, diagrams: Mapping[str, bytes]) -> s
     return _section(
         "Sweep: how far can it be pruned?",
         _lines([survey["conclusion"]["text"]]),
-        _picture(diagrams["sweep"], "image/png", "Accuracy and costs over the share that is removed",
-                 "Measured right after pruning, without training."),
+        _picture(
+            diagrams["sweep"],
+            "image/png",
+            "Accuracy and costs over the share that is removed",
+            "Measured right after pruning, without training.",
+        ),
         _table(sweep_view.table_rows(survey["points"])),
         _lines([survey["command"]]),
-    )  # fmt: skip
+    )
 
 
 def _sensitivity(survey: Mapping[str, Any] | None, diagrams: Mapping[str, bytes]) -> str:

@@ -85,8 +85,9 @@ class Report:
     images: Sequence[str] = ()
     detections: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
 
-    def show_detections(self, checkpoints: Mapping[str, Path | str], images: Sequence[str], image_size: int,
-                        device: str) -> None:  # fmt: skip
+    def show_detections(
+        self, checkpoints: Mapping[str, Path | str], images: Sequence[str], image_size: int, device: str
+    ) -> None:
         """Add the detections of the models of ``checkpoints`` (by step) in a few of the images."""
         shown = spread(images, PICTURES)
         self.images = [Path(file).name for file in shown]

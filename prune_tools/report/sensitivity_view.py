@@ -43,8 +43,9 @@ def draw_sensitivity(points: Sequence[Mapping[str, Any]], conclusion: Mapping[st
             bar.set_alpha(0.45 + 0.55 * (number + 1) / len(ratios))
     limit = conclusion["tolerance"] * whole["map"]
     axes.axvline(limit, color="#444444", linestyle="--", linewidth=1, label="tolerance")
-    axes.set_yticks(range(len(layers)), [layer.removeprefix("model.").removesuffix(".conv") for layer in layers],
-                    fontsize=8)  # fmt: skip
+    axes.set_yticks(
+        range(len(layers)), [layer.removeprefix("model.").removesuffix(".conv") for layer in layers], fontsize=8
+    )
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.set_xlabel(f"mAP50-95 lost, of {whole['map']:.3f}, when the layer alone is pruned")

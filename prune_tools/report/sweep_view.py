@@ -30,8 +30,9 @@ def draw_sweep(points: Sequence[Mapping[str, Any]], conclusion: Mapping[str, Any
     for name, label in (("map50", "mAP50"), ("map", "mAP50-95")):
         accuracy.plot(ratios, [point[name] for point in points], marker=".", label=label)
     for name, label in (("parameters", "parameters"), ("gflops", "GFLOPs"), ("milliseconds", "time per image")):
-        values = [point["relative_time"] if name == "milliseconds" else point[name] / points[0][name]
-                  for point in points]  # fmt: skip
+        values = [
+            point["relative_time"] if name == "milliseconds" else point[name] / points[0][name] for point in points
+        ]
         cost.plot(ratios, values, marker=".", label=label)
     for axes in (accuracy, cost):
         if conclusion["cliff"]:

@@ -10,11 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from prune_tools.planning.costs import IMAGE_SIZE
 from utils.drawing.charts import new_figure, save_figure
 from utils.model_info import count_parameters, gflops
 from utils.storage.files import atomic_path
-
-GFLOPS_IMAGE_SIZE = 640  # pixels; as YOLOv5 prints its models
 
 
 @dataclass
@@ -27,7 +26,7 @@ class Row:
     map50: float | None
     map: float | None
     parameters: int
-    gflops: float  # at GFLOPS_IMAGE_SIZE
+    gflops: float  # at IMAGE_SIZE
     milliseconds: float | None  # median for one image, batch 1
     weights: str
 
@@ -37,7 +36,7 @@ def row_of(
 ) -> Row:
     """The row of a model with ``metrics`` (P, R, mAP50, mAP50-95, ...) of its validation, None where not measured."""
     precision, recall, map50, map_ = metrics[:4]
-    operations = gflops(model, GFLOPS_IMAGE_SIZE) or 0.0
+    operations = gflops(model, IMAGE_SIZE) or 0.0
     return Row(step, precision, recall, map50, map_, count_parameters(model), operations, milliseconds, weights)
 
 
@@ -49,7 +48,7 @@ def as_text(rows: Sequence[Row]) -> str:
 def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """The table as text, header first."""
     lines: list[tuple[str, ...]] = [
-        ("step", "P", "R", "mAP50", "mAP50-95", "params", f"GFLOPs at {GFLOPS_IMAGE_SIZE}", "ms / image")
+        ("step", "P", "R", "mAP50", "mAP50-95", "params", f"GFLOPs at {IMAGE_SIZE}", "ms / image")
     ]
     for row in rows:
         accuracy = (shown(value, ".3f") for value in (row.precision, row.recall, row.map50, row.map))

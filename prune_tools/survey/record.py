@@ -72,8 +72,10 @@ class Record:
                 return cls(file, options, stored["points"])
             if exist_ok:
                 if stored is not None:
-                    raise InputError(f"{folder} holds a {command} with {_differences(stored['options'], options)}: "
-                                     "choose another --name, or repeat it with its own options")  # fmt: skip
+                    raise InputError(
+                        f"{folder} holds a {command} with {_differences(stored['options'], options)}: "
+                        "choose another --name, or repeat it with its own options"
+                    )
                 break
             number += 1
             folder = run_folder.with_name(f"{run_folder.name}{number}")

@@ -37,7 +37,6 @@ from utils.log import LOGGER, colorstr, warnings_only
 from utils.storage.files import atomic_path
 
 KEPT_BYTES = 1 << 30  # of decoded validation images in memory; more are read again for each point
-TIMING_SECONDS = 0.5  # for each network
 
 AnyOptions = TypeVar("AnyOptions", bound=SurveyOptions)
 
@@ -148,9 +147,13 @@ class Survey(Generic[AnyOptions]):
             fused = deepcopy(pruned.model).fuse()
             fused.to(memory_format=torch.channels_last)
             metrics, _, _ = val.run(
-                self.data, model=fused, dataloader=batches, save_dir=self.folder, plots=False,
+                self.data,
+                model=fused,
+                dataloader=batches,
+                save_dir=self.folder,
+                plots=False,
                 **self.inputs.val_options(),
-            )  # fmt: skip
+            )
             milliseconds, relative_time = self._time(pruned.model) if timed else (None, None)
         costs = self.costs.of_plan(plan)
         precision, recall, map50, map_ = [round(float(value), 5) for value in metrics[:4]]
@@ -175,7 +178,7 @@ class Survey(Generic[AnyOptions]):
         options = self.options
         self._whole = self._whole or latency.prepare(self.inputs.model, options.imgsz, options.runtime)
         calls = {"narrow": latency.prepare(network, options.imgsz, options.runtime), "whole": self._whole}
-        times = latency.time_calls(calls, TIMING_SECONDS)
+        times = latency.time_calls(calls, latency.SHORT_SECONDS)
         return round(times["narrow"], 3), round(times["narrow"] / times["whole"], 4)
 
     def publish(

@@ -99,9 +99,14 @@ def command_without_proposal(options: SweepOptions, points: Sequence[Point]) -> 
     if points[0].map <= 0:
         return following("val.py", ValOptions, options, weights=weights)
     return following(
-        "prune_tools/train_sparity.py", SparseOptions, options, weights=weights, penalty="polarize",
-        target_flops="0.5", teacher=weights,
-    )  # fmt: skip
+        "prune_tools/train_sparity.py",
+        SparseOptions,
+        options,
+        weights=weights,
+        penalty="polarize",
+        target_flops="0.5",
+        teacher=weights,
+    )
 
 
 def conclude(points: Sequence[Point], options: SweepOptions) -> tuple[dict[str, Any], str]:
