@@ -14,16 +14,15 @@ from torch import nn
 from data.scripts.draw_mask_demo import Settings, draw
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
-from utils.callbacks import Callbacks
 from utils.checkpoint import save_checkpoint
 from utils.commands.allocator import keep_freed_memory, set_thresholds
 from utils.commands.options import build
 from utils.dataset.items import LoadImagesAndLabels
 from utils.log import warnings_only
 from utils.storage.files import ROOT, read_yaml, write_yaml
-from utils.training.hyperparameters import read_hyperparameters, scale_gains
+from utils.training.hyperparameters import read_hyperparameters, scaled_hyperparameters
 from utils.training.options import TrainOptions
-from utils.training.state import TrainingState, build_state
+from utils.training.state import Run, TrainingState, build_state
 
 DRAWN_IMAGES = 136
 CALIBRATION_IMAGES = 16  # from which the batch norms of ``responsive_checkpoint`` are estimated
@@ -89,15 +88,15 @@ def training_state(
 ) -> TrainingState:
     """Return model, optimizer, moving average and loss for an epoch of ``batches``, built as train.py builds them."""
     torch.manual_seed(0)
-    hyp = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
+    unscaled = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
     device = device or torch.device("cpu")
     model: Any = DetectionModel(cfg, nc=len(names)).to(device)
-    scale_gains(hyp, model.model[-1].nl, len(names), image_size, 0.0)
+    hyp = scaled_hyperparameters(unscaled, model.model[-1].nl, len(names), image_size, 0.0)
     model.hyp, model.names, model.nc = hyp, names, len(names)
     options = build(TrainOptions, batch_size=batch_size, epochs=1, amp=amp)
-    state = build_state(
-        model, options, hyp, [None] * batches, callbacks=Callbacks(), device=device, image_size=image_size, grid_size=32
-    )
+    loader: Any = [None] * batches
+    run = Run(options, {}, names, hyp, unscaled, image_size, grid_size=32, device=device)
+    state = build_state(run, model, loader)
     state.warmup_batches = 0
     return state
 

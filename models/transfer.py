@@ -1,4 +1,4 @@
-"""The network that a training run starts from, with the weights that it inherits."""
+"""The networks of a training run: reading, building with inherited weights, writing (``utils.training.interfaces``)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from models.description import describe_file
+from models.loading import attempt_load, load_checkpoint, strip_optimizer
 from models.module_settings import differences
 from models.parser import read_config
 from models.prerequisites import PICTURE_CHANNELS, check_channels, check_unfused
@@ -17,6 +18,8 @@ from utils.distributed import plain_norms
 from utils.errors import InputError
 from utils.log import LOGGER
 from utils.training.options import TrainOptions
+
+__all__ = ["attempt_load", "build_model", "freeze_layers", "has_head_of", "load_checkpoint", "strip_optimizer"]
 
 
 def build_model(

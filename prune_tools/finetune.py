@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from prune_tools.tuning.recipes import RecipeOptions, register_recipe, with_recipe
+from prune_tools.tuning.recipes import RecipeOptions, with_recipe
 from utils.commands.cli import run_training_command
 from utils.commands.next_steps import following
 from utils.commands.options import OPEN, build, option
@@ -47,6 +47,7 @@ class FinetuneOptions(RecipeOptions):
 
 def main(options: FinetuneOptions, callbacks: Callbacks | None = None) -> Any:
     """Fine-tune; returns what train.main returns."""
+    from prune_tools.tuning.schedule import plugins_of
     from utils.callbacks import Callbacks
 
     callbacks = callbacks or Callbacks()
@@ -61,11 +62,12 @@ def main(options: FinetuneOptions, callbacks: Callbacks | None = None) -> Any:
         if not options.weights:
             options.weights = str(newest_file(ROOT / "runs/val", "pruned_model.pt", REMEDY))
             LOGGER.info(f"Fine-tuning the newest pruned model, {options.weights}")
-    register_recipe(options, callbacks)
+    for plugin in plugins_of(options):
+        callbacks.add(plugin)
     if not (options.noval or options.evolve or options.nosave):
         from prune_tools.tuning.keep_start import KeepStart
 
-        KeepStart(options).register(callbacks)
+        callbacks.add(KeepStart(options))
     return train.main(options, callbacks, next_steps=steps_after_finetuning, resumption=resumption)
 
 

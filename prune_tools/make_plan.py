@@ -23,7 +23,7 @@ from prune_tools.yolo_pruned import prune_model
 from utils.checks import check_dataset
 from utils.log import LOGGER
 from utils.storage.files import ROOT
-from utils.training.hyperparameters import read_hyperparameters, scale_gains
+from utils.training.hyperparameters import read_hyperparameters, scaled_hyperparameters
 
 SMALL_GAMMA = 0.05  # |gamma| below which a channel's output is nearly constant
 NOTABLE_SHARE = 0.05  # share of the removed channels above SMALL_GAMMA that is worth a warning
@@ -110,9 +110,9 @@ def with_hyperparameters(model: DetectionModel, image_size: int) -> DetectionMod
     """A copy of ``model`` that has the gains of the loss: those of its training, else the default ones."""
     copy = deepcopy(model)
     if not getattr(copy, "hyp", None):
-        hyp: Any = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
+        unscaled = read_hyperparameters(ROOT / "data/hyps/hyp.scratch-low.yaml")
         head: Any = copy.model[-1]
-        scale_gains(hyp, head.nl, head.nc, image_size, label_smoothing=0.0)
+        hyp: Any = scaled_hyperparameters(unscaled, head.nl, head.nc, image_size, label_smoothing=0.0)
         copy.hyp = hyp
     return copy
 

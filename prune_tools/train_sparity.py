@@ -26,7 +26,7 @@ from prune_tools.channels import SCOPES
 from prune_tools.options import PruneOptions
 from prune_tools.planning.goals import target_of
 from prune_tools.planning.options import DEFAULT_ROUNDING
-from prune_tools.tuning.recipes import PUBLISHED, RECIPES, RecipeOptions, register_recipe, with_recipe
+from prune_tools.tuning.recipes import PUBLISHED, RECIPES, RecipeOptions, with_recipe
 from utils.commands.cli import run_training_command
 from utils.commands.next_steps import again, following
 from utils.commands.options import as_list, build, option
@@ -218,6 +218,7 @@ def steps_after_sparsity(best: str, options: SparseOptions, penalty: SparsityPen
 
 def main(options: SparseOptions) -> Any:
     """Train with the penalty; returns what train.main returns."""
+    from prune_tools.tuning.schedule import plugins_of
     from utils.callbacks import Callbacks
 
     callbacks = Callbacks()
@@ -231,8 +232,9 @@ def main(options: SparseOptions) -> Any:
         options = with_recipe(options)
     penalty = make_penalty(options) if options.st else None
     if penalty is not None:
-        penalty.register(callbacks)
-    register_recipe(options, callbacks)
+        callbacks.add(penalty)
+    for plugin in plugins_of(options):
+        callbacks.add(plugin)
     steps = partial(steps_after_sparsity, penalty=penalty)
     return train.main(options, callbacks, next_steps=steps, resumption=resumption)
 

@@ -40,7 +40,7 @@ class Probe:
         callbacks.register_action("on_train_epoch_start", callback=self.start_epoch)
         callbacks.register_action("on_train_epoch_end", callback=self.remove_hook)
         callbacks.register_action("on_before_optimizer_step", callback=self.before)
-        penalty.register(callbacks)
+        callbacks.add(penalty)
         callbacks.register_action("on_before_optimizer_step", callback=self.after)
         self.penalty = penalty
         self.hook: Any = SimpleNamespace(remove=lambda: None)

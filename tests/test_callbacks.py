@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from utils.callbacks import HOOKS, Callbacks
+from utils.callbacks import HOOKS, Callbacks, Plugin
 from utils.errors import InputError
 
 
@@ -69,3 +72,45 @@ def test_actions_are_taken_out_by_name() -> None:
 def test_action_must_be_callable() -> None:
     with pytest.raises(InputError, match="must be callable, got NoneType"):
         Callbacks().register_action("on_train_start", "nothing")
+
+
+class Counting(Plugin):
+    """Counts epochs, and remembers the count in checkpoints."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_train_epoch_end(self, epoch: int) -> None:
+        self.count += 1
+
+    def teardown(self) -> None:
+        self.count = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count} if self.count else {}
+
+    def load_state_dict(self, record: Any) -> None:
+        self.count = record["count"]
+
+
+def test_a_plugin_takes_part_at_the_hooks_that_it_overrides() -> None:
+    callbacks, plugin = Callbacks(), Counting()
+    callbacks.add(plugin)
+    registered = {hook for hook, actions in callbacks.get_registered_actions().items() if actions}
+    assert registered == {"on_train_epoch_end", "teardown"}
+    callbacks.run("on_train_epoch_end", epoch=0)
+    assert plugin.count == 1
+    callbacks.remove_actions("Counting")
+    callbacks.run("on_train_epoch_end", epoch=1)
+    assert plugin.count == 1 and callbacks.plugins == []
+
+
+def test_plugins_get_the_state_and_their_records_when_training_begins() -> None:
+    callbacks, plugin, heard = Callbacks(), Counting(), []
+    callbacks.add(plugin)
+    callbacks.register_action("on_training_ready", callback=lambda state: heard.append((plugin.state, plugin.count)))
+    assert callbacks.state_dict() == {}
+    state = SimpleNamespace(plugins={"Counting": {"count": 3}, "Other": {}})
+    callbacks.begin(state)
+    assert heard == [(state, 0)]  # the record comes after the hook
+    assert callbacks.state_dict() == {"Counting": {"count": 3}}

@@ -18,7 +18,7 @@ from utils.commands.options import build, identity_of, option, parse, parser_for
 from utils.device import select_device
 from utils.errors import InputError, without_middle
 from utils.storage.files import ROOT, read_yaml, write_yaml
-from utils.training.hyperparameters import read_hyperparameters, scale_gains
+from utils.training.hyperparameters import read_hyperparameters, scaled_hyperparameters
 from utils.training.options import TrainOptions
 from val import ValOptions
 
@@ -230,8 +230,9 @@ def test_missing_hyperparameter_is_named():
 
 
 def test_gains_follow_the_worked_example():
-    hyp = read_hyperparameters(LOW)
-    scale_gains(hyp, levels=3, class_count=2, image_size=128, label_smoothing=0.0)
+    hyp = scaled_hyperparameters(
+        read_hyperparameters(LOW), levels=3, class_count=2, image_size=128, label_smoothing=0.0
+    )
     assert hyp["box"] == pytest.approx(0.05)
     assert hyp["cls"] == pytest.approx(0.0125)
     assert hyp["obj"] == pytest.approx(0.04)

@@ -126,7 +126,7 @@ def test_the_schedule_of_a_recipe(files, tiny_dataset, tmp_path, monkeypatch):
 
 
 def test_a_gain_without_a_teacher_is_refused():
-    with pytest.raises(InputError, match="only acts beside --teacher"):
+    with pytest.raises(InputError, match="only acts with --teacher"):
         FinetuneOptions(teacher_gain=3.0)
 
 
@@ -236,6 +236,7 @@ def ready(files: dict[str, Path], model: torch.nn.Module, gain: float = 1.0) -> 
         uncopyable=threading.Lock(),
     )  # fmt: skip
     distillation = Distillation(files["teacher"], gain)
+    distillation.state = state
     distillation.on_training_ready(state)
     assert state.compute_loss is distillation
     distillation.on_train_epoch_start()

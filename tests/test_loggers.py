@@ -142,7 +142,7 @@ def test_without_plots_there_are_no_pictures(tmp_path: Path, plots: bool, argume
 
 def test_registration_serves_the_hooks_that_have_a_method(tmp_path: Path) -> None:
     callbacks, loggers = Callbacks(), Loggers(tmp_path, plots=False)
-    loggers.register(callbacks)
+    callbacks.add(loggers)
     served = {hook for hook, actions in callbacks.get_registered_actions().items() if actions}
     assert served == {"on_train_batch_end", "on_fit_epoch_end", "on_train_end", "teardown"}
     callbacks.run("on_fit_epoch_end", VALUES, 0, 0.1, 0.1)
@@ -159,14 +159,15 @@ def test_writer_is_lazy_and_stays_shut(tmp_path: Path) -> None:
     assert loggers.writer is None and Loggers(tmp_path, tensorboard=False).writer is None
 
 
-def test_closed_loggers_take_no_part_in_the_next_run(tmp_path: Path) -> None:
+def test_removed_loggers_take_no_part_in_the_next_run(tmp_path: Path) -> None:
     callbacks = Callbacks()
     for number in range(2):
         loggers = Loggers(tmp_path / str(number), tensorboard=False)
         loggers.save_dir.mkdir()
-        loggers.register(callbacks)
+        callbacks.add(loggers)
         callbacks.run("on_fit_epoch_end", VALUES, 0, 0.1, 0.1)
-        loggers.close()
+        callbacks.run("teardown")
+        callbacks.remove_actions(loggers.name)
     assert [len((tmp_path / name / "results.csv").read_text().splitlines()) for name in "01"] == [2, 2]
 
 

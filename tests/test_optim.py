@@ -16,7 +16,6 @@ from models.rare_blocks import Sum
 from models.yolo import DetectionModel
 from utils.errors import InputError
 from utils.training.optim import (
-    EarlyStopping,
     ModelEMA,
     linear_schedule,
     load_optimizer,
@@ -267,36 +266,3 @@ def test_update_attr():
     assert average.ema.hyp == {"lr0": 1}
     assert not hasattr(average.ema, "process_group")
     assert not hasattr(average.ema, "_hidden")
-
-
-# -- early stopping ----------------------------------------------------------------------------------------------------
-
-
-def outcomes(patience: float, fitness: list[float]) -> tuple[list[int], int | None, int]:
-    """Epochs with possible_stop, the epoch at which it stops (None: never), the best epoch."""
-    stopper, possible = EarlyStopping(patience), []
-    for epoch, value in enumerate(fitness):
-        stop = stopper(epoch, value)
-        if stopper.possible_stop:
-            possible.append(epoch)
-        if stop:
-            return possible, epoch, stopper.best_epoch
-    return possible, None, stopper.best_epoch
-
-
-def test_stops_when_fitness_no_longer_rises():
-    assert outcomes(3, [0, 0, 0.1, 0.2, 0.05, 0.05, 0.05, 0.05]) == ([5, 6], 6, 3)
-    assert outcomes(3, [0.1, 0.05, 0.2, 0.1, 0.3]) == ([], None, 4)
-
-
-def test_a_plateau_is_no_progress():
-    assert outcomes(3, [0.1, 0.2, 0.2, 0.2, 0.2, 0.2]) == ([3, 4], 4, 1)
-
-
-def test_the_start_without_detections_does_not_count():
-    assert outcomes(2, [0.0] * 6) == ([], None, 5)
-    assert outcomes(2, [0.1, 0.0, 0.0]) == ([1, 2], 2, 0)
-
-
-def test_patience_zero_never_stops():
-    assert outcomes(0, [0.5] + [0.1] * 500) == ([], None, 0)

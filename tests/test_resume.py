@@ -7,6 +7,7 @@ import dataclasses
 import os
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from prune_tools.pipeline_options import PipelineOptions
 from prune_tools.pipeline_run import RECORD, Pipeline
 from prune_tools.train_sparity import SparseOptions
 from tests.conftest import draw_tiny_dataset
+from tests.training_runs import prepared_trainer
 from utils.callbacks import Callbacks
 from utils.commands.options import CALL, FOLDER, KEPT, OPEN, build
 from utils.dataset.record import changes, record_of
-from utils.distributed import World
 from utils.errors import InputError, MissingFileError
 from utils.loggers import RESULT_COLUMNS
 from utils.storage.files import ROOT, read_yaml, write_yaml
@@ -35,6 +36,9 @@ from utils.training.options import TrainOptions
 from utils.training.resume import resume_options, trim_results
 from utils.training.resume_record import Judge, _check_optimizer, judge, restore
 from utils.training.run_folder import RunFolder
+from utils.training.state import TrainingState
+from utils.training.stopping import BestEpoch
+from utils.training.trainer import Trainer
 
 EPOCHS = 3
 
@@ -236,16 +240,11 @@ def test_a_run_goes_on_with_moved_data_from_another_folder_exactly(run, broken_o
 
 
 @pytest.fixture(scope="module")
-def prepared(broken_off: Path, tiny_cfg: Path, tmp_path_factory: pytest.TempPathFactory) -> train.Trainer:
+def prepared(broken_off: Path, tiny_cfg: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     """A trainer of such a run before its first epoch."""
     found = resumed(broken_off / "run")
-    options = found.options
-    options.resume, options.weights, options.cfg = False, "", str(tiny_cfg)
-    folder = RunFolder(tmp_path_factory.mktemp("prepared"))
-    trainer = train.Trainer(options, folder, None, Callbacks(), torch.device("cpu"), World())
-    trainer.prepare()
-    trainer.loggers.close()
-    return trainer
+    options = replace(found.options, resume=False, weights="", cfg=str(tiny_cfg))
+    return prepared_trainer(options, tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="module")
@@ -253,14 +252,16 @@ def checkpoint(broken_off: Path) -> dict[str, Any]:
     return load_checkpoint(broken_off / "run/weights/last.pt")
 
 
-def put_back(checkpoint: dict[str, Any], trainer: train.Trainer) -> tuple[int, float, list[float]]:
-    return restore(checkpoint, judge(checkpoint, "last.pt"), trainer.state, copy.copy(trainer.stopper), "last.pt")
+def put_back(checkpoint: dict[str, Any], trainer: Trainer) -> TrainingState:
+    state = replace(trainer.state, best=BestEpoch(100))
+    restore(checkpoint, judge(checkpoint, "last.pt"), state, "last.pt")
+    return state
 
 
 def test_an_undamaged_checkpoint_is_put_back(checkpoint, prepared):
-    epoch, best, maps = put_back(checkpoint, prepared)
-    assert (epoch, len(maps)) == (2, 2)
-    assert 0 <= best <= 1
+    state = put_back(checkpoint, prepared)
+    assert (state.first_epoch, len(state.maps)) == (2, 2)
+    assert 0 <= state.best.fitness <= 1
     again = judge(checkpoint, "last.pt")
     assert again.exact and set(again.data) == {"train", "val"}
 
@@ -298,7 +299,7 @@ def test_a_wrong_field_of_the_resume_record_is_one_line(checkpoint, prepared, na
             put_back({**checkpoint, "resume": missing}, prepared)
 
 
-def refuses_in_one_line(damaged: dict[str, Any], trainer: train.Trainer, name: str) -> bool:
+def refuses_in_one_line(damaged: dict[str, Any], trainer: Trainer, name: str) -> bool:
     """Tell whether it is refused, in one line that names the field; other exceptions fail the test."""
     try:
         put_back(damaged, trainer)
@@ -416,10 +417,10 @@ def test_differences_of_data_in_words():
 
 
 def test_moved_images_are_the_same(prepared, broken_off, tmp_path):
-    dataset = copy.copy(prepared.dataset)
-    dataset.im_files = [str(tmp_path / "moved" / Path(file).name) for file in prepared.dataset.im_files]
-    shutil.copytree(Path(prepared.dataset.im_files[0]).parent, tmp_path / "moved")
-    assert torch.equal(record_of(dataset), record_of(prepared.dataset))
+    dataset = copy.copy(prepared.state.loader.dataset)
+    dataset.im_files = [str(tmp_path / "moved" / Path(file).name) for file in prepared.state.loader.dataset.im_files]
+    shutil.copytree(Path(prepared.state.loader.dataset.im_files[0]).parent, tmp_path / "moved")
+    assert torch.equal(record_of(dataset), record_of(prepared.state.loader.dataset))
 
 
 def test_changed_data_are_said_and_the_run_goes_on(run, broken_off, tmp_path, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
 from utils.checkpoint import save_checkpoint
 from utils.training.engine import MAX_GRADIENT_NORM, optimizer_step, warm_up
 from utils.training.epoch_loader import EpochLoader
-from utils.training.optim import EarlyStopping, smart_optimizer
+from utils.training.optim import smart_optimizer
 from utils.training.resume_record import judge, restore, snapshot
 from utils.training.state import TrainingState
 
@@ -42,15 +43,16 @@ def run_state(
     """A run of a tiny network, at its start, with warm-up over the first four steps."""
     state = training_state(str(cfg), ["a", "b"], 64, 4, STEPS, torch.device(device))
     state.loader = EpochLoader(torch.utils.data.DataLoader(range(STEPS)))
-    state.nominal_batch_size, state.accumulate, state.warmup_batches, state.epochs = 4, 1, 4, 2
+    state.nominal_batch_size, state.accumulate, state.warmup_batches = 4, 1, 4
+    state.run = replace(state.run, options=replace(state.run.options, epochs=2))
     state.optimizer = smart_optimizer(state.model, optimizer, 0.01, 0.9, 5e-4)
     for group in state.optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     plug_in = None
     if penalty:
         plug_in = SparsityPenalty(PenaltySettings(penalty, sr=0.01, scope="all"))
-        plug_in.register(state.callbacks)
-        state.callbacks.run("on_training_ready", state)
+        state.callbacks.add(plug_in)
+        state.callbacks.begin(state)
         if plug_in.polarizer is not None:
             plug_in.polarizer.progress = 0.2  # channels are being chosen
     return state, plug_in
@@ -92,6 +94,7 @@ def train_without(state: TrainingState, left_out: Iterable[int]) -> None:
         state.pending_batches = 1
         state.callbacks.run("on_before_optimizer_step", state)
         state.optimizer.step()
+        state.callbacks.run("optimizer_step", state)
         state.optimizer.zero_grad()
         state.ema.update(state.model)
 
@@ -166,7 +169,7 @@ def test_a_resumed_run_after_a_skipped_step_goes_on_exactly(tiny_cfg, tmp_path, 
     train(first, 0, stopped_after)
     checkpoint = {
         "epoch": 0, "best_fitness": 0.0, "model": first.model, "ema": first.ema.ema, "updates": first.ema.updates,
-        "optimizer": first.optimizer.state_dict(), "resume": snapshot(first, EarlyStopping(), []),
+        "optimizer": first.optimizer.state_dict(), "resume": snapshot(first),
     }  # fmt: skip
     save_checkpoint(checkpoint, tmp_path / "last.pt")
 
@@ -174,7 +177,8 @@ def test_a_resumed_run_after_a_skipped_step_goes_on_exactly(tiny_cfg, tmp_path, 
     second.scaler = OverflowingScaler(number - stopped_after for number in overflow_at)
     loaded = load_checkpoint(tmp_path / "last.pt")
     path = str(tmp_path / "last.pt")
-    restore(loaded, judge(loaded, path), second, EarlyStopping(), path)
+    restore(loaded, judge(loaded, path), second, path)
+    second.epoch = 0  # the steps that follow are of the same epoch here
     train(second, stopped_after)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], value), name

@@ -30,6 +30,7 @@ from utils.commands.options import AUTO_BATCH, build
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER
 from utils.training.options import TrainOptions
+from utils.training.results import EpochResult
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def gammas(network) -> ChannelGammas:
     return random_gammas(network)
 
 
-def stub_state(network: DetectionModel, **changes) -> SimpleNamespace:
+def stub_state(network: DetectionModel, factor: float = 1.0, **changes) -> SimpleNamespace:
     """Return what the penalty needs of a run: SGD without momentum, ten batches per epoch."""
     optimizer = torch.optim.SGD([parameter for parameter in network.parameters() if parameter.ndim == 1], lr=0.1)
     optimizer.param_groups[0]["initial_lr"] = 0.1
@@ -52,11 +53,25 @@ def stub_state(network: DetectionModel, **changes) -> SimpleNamespace:
     optimizer.param_groups = [{**norms, "params": []}, {**norms, "params": []}, norms]  # biases, weights, norms
     state = {
         "model": network, "ema": SimpleNamespace(ema=network), "optimizer": optimizer, "epochs": 10, "epoch": 0,
-        "loader": [None] * 10, "learning_rate_factor": lambda epoch: 1.0, "warmup_batches": 1, "plugins": {},
+        "loader": [None] * 10, "warmup_batches": 1, "plugins": {},
         "hyp": {"momentum": 0.0, "warmup_momentum": 0.0}, "writer": None, "pending_batches": 1, "grade": 0.0,
-        "is_main": True, "skips_step": lambda: False,
+        "run": SimpleNamespace(is_main=True, learning_rate_factor=lambda epoch: factor), "skips_step": lambda: False,
     }  # fmt: skip
     return SimpleNamespace(**(state | changes))
+
+
+def started(penalty: SparsityPenalty, state: SimpleNamespace) -> SparsityPenalty:
+    """The penalty at the start of a run with this state."""
+    callbacks = Callbacks()
+    callbacks.add(penalty)
+    callbacks.begin(state)
+    callbacks.run("on_train_start")
+    return penalty
+
+
+def result(map50: float) -> EpochResult:
+    """The figures of an epoch with this mAP50."""
+    return EpochResult(*[0.0] * 13)._replace(map50=map50)
 
 
 @pytest.mark.parametrize("penalty", ["l1", "prox"])
@@ -67,13 +82,13 @@ def test_accumulated_batches_count_each(gammas, network, penalty):
         for norm, value in zip(gammas.norms.values(), start, strict=True):
             norm.weight.data = value.clone()
         state = stub_state(network, pending_batches=pending)
-        plug_in = SparsityPenalty(PenaltySettings(penalty, sr=0.2))
-        plug_in.on_training_ready(state)
+        plug_in = started(SparsityPenalty(PenaltySettings(penalty, sr=0.2)), state)
         for _ in range(steps):
             for parameter in network.parameters():
                 parameter.grad = torch.zeros_like(parameter)
             plug_in.on_before_optimizer_step(state)
             state.optimizer.step()
+            plug_in.optimizer_step(state)
         moved.append(plug_in.gammas.magnitudes())
     before = torch.cat([value.abs() for value in start])
     apart = (moved[0] - moved[1]).abs()[moved[0] > 0.1]  # nearer to zero, the subgradient overshoots
@@ -297,18 +312,19 @@ def test_the_start_weights_are_measured(run_options, tmp_path, tiny_dataset, net
 
 def test_automatic_penalties_give_way_when_the_map_falls(gammas, network):
     """At the highest learning rate twice the loss is allowed, at the lowest just the loss."""
-    plug_in = SparsityPenalty(PenaltySettings("prox", sr="auto", max_map_loss=0.03), lambda: 0.8)
-    plug_in.on_training_ready(stub_state(network))
+    plug_in = started(
+        SparsityPenalty(PenaltySettings("prox", sr="auto", max_map_loss=0.03), lambda: 0.8), stub_state(network)
+    )
     start = plug_in.rate
-    plug_in.on_fit_epoch_end([0.0] * 5 + [0.75], epoch=0)
+    plug_in.on_fit_epoch_end(result(0.75), 0, 0.0, 0.0)
     assert plug_in.rate >= start
     plug_in.rate = start
-    plug_in.on_fit_epoch_end([0.0] * 5 + [0.73], epoch=0)
+    plug_in.on_fit_epoch_end(result(0.73), 0, 0.0, 0.0)
     assert plug_in.rate == pytest.approx(start / 2)
     for factor, precision, held in ((1.0, 0.75, False), (1.0, 0.73, True), (0.0, 0.75, True), (0.0, 0.78, False)):
-        polarized = SparsityPenalty(PenaltySettings("polarize", sr="auto", max_map_loss=0.03), lambda: 0.8)
-        polarized.on_training_ready(stub_state(network, learning_rate_factor=lambda _, factor=factor: factor))
-        polarized.on_fit_epoch_end([0.0] * 5 + [precision], epoch=0)
+        settings = PenaltySettings("polarize", sr="auto", max_map_loss=0.03)
+        polarized = started(SparsityPenalty(settings, lambda: 0.8), stub_state(network, factor))
+        polarized.on_fit_epoch_end(result(precision), 0, 0.0, 0.0)
         assert polarized.polarizer.held is held
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import torch
 
 import train
 from models.loading import load_checkpoint
+from tests.training_runs import prepared_trainer
 from utils.callbacks import Callbacks
 from utils.commands.options import build, parse
-from utils.distributed import World
 from utils.errors import InputError
 from utils.storage.files import ROOT, read_yaml, write_yaml
 from utils.training import compilation
@@ -25,8 +26,8 @@ from utils.training.batch_step import BatchStep, RecordedStep, batch_step
 from utils.training.engine import train_one_epoch
 from utils.training.hyperparameters import read_hyperparameters
 from utils.training.options import TrainOptions
-from utils.training.run_folder import RunFolder
 from utils.training.state import autocast_dtype
+from utils.training.trainer import Trainer
 
 LOW = ROOT / "data/hyps/hyp.scratch-low.yaml"
 
@@ -44,14 +45,9 @@ class Bench:
     def options(self, **changes: Any) -> TrainOptions:
         return build(TrainOptions, **(self.common | changes))
 
-    def prepared(self, **changes: Any) -> train.Trainer:
+    def prepared(self, **changes: Any) -> Trainer:
         """A trainer before its first epoch."""
-        options = self.options(**changes)
-        folder = RunFolder(self.folder / "prepared")
-        trainer = train.Trainer(options, folder, None, Callbacks(), torch.device("cpu"), World())
-        trainer.prepare()
-        trainer.loggers.close()
-        return trainer
+        return prepared_trainer(self.options(**changes), self.folder / "prepared")
 
     def run(self, callbacks: Callbacks | None = None, **changes: Any) -> Path:
         """The folder of a finished run."""
@@ -82,8 +78,8 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(path)["model"].float().state_dict()
 
 
-def first_batch(trainer: train.Trainer) -> tuple[torch.Tensor, torch.Tensor]:
-    return next(iter(trainer.train_loader))[:2]
+def first_batch(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+    return next(iter(trainer.state.loader))[:2]
 
 
 # -- the list ------------------------------------------------------------------------------------------------------
@@ -133,8 +129,8 @@ def test_cfg(bench, tmp_path):
 def test_data(bench, tmp_path):
     data = read_yaml(bench.common["data"])
     write_yaml(tmp_path / "swapped.yaml", data | {"train": data["val"], "val": data["train"]})
-    assert bench.prepared(data=str(tmp_path / "swapped.yaml")).dataset.n == 4
-    assert bench.prepared().dataset.n == 12
+    assert bench.prepared(data=str(tmp_path / "swapped.yaml")).state.loader.dataset.n == 4
+    assert bench.prepared().state.loader.dataset.n == 12
 
 
 def test_hyp(bench, tmp_path):
@@ -150,7 +146,7 @@ def test_epochs(bench):
 
 def test_batch_size(bench):
     trainer = bench.prepared(batch_size=6)
-    assert len(trainer.train_loader) == 2 and first_batch(trainer)[0].shape[0] == 6
+    assert len(trainer.state.loader) == 2 and first_batch(trainer)[0].shape[0] == 6
     assert trainer.state.accumulate == 11  # round(64 / 6)
     found = bench.prepared(batch_size=-1)  # there is no GPU whose memory could be measured
     assert found.state.batch_size == 16
@@ -159,12 +155,12 @@ def test_batch_size(bench):
 
 def test_imgsz(bench):
     trainer = bench.prepared(imgsz=90)
-    assert trainer.image_size == 96 and first_batch(trainer)[0].shape[2:] == (96, 96)
+    assert trainer.run.image_size == 96 and first_batch(trainer)[0].shape[2:] == (96, 96)
 
 
 def test_rect(bench):
     trainer = bench.prepared(rect=True, batch_size=4, imgsz=128)
-    shapes = {tuple(batch[0].shape[2:]) for batch in trainer.train_loader}
+    shapes = {tuple(batch[0].shape[2:]) for batch in trainer.state.loader}
     assert len(shapes) > 1  # rectangles of several shapes
     with pytest.raises(InputError, match="--image-weights draws images at random"):
         bench.options(rect=True, image_weights=True)
@@ -180,8 +176,8 @@ def test_multi_scale(bench):
 
 def test_single_cls(bench):
     trainer = bench.prepared(single_cls=True)
-    assert trainer.names == ["item"] and trainer.state.model.model[-1].nc == 1
-    assert all((rows[:, 0] == 0).all() for rows in trainer.dataset.labels)
+    assert trainer.run.names == ["item"] and trainer.state.model.model[-1].nc == 1
+    assert all((rows[:, 0] == 0).all() for rows in trainer.state.loader.dataset.labels)
 
 
 def test_freeze(bench):
@@ -216,9 +212,7 @@ def test_optimizer(bench):
 
 
 def test_cos_lr(bench):
-    straight, wave = (
-        bench.prepared(cos_lr=cosine, epochs=10).state.learning_rate_factor(2) for cosine in (False, True)
-    )
+    straight, wave = (bench.prepared(cos_lr=cosine, epochs=10).run.learning_rate_factor(2) for cosine in (False, True))
     assert straight == pytest.approx(0.802) and wave == pytest.approx(0.9054634)
 
 
@@ -251,7 +245,7 @@ def test_compile(bench, monkeypatch):
         trainer = bench.prepared(compile=chosen)
         losses[chosen] = train_one_epoch(trainer.state)
         assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1) == chosen  # one is that of the check
-        trainer.folder.save(trainer.state, trainer.stopper, trainer.options, trainer.unscaled_hyp, True, [])
+        trainer.folder.save(trainer.state, improved=True)
         assert load_checkpoint(trainer.folder.last)["model"](torch.zeros(1, 3, 64, 64))
         assert any("first batches take minutes" in line for line in told) == chosen
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)
@@ -272,7 +266,7 @@ def test_no_cuda_graph(bench, monkeypatch):
     kinds = []
     for chosen in (False, True):
         state = bench.prepared(no_cuda_graph=chosen).state
-        state.device = torch.device("cuda")
+        state.run = replace(state.run, device=torch.device("cuda"))
         kinds.append(type(batch_step(state)))
     assert kinds == [RecordedStep, BatchStep]
 
@@ -285,11 +279,12 @@ def test_sync_bn(bench):
 
 def test_image_weights(bench):
     trainer = bench.prepared(image_weights=True)
-    trainer.maps = [1.0, 0.0]  # class 0 is found, class 1 is not
-    trainer.dataset.draw_by_weight(trainer._class_weights(), trainer.state.random_of_batch(0))
-    drawn = list(trainer.dataset.indices)
+    dataset = trainer.state.loader.dataset
+    trainer.state.maps = [1.0, 0.0]  # class 0 is found, class 1 is not
+    dataset.draw_by_weight(trainer._class_weights(), trainer.run.random_of_batch(0))
+    drawn = list(dataset.indices)
     assert len(drawn) == 12 and len(set(drawn)) < 12
-    assert all((trainer.dataset.labels[index][:, 0] == 1).any() for index in drawn)
+    assert all((dataset.labels[index][:, 0] == 1).any() for index in drawn)
     seen: list[str] = []
     callbacks = Callbacks()
     callbacks.register_action("on_train_batch_end", callback=lambda *values: seen.extend(values[4]))
@@ -300,7 +295,7 @@ def test_image_weights(bench):
 def test_quad(bench):
     plain, quad = (first_batch(bench.prepared(quad=quad, batch_size=8)) for quad in (False, True))
     assert plain[0].shape == (8, 3, 64, 64) and quad[0].shape == (2, 3, 128, 128)
-    assert bench.prepared(quad=True).state.loss_factor == 4
+    assert bench.prepared(quad=True).run.loss_factor == 4
     bench.run(quad=True, noval=True)
     with pytest.raises(InputError, match="--batch-size must be at least 4"):
         bench.options(quad=True, batch_size=3)
@@ -313,7 +308,7 @@ def test_seed(bench):
 
 def test_patience(bench, monkeypatch):
     merits = iter([0.0, 0.0, 0.2, 0.2, 0.1, 0.1])
-    monkeypatch.setattr("utils.metrics.fitness", lambda _: [next(merits)])
+    monkeypatch.setattr("utils.training.trainer.fitness", lambda _: [next(merits)])
     folder = bench.run(epochs=9, patience=2, nosave=True)
     rows = (folder / "results.csv").read_text().splitlines()
     assert len(rows) == 1 + 5  # two epochs after the first of the best, however long none was found at all
@@ -351,7 +346,7 @@ def test_cache(bench, tmp_path, monkeypatch):
 
     def kept(**options) -> tuple[bool, bool]:
         trainer = bench.prepared(data=data, **options)
-        return trainer.dataset.images is not None, trainer.val_loader.dataset.images is not None
+        return trainer.state.loader.dataset.images is not None, trainer.val_loader.dataset.images is not None
 
     choices = ("ram", "val", "none", "auto", None)
     assert [kept(cache=cache) for cache in choices] == [
@@ -369,7 +364,7 @@ def test_cache(bench, tmp_path, monkeypatch):
 
 def test_workers(bench, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
-    assert [bench.prepared(workers=count).train_loader.num_workers for count in (0, 1, 9)] == [0, 1, 2]
+    assert [bench.prepared(workers=count).state.loader.num_workers for count in (0, 1, 9)] == [0, 1, 2]
 
 
 def test_project(bench, tmp_path):

@@ -24,6 +24,7 @@ from utils.errors import InputError, MissingFileError
 from utils.storage.files import ROOT, read_yaml, write_yaml
 from utils.training.hyperparameters import read_hyperparameters
 from utils.training.options import TrainOptions
+from utils.training.trainer import Trainer
 
 CFG = str(ROOT / "models/yolov5n_mask.yaml")
 
@@ -213,13 +214,13 @@ def test_a_killed_process_is_resumed_exactly(tiny_dataset, tiny_cfg, tmp_path):
 def test_what_follows_the_last_epoch_is_resumed(tiny_dataset, tiny_cfg, tmp_path, monkeypatch):
     """Broken off while best.pt is validated: no epoch is trained again, and the run ends as it would have."""
     whole = train.main(options(tiny_dataset, tmp_path / "whole", cfg=str(tiny_cfg), epochs=1))
-    monkeypatch.setattr(train.Trainer, "_validate", stopped_when("verbose", train.Trainer._validate))
+    monkeypatch.setattr(Trainer, "_validate", stopped_when("verbose", Trainer._validate))
     with pytest.raises(KeyboardInterrupt):
         train.main(options(tiny_dataset, tmp_path / "broken", cfg=str(tiny_cfg), epochs=1))
     monkeypatch.undo()
     weights = tmp_path / "broken/exp/weights"
     before = weights_of(weights / "best.pt")
-    monkeypatch.setattr("utils.training.engine.train_one_epoch", lambda _: pytest.fail("an epoch was trained again"))
+    monkeypatch.setattr("utils.training.trainer.train_one_epoch", lambda _: pytest.fail("an epoch was trained again"))
     assert train.main(build(TrainOptions, resume=str(weights / "last.pt"))) == whole
     assert same(before, weights_of(weights / "best.pt"))
     for name in ("best", "last"):
@@ -361,7 +362,7 @@ def test_a_run_broken_off_after_its_last_epoch_is_only_finished(tiny_dataset, tm
 def test_a_stopped_run_does_not_go_on(tiny_dataset, tiny_cfg, tmp_path, monkeypatch):
     """Killed after early stopping and before its end: resuming finishes it without another epoch."""
     merits = iter([0.2, 0.1, 0.1])
-    monkeypatch.setattr("utils.metrics.fitness", lambda _: [next(merits)])
+    monkeypatch.setattr("utils.training.trainer.fitness", lambda _: [next(merits)])
     callbacks = Callbacks()
     callbacks.register_action("on_model_save", callback=StopAt(3))
     chosen = options(tiny_dataset, tmp_path, cfg=str(tiny_cfg), epochs=9, patience=2)

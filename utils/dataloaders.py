@@ -20,11 +20,10 @@ from utils.dataset.labels import check_class_indices, img2label_paths
 from utils.dataset.splits import autosplit
 from utils.detection.sources import IMG_FORMATS, VID_FORMATS, LoadImages
 from utils.detection.streams import LoadStreams
-from utils.distributed import World, current_world, first_rank_first, ranks
+from utils.distributed import current_world, first_rank_first, ranks
 from utils.errors import InputError, loader_failure
-from utils.log import LOGGER, colorstr
+from utils.log import LOGGER
 from utils.resources import usable_cores
-from utils.training.options import TrainOptions
 
 __all__ = [
     "IMG_FORMATS",
@@ -235,34 +234,3 @@ def create_dataloader(
         persistent_workers=worker_count > 0 and not image_weights,  # new indices reach only new workers
     )
     return loader, dataset
-
-
-# -- the loaders of a training run ---------------------------------------------------------------------------------
-
-
-def training_loader(
-    options: TrainOptions, data: Mapping[str, Any], image_size: int, stride: int, hyp: Mapping[str, float],
-    names: Sequence[str], world: World, device: torch.device,
-) -> DataLoader:  # fmt: skip
-    """The loader of the training split, for this process. Raises InputError for labels of unknown classes."""
-    loader, _ = create_dataloader(
-        data["train"], image_size, options.batch_size // world.size, stride, single_cls=options.single_cls, hyp=hyp,
-        augment=True, cache="none" if options.cache == "val" else options.cache, rect=options.rect, rank=world.rank,
-        workers=options.workers, image_weights=options.image_weights, quad=options.quad, prefix=colorstr("train: "),
-        shuffle=not options.rect, seed=options.seed, device=device, names=names,
-    )  # fmt: skip
-    return loader
-
-
-def validation_loader(
-    options: TrainOptions, data: Mapping[str, Any], image_size: int, stride: int, hyp: Mapping[str, float],
-    names: Sequence[str], world: World, device: torch.device,
-) -> DataLoader:  # fmt: skip
-    """The loader of the validation split: rectangles, batches twice as large as those of a training process."""
-    cache = "none" if options.noval else "ram" if options.cache == "val" else options.cache
-    loader, _ = create_dataloader(
-        data["val"], image_size, options.batch_size // world.size * 2, stride, single_cls=options.single_cls, hyp=hyp,
-        cache=cache, pad=0.5, rect=True, workers=options.workers * 2, prefix=colorstr("val: "), seed=options.seed,
-        device=device, names=names,
-    )  # fmt: skip
-    return loader

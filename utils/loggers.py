@@ -1,4 +1,4 @@
-"""What a training run writes beside its checkpoints: results.csv, TensorBoard events, pictures of the first batches."""
+"""The records of a training run: results.csv, TensorBoard events, pictures of the first batches."""
 
 from __future__ import annotations
 
@@ -10,41 +10,30 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
 import torch
 from torch import nn
 
+from utils.callbacks import Plugin
 from utils.commands.interrupts import deferred, requested
+from utils.drawing.charts import plot_results
+from utils.drawing.pictures import plot_images
 from utils.log import LOGGER, colorstr
 from utils.storage.files import append_whole
+from utils.training.results import RESULT_COLUMNS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.utils.tensorboard import SummaryWriter
 
-    from utils.callbacks import Callbacks
-
-RESULT_COLUMNS = (
-    "train/box_loss",
-    "train/obj_loss",
-    "train/cls_loss",
-    "metrics/precision",
-    "metrics/recall",
-    "metrics/mAP_0.5",
-    "metrics/mAP_0.5:0.95",
-    "val/box_loss",
-    "val/obj_loss",
-    "val/cls_loss",
-    "x/lr0",  # biases
-    "x/lr1",  # weights with decay
-    "x/lr2",  # norm weights
-)
 RESULT_PICTURES = ("results", "confusion_matrix", "F1_curve", "PR_curve", "P_curve", "R_curve")
 PICTURED_BATCHES = 3  # train_batch0.jpg ...
 PICTURED_IMAGES = 16  # of each
 
 
-class Loggers:
-    """Writes the records of one run into ``save_dir``; its hook methods have the names of the hooks they serve.
+class Loggers(Plugin):
+    """Writes the records of one run into ``save_dir``.
 
     ``plots`` switches pictures and the TensorBoard graph, ``tensorboard`` the event file as a whole. ``close`` must be
     called at the end, also of a run that failed: it joins the drawing threads and finishes the event file.
@@ -57,16 +46,7 @@ class Loggers:
         self._tensorboard = tensorboard
         self._writer: CarefulWriter | None = None
         self._drawing: list[threading.Thread] = []
-        self._callbacks: Callbacks | None = None
         self.first_epoch = 0  # of a resumed run; TensorBoard hides what an event file before this one has from it on
-
-    def register(self, callbacks: Callbacks) -> None:
-        """Take part at every hook that has a method here, until ``close``."""
-        self._callbacks = callbacks
-        for hook in callbacks.get_registered_actions():
-            method = getattr(self, hook, None)
-            if method is not None:
-                callbacks.register_action(hook, type(self).__name__, method)
 
     @property
     def writer(self) -> CarefulWriter | None:
@@ -125,8 +105,6 @@ class Loggers:
         """Draw results.png from results.csv, and put the final pictures that exist into the event file."""
         self._join()
         if plots and self.plots and self.csv.is_file():
-            from utils.drawing.charts import plot_results
-
             plot_results(self.csv)
         writer = self.writer
         if writer is not None:
@@ -144,9 +122,6 @@ class Loggers:
         """Wait for the pictures being drawn and close the event file. Nothing can be written to it afterwards."""
         self._join()
         self._tensorboard = False
-        if self._callbacks is not None:
-            self._callbacks.remove_actions(type(self).__name__)
-            self._callbacks = None
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -210,8 +185,6 @@ def _add_graph(writer: CarefulWriter, model: nn.Module, size: tuple[int, int]) -
 
 
 def _draw_batch(images: torch.Tensor, targets: torch.Tensor, paths: list[str], file: Path) -> None:
-    from utils.drawing.pictures import plot_images
-
     try:
         plot_images(images, targets, paths, file)
     except Exception as error:  # noqa: BLE001 - in a thread of its own; the picture is not worth a run
@@ -219,8 +192,5 @@ def _draw_batch(images: torch.Tensor, targets: torch.Tensor, paths: list[str], f
 
 
 def _read_rgb(file: Path) -> NDArray:
-    import cv2
-    import numpy as np
-
     picture = cv2.imdecode(np.fromfile(file, dtype=np.uint8), cv2.IMREAD_COLOR)
     return cv2.cvtColor(np.asarray(picture), cv2.COLOR_BGR2RGB)

@@ -20,7 +20,8 @@ from utils.errors import InputError
 from utils.log import LOGGER
 from utils.model_info import count_parameters, fuse_conv_and_bn, module_gflops
 from utils.model_info import log_info as model_info
-from utils.training.optim import EarlyStopping, ModelEMA, load_optimizer, smart_optimizer
+from utils.training.optim import ModelEMA, load_optimizer, smart_optimizer
+from utils.training.stopping import EarlyStopping
 
 __all__ = [
     "EarlyStopping",

@@ -1,4 +1,4 @@
-"""The penalty of sparse training (Network Slimming, Liu et al., ICCV 2017), as callbacks of the ordinary training loop.
+"""The penalty of sparse training (Network Slimming, Liu et al., ICCV 2017), as a plug-in of the training loop.
 
 ``l1`` adds ``sr * sign(gamma)`` to gamma's gradient for every batch that an optimizer step applies, after unscaling and
 clipping; ``prox`` takes the same amount off |gamma| after the step and stops at exactly zero; ``polarize`` pushes only
@@ -9,33 +9,30 @@ gradient accumulation changes the penalty's strength.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from prune_tools.channels.structure import Structure
 from prune_tools.channels.tracing import trace_model
 from prune_tools.planning.costs import CostModel
-from prune_tools.planning.goals import readable
+from prune_tools.planning.goals import Target, readable
 from prune_tools.sparsity.gammas import ChannelGammas
 from prune_tools.sparsity.polarize import ByBudget, ByShare, Chooser, Polarizer
 from prune_tools.sparsity.rates import DEADLINE, LARGEST_CHANGE, NEARLY_ZERO, Course, decayed, mobility, remaining_path
+from utils.callbacks import Plugin
 from utils.distributed import from_first, plain_norms
 from utils.log import LOGGER
+from utils.training.results import EpochResult
 from utils.training.resume_record import Judge
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from prune_tools.planning.goals import Target
-    from utils.callbacks import Callbacks
-    from utils.training.state import TrainingState
+from utils.training.state import TrainingState
 
 AUTO = "auto"
 FIRST_JUDGEMENT = 0.1  # share of the run before which a projection is not worth a warning
 ROUNDING = 0.002  # of shares: whole channels, and those that half precision moves over the limit
-MAP50 = 5  # its place among the values of on_fit_epoch_end
 
 
 @dataclass(frozen=True)
@@ -67,39 +64,39 @@ class PenaltySettings:
     max_map_loss: float = 0.03
 
 
-class SparsityPenalty:
+class SparsityPenalty(Plugin):
     """Applies the penalty, reports on it, and grades the epochs so that best.pt is one that has become sparse."""
 
+    name = "sparsity"
+
     def __init__(self, settings: PenaltySettings, start_map50: Callable[[], float] | None = None) -> None:
-        """Keep the settings; the channels are found, and ``start_map50`` measured, when training is ready."""
+        """Keep the settings; the channels are found when training is ready.
+
+        ``start_map50`` measures the start weights, when a new run begins.
+        """
         self.settings, self.start_map50 = settings, start_map50
         self.active = settings.sr != 0
         self.automatic = settings.sr == AUTO and settings.penalty != "polarize"
         self.rate = 0.0  # at the start of the published schedule
-        self.best_map, self.verdict = 0.0, ""
+        self.best_map = 0.0
+        self.verdict = ""
         self.polarizer: Polarizer | None = None
-        self.batches = 0  # that the optimizer step under way applies
-        self.skipped = False  # whether that step does nothing
+        self.resumed = False
+        self.skipped = False  # the optimizer step under way does nothing
         self.share_of_best: float | None = None  # of small gammas in best.pt where the goal was missed
         self.share = 0.0  # of small gammas in the averaged model, after the latest epoch
-        self.state: TrainingState
         self.gammas: ChannelGammas
         self.average: ChannelGammas
         self.course: Course
 
-    def register(self, callbacks: Callbacks) -> None:
-        """Hang the penalty and its reports on the hooks of a run."""
-        for hook in (
-            "on_training_ready", "on_before_optimizer_step", "on_train_epoch_end", "on_fit_epoch_end", "on_train_end",
-        ):  # fmt: skip
-            callbacks.register_action(hook, name="sparsity", callback=getattr(self, hook))
-
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
     def on_training_ready(self, state: TrainingState) -> None:
-        """Find the channels of the model about to be trained, and go on where an interrupted run stopped."""
-        self.state = state
+        """Find the channels of the model about to be trained, and the first rate."""
         settings = self.settings
+        self.best_map = 0.0
+        self.verdict = ""
+        self.resumed = False
         plain = plain_norms(copy.deepcopy(state.model))  # --sync-bn replaces the layers that are looked for
         self.gammas = ChannelGammas(plain, settings.scope, settings.skip).twin(state.model)
         self.average = self.gammas.twin(state.ema.ema)
@@ -111,13 +108,11 @@ class SparsityPenalty:
         if self.automatic:
             path, push = remaining_path(state, 0, max(round(DEADLINE * state.epochs), 1), schedule=False)
             self.rate = self.course.needed(settings.target_share, path, push)
-        self.best_map, self.verdict = 0.0, ""
-        if "sparsity" in state.plugins:
-            self._load(state.plugins["sparsity"])
-        elif self.start_map50 is not None:
-            self.best_map = from_first(self.start_map50() if state.is_main else 0.0)
-        if settings.penalty != "l1" and self.active:
-            state.optimizer.register_step_post_hook(self._after_step)
+
+    def on_train_start(self) -> None:
+        """Measure the start of a new run."""
+        if self.start_map50 is not None and not self.resumed:
+            self.best_map = from_first(self.start_map50() if self.state.run.is_main else 0.0)
         LOGGER.info(f"Sparse training: {self.gammas.count} channels of {len(self.gammas.norms)} layers, {self._how()}")
 
     def on_before_optimizer_step(self, state: TrainingState) -> None:
@@ -125,28 +120,29 @@ class SparsityPenalty:
         self.skipped = state.skips_step()
         if self.skipped:
             return
-        self.batches, rate = state.pending_batches, self._rate_now()
+        batches = state.pending_batches
+        rate = self._rate_now()
         if self.polarizer is not None:
             self.polarizer.observe()
         elif rate:
-            self.course.step(rate, mobility(state.optimizer), self.batches)
+            self.course.step(rate, mobility(state.optimizer), batches)
             if self.settings.penalty == "l1":
-                self.gammas.add_subgradient(rate * self.batches)
+                self.gammas.add_subgradient(rate * batches)
         if self.settings.sr_beta:
-            self._penalize_offsets(self.settings.sr_beta * self.batches)
+            self._penalize_offsets(self.settings.sr_beta * batches)
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def optimizer_step(self, state: TrainingState) -> None:
         """Shrink the gammas that the optimizer has just moved; a step that loss scaling skips does not count."""
-        if self.skipped:
+        if self.skipped or not self.active or self.settings.penalty == "l1":
             return
         if self.polarizer is not None:
-            self.polarizer.step(self.batches)
+            self.polarizer.step(state.pending_batches)
         elif self._rate_now():
-            self.gammas.shrink(self._rate_now() * self.batches * mobility(optimizer))
+            self.gammas.shrink(self._rate_now() * state.pending_batches * mobility(state.optimizer))
 
     @torch.no_grad()
     def on_train_epoch_end(self, epoch: int) -> None:
-        """Pass zeros on to the averaged model, grade the epoch, and say how far the gammas are."""
+        """Copy exact zeros to the averaged model, grade the epoch, and log the progress."""
         now = self.gammas.magnitudes()
         self.course.measure(now)
         if self.active and self.settings.penalty != "l1":
@@ -160,35 +156,33 @@ class SparsityPenalty:
             self._judge(epoch)
         self._histograms(epoch)
 
-    def on_fit_epoch_end(self, values: list[float], epoch: int, *_: Any) -> None:
-        """Set the automatic rate of the next epoch; keep what a resumed run needs."""
-        mean_precision = float(values[MAP50])
-        self.best_map = max(self.best_map, mean_precision)
+    def on_fit_epoch_end(self, vals: EpochResult, epoch: int, best_fitness: float, fi: float) -> None:
+        """Set the automatic rate of the next epoch, and let the penalty pause while mAP50 is too low."""
+        self.best_map = max(self.best_map, vals.map50)
         allowed = self.allowed_loss(epoch)
-        held = mean_precision < self.best_map - allowed
+        held = vals.map50 < self.best_map - allowed
         if self.polarizer is not None:
             self.polarizer.held = held
         elif self.automatic and epoch + 1 < self.state.epochs:
             self._adapt(epoch, held)
         if held and (self.automatic or self.polarizer is not None):
             LOGGER.info(
-                f"mAP50 {mean_precision:.3f} is more than {allowed:.2g} below {self.best_map:.3f}: "
+                f"mAP50 {vals.map50:.3f} is more than {allowed:.2g} below {self.best_map:.3f}: "
                 "the penalty holds back until it has recovered"
             )
-        self.state.plugins["sparsity"] = self._state_dict()
 
     def allowed_loss(self, epoch: int) -> float:
         """Return how far mAP50 may be below the best after ``epoch``.
 
         What a high learning rate costs comes back when it falls, so up to twice as much is allowed until then.
         """
-        return self.settings.max_map_loss * (1 + self.state.learning_rate_factor(epoch))
+        return self.settings.max_map_loss * (1 + self.state.run.learning_rate_factor(epoch))
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, last: Path, best: Path, plots: bool, epoch: int, results: Sequence[float]) -> None:
         """Say what best.pt is."""
         if not self.active:
             return
-        wanted, reached = self.settings.target_share, self.state.best_grade
+        wanted, reached = self.settings.target_share, self.state.best.grade
         if self.polarizer is not None:
             wanted = float(self.polarizer.chosen.float().mean())
             reached *= wanted
@@ -303,20 +297,23 @@ class SparsityPenalty:
 
     # -- resuming ------------------------------------------------------------------------------------------------------
 
-    def _state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
+        """Rate, best mAP50, verdict, course and polarizer."""
         parts = {"rate": self.rate, "best_map": self.best_map, "verdict": self.verdict, "course": vars(self.course)}
         return parts | ({"polarizer": self.polarizer.state_dict()} if self.polarizer is not None else {})
 
-    def _load(self, saved: Any) -> None:
-        """Go on where ``_state_dict`` was taken. Raises InputError for a damaged record."""
-        judged = Judge("last.pt")
-        wanted = {**self._state_dict(), "course": {**vars(self.course), "force": self.course.start}}
-        judged.alike("plugins: sparsity", saved, wanted, optional=("force",))
-        self.rate, self.best_map, self.verdict = saved["rate"], saved["best_map"], saved["verdict"]
+    def load_state_dict(self, record: Any) -> None:
+        """Continue where ``state_dict`` was taken. Raises InputError for a damaged record."""
+        own = {**self.state_dict(), "course": {**vars(self.course), "force": self.course.start}}
+        Judge("last.pt").alike("plugins: sparsity", record, own, optional=("force",))
+        self.resumed = True
+        self.rate = record["rate"]
+        self.best_map = record["best_map"]
+        self.verdict = record["verdict"]
         device = self.gammas.layer.device
         course: dict[str, Any] = {
-            key: value.to(device) if torch.is_tensor(value) else value for key, value in saved["course"].items()
+            key: value.to(device) if torch.is_tensor(value) else value for key, value in record["course"].items()
         }
         self.course = Course(**course)
         if self.polarizer is not None:
-            self.polarizer.load_state_dict(saved["polarizer"])
+            self.polarizer.load_state_dict(record["polarizer"])

@@ -92,7 +92,7 @@ def remaining_path(state: TrainingState, first: int, last: int, schedule: bool) 
     for epoch in range(first, last):
         warm = np.minimum((np.arange(len(state.loader)) + epoch * len(state.loader)) / state.warmup_batches, 1)
         momenta = state.hyp["warmup_momentum"] * (1 - warm) + momentum * warm if "momentum" in group else 0 * warm
-        rate = group["initial_lr"] * state.learning_rate_factor(max(epoch - 1, 0))  # they follow one epoch late
+        rate = group["initial_lr"] * state.run.learning_rate_factor(max(epoch - 1, 0))  # they follow one epoch late
         part = float((rate * warm / (1 - momenta)).sum())
         path += part
         push += part * (decayed(1.0, epoch, state.epochs) if schedule else 1.0)

@@ -1,4 +1,4 @@
-"""Knowledge distillation: the unpruned model's outputs as soft targets, as callbacks of the ordinary training loop.
+"""Knowledge distillation: the unpruned model's outputs as soft targets, as a plug-in of the training loop.
 
 A label says which few cells hold an object; the teacher says for every cell and anchor how likely an object is, where
 its box lies and which class it has, also for the objects that nobody labelled. The narrow student is trained to follow
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from models.loading import attempt_load
+from utils.callbacks import Plugin
 from utils.checkpoint import de_parallel
 from utils.dataset.classes import class_names
 from utils.errors import InputError
@@ -23,7 +25,6 @@ from utils.metrics import bbox_iou
 from utils.training.assignment import constant
 
 if TYPE_CHECKING:
-    from utils.callbacks import Callbacks
     from utils.loss import ComputeLoss
     from utils.training.state import TrainingState
 
@@ -73,41 +74,35 @@ def output_distance(
     return box, objectness, classes
 
 
-class Distillation:
+class Distillation(Plugin):
     """Adds the distance between student and teacher to the loss of every training batch.
 
     Args:
         teacher: checkpoint of the unpruned model, with the head (classes, anchors) of the student.
-        gain: weight of the distance beside the labels' loss; its three terms have the gains of that loss.
+        gain: weight of the distance, next to the labels' loss; its three terms have the gains of that loss.
     """
+
+    name = "distillation"
 
     def __init__(self, teacher: str | Path, gain: float = 1.0) -> None:
         """Read the teacher, so that a bad file stops a run before anything is written."""
-        from models.loading import attempt_load
-
         self.path, self.gain = teacher, gain
         self.teacher = attempt_load(teacher).requires_grad_(False)
-        self.state: TrainingState
-        self.label_loss: Any
-        self._sums: torch.Tensor  # (3,), of the distances in an epoch
+        self.label_loss: Any = None  # the run's own, from on_training_ready on
+        self._sums = torch.zeros(3)  # of the distances in an epoch
         self._batches = 0
 
-    def register(self, callbacks: Callbacks) -> None:
-        """Hang the teacher on the hooks of a run."""
-        for hook in ("on_training_ready", "on_train_epoch_start", "on_train_batch_start", "on_train_epoch_end"):
-            callbacks.register_action(hook, name="distillation", callback=getattr(self, hook))
-
     def on_training_ready(self, state: TrainingState) -> None:
-        """Compare the teacher with the student and stand between the loop and its loss.
+        """Compare the teacher with the student, and wrap the run's loss.
 
         Raises:
             InputError: the teacher's classes, levels or anchors are not those of the student.
         """
-        self.state, self.label_loss = state, state.compute_loss
+        self.label_loss = state.compute_loss
         self.teacher.to(state.device, memory_format=torch.channels_last)
         check_heads(self.teacher, de_parallel(state.model), self.path)
         self.teacher.model[-1].training = True  # the head alone: it then returns raw logits and decodes nothing
-        self._sums = torch.zeros(3, device=state.device)
+        self._sums = self._sums.to(state.device)
         state.compute_loss = self
         LOGGER.info(f"Distillation: the outputs of {self.path} are soft targets, gain {self.gain:g}")
 

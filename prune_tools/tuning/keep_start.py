@@ -1,30 +1,31 @@
-"""The weights that a run starts from: what they are worth, and that it does not end with less."""
+"""Measure the weights that a run starts from, and restore them if no epoch beats them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+import val
+from models.loading import strip_optimizer
+from utils.callbacks import Plugin
 from utils.commands.options import AUTO_BATCH
 from utils.errors import OtherClassesError
 from utils.log import LOGGER
+from utils.metrics import fitness
+from utils.training.interfaces import Results
+from utils.training.options import TrainOptions
 
-if TYPE_CHECKING:
-    from utils.callbacks import Callbacks
-    from utils.training.options import TrainOptions
-
-SAFE_BATCH = 16  # images; while what fits is still to be found out
-Results = tuple[float, ...]  # P, R, mAP50, mAP50-95, ...
+SAFE_BATCH = 16  # images, while --batch-size -1 has not been resolved
 
 
 def measure_start(options: TrainOptions) -> Results | None:
     """P, R, mAP50 and mAP50-95 of ``options.weights`` on the validation images.
 
-    None when they cannot be had: no weights, or weights that know other classes.
+    None without weights, and for weights of other classes.
     """
-    import val
-
     if not options.weights:
         return None
     batch_size = SAFE_BATCH if options.batch_size == AUTO_BATCH else options.batch_size * 2
@@ -48,34 +49,25 @@ def start_map50(options: TrainOptions) -> float:
     return results[2] if results else 0.0
 
 
-class KeepStart:
-    """Puts the start weights into best.pt when no epoch came up to them."""
+class KeepStart(Plugin):
+    """Puts the start weights into best.pt if no epoch is as good."""
+
+    name = "start"
 
     def __init__(self, options: TrainOptions) -> None:
         """``options`` of the run; nothing is measured yet."""
         self.options = options
         self.results: Results | None = None
 
-    def register(self, callbacks: Callbacks) -> None:
-        """Hang it on the start and the end of a run, where the first rank alone comes by."""
-        for hook in ("on_pretrain_routine_end", "on_train_end"):
-            callbacks.register_action(hook, name="start", callback=getattr(self, hook))
-
-    def on_pretrain_routine_end(self, *_: Any) -> None:
-        """Measure the start, when everything that the run needs has been found good."""
+    def on_pretrain_routine_end(self) -> None:
+        """Measure the start, once all inputs of the run have been checked."""
         self.results = measure_start(self.options)
 
-    def on_train_end(self, last: Path, best: Path, plots: bool, epoch: int, results: Any) -> None:
+    def on_train_end(self, last: Path, best: Path, plots: bool, epoch: int, results: Sequence[float]) -> None:
         """Compare ``results``, those of ``best``, with the start's by the fitness that chooses best.pt."""
-        import numpy as np
-
-        from models.loading import strip_optimizer
-        from utils.metrics import fitness
-
         if self.results is None:
             return
-        before, after = (float(fitness(np.array([values[:4]]))[0]) for values in (self.results, results))
-        if before <= after:
+        if _merit(self.results) <= _merit(results):
             return
         LOGGER.warning(
             f"WARNING: no epoch came up to the start (mAP50 {results[2]:.3f} after {self.results[2]:.3f}, mAP50-95 "
@@ -83,3 +75,8 @@ class KeepStart:
             "or with a lower lr0"
         )
         strip_optimizer(self.options.weights, best)
+
+
+def _merit(results: Sequence[float]) -> float:
+    """The fitness by which best.pt is chosen."""
+    return float(fitness(np.array([results[:4]]))[0])

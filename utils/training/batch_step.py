@@ -60,9 +60,10 @@ class BatchStep:
 
     def _differentiate(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         state = self.state
-        with torch.autocast(state.device.type, state.autocast_dtype, enabled=state.mixed_precision):
+        precision = state.run.autocast_dtype
+        with torch.autocast(state.device.type, precision, enabled=precision is not None):
             loss, items = state.compute_loss(state.forward(images), labels, images)
-        state.scaler.scale(loss * state.loss_factor).backward()
+        state.scaler.scale(loss * state.run.loss_factor).backward()
         return items
 
 
@@ -198,12 +199,13 @@ class RecordedStep(BatchStep):
 
 def batch_step(state: TrainingState) -> BatchStep:
     """The way in which the batches of a run are computed: recorded on a GPU where shapes and process allow it."""
+    options = state.run.options
     reasons = {
-        "--multi-scale changes the shapes": state.multi_scale,
+        "--multi-scale changes the shapes": options.multi_scale,
         "several ranks exchange gradients": state.forward is not state.model,
         "--compile makes its own kernels": bool(getattr(state.model, "_compiled_call_impl", None)),
     }
-    if state.device.type != "cuda" or not state.cuda_graph:
+    if state.device.type != "cuda" or options.no_cuda_graph:
         return BatchStep(state)
     for reason, holds in reasons.items():
         if holds:

@@ -9,7 +9,7 @@
         every `accumulate` batches:
             unscale, clip to norm 10
             on_before_optimizer_step(state)                      plug-ins may change the true gradients here
-            step, optimizer_step(), on_before_zero_grad(), zero the gradients, EMA
+            step, optimizer_step(state), on_before_zero_grad(state), zero the gradients, EMA
                                                                  (no step and no EMA if the loss scale has overflowed)
         on_train_batch_end(...)                                  (on the first rank)
 """
@@ -18,25 +18,20 @@ from __future__ import annotations
 
 import math
 import random
-import time
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from utils.commands.interrupts import obeying
 from utils.distributed import average, from_first
 from utils.errors import InputError
-from utils.log import LOGGER, tqdm_is_quiet
 from utils.training.batch_step import batch_step
-from utils.training.optim import FUSED_DEVICES, overflow_flag
+from utils.training.optim import BIASES, FUSED_DEVICES, overflow_flag
+from utils.training.progress import Progress
 from utils.training.state import TrainingState
 
 MAX_GRADIENT_NORM = 10.0
-BAR_SECONDS = 0.3  # between two looks at the losses, for which the GPU has to finish what it was given
-PROGRESS_COLUMNS = ("Epoch", "gpu_mem", "box", "obj", "cls", "labels", "img_size")
 
 
 class DivergedError(InputError):
@@ -52,8 +47,8 @@ def warm_up(state: TrainingState, batch_index: int) -> None:
 
     state.accumulate = max(1, round(ramp(1, state.nominal_batch_size / state.batch_size)))
     for number, group in enumerate(state.optimizer.param_groups):
-        start = state.hyp["warmup_bias_lr"] if number == 0 else 0.0
-        group["lr"] = ramp(start, group["initial_lr"] * state.learning_rate_factor(state.epoch))
+        start = state.hyp["warmup_bias_lr"] if number == BIASES else 0.0
+        group["lr"] = ramp(start, group["initial_lr"] * state.run.learning_rate_factor(state.epoch))
         if "momentum" in group:
             group["momentum"] = ramp(state.hyp["warmup_momentum"], state.hyp["momentum"])
 
@@ -72,32 +67,23 @@ def random_size(images: torch.Tensor, image_size: int, grid_size: int, chance: r
 
 
 def optimizer_step(state: TrainingState, batch_index: int) -> None:
-    """Apply the accumulated gradients: unscale, clip, let plug-ins act on them, step, follow with the EMA.
+    """Apply the accumulated gradients: unscale, clip, run the plug-ins, step, update the EMA.
 
     Gradients that have overflowed are dropped, and weights, optimizer and EMA stay as they are.
     """
     state.scaler.unscale_(state.optimizer)
     state.overflow = overflow_flag(state.scaler, state.optimizer)
-    joined = True if state.device.type in FUSED_DEVICES else None  # all gradients at once, else where torch thinks fit
-    nn.utils.clip_grad_norm_(state.model.parameters(), max_norm=MAX_GRADIENT_NORM, foreach=joined)
+    foreach = True if state.device.type in FUSED_DEVICES else None  # None lets torch decide
+    nn.utils.clip_grad_norm_(state.model.parameters(), max_norm=MAX_GRADIENT_NORM, foreach=foreach)
     state.callbacks.run("on_before_optimizer_step", state)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    state.callbacks.run("optimizer_step")
-    state.callbacks.run("on_before_zero_grad")
+    state.callbacks.run("optimizer_step", state)
+    state.callbacks.run("on_before_zero_grad", state)
     state.optimizer.zero_grad(set_to_none=state.batch_step is None or not state.batch_step.keeps_gradients)
     state.ema.update(state.model, state.overflow)
-    state.last_step, state.pending_batches = batch_index, 0
-
-
-def gpu_memory(device: torch.device) -> str:
-    """Memory reserved on the GPU, as shown in the progress bar."""
-    return f"{torch.cuda.memory_reserved(device) / 1e9 if device.type == 'cuda' else 0:.3g}G"
-
-
-def progress_bar(loader: Any) -> tqdm:
-    """The loader with a bar on terminals; a log file gets one line per epoch instead."""
-    return tqdm(loader, total=len(loader), disable=None, bar_format="{l_bar}{bar:10}{r_bar}")
+    state.last_step = batch_index
+    state.pending_batches = 0
 
 
 def train_one_epoch(state: TrainingState) -> np.ndarray | None:
@@ -106,40 +92,38 @@ def train_one_epoch(state: TrainingState) -> np.ndarray | None:
     Returns:
         The mean box, objectness and class loss (3,), or None when a callback asked to stop.
     """
+    run, callbacks, loader = state.run, state.callbacks, state.loader
     state.model.train()
-    state.callbacks.run("on_train_epoch_start")
-    step = state.batch_step = state.batch_step or batch_step(state)
-    mean_losses = torch.zeros(3, device=state.device)
-    targets, images = torch.zeros(0, 6), torch.zeros(0, 3, 0, 0)
-    if state.epoch == 0 or not tqdm_is_quiet():
-        LOGGER.info("\n" + "%10s" * len(PROGRESS_COLUMNS), *PROGRESS_COLUMNS)
-    bar, shown = progress_bar(state.loader) if state.is_main else state.loader, -math.inf
-    for number, (images, targets, paths, _) in enumerate(obeying(bar)):
-        state.callbacks.run("on_train_batch_start")
-        batch_index = number + len(state.loader) * state.epoch
+    callbacks.run("on_train_epoch_start")
+    if state.batch_step is None:
+        state.batch_step = batch_step(state)
+    step = state.batch_step
+    mean_losses = torch.zeros(3, device=run.device)
+    progress = Progress(state)
+    for number, (pixels, targets, paths, _) in enumerate(obeying(progress.batches)):
+        callbacks.run("on_train_batch_start")
+        batch_index = number + len(loader) * state.epoch
         if batch_index <= state.warmup_batches:
             warm_up(state, batch_index)
-        images = step.prepare(images)
-        if state.multi_scale:
-            images = random_size(images, state.image_size, state.grid_size, state.random_of_batch(batch_index))
+        images = step.prepare(pixels)
+        if run.options.multi_scale:
+            images = random_size(images, run.image_size, run.grid_size, run.random_of_batch(batch_index))
         # The last batch steps in any case, so that no gradient is lost at the end of an epoch
-        steps = batch_index - state.last_step >= state.accumulate or number + 1 == len(state.loader)
+        is_last = number + 1 == len(loader)
+        steps = batch_index - state.last_step >= state.accumulate or is_last
         items = step(images, targets, steps)
         state.pending_batches += 1
         if steps:
             optimizer_step(state, batch_index)
 
         mean_losses = (mean_losses * number + items) / (number + 1)
-        if state.is_main:
-            if not bar.disable and (time.monotonic() > shown + BAR_SECONDS or number + 1 == len(state.loader)):
-                bar.set_description(progress_row(state, mean_losses, len(targets), images.shape[-1]))
-                shown = time.monotonic()
-            state.callbacks.run("on_train_batch_end", batch_index, state.model, images, targets, paths, state.plots)
-        if state.callbacks.stop_training and state.ranks == 1:
+        progress.show(mean_losses, len(targets), images.shape[-1], is_last)
+        if run.is_main:
+            callbacks.run("on_train_batch_end", batch_index, state.model, images, targets, paths, run.plots)
+        if callbacks.stop_training and run.world.size == 1:
             return None
-    if tqdm_is_quiet():
-        LOGGER.info(progress_row(state, mean_losses, len(targets), images.shape[-1]))
-    if from_first(state.callbacks.stop_training):  # several ranks stop together, at the end of an epoch
+    progress.end_epoch()
+    if from_first(callbacks.stop_training):  # several ranks stop together, at the end of an epoch
         return None
     losses = average(mean_losses).cpu().numpy()
     if not np.isfinite(losses).all():
@@ -148,9 +132,3 @@ def train_one_epoch(state: TrainingState) -> np.ndarray | None:
             "lower lr0 (and --sr in sparse training) or check the labels"
         )
     return losses
-
-
-def progress_row(state: TrainingState, losses: torch.Tensor, labels: int, width: int) -> str:
-    """One row under PROGRESS_COLUMNS: epoch, GPU memory, the three mean losses, labels in the batch, image width."""
-    head = f"{state.epoch}/{state.epochs - 1}", gpu_memory(state.device)
-    return ("%10s" * 2 + "%10.4g" * 5) % (*head, *losses.tolist(), labels, width)

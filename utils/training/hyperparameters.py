@@ -74,9 +74,14 @@ def _is_number(text: Any) -> bool:
         return False
 
 
-def scale_gains(hyp: dict[str, Any], levels: int, class_count: int, image_size: int, label_smoothing: float) -> None:
-    """Adapt the loss gains, which are given for 3 levels, 80 classes and 640 pixels, to this run, in place."""
-    hyp["box"] *= 3 / levels
-    hyp["cls"] *= class_count / 80 * 3 / levels
-    hyp["obj"] *= (image_size / 640) ** 2 * 3 / levels
-    hyp["label_smoothing"] = label_smoothing
+def scaled_hyperparameters(
+    hyp: dict[str, Any], levels: int, class_count: int, image_size: int, label_smoothing: float
+) -> dict[str, Any]:
+    """``hyp`` with the loss gains, which are given for 3 levels, 80 classes and 640 pixels, scaled to a run."""
+    per_level = 3 / levels
+    return hyp | {
+        "box": hyp["box"] * per_level,
+        "cls": hyp["cls"] * (class_count / 80 * 3 / levels),
+        "obj": hyp["obj"] * ((image_size / 640) ** 2 * 3 / levels),
+        "label_smoothing": label_smoothing,
+    }

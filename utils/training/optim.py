@@ -245,38 +245,3 @@ class ModelEMA:
         for name, value in vars(de_parallel(model)).items():
             if not name.startswith("_") and name not in unwanted and (not wanted or name in wanted):
                 setattr(self.ema, name, value)
-
-
-class EarlyStopping:
-    """Tells when the fitness has not risen for ``patience`` epochs (0: never).
-
-    Only a higher fitness counts as progress, unlike in YOLOv5 v6.2, where a plateau of equal values does and can keep a
-    finished run going. The one exception is the start: epochs at fitness 0, before anything is detected, do not wait.
-
-    Attributes:
-        best_fitness, best_epoch: the best so far (the first epoch that reached it).
-        possible_stop: the next epoch may be the last.
-        stopped: the run has ended early.
-    """
-
-    def __init__(self, patience: float = 30) -> None:
-        """Wait for ``patience`` epochs without progress."""
-        self.patience = patience or math.inf
-        self.best_fitness = 0.0
-        self.best_epoch = 0
-        self.possible_stop = self.stopped = False
-
-    def __call__(self, epoch: int, fitness: float) -> bool:
-        """Take in the fitness of ``epoch``; True when training should stop after it."""
-        if fitness > self.best_fitness or self.best_fitness == fitness == 0:
-            self.best_fitness, self.best_epoch = fitness, epoch
-        waited = epoch - self.best_epoch
-        self.possible_stop = waited >= self.patience - 1
-        self.stopped = waited >= self.patience
-        if not self.stopped:
-            return False
-        LOGGER.info(
-            f"Stopped early: no higher fitness for {self.patience} epochs; best.pt is of epoch {self.best_epoch} "
-            "(--patience N waits longer, --patience 0 never stops)"
-        )
-        return True

@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +19,7 @@ from utils.dataset.record import changes
 from utils.errors import InputError, short_repr
 from utils.log import LOGGER
 from utils.training.optim import load_optimizer
-
-if TYPE_CHECKING:
-    from utils.training.optim import EarlyStopping
-    from utils.training.state import TrainingState
+from utils.training.state import TrainingState
 
 MERSENNE_WORDS = 624  # of NumPy's generator
 CUDA_BYTES = 16  # of a GPU's generator
@@ -34,12 +31,13 @@ OWN_SETTINGS = ("params", "fused", "foreach")  # of an optimizer's groups: this 
 NEEDED_SETTINGS = ("lr", "initial_lr", "weight_decay")  # the others have defaults, in files of other versions of torch
 
 
-def snapshot(state: TrainingState, stopper: EarlyStopping, maps: Sequence[float]) -> dict[str, Any]:
-    """Random generators, loss scale, step counters, early stopping and the mAP of each class, as plain values.
+def snapshot(state: TrainingState) -> dict[str, Any]:
+    """Random generators, loss scale, step counters, the best epoch, plug-ins and the mAP of each class: plain values.
 
     NumPy's state is stored as a tensor: its own pickles name private modules that other NumPy versions do not have.
     """
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    stopper = state.best.stopper
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached),
@@ -47,13 +45,13 @@ def snapshot(state: TrainingState, stopper: EarlyStopping, maps: Sequence[float]
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "loader": state.loader.generator_state(),
         "scaler": state.scaler.state_dict(),
-        "maps": list(maps),
+        "maps": list(state.maps),
         "last_step": state.last_step,
         "accumulate": state.accumulate,
-        "best_grade": state.best_grade,
-        "plugins": state.plugins,
+        "best_grade": state.best.grade,
+        "plugins": state.plugins | state.callbacks.state_dict(),
         "stopper": (stopper.best_fitness, stopper.best_epoch, stopper.possible_stop, stopper.stopped),
-        "data": state.data,
+        "data": state.image_records,
     }
 
 
@@ -252,13 +250,8 @@ def _judge_generators(judged: Judge, saved: dict[str, Any]) -> None:
 # -- putting back ------------------------------------------------------------------------------------------------------
 
 
-def restore(
-    checkpoint: dict[str, Any], counters: Counters, state: TrainingState, stopper: EarlyStopping, path: str
-) -> tuple[int, float, list[float]]:
-    """Put a run back where ``checkpoint``, which ``judge`` has read, was written.
-
-    Returns:
-        The epoch to start with, the best fitness so far, and the mAP of each class (empty where it is unknown).
+def restore(checkpoint: dict[str, Any], counters: Counters, state: TrainingState, path: str) -> None:
+    """Put ``state`` back where ``checkpoint``, from which ``judge`` made ``counters``, was written.
 
     Raises:
         InputError: weights, averages or optimizer are of another network, or damaged.
@@ -287,13 +280,18 @@ def restore(
         _restore_generators(saved, state)
         if saved["scaler"]:
             state.scaler.load_state_dict(saved["scaler"])
-        # With fewer batches than before, no step may lie in the future
+        # With fewer batches per epoch than before, the last step must not lie in the future
         state.last_step = min(counters.last_step, len(state.loader) * (counters.epoch + 1) - 1)
         state.accumulate = counters.accumulate
-        state.best_grade, state.plugins = counters.best_grade, counters.plugins
+        state.plugins = counters.plugins
+        stopper = state.best.stopper
         stopper.best_fitness, stopper.best_epoch, stopper.possible_stop, stopper.stopped = counters.stopper
-        _compare_data(counters.data, state.data)
-    return counters.epoch + 1, counters.best_fitness, counters.maps
+        _compare_data(counters.data, state.image_records)
+    state.best.grade = counters.best_grade
+    state.best.fitness = counters.best_fitness
+    state.maps = counters.maps
+    state.first_epoch = counters.epoch + 1
+    state.epoch = state.first_epoch
 
 
 def _compare_data(before: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> None:

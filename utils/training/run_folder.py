@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from utils.checkpoint import save_checkpoint
 from utils.commands.interrupts import advising, resume_flag
+from utils.distributed import by_first
 from utils.log import LOGGER
 from utils.storage.drafts import remove_abandoned
 from utils.storage.files import make_folder, write_yaml
 from utils.storage.folder_lock import claimed_folder, held_folder
 from utils.training.options import TrainOptions
-
-if TYPE_CHECKING:
-    from utils.training.optim import EarlyStopping
-    from utils.training.state import TrainingState
+from utils.training.resume import as_recorded
+from utils.training.resume_record import snapshot
+from utils.training.state import TrainingState
 
 
 @contextmanager
 def run_folder(options: TrainOptions, resumed: Path) -> Iterator[Path]:
-    """The folder of a training, for all ranks; the first one holds it meanwhile.
+    """The folder of a training run, on all ranks; the first one locks it for the duration of the block.
 
-    It is a new one by ``options``, or with --resume ``resumed``. Raises InputError on all ranks if it cannot be used.
+    It is a new one named by ``options``, or with --resume the folder ``resumed``. Raises InputError on all ranks if it
+    cannot be used.
     """
-    from utils.distributed import by_first
-
     name = Path(options.cfg).stem if options.name == "cfg" else options.name
     with ExitStack() as held:
 
-        def take() -> Path:
-            place = Path(options.project) / name
-            return held.enter_context(
-                held_folder(resumed) if options.resume else claimed_folder(place, options.exist_ok)
-            )
+        def lock() -> Path:
+            if options.resume:
+                return held.enter_context(held_folder(resumed))
+            return held.enter_context(claimed_folder(Path(options.project) / name, options.exist_ok))
 
-        folder = by_first(take)
+        folder = by_first(lock)
         with advising(lambda: resume_flag(folder / "weights/last.pt")):
             yield folder
 
@@ -46,15 +45,15 @@ class RunFolder:
     """The folder of one run.
 
     Attributes:
-        path: the folder. last, best: its checkpoints. best_fitness: the highest so far.
+        path: the folder.
+        last, best: its checkpoints, last.pt and best.pt.
     """
 
     def __init__(self, path: Path) -> None:
         """Name the files; nothing is read or written yet."""
         self.path = path
-        self.last, self.best = path / "weights/last.pt", path / "weights/best.pt"
-        self.best_fitness = 0.0
-        self.saved_best = False  # best.pt is of this run
+        self.last = path / "weights/last.pt"
+        self.best = path / "weights/best.pt"
 
     def start(self, options: TrainOptions, hyp: dict[str, Any]) -> None:
         """Create the folder with hyp.yaml and opt.yaml; ``hyp`` has the gains as they were given.
@@ -66,9 +65,7 @@ class RunFolder:
             return
         make_folder(self.path / "weights")
         remove_abandoned(self.path, held=True)
-        if options.resume:
-            self.saved_best = self.best.exists()
-        else:
+        if not options.resume:
             self._set_earlier_run_aside()
         write_yaml(self.path / "hyp.yaml", hyp)
         write_yaml(self.path / "opt.yaml", self._record(options, hyp))
@@ -82,44 +79,27 @@ class RunFolder:
             LOGGER.info(f"The last.pt of an earlier run in this folder is now {earlier}")
 
     def _record(self, options: TrainOptions, hyp: dict[str, Any]) -> dict[str, Any]:
-        from utils.training.resume import as_recorded
-
         return {**as_recorded(options), "hyp": hyp, "save_dir": str(self.path)}
 
-    def rate(self, fitness: float, state: TrainingState, stopper: EarlyStopping) -> bool:
-        """Take in the fitness of an epoch; whether it is the best so far of the highest grade, of equals the first."""
-        if state.grade > state.best_grade:  # fitter epochs of a lower grade no longer count
-            state.best_grade, self.best_fitness, self.saved_best = state.grade, 0.0, False
-            stopper.best_fitness = -1.0
-        improved = (state.grade == state.best_grade and fitness > self.best_fitness) or not self.saved_best
-        self.best_fitness = max(fitness, self.best_fitness) if improved else self.best_fitness
-        return improved
+    def save(self, state: TrainingState, improved: bool) -> None:
+        """Write the checkpoints of the epoch that has ended, as best.pt as well if it ``improved``.
 
-    def save(
-        self, state: TrainingState, stopper: EarlyStopping, options: TrainOptions, hyp: dict[str, Any],
-        improved: bool, maps: Sequence[float],
-    ) -> None:  # fmt: skip
-        """Write the checkpoints of the epoch that has ended.
-
-        last.pt comes last: a run killed before that repeats the epoch, and writes the other files again just so.
+        last.pt comes last: a run killed before that repeats the epoch, and writes the same other files again.
         """
-        from utils.checkpoint import save_checkpoint
-        from utils.training.resume_record import snapshot
-
+        options = state.run.options
         checkpoint = {
             "epoch": state.epoch,
-            "best_fitness": self.best_fitness,
+            "best_fitness": state.best.fitness,
             "model": state.model,
             "ema": state.ema.ema,
             "updates": state.ema.updates,
             "optimizer": state.optimizer.state_dict(),
             "wandb_id": None,
-            "opt": self._record(options, hyp),
+            "opt": self._record(options, state.run.unscaled_hyp),
             "date": datetime.now().isoformat(),
-            "resume": snapshot(state, stopper, maps),
+            "resume": snapshot(state),
         }
         targets = [self.best] if improved else []
         if options.save_period > 0 and state.epoch % options.save_period == 0:
             targets.append(self.path / f"weights/epoch{state.epoch}.pt")
         save_checkpoint(checkpoint, *targets, self.last)
-        self.saved_best |= improved

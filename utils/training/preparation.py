@@ -1,0 +1,160 @@
+"""Everything before the first epoch: reading the inputs, cheapest first, and building model, loaders and optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from utils.autoanchor import check_anchors
+from utils.autobatch import resolve_batch_size
+from utils.checks import check_dataset, check_file, check_img_size
+from utils.dataset.classes import SINGLE_CLASS, SINGLE_CLASS_NOTE, class_names, is_single_class
+from utils.dataset.labels import class_weights
+from utils.dataset.record import record_of
+from utils.device import seed_everything
+from utils.distributed import parallel
+from utils.drawing.pictures import plot_labels
+from utils.log import LOGGER
+from utils.loggers import Loggers
+from utils.training.compilation import check_compiler, compile_model
+from utils.training.epoch_loader import EpochLoader
+from utils.training.hyperparameters import read_hyperparameters, scaled_hyperparameters
+from utils.training.interfaces import Surroundings
+from utils.training.loaders import training_loader, validation_loader
+from utils.training.options import TrainOptions
+from utils.training.resume import Resumption, trim_results
+from utils.training.resume_record import Counters, check_names, judge, restore
+from utils.training.run_folder import RunFolder
+from utils.training.state import Run, TrainingState, build_state
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first epoch; the first rank alone validates, and has a loader for it."""
+
+    state: TrainingState
+    val_loader: EpochLoader | None
+
+
+def prepare(
+    options: TrainOptions, folder: RunFolder, around: Surroundings, loggers: Loggers | None,
+    hyp: dict[str, Any] | None = None, resumption: Resumption | None = None,
+) -> Prepared:  # fmt: skip
+    """Build a run.
+
+    Args:
+        options: of the command.
+        folder: of the run.
+        around: networks, validation, hooks and device.
+        loggers: on the first rank.
+        hyp: hyperparameters instead of those in ``options.hyp``.
+        resumption: of an interrupted run, whose options these are.
+
+    Raises:
+        InputError: an input that no run can use, before anything is written where possible.
+    """
+    if options.compile:
+        check_compiler(around.device)
+    around.callbacks.run("on_pretrain_routine_start")
+    if resumption is not None:
+        data = resumption.dataset()
+    else:
+        data = check_dataset(options.data, allow_scripts=options.allow_download_scripts)
+    weights = options.resume or options.weights
+    checkpoint = around.networks.load_checkpoint(weights) if weights else None
+    unscaled_hyp = read_hyperparameters(hyp or check_file(options.hyp))
+    seed_everything(options.seed)
+
+    options = _with_class_mode(options, data, checkpoint)
+    names = [SINGLE_CLASS] if options.single_cls and data["nc"] != 1 else list(data["names"].values())
+    counters: Counters | None = None
+    if options.resume and checkpoint is not None:
+        counters = judge(checkpoint, options.resume)
+        check_names(checkpoint["model"], names, options.resume, options.data)
+    model: Any = around.networks.build_model(options, dict(unscaled_hyp), len(names), checkpoint).to(around.device)
+    around.networks.freeze_layers(model, options.freeze)
+    grid_size = max(int(model.stride.max()), 32)
+    image_size = check_img_size(options.imgsz, grid_size, floor=grid_size * 2)
+    run = Run(
+        options=resolve_batch_size(options, model, image_size, around.device, around.callbacks),
+        data=data,
+        names=names,
+        hyp=scaled_hyperparameters(
+            unscaled_hyp, model.model[-1].nl, len(names), image_size, label_smoothing=options.label_smoothing
+        ),
+        unscaled_hyp=unscaled_hyp,
+        image_size=image_size,
+        grid_size=grid_size,
+        device=around.device,
+        world=around.world,
+        callbacks=around.callbacks,
+    )
+    if run.is_main:
+        folder.start(run.options, unscaled_hyp)
+    prepared = _build(run, model)
+    prepared.state.loggers = loggers
+    if counters is not None and checkpoint is not None:
+        restore(checkpoint, counters, prepared.state, options.resume)
+        prepared.state.best.saved = folder.best.exists()
+        if loggers is not None:
+            trim_results(loggers.csv, prepared.state.first_epoch)
+            loggers.first_epoch = prepared.state.first_epoch
+    elif run.is_main:
+        _fit_anchors(prepared.state, keep=_keeps_anchors(run.options, around, model, checkpoint))
+        if run.plots:
+            plot_labels(np.concatenate(prepared.state.loader.dataset.labels, 0), names, folder.path)
+    prepared.state.forward = parallel(model, run.device, options.sync_bn)
+    if options.compile:
+        compile_model(model)
+    if run.is_main:
+        run.callbacks.run("on_pretrain_routine_end")
+    return prepared
+
+
+def _with_class_mode(options: TrainOptions, data: dict[str, Any], checkpoint: dict[str, Any] | None) -> TrainOptions:
+    """The options with --single-cls if the run continues with a trained head that has one class."""
+    if not options.keeps_anchors or checkpoint is None or options.single_cls:
+        return options
+    if not is_single_class(class_names(checkpoint["model"]), data["nc"]):
+        return options
+    LOGGER.info(SINGLE_CLASS_NOTE.format(options.weights))
+    return replace(options, single_cls=True)
+
+
+def _build(run: Run, model: Any) -> Prepared:
+    """Make the loaders, give the model the attributes that checkpoints carry, and make the state."""
+    loader = EpochLoader(training_loader(run))
+    val_loader: EpochLoader | None = None
+    if run.is_main:
+        val_loader = EpochLoader(validation_loader(run))
+        if not run.options.noval:
+            loader.near_end = val_loader.begin_next
+    model.nc, model.hyp, model.names = len(run.names), run.hyp, run.names
+    model.class_weights = class_weights(loader.dataset.labels, model.nc).to(run.device) * model.nc
+    state = build_state(run, model, loader)
+    if val_loader is not None:
+        state.image_records = {"train": record_of(loader.dataset), "val": record_of(val_loader.dataset)}
+    return Prepared(state, val_loader)
+
+
+def _keeps_anchors(
+    options: TrainOptions, around: Surroundings, model: nn.Module, checkpoint: dict[str, Any] | None
+) -> bool:
+    """Tell whether the anchors must stay because the run continues with the trained head that means them."""
+    if checkpoint is None or not options.keeps_anchors:
+        return False
+    return around.networks.has_head_of(model, checkpoint["model"])
+
+
+def _fit_anchors(state: TrainingState, keep: bool) -> None:
+    """Check the anchors against the labels, and replace bad ones unless they are to ``keep``."""
+    run, model = state.run, state.model
+    if run.options.noautoanchor:
+        return
+    check_anchors(state.loader.dataset, model, run.hyp["anchor_t"], run.image_size, run.options.seed, replace=not keep)
+    average: Any = state.ema.ema
+    trained: Any = model
+    average.model[-1].anchors.copy_(trained.model[-1].anchors)
