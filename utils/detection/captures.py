@@ -1,4 +1,4 @@
-"""Videos and streams read frame by frame, over damaged ones."""
+"""Reading videos and streams frame by frame, skipping damaged frames."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 from utils.detection.video_files import opencv_path
 from utils.errors import InputError
 
-DAMAGED_IN_A_ROW = 300  # frames of a file that cannot be decoded: after so many it counts as ended
-FAILURES_IN_A_ROW = 30  # of a stream: after so many, or after PATIENCE_SECONDS of them, it counts as lost
+DAMAGED_IN_A_ROW = 300  # a file counts as ended after as many undecodable frames
+FAILURES_IN_A_ROW = 30  # a stream counts as lost after as many failures, or after PATIENCE_SECONDS of them
 PATIENCE_SECONDS = 1.0
-MOTION_JPEG = int.from_bytes(b"MJPG", "little")  # as CAP_PROP_FOURCC gives it
+MOTION_JPEG = int.from_bytes(b"MJPG", "little")  # as returned by CAP_PROP_FOURCC
 ISO_BOX_SUFFIXES = (".m4v", ".mov", ".mp4")
 
 
 def open_file(file: str | Path) -> cv2.VideoCapture:
-    """Open a video; ``isOpened`` tells if it is one. Raises InputError for a path that OpenCV cannot take.
+    """Open a video; its ``isOpened`` says whether it is one. Raises InputError for a path that OpenCV cannot use.
 
-    A named pipe is one of these: it would be waited for.
+    Named pipes are refused, as opening one would wait for a writer.
     """
     if os.path.exists(file) and not os.path.isfile(file):
         raise InputError(f"{file} is not a regular file")
@@ -31,21 +31,21 @@ def open_file(file: str | Path) -> cv2.VideoCapture:
 
 
 def next_frame(capture: cv2.VideoCapture) -> int | None:
-    """Advance a file to the next frame that can be decoded; returns how many were passed over, None at the end.
+    """Advance a file to the next decodable frame; returns how many frames were skipped, None at the end of the file.
 
-    OpenCV's ``grab`` fails at a damaged frame as it does at the end of the file.
+    OpenCV's ``grab`` fails in the same way at a damaged frame and at the end of the file.
     """
-    for passed in range(DAMAGED_IN_A_ROW):
+    for skipped in range(DAMAGED_IN_A_ROW):
         try:
             if capture.grab():
-                return passed
+                return skipped
         except cv2.error:
             continue
     return None
 
 
 def retrieved(capture: cv2.VideoCapture) -> np.ndarray | None:
-    """The frame that ``capture`` is at, BGR (H, W, 3), or None if it cannot be decoded."""
+    """Decode the current frame of ``capture``: BGR (H, W, 3), or None if that is not possible."""
     try:
         success, picture = capture.retrieve()
     except cv2.error:
@@ -54,7 +54,7 @@ def retrieved(capture: cv2.VideoCapture) -> np.ndarray | None:
 
 
 def missing_bytes(file: str | Path) -> int:
-    """Return how many bytes a video was cut by, as its own headers have it; 0 if none, or if it does not tell."""
+    """Number of bytes missing at the end of a video, according to its own headers; 0 if none, or if unknown."""
     path = Path(file)
     if not path.is_file():
         return 0
@@ -64,7 +64,7 @@ def missing_bytes(file: str | Path) -> int:
             head = stream.read(8)
             return max(int.from_bytes(head[4:], "little") + 8 - size, 0) if head[:4] == b"RIFF" else 0
         end = 0
-        while path.suffix.lower() in ISO_BOX_SUFFIXES and end < size:  # boxes one after the other, ISO/IEC 14496-12
+        while path.suffix.lower() in ISO_BOX_SUFFIXES and end < size:  # a sequence of boxes, ISO/IEC 14496-12
             stream.seek(end)
             head = stream.read(16)
             length = int.from_bytes(head[:4], "big")
@@ -77,33 +77,37 @@ def missing_bytes(file: str | Path) -> int:
 
 
 class StreamCapture:
-    """The pictures of a stream. One that cannot be decoded costs that picture, not the connection.
+    """The pictures of a stream. A picture that cannot be decoded is skipped; the connection stays open.
 
-    A stream of JPEG pictures is decoded here, each in its own size: OpenCV would stretch later ones to the size of the
-    first. Of other streams, such as H.264, a new size is seen after reconnecting.
+    JPEG pictures of a stream are decoded here, each in its own size: OpenCV would stretch later ones to the size of the
+    first. A new size of other streams, such as H.264, takes effect after reconnecting.
 
     Attributes:
-        damaged: pictures so far that could not be decoded.
+        damaged: number of pictures so far that could not be decoded.
     """
 
     def __init__(self, capture: cv2.VideoCapture, from_network: bool, damaged: int = 0) -> None:
-        """``capture`` is open; a live one ``from_network`` may give JPEG pictures; ``damaged`` is counted on."""
+        """``capture`` is open; one ``from_network`` may deliver JPEG pictures; ``damaged`` counts from there."""
         self._capture = capture
         self._decodes = from_network and _gives_jpeg(capture) and capture.set(cv2.CAP_PROP_FORMAT, -1)
         self.damaged = damaged
         self._failures, self._since = 0, 0.0
 
     def read(self, stride: int) -> tuple[bool, np.ndarray | None]:
-        """The ``stride``-th picture from here, BGR (H, W, 3); None if damaged, and first whether there may be more.
+        """Read the ``stride``-th picture from here.
 
-        May raise cv2.error.
+        Returns:
+            False once the stream counts as lost; and the picture, BGR (H, W, 3), or None if it is damaged.
+
+        Raises:
+            cv2.error: by OpenCV.
         """
         start = time.monotonic()
         success = all(self._capture.grab() for _ in range(stride - 1))
         picture = None
         if success:
             success, picture = self._capture.read()
-        if not success:  # a damaged picture, or the end: which of them, the next calls tell
+        if not success:  # a damaged picture or the end: the next calls will show which
             self._since = self._since if self._failures else start
             self._failures += 1
             return self._failures < FAILURES_IN_A_ROW and time.monotonic() < self._since + PATIENCE_SECONDS, None
@@ -123,5 +127,5 @@ def _gives_jpeg(capture: cv2.VideoCapture) -> bool:
 def _decoded(packet: Any) -> np.ndarray | None:
     try:
         return cv2.imdecode(packet.ravel(), cv2.IMREAD_COLOR)
-    except cv2.error:  # such as a size beyond OpenCV's limit
+    except cv2.error:  # for example, a size beyond OpenCV's limit
         return None

@@ -19,17 +19,17 @@ PROBE_SECONDS = 20
 def display_problem() -> str:
     """Return why no window can be opened here; '' if one can.
 
-    A process of its own tries it: some builds of OpenCV end the whole process where there is no display.
+    Another process tries it: without a display, some builds of OpenCV end the whole process.
     """
     try:
         probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, timeout=PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return "opening a window takes for ever"
+        return f"opening a window timed out after {PROBE_SECONDS} s"
     if probe.returncode == 0:
         return ""
     lines = [line.strip() for line in probe.stderr.decode(errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if "display" in line.lower() or "not implemented" in line.lower()]
-    return (told or lines or ["no display"])[0][:160]
+    relevant = [line for line in lines if "display" in line.lower() or "not implemented" in line.lower()]
+    return (relevant or lines or ["no display"])[0][:160]
 
 
 class Viewer:

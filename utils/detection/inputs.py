@@ -1,4 +1,4 @@
-"""What detection reads: a source becomes a loader, and what the loaders give becomes batches of pictures."""
+"""The input of detection: a source becomes a loader, and the loader's items become batches of pictures."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import numpy as np
 
 from utils.detection.sources import LoadImages
 from utils.detection.streams import LoadStreams, is_stream, remote_file_name
+from utils.downloads import download
 from utils.log import LOGGER
 
-WINDOW_BYTES = 1 << 28  # of pictures that wait for others of their shape
+WINDOW_BYTES = 1 << 28  # pictures that wait for others of their shape take no more memory
 
 
 @dataclass
 class Picture:
-    """One image, or one frame of a video or stream, as it came."""
+    """One image, or one frame of a video or stream, as it was read."""
 
     path: Path
     native: np.ndarray  # (H, W, 3) BGR
-    text: str = ""  # how a line of the log about it begins
+    text: str = ""  # start of its line in the log
     frame: int | None = None  # number of the frame; None for an image
     rate: float = 30.0  # frames per second
-    live: bool = False  # a frame of a stream: those of others come in between
+    live: bool = False  # a frame of a stream, between those of other streams
 
     @property
     def size(self) -> tuple[int, int]:
@@ -38,35 +39,29 @@ Window = list[tuple[np.ndarray, Picture]]
 
 
 def check_files(source: str) -> None:
-    """Raise InputError for a source of files that has no image or video."""
+    """Raise InputError if ``source`` names files and none is an image or a video."""
     if not is_stream(source) and not remote_file_name(source):
         LoadImages(source)
 
 
-def open_sources(source: str, download_folder: Path, **how: Any) -> LoadImages | LoadStreams:
-    """The loader for ``source``; ``how`` are its keywords. A file on the network is first downloaded."""
+def open_sources(source: str, download_folder: Path, **keywords: Any) -> LoadImages | LoadStreams:
+    """Make the loader of ``source``; ``keywords`` are the loader's. A file on the network is downloaded first."""
     if is_stream(source):
-        return LoadStreams(source, **how)
+        return LoadStreams(source, **keywords)
     if name := remote_file_name(source):
-        from utils.downloads import download
-
         LOGGER.info(f"Downloading {source} to {download_folder}")
         source = str(download(source, download_folder / name))
-    return LoadImages(source, **how)
+    return LoadImages(source, **keywords)
 
 
 def picture_batches(loader: LoadImages | LoadStreams) -> Iterator[tuple[np.ndarray, list[Picture]]]:
-    """Batches of letterboxed images (B, 3, H, W) with what they were made of: one image or frame, or one per stream."""
+    """Yield letterboxed images (B, 3, H, W) and their pictures: one image or frame, or one frame per stream."""
     if isinstance(loader, LoadStreams):
         for names, batch, natives, _, _ in loader:
-            details = zip(names, natives, loader.indices, loader.frames, strict=True)
-            yield (
-                batch,
-                [
-                    Picture(Path(name), native, f"{index}: ", frame, loader.rates[index], live=True)
-                    for name, native, index, frame in details
-                ],
-            )
+            pictures = []
+            for name, native, index, frame in zip(names, natives, loader.indices, loader.frames, strict=True):
+                pictures.append(Picture(Path(name), native, f"{index}: ", frame, loader.rates[index], live=True))
+            yield batch, pictures
         return
     for path, rgb, native, capture, text in loader:
         picture = Picture(Path(path), native, text)
@@ -79,7 +74,7 @@ def picture_batches(loader: LoadImages | LoadStreams) -> Iterator[tuple[np.ndarr
 def windows(
     batches: Iterable[tuple[np.ndarray, list[Picture]]], most: int
 ) -> Iterator[list[tuple[np.ndarray, Picture]]]:
-    """Consecutive letterboxed images (3, H, W) with their pictures, up to ``most`` or WINDOW_BYTES at a time."""
+    """Yield letterboxed images (3, H, W) with their pictures in groups, up to ``most`` images or WINDOW_BYTES each."""
     window: Window = []
     size = 0
     for rgb, pictures in batches:
@@ -93,9 +88,10 @@ def windows(
 
 
 def alike(window: Window, most: int) -> Iterator[list[int]]:
-    """Places in ``window`` of up to ``most`` images of one shape, until all are named."""
-    places: dict[tuple[int, ...], list[int]] = {}
-    for place, (rgb, _) in enumerate(window):
-        places.setdefault(rgb.shape, []).append(place)
-    for same in places.values():
-        yield from (same[start : start + most] for start in range(0, len(same), most))
+    """Yield all indices of ``window`` in groups of up to ``most`` images of one shape."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for index, (rgb, _) in enumerate(window):
+        by_shape.setdefault(rgb.shape, []).append(index)
+    for indices in by_shape.values():
+        for start in range(0, len(indices), most):
+            yield indices[start : start + most]

@@ -20,12 +20,13 @@ from utils.storage.results import CropNames, Incomplete, UniqueStems, folder_nam
 
 
 class Writer:
-    """Writes what was asked for of each image: annotated picture or video frame, label file, crops.
+    """Writes the files of each image: annotated picture or video frame, label file, crops.
 
-    What cannot be written of one image is named and left out; what would happen to all others, too, is raised.
+    A file that cannot be written is logged and left out; an error that would also hit all others is raised.
 
     Attributes:
-        label_files: written ones. incomplete: the images and videos of which something could not be written.
+        label_files: number of label files written.
+        incomplete: images and videos some of whose files could not be written.
     """
 
     def __init__(
@@ -48,26 +49,32 @@ class Writer:
         self._videos: dict[Path, VideoFile | None] = {}  # None: cannot be written
 
     def stem(self, picture: Picture) -> str:
-        """The start of the names of files made of ``picture``; with the frame's number for one of a video."""
+        """Start of the names of files made from ``picture``; for a frame of a video, with its number."""
         stem = self._video_stem(picture)
         return stem if picture.frame is None else f"{stem}_{picture.frame}"
 
     def _video_stem(self, picture: Picture) -> str:
         return self._stems(picture.path, picture.frame is not None)
 
-    def write(self, picture: Picture, found: torch.Tensor, annotated: np.ndarray | None) -> None:
-        """Write one result; ``found`` (N, 6) in rounded native pixels, best first, ``annotated`` (H, W, 3) BGR or None.
+    def write(self, picture: Picture, detections: torch.Tensor, annotated: np.ndarray | None) -> None:
+        """Write the files of one picture.
 
-        Label files have the least certain detection first. Raises OSError or InputError for what is not of one file,
-        such as a full disk.
+        Args:
+            picture: the original.
+            detections: (N, 6) x1, y1, x2, y2 in whole native pixels, confidence, class, best first. Label files and
+                crops begin with the least certain one.
+            annotated: (H, W, 3) BGR with the boxes drawn, to be saved; None for none.
+
+        Raises:
+            OSError, InputError: an error that does not concern one file alone, such as a full disk.
         """
-        if self.save_txt and len(found):
+        if self.save_txt and len(detections):
             with one_result(picture.path, self.folder, self.incomplete):
                 label_file = self._path(picture, self.folder / "labels", self.stem(picture), ".txt")
-                save_labels(found.flip(0), picture.native.shape[:2], label_file, self.save_conf)
+                save_labels(detections.flip(0), picture.native.shape[:2], label_file, self.save_conf)
                 self.label_files += 1
         if self.save_crop:
-            for box in found.flip(0):
+            for box in detections.flip(0):
                 with one_result(picture.path, self.folder, self.incomplete):
                     self._crop(box, picture)
         if annotated is None:
@@ -115,10 +122,10 @@ class Writer:
         try:
             video.write(annotated)
         except (InputError, OSError):
-            self._videos[path] = None  # told once; labels and crops go on
+            self._videos[path] = None  # logged once; labels and crops are still written
             raise
 
 
 def write_image(path: Path, picture: np.ndarray) -> None:
-    """Encode ``picture`` (BGR) in the format of the suffix (PNG for formats that OpenCV cannot write)."""
+    """Save ``picture`` (H, W, 3) BGR in the format of the suffix, or as PNG if OpenCV cannot write that format."""
     write_picture(path if cv2.haveImageWriter(f"x{path.suffix}") else path.with_suffix(".png"), picture)

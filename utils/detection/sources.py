@@ -1,4 +1,4 @@
-"""Images and videos to detect on, read one at a time from files, folders, patterns and lists."""
+"""Images and videos from files, folders, patterns and lists, read one at a time."""
 
 from __future__ import annotations
 
@@ -40,12 +40,15 @@ class LoadImages:
         vid_stride: of a video, take the first frame and then every n-th.
 
     Attributes:
-        files: what is read, images first. mode: 'image' or 'video'. skipped: how many files could not be read so far;
-            incomplete: how many videos were read in part (each is named in the log). cap, frame, frames: the open
-            video, its current frame counted from 1, and their number as the file announces it.
+        files: paths, images first.
+        mode: 'image' or 'video'.
+        skipped: number of files so far that could not be read (each is named in the log).
+        incomplete: number of videos so far that were read in part only (each is named in the log).
+        cap, frame, frames: the open video, its current frame counted from 1, and the number of frames it announces.
 
     Raises:
-        MissingFileError: a path does not exist. InputError: no image and no video found.
+        MissingFileError: a path does not exist.
+        InputError: there is neither an image nor a video.
     """
 
     def __init__(
@@ -57,9 +60,9 @@ class LoadImages:
         vid_stride: int = 1,
     ) -> None:
         """Find the files; none is read before the first item is asked for."""
-        found = find_files(path)
-        images = [file for file in found if _suffix(file) in IMG_FORMATS]
-        videos = [file for file in found if _suffix(file) in VID_FORMATS]
+        files = find_files(path)
+        images = [file for file in files if _suffix(file) in IMG_FORMATS]
+        videos = [file for file in files if _suffix(file) in VID_FORMATS]
         if not images and not videos:
             raise InputError(
                 f"no image or video in {path}: supported suffixes are {' '.join(IMG_FORMATS)} (images)"
@@ -76,7 +79,7 @@ class LoadImages:
         return len(self.files)
 
     def __iter__(self) -> LoadImages:
-        """Start anew, from the first file."""
+        """Start again from the first file."""
         self._restart()
         return self
 
@@ -95,19 +98,20 @@ class LoadImages:
 
     def _items(self) -> Generator[Item, None, None]:
         for index, file in enumerate(self.files):
-            place = f"{index + 1}/{len(self.files)}"
+            progress = f"{index + 1}/{len(self.files)}"
             if index < self.image_count:
                 try:
                     picture = read_image(file)
                 except InputError as error:
                     self._skip(str(error))
                     continue
-                yield file, self._network_image(picture), picture, None, f"image {place} {terminal_text(file)}: "
+                yield file, self._network_image(picture), picture, None, f"image {progress} {terminal_text(file)}: "
             else:
-                yield from self._video_items(file, place)
+                yield from self._video_items(file, progress)
 
-    def _video_items(self, file: str, place: str) -> Iterator[Item]:
-        self.mode, self.frame, damaged = "video", 0, 0
+    def _video_items(self, file: str, progress: str) -> Iterator[Item]:
+        self.mode, self.frame = "video", 0
+        damaged = 0
         try:
             self.cap = capture = open_file(file)
         except InputError as error:
@@ -115,16 +119,16 @@ class LoadImages:
             return
         try:
             self.frames = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-            while (passed := next_frame(capture)) is not None:
-                self.frame += passed + 1
-                damaged += passed
+            while (skipped := next_frame(capture)) is not None:
+                self.frame += skipped + 1
+                damaged += skipped
                 if (self.frame - 1) % self.vid_stride:
                     continue
                 picture = retrieved(capture)
                 if picture is None:
                     damaged += 1
                     continue
-                text = f"video {place} ({self.frame}/{self.frames}) {terminal_text(file)}: "
+                text = f"video {progress} ({self.frame}/{self.frames}) {terminal_text(file)}: "
                 yield file, self._network_image(picture), picture, capture, text
             self._judge_video(file, damaged)
         finally:
@@ -132,7 +136,7 @@ class LoadImages:
             self.cap = None
 
     def _judge_video(self, file: str, damaged: int) -> None:
-        """Say what of a video that has ended could not be read."""
+        """Log what could not be read of a video that has ended."""
         missing = missing_bytes(file) if self.frame < max(self.frames, 1) else 0
         cut = f"the file is cut off, {missing} bytes are missing" if missing else ""
         if self.frame == damaged:
@@ -140,7 +144,7 @@ class LoadImages:
             self._skip(f"{file} cannot be read as a video" + (" (0 bytes)" if empty else f": {cut}" if cut else ""))
             return
         if damaged:
-            LOGGER.warning(f"{file}: {damaged} of {self.frame} frames cannot be decoded and were passed over")
+            LOGGER.warning(f"{file}: {damaged} of {self.frame} frames cannot be decoded and were skipped")
         if self.frame < self.frames:
             remark = f": {cut}" if cut else ""
             LOGGER.warning(f"{file} ended after {self.frame} frames, it announces {self.frames}{remark}")
@@ -155,19 +159,19 @@ class LoadImages:
 
 
 def network_image(picture: np.ndarray, size: int | Sequence[int], stride: int, auto: bool) -> np.ndarray:
-    """BGR (H, W, 3) -> letterboxed RGB (3, h, w), contiguous; the arguments are those of LoadImages."""
+    """Letterbox BGR (H, W, 3) -> RGB (3, h, w), contiguous; the other arguments are those of LoadImages."""
     boxed = letterbox(picture, size, stride=stride, auto=auto)[0]
     return np.ascontiguousarray(boxed[:, :, ::-1].transpose(2, 0, 1))
 
 
 def find_files(source: Source) -> list[str]:
-    """List the absolute paths that a file, folder, pattern, list file or list of these stands for, each part sorted."""
+    """List the absolute paths of a file, folder, pattern, list file, or list of these, each part sorted."""
     if not isinstance(source, (str, Path)):
         return [file for part in sorted(map(str, source)) for file in find_files(part)]
     name = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(name):
-        inside = (os.path.join(name, entry) for entry in sorted(os.listdir(name)))
-        return [file for file in inside if os.path.isfile(file) or _is_special(file)]
+        files = [os.path.join(name, file) for file in sorted(os.listdir(name))]
+        return [file for file in files if os.path.isfile(file) or _is_special(file)]
     if os.path.isfile(name):
         return _listed_files(Path(name)) if _suffix(name) == "txt" else [name]
     if "*" in str(source):
@@ -179,11 +183,12 @@ def find_files(source: Source) -> list[str]:
 
 
 def _listed_files(list_file: Path) -> list[str]:
-    """Read a list file: one source on each line; relative to the current folder, with ``./`` to the list file's own.
+    """Read a list file: one source on each line, relative to the current folder, or with ``./`` to the list file's.
 
-    ``utils.storage.text_lists`` says what else the lines may hold. Raises InputError for a line that is not a source.
+    See ``utils.storage.text_lists`` for what else lines may contain. Raises InputError for a line that is not a source.
     """
-    listed, files = TextList(list_file), []
+    listed = TextList(list_file)
+    files: list[str] = []
     for number, text in listed.lines:
         where = f"{list_file}, {quoted(number, text)}"
         if _suffix(text.strip(QUOTES)) == "txt":
@@ -198,13 +203,13 @@ def _listed_files(list_file: Path) -> list[str]:
         except MissingFileError as error:
             if not is_local or _suffix(text) not in (*IMG_FORMATS, *VID_FORMATS):
                 raise MissingFileError(f"{where}: {error}") from error
-            files.append(os.path.abspath(source))  # named and skipped when its turn comes
+            files.append(os.path.abspath(source))  # logged and skipped when it is to be read
     listed.report()
     return files
 
 
 def _is_special(file: str) -> bool:
-    """Tell if ``file`` is called an image or video, but is a broken link or a pipe: it is named when its turn comes."""
+    """Tell whether ``file`` is named like an image or video but is a broken link or a pipe: that is logged later."""
     return not os.path.isdir(file) and _suffix(file) in (*IMG_FORMATS, *VID_FORMATS)
 
 

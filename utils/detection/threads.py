@@ -1,4 +1,4 @@
-"""Work before and after a loop, done by threads while the loop computes: reading ahead, writing behind."""
+"""Threads that work for a loop while it computes: one reads ahead, one writes behind."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ END = object()
 
 
 class ReadAhead(Generic[Item]):
-    """Iterates over ``items`` in a thread, at most ``ahead`` of them in advance; an error in there is raised here.
+    """Iterates over ``items`` in a thread, up to ``ahead`` of them in advance, and raises that thread's errors here.
 
-    Leave the ``with`` block to stop it: no item is being made any more then.
+    Leaving the ``with`` block stops the thread; it has finished by then.
     """
 
     def __init__(self, items: Iterable[Item], ahead: int) -> None:
@@ -36,7 +36,7 @@ class ReadAhead(Generic[Item]):
         self._queue.put(END)
 
     def __iter__(self) -> Iterator[Item]:
-        """The items in their order."""
+        """Yield the items in their order."""
         while (item := self._queue.get()) is not END:
             yield item
         if self._error is not None:
@@ -47,20 +47,20 @@ class ReadAhead(Generic[Item]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop after the item that is being made."""
+        """Stop after the item that is being read."""
         self._stopped = True
         while self._thread.is_alive():
             try:
-                self._queue.get(timeout=0.05)  # makes room for an item that waits
+                self._queue.get(timeout=0.05)  # makes room for an item that is waiting
             except queue.Empty:
                 continue
 
 
 class WriteBehind:
-    """Calls ``action`` in a thread, in the order of the calls, at most ``behind`` of them late.
+    """Calls ``action`` in a thread, in the order of the calls, up to ``behind`` of them late.
 
-    An error in there is raised by the next call, or on leaving the ``with`` block, which waits for all calls, also when
-    it is left by an error: what was found until then is written. After an error nothing more is called.
+    An error of the thread is raised by the next call, or on leaving the ``with`` block; after it nothing more is
+    called. Leaving the block waits for all calls, even if an error leaves it: what was detected so far is written.
     """
 
     def __init__(self, action: Callable[..., object], behind: int) -> None:
@@ -80,7 +80,7 @@ class WriteBehind:
                     self._error = error
 
     def __call__(self, *arguments: object) -> None:
-        """Have ``action`` called with these."""
+        """Have ``action`` called with these arguments."""
         if self._error is not None:
             raise self._error
         self._queue.put(arguments)
