@@ -71,7 +71,7 @@ def test_one_file_under_two_names_is_taken_once_by_its_own(folder, caplog):
     (folder / "copy.jpg").symlink_to("1.jpg")
     (folder / "0_copy.jpg").symlink_to("1.jpg")
     assert names(folder) == ["0.jpg", "1.jpg", "2.png"]
-    assert ["0_copy.jpg is a link to an image that is found already: left out (and 1 others like it)" in text
+    assert ["0_copy.jpg is a link to an image that was already found: left out (and 1 others like it)" in text
             for text in messages(caplog)] == [True]  # fmt: skip
 
 
@@ -125,8 +125,8 @@ def test_relative_lines_start_at_the_working_folder_first(folder, tmp_path, monk
     ("line", "reason"),
     [
         ("{}/0", "a name without a suffix"),
-        ("{}/0.jpg 10,10,20,20,0", "a path with more behind it: boxes belong into label files"),
-        ("{}/0.jfif", "no path with the suffix of an image"),
+        ("{}/0.jpg 10,10,20,20,0", "a path followed by other text: boxes belong in label files"),
+        ("{}/0.jfif", "not a path with the suffix of an image"),
         ("{}", "a folder"),
         ("# {}/0.jpg", None),
     ],

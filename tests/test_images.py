@@ -94,7 +94,7 @@ def test_good_pictures_are_measured_as_they_are_decoded(tmp_path):
         file = tmp_path / name
         file.write_bytes(content)
         if name == "float.tif":
-            with pytest.raises(InputError, match="OpenCV does not know"):
+            with pytest.raises(InputError, match="OpenCV does not support"):
                 inspect_image(file)
             continue
         size, remark = inspect_image(file)

@@ -1,4 +1,4 @@
-"""The class names of a model, and the sign of a training that treated all classes as one."""
+"""Class names, and how to recognise a model that was trained with all classes as one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ SINGLE_CLASS_NOTE = "{} was trained with --single-cls: all classes of the data s
 
 
 def names_by_index(names: Mapping[int, str] | Sequence[str] | None) -> dict[int, str]:
-    """Class names as a dict, given as one or as a list; none for None."""
+    """Class names as {index: name}, from such a mapping or a list; empty for None."""
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names or ())
     return {int(index): str(name) for index, name in pairs}
 
 
 def class_names(model: Any) -> list[str]:
-    """The class names of a network, in their order."""
+    """Class names of a network, in their order."""
     return list(names_by_index(model.names).values())
 
 

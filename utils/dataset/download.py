@@ -1,7 +1,8 @@
-"""Getting the images of a data set from where the ``download`` entry of its YAML file says.
+"""Downloading a data set according to the ``download`` entry of its YAML file.
 
-The file ``.download-steps`` in the data set's folder lists what is done, so that an interrupted download goes on with
-the next step; ``.download-incomplete`` is there until all is, so that a half data set is never taken for a whole one.
+The file ``.download-steps`` in the data set's folder lists the finished steps, so that an interrupted download
+continues with the next one; ``.download-incomplete`` exists until all is done, so that a partial data set is never
+mistaken for a complete one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from utils.storage.files import ROOT, make_folder
 
 MARKER, STEPS, ARCHIVES = ".download-incomplete", ".download-steps", ".download-archives"
 CONVERTERS = ROOT / "data" / "scripts" / "converters"
-RECIPES = "docs/DATA.md"  # how a 'download' entry begins that names instructions for people
+RECIPES = "docs/DATA.md"  # start of a 'download' entry that refers to instructions for people
 CONVERTER_COMMAND = ROOT / "data" / "scripts" / "get_dataset.py"
 # Runs a user's Python text as YOLOv5 does: with the data set's description as the global 'yaml'
 RUN_PYTHON = "import json, runpy, sys; runpy.run_path(sys.argv[1], init_globals={'yaml': json.loads(sys.argv[2])})"
@@ -42,14 +43,14 @@ class DatasetFolder:
     """
 
     def __init__(self, root: str | Path, again: bool = False) -> None:
-        """Nothing is touched before the context is entered; ``again`` repeats the steps of a finished download."""
+        """Touches nothing until the context is entered; ``again`` repeats the steps of a finished download."""
         self.root, self._again = Path(root), again
         self._marker, self._steps = self.root / MARKER, self.root / STEPS
         self._done: set[str] = set()
 
     def __enter__(self) -> DatasetFolder:
-        """Mark the folder as incomplete and read which steps are done."""
-        self._found = self.root.exists()
+        """Mark the folder as incomplete and read the finished steps."""
+        self._existed = self.root.exists()
         make_folder(self.root)
         if self._again and not self._marker.exists():
             self._steps.unlink(missing_ok=True)
@@ -61,24 +62,26 @@ class DatasetFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the mark if all went well, or if nothing came at all: data may then still be put there by hand."""
+        """Remove the mark after success, or if nothing arrived: then data may still be put there by hand."""
         if kind is None:
             shutil.rmtree(self.root / ARCHIVES, ignore_errors=True)
-        if kind is None or {entry.name for entry in self.root.iterdir()} <= {MARKER, ARCHIVES}:
+        if kind is None or {path.name for path in self.root.iterdir()} <= {MARKER, ARCHIVES}:
             self._marker.unlink()
-        for folder in (self.root / ARCHIVES, *([] if self._found else [self.root])):
+        for folder in (self.root / ARCHIVES, *([] if self._existed else [self.root])):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
     def require_space(self, gigabytes: float) -> None:
-        """Say how much is going to be fetched. Raises InputError if the disk has less room than that."""
+        """Log how much is going to be fetched. Raises InputError if the disk has less space."""
         free = shutil.disk_usage(self.root).free / 1e9
         if not self._done and free < gigabytes:
             raise InputError(f"{self.root} needs {gigabytes:g} GB for this data set, {free:.1f} GB are free: make room")
-        LOGGER.info(f"Fetching up to {gigabytes:g} GB into {self.root}; an interrupted download goes on where it was")
+        LOGGER.info(
+            f"Fetching up to {gigabytes:g} GB into {self.root}; an interrupted download continues where it stopped"
+        )
 
     def step(self, name: str, work: Callable[[], object]) -> None:
-        """Do ``work`` unless the step of this name is done."""
+        """Do ``work`` unless the step ``name`` is finished."""
         if name in self._done:
             return
         work()
@@ -95,13 +98,13 @@ class DatasetFolder:
             try:
                 unpack(file, self.root / into)
             finally:
-                file.unlink()  # a damaged one, too: the next attempt gets another
+                file.unlink()  # even if damaged: the next attempt fetches it again
 
         self.step(url, work)
 
 
 def is_incomplete(root: str | Path) -> bool:
-    """Tell whether a download into this folder was interrupted."""
+    """Tell whether a download into ``root`` was interrupted."""
     return os.path.exists(Path(root) / MARKER)
 
 
@@ -123,12 +126,12 @@ def provide(
         title: the data set's name in messages.
         content: its description; a script finds it, with an absolute ``path``, in its global ``yaml``.
         root: its folder, absolute.
-        splits: those of train, val and test that are wanted, for a converter that can fetch them one by one.
-        is_missing: whether there is still something to do, asked when no other process is at it.
+        splits: those of train, val and test to fetch, for a converter that can fetch them one by one.
+        is_missing: tells whether there is still something to do; called when no other process is doing it.
         allow_scripts: run the entry if it is a script.
 
     Raises:
-        InputError: the download fails, there is a recipe only, or it is a script and not allowed.
+        InputError: the download fails, there is only a recipe, or it is a script and not allowed.
     """
     source = str(content["download"]).strip()
     with only_one_process(root), _hint_if_unfinished(root):
@@ -157,14 +160,14 @@ def provide(
 
 @contextmanager
 def _hint_if_unfinished(root: Path) -> Iterator[None]:
-    """Add to an error, if an earlier download is unfinished, what to do when the data were completed by hand."""
+    """Add to an error, if an earlier download is unfinished, what to do if the data were completed by hand."""
     unfinished = is_incomplete(root)
     try:
         yield
     except InputError as error:
         if not unfinished:
             raise
-        raise InputError(f"{error} (if the data are complete all the same, delete {root / MARKER})") from error
+        raise InputError(f"{error} (if the data are nevertheless complete, delete {root / MARKER})") from error
 
 
 def _fetch_archive(title: str, url: str, root: Path) -> None:
@@ -180,7 +183,7 @@ def _is_shell(source: str) -> bool:
 
 
 def _describe(source: str) -> str:
-    """A script in a few words: a shell command as it is, Python by its length and first line."""
+    """Describe a script: a shell command by its text, Python by its length and first line."""
     lines = [line.strip() for line in source.splitlines() if line.strip() and not line.strip().startswith("#")]
     first = lines[0] if lines else ""
     if _is_shell(source):
@@ -189,7 +192,7 @@ def _describe(source: str) -> str:
 
 
 def _run_script(title: str, source: str, description: Mapping[str, Any]) -> None:
-    """Run a user's script in a process of its own, in the repository root as YOLOv5 does."""
+    """Run a user's script in a separate process, in the repository root as YOLOv5 does."""
     if _is_shell(source):
         _run(title, ["bash", "-c", source if " " in source else f"bash {source}"])
         return
@@ -217,13 +220,13 @@ def fetch_all(
     """YOLOv5's ``utils.general.download``, for scripts in data set files: fetch one address or several into ``dir``.
 
     Args:
-        url: addresses; a local file is taken as it is and left where it is.
+        url: addresses; a local file is used where it is.
         dir: folder for the files and what they contain.
         unzip: unpack archives.
         delete: delete fetched archives once they are unpacked.
-        curl: makes no difference: every download is resumed where it stopped.
-        threads: how many to fetch at the same time.
-        retry: how many further attempts when the network fails.
+        curl: has no effect: every download is resumed where it stopped.
+        threads: number of downloads at a time.
+        retry: number of further attempts if the network fails.
 
     Raises:
         InputError: a download or an archive fails.

@@ -1,4 +1,4 @@
-"""The image files of a split: those of folders and of lists, each once."""
+"""Image files of a split, from folders and lists, each once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utils.errors import InputError, MissingFileError
 from utils.log import log_once
 from utils.storage.text_lists import QUOTES, TextList, find_listed, is_utf8, locations, quoted
 
-Identity = tuple[int, int]  # device and number of a file or folder
+Identity = tuple[int, int]  # device and inode of a file or folder
 
 EXPECTED_LINE = f"the path of an image on each line, with one of the suffixes {' '.join(IMAGE_SUFFIXES)}"
 
@@ -24,7 +24,8 @@ def find_images(path: str | Path | Sequence[str | Path]) -> list[str]:
             one image on each line (see ``listed_images``), an image, or a list of these.
 
     Raises:
-        MissingFileError: a path does not exist. InputError: there is no image, or a list cannot be read.
+        MissingFileError: a path does not exist.
+        InputError: there is no image, or a list cannot be read.
     """
     parts = [path] if isinstance(path, (str, Path)) else list(path)
     folders = FolderSearch()
@@ -45,7 +46,7 @@ def _images_of(path: Path, folders: FolderSearch) -> list[str]:
 
 
 def is_image_name(file: str) -> bool:
-    """Tell whether the suffix is that of an image."""
+    """Tell whether ``file`` has the suffix of an image."""
     return file.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
@@ -53,14 +54,14 @@ def is_image_name(file: str) -> bool:
 
 
 def listed_images(file: Path) -> list[str]:
-    """The images that a text file lists, in its order, each once.
+    """Return the images that a text file lists, in its order, each once.
 
-    A path that starts with ``./`` starts at the folder of the list, another relative one at the working folder, or, if
-    nothing is there, at the folder of the list. Quotes around a path, and backslashes, are understood. Images that do
-    not exist stay in, so that the scan names them; lines of other kinds are counted and the first of each is quoted.
+    A path with ``./`` starts at the folder of the list; another relative one at the working folder or, if nothing is
+    there, at the folder of the list. Quotes around a path and backslashes are accepted. Images that do not exist are
+    kept, so that the scan names them; other lines are counted, and the first of each sort is quoted.
 
     Raises:
-        InputError: it is not UTF-8 text, or has no usable line.
+        InputError: the file is not UTF-8 text, or has no usable line.
     """
     listed = TextList(file)
     images: dict[str, int] = {}
@@ -84,18 +85,18 @@ def listed_images(file: Path) -> list[str]:
     return list(images)
 
 
-def _fault(text: str, found: str | None) -> str:
-    """Say what a line of a list is, if not the path of an image; ``found`` is what it names, if there is anything."""
-    if found is not None and os.path.isdir(found):
+def _fault(text: str, existing: str | None) -> str:
+    """Describe a line that is not the path of an image; ``existing`` is the file or folder that it names, if any."""
+    if existing is not None and os.path.isdir(existing):
         return "a folder, which the data set's YAML file can name, not a list"
     first = text.split()[0]
     if len(text) > len(first) and text[0] not in QUOTES and is_image_name(first):
-        return "a path with more behind it: boxes belong into label files"
+        return "a path followed by other text: boxes belong in label files"
     if is_image_name(text.strip(QUOTES)):
         return "a path in quotes of a file that does not exist"
     if "." not in os.path.basename(text):
         return "a name without a suffix"
-    return "no path with the suffix of an image"
+    return "not a path with the suffix of an image"
 
 
 def _say_where(file: Path, number: int, text: str) -> None:
@@ -109,41 +110,43 @@ def _say_where(file: Path, number: int, text: str) -> None:
 
 
 class FolderSearch:
-    """Finds image files below folders. Links are followed, but each real folder is searched once, and of several paths
-    to one file one is taken, that without links if there is one. Names that begin with a dot are passed over.
+    """Finds image files below folders; names that begin with a dot are ignored.
+
+    Links are followed, but each real folder is searched once, and of several paths to one file one is taken, without
+    links if possible.
     """
 
     def __init__(self) -> None:
         self._searched: set[Identity] = set()
-        self._files: set[Identity] = set()  # that links lead to, or that were found without
-        self._passed: dict[str, list[str]] = {}  # reason -> paths
+        self._files: set[Identity] = set()
+        self._skipped: dict[str, list[str]] = {}  # reason -> paths
 
     def images(self, folder: str) -> list[str]:
-        """The images below ``folder`` that no earlier call has found."""
-        found: list[str] = []
-        links: list[str] = []  # to files and to folders, for when all that is there without links is known
-        waiting = [folder]
-        while waiting:
-            for place in waiting:
-                found += self._search(place, links)
+        """Return the images below ``folder`` that no earlier call has returned."""
+        images: list[str] = []
+        folders = [folder]
+        while folders:
+            links: list[str] = []  # to files and folders: they are followed once everything without links is known
+            for each in folders:
+                images += self._search(each, links)
             file_links = sorted(link for link in links if not os.path.isdir(link) and is_image_name(link))
-            found += [link for link in file_links if self._is_new_file(link)]
-            waiting, links = sorted(link for link in links if os.path.isdir(link)), []
-        return found
+            images += [link for link in file_links if self._is_new_file(link)]
+            folders = sorted(link for link in links if os.path.isdir(link))
+        return images
 
     def _search(self, folder: str, links: list[str]) -> Iterator[str]:
-        """Images in ``folder`` and the real folders in it; ``links`` gets what is a link."""
+        """Yield the images in ``folder`` and the real folders in it; links are added to ``links``."""
         try:
             status = os.stat(folder)
             identity = status.st_dev, status.st_ino
             if identity in self._searched:
-                self._passed.setdefault("leads to a folder that is searched already", []).append(folder)
+                self._skipped.setdefault("leads to a folder that was already searched", []).append(folder)
                 return
             self._searched.add(identity)
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
-            self._passed.setdefault(f"cannot be searched ({error.strerror or error})", []).append(folder)
+            self._skipped.setdefault(f"cannot be searched ({error.strerror or error})", []).append(folder)
             return
         for entry in entries:
             if entry.name.startswith("."):
@@ -160,16 +163,16 @@ class FolderSearch:
         try:
             status = os.stat(link)
         except OSError:
-            return True  # a link to nothing: the scan names it
+            return True  # a broken link: the scan names it
         identity = status.st_dev, status.st_ino
         if identity in self._files:
-            self._passed.setdefault("is a link to an image that is found already", []).append(link)
+            self._skipped.setdefault("is a link to an image that was already found", []).append(link)
             return False
         self._files.add(identity)
         return True
 
     def report(self) -> None:
-        """Warn of what was passed over, one line for each reason."""
-        for reason, paths in self._passed.items():
+        """Warn of the paths that were skipped, one line for each reason."""
+        for reason, paths in self._skipped.items():
             more = f" (and {len(paths) - 1} others like it)" if len(paths) > 1 else ""
             log_once(f"WARNING: {paths[0]} {reason}: left out{more}")

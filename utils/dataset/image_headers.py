@@ -1,4 +1,4 @@
-"""Heads of JPEG and PNG files, read so strictly that no decoder has to be asked about the common ones.
+"""Heads of JPEG and PNG files, checked so strictly that common files need no decoder.
 
 JPEG: ITU-T T.81, annex B, with the limits of libjpeg; Exif: CIPA DC-008. PNG: ISO/IEC 15948.
 """
@@ -14,10 +14,10 @@ JPEG_START, JPEG_END, JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 EXIF_MARK = b"Exif\0\0"
 ORIENTATION_TAG = 274
-EXIF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # by the kind of a value
+EXIF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # by type of value
 EXCHANGE_SIDES = (5, 6, 7, 8)  # orientations that exchange width and height
 SOF_PLAIN, SOF_EXTENDED, SOF_PROGRESSIVE, DHT, EOI, SOS, DQT, DRI, COM = b"\xc0\xc1\xc2\xc4\xd9\xda\xdb\xdd\xfe"
-AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the next marker that is no restart
+AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the next marker other than a restart
 APP_FIRST, APP_EXIF, APP_LAST = 0xE0, 0xE1, 0xEF
 LONGEST_JPEG_SIDE = 65500  # of libjpeg
 LARGEST_UNIT_BLOCKS = 10  # of a scan with several components
@@ -29,7 +29,7 @@ PNG_ASK_DECODER = (b"eXIf", b"acTL", b"fcTL", b"fdAT")  # orientation and animat
 
 
 class Unusual(Exception):
-    """The head has something that decoders may see differently, or refuse."""
+    """The head contains something that decoders may interpret differently or refuse."""
 
 
 @dataclass
@@ -45,10 +45,10 @@ class _Jpeg:
 
 
 def jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """(width, height), after the Exif rotation, of a JPEG without fault in its segments.
+    """(width, height), after the Exif rotation, of a JPEG whose segments are flawless; None if only a decoder can tell.
 
-    Of a baseline one those up to the first scan count, and ``content`` may be the beginning of the file; of a
-    progressive one all do. Returns None where only a decoder can tell.
+    For a baseline JPEG the segments up to the first scan count, so ``content`` may be the beginning of the file; for a
+    progressive one all segments count.
     """
     try:
         return _jpeg_size(content)
@@ -125,21 +125,21 @@ def _quantization_tables(head: _Jpeg, body: bytes) -> None:
 def _huffman_tables(head: _Jpeg, body: bytes) -> None:
     position = 0
     while position < len(body):
-        kind, number = body[position] >> 4, body[position] & 15
+        table_class, number = body[position] >> 4, body[position] & 15
         counts = body[position + 1 : position + 17]
         symbols = body[position + 17 : position + 17 + sum(counts)]
         position += 17 + sum(counts)
-        free = 1  # codes of the present length that no shorter one begins
+        free = 1  # codes of the current length that do not begin with a shorter one
         for count in counts:
             free = 2 * free - count
             if free < 0:
                 raise Unusual
-        for_differences = kind == 0
-        if kind > 1 or number > 3 or position > len(body) or len(symbols) > 256:
+        for_differences = table_class == 0
+        if table_class > 1 or number > 3 or position > len(body) or len(symbols) > 256:
             raise Unusual
         if for_differences and any(symbol > 15 for symbol in symbols):
             raise Unusual
-        head.huffman.add((kind, number))
+        head.huffman.add((table_class, number))
 
 
 def _scan(head: _Jpeg, body: bytes) -> None:
@@ -150,11 +150,14 @@ def _scan(head: _Jpeg, body: bytes) -> None:
     if head.progressive:
         fits = last == 0 if first == 0 else first <= last < 64 and count == 1
         fits = fits and parts.keys() <= head.components.keys() and (high == 0 or low == high - 1) and low <= 13
-        kinds = [] if first == 0 and high else [0 if first == 0 else 1]  # a refined first coefficient has no table
+        classes = [] if first == 0 and high else [0 if first == 0 else 1]  # refining coefficient 0 needs no table
     else:
         fits = body[-3:] == b"\x00\x3f\x00" and parts.keys() == head.components.keys()
-        kinds = [0, 1]
-    tables = {(kind, chosen >> 4 if kind == 0 else chosen & 15) for chosen in parts.values() for kind in kinds}
+        classes = [0, 1]
+    tables = set()
+    for numbers in parts.values():
+        for table_class in classes:
+            tables.add((table_class, numbers >> 4 if table_class == 0 else numbers & 15))
     if not (
         fits
         and 0 < count == len(parts)
@@ -166,7 +169,7 @@ def _scan(head: _Jpeg, body: bytes) -> None:
 
 
 def exif_orientation(content: bytes) -> int:
-    """The orientation, 1 to 8, that Exif data name; 1 if they name none. Raises Unusual for what is not well formed."""
+    """Orientation, 1 to 8, in Exif data; 1 if there is none. Raises Unusual unless the data are well formed."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(content[:4])
     if order is None:
         raise Unusual
@@ -174,24 +177,24 @@ def exif_orientation(content: bytes) -> int:
     (count,) = struct.unpack_from(f"{order}H", content, start)
     if start + 2 + 12 * count > len(content):
         raise Unusual
-    found = []
-    for entry in range(count):
-        tag, kind, values, place = struct.unpack_from(f"{order}HHII", content, start + 2 + 12 * entry)
-        size = EXIF_BYTES.get(kind, len(content)) * values
-        if size > 4 and place + size > len(content):  # some decoders then give up all of the data
+    orientations = []
+    for number in range(count):
+        tag, value_type, values, offset = struct.unpack_from(f"{order}HHII", content, start + 2 + 12 * number)
+        size = EXIF_BYTES.get(value_type, len(content)) * values
+        if size > 4 and offset + size > len(content):  # some decoders then ignore all of the data
             raise Unusual
         if tag == ORIENTATION_TAG:
-            (value,) = struct.unpack_from(f"{order}H", content, start + 10 + 12 * entry)
-            found.append(value if (kind, values) == (3, 1) and 1 <= value <= 8 else 0)
-    if len(found) > 1 or 0 in found:
+            (value,) = struct.unpack_from(f"{order}H", content, start + 10 + 12 * number)
+            orientations.append(value if (value_type, values) == (3, 1) and 1 <= value <= 8 else 0)
+    if len(orientations) > 1 or 0 in orientations:
         raise Unusual
-    return found[0] if found else 1
+    return orientations[0] if orientations else 1
 
 
 def png_size(content: bytes) -> tuple[int, int] | None:
-    """(width, height) of a PNG whose parts are all there and have the right checksums.
+    """(width, height) of a complete PNG with correct checksums.
 
-    Returns None where only a decoder can tell: damaged, animated, or perhaps to be turned.
+    Returns None if only a decoder can tell: the file is damaged, animated, or may have to be rotated.
     """
     try:
         return _png_size(content)
@@ -201,25 +204,25 @@ def png_size(content: bytes) -> tuple[int, int] | None:
 
 def _png_size(content: bytes) -> tuple[int, int]:
     position, view = len(PNG_START), memoryview(content)
-    kinds: list[bytes] = []
-    while not kinds or kinds[-1] != b"IEND":
+    chunks: list[bytes] = []  # their names
+    while not chunks or chunks[-1] != b"IEND":
         (length,) = struct.unpack_from(">I", content, position)
-        kind, end = content[position + 4 : position + 8], position + 8 + length
+        chunk, end = content[position + 4 : position + 8], position + 8 + length
         (checksum,) = struct.unpack_from(">I", content, end)
-        is_critical = kind[0] < 0x60  # a capital letter
-        if zlib.crc32(view[position + 4 : end]) != checksum or (is_critical and kind not in PNG_CRITICAL):
+        is_critical = chunk[0] < 0x60  # a capital letter
+        if zlib.crc32(view[position + 4 : end]) != checksum or (is_critical and chunk not in PNG_CRITICAL):
             raise Unusual
-        if kind in PNG_ASK_DECODER:
+        if chunk in PNG_ASK_DECODER:
             raise Unusual
-        kinds.append(kind)
+        chunks.append(chunk)
         position = end + 4
     width, height, depth, colours, compression, filtering, interlace = struct.unpack_from(">IIBBBBB", content, 16)
     sound = (
-        kinds[0] == b"IHDR"
+        chunks[0] == b"IHDR"
         and content[8:12] == b"\0\0\0\x0d"
-        and kinds.count(b"IHDR") == 1
-        and b"IDAT" in kinds
-        and kinds.count(b"PLTE") == int(colours == PNG_PALETTE_TYPE)
+        and chunks.count(b"IHDR") == 1
+        and b"IDAT" in chunks
+        and chunks.count(b"PLTE") == int(colours == PNG_PALETTE_TYPE)
         and depth in PNG_DEPTHS.get(colours, ())
         and (compression, filtering) == (0, 0)
         and interlace in (0, 1)

@@ -1,7 +1,7 @@
-"""Reading and checking image files. Files are only ever read: what is damaged is repaired in memory or refused.
+"""Reading and checking image files. Files are never written: damaged ones are repaired in memory or refused.
 
-``read_image`` is the one place where pictures are opened: what it takes is usable everywhere, and ``inspect_image``,
-which measures them for a scan, promises nothing that it does not keep.
+All pictures are opened by ``read_image``, so a file is usable everywhere or nowhere. ``inspect_image``, which measures
+files for a scan, accepts only what ``read_image`` accepts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORMATS = (  # of data sets, by the bytes that files begin with
     (b"II+\0", "tiff"),
     (b"MM\0+", "tiff"),
 )
-OTHER_FORMATS = (  # often found under the name of a picture
+OTHER_FORMATS = (  # often found in files that are named like pictures
     (b"GIF8", "GIF"),
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (b"%PDF", "PDF"),
@@ -39,17 +39,18 @@ OTHER_FORMATS = (  # often found under the name of a picture
     (b"<", "HTML or XML"),
 )
 SMALLEST_SIDE_PIXELS = 10
-LARGEST_PIXELS, LARGEST_SIDE_PIXELS = 1 << 30, 1 << 20  # of OpenCV, which is asked to decode
+LARGEST_PIXELS = 1 << 30  # OpenCV's limit
+LARGEST_SIDE_PIXELS = 1 << 20  # OpenCV's limit
 LARGEST_PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
-HEAD_BYTES = 1 << 17  # in which the first scan of nearly every JPEG begins, and most progressive ones end
+HEAD_BYTES = 1 << 17  # enough for the head of nearly every JPEG, and for most progressive ones as a whole
 READ_FLAGS = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-CV2_LOGGING: Any = getattr(cv2.utils, "logging", cv2)  # where OpenCV 5 and 4 have the level of their log
-_log_turn = threading.Lock()
+CV2_LOGGING: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 and 4 keep their log level in different places
+_log_lock = threading.Lock()
 _log_state = {"silent": 0, "level": 0}
 
 
@@ -57,17 +58,17 @@ _log_state = {"silent": 0, "level": 0}
 
 
 def read_image(file: str | Path, reduction: int = 1) -> np.ndarray:
-    """Read an image as BGR (H, W, 3) uint8, turned as its EXIF data say, without transparency.
+    """Read an image as BGR (H, W, 3) uint8, rotated as its EXIF data say, without transparency.
 
-    The bytes are read by numpy, so any path works, whatever its letters. A JPEG that is cut off gives what can be
-    decoded of it, the rest is grey.
+    NumPy reads the bytes, so the path may contain any characters. Of a truncated JPEG, what can be decoded is returned,
+    and the rest is grey.
 
     Args:
         file: path of the image.
         reduction: 1, 2, 4 or 8: decode at that fraction of the size, which is faster for JPEG.
 
     Raises:
-        InputError: the file cannot be read or decoded, or has too many pixels; it is named.
+        InputError: the file cannot be read or decoded, or has too many pixels; the message names it.
     """
     try:
         return _decode(_content(file), reduction)
@@ -76,7 +77,7 @@ def read_image(file: str | Path, reduction: int = 1) -> np.ndarray:
 
 
 def damage_of(file: str | Path) -> str:
-    """Return why OpenCV does not decode what a file holds; '' if it does, or if the file cannot be got at now."""
+    """Return why a file's content cannot be decoded; '' if it can, or if the file cannot be accessed now."""
     try:
         content = _content(file)
     except InputError as error:
@@ -89,12 +90,12 @@ def damage_of(file: str | Path) -> str:
 
 
 def _content(file: str | Path) -> np.ndarray:
-    """The bytes of a file. Raises InputError; as everywhere below, its message is to follow the name of the file."""
+    """Read the bytes of a file. Raises InputError; here and below, the message continues the name of the file."""
     try:
-        if not stat.S_ISREG(os.stat(file).st_mode):  # a named pipe would be waited for
+        if not stat.S_ISREG(os.stat(file).st_mode):  # reading a named pipe would wait for a writer
             raise InputError("it is not a regular file")
         content = np.fromfile(file, dtype=np.uint8)
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+    except (OSError, ValueError) as error:  # ValueError: the path contains NUL
         raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not content.size:
         raise InputError("is empty (0 bytes)")
@@ -102,17 +103,17 @@ def _content(file: str | Path) -> np.ndarray:
 
 
 def _decode(content: np.ndarray, reduction: int = 1) -> np.ndarray:
-    """The picture, also of a JPEG whose end is missing. Raises InputError."""
+    """Decode a picture, even a JPEG whose end is missing. Raises InputError."""
     image, reason = _ask_decoder(content, reduction)
     if image is None and not reason and content[:2].tobytes() == JPEG_START:
         image, reason = _ask_decoder(np.append(content, np.frombuffer(JPEG_END, np.uint8)), reduction)
     if image is None:
-        raise InputError(reason or f"cannot be decoded as an image: {_look(content)}")
+        raise InputError(reason or f"cannot be decoded as an image: {_diagnose(content)}")
     return image
 
 
 def _ask_decoder(content: np.ndarray, reduction: int) -> tuple[np.ndarray | None, str]:
-    """Return what OpenCV decodes, or None; and why it does not, where that is not damage."""
+    """Let OpenCV decode: returns the image or None, and the reason for None unless the content is damaged."""
     try:
         with _silence():
             image = cv2.imdecode(content, READ_FLAGS[reduction])
@@ -129,8 +130,8 @@ def _ask_decoder(content: np.ndarray, reduction: int) -> tuple[np.ndarray | None
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep OpenCV, which writes several lines about each damaged file, from logging; usable by several threads."""
-    with _log_turn:
+    """Keep OpenCV from logging several lines about each damaged file; several threads may use this at a time."""
+    with _log_lock:
         if not _log_state["silent"]:
             _log_state["level"] = CV2_LOGGING.getLogLevel()
             CV2_LOGGING.setLogLevel(0)
@@ -138,21 +139,21 @@ def _silence() -> Iterator[None]:
     try:
         yield
     finally:
-        with _log_turn:
+        with _log_lock:
             _log_state["silent"] -= 1
             if not _log_state["silent"]:
                 CV2_LOGGING.setLogLevel(_log_state["level"])
 
 
-def _look(content: np.ndarray) -> str:
-    """Return what is wrong with bytes that OpenCV does not decode."""
+def _diagnose(content: np.ndarray) -> str:
+    """Describe what is wrong with bytes that OpenCV cannot decode."""
     if _format(content):
-        return "the file is damaged, or of a kind of its format that OpenCV does not know"
+        return "the file is damaged, or a variant of its format that OpenCV does not support"
     return f"its content is {_other_format(content)}"
 
 
 def _format(content: np.ndarray) -> str:
-    """One of the formats of data sets, or ''."""
+    """Return which format of data sets the content has; '' for another."""
     start = content[:12].tobytes()
     if start[:4] == b"RIFF" and start[8:] == b"WEBP":
         return "webp"
@@ -177,23 +178,23 @@ def _too_large(size: tuple[int, int] | None = None) -> str:
 
 
 def _largest_pixels() -> int:
-    wanted = os.environ.get(LARGEST_PIXELS_VARIABLE, "")
-    return int(wanted) if wanted.isdecimal() else LARGEST_PIXELS
+    setting = os.environ.get(LARGEST_PIXELS_VARIABLE, "")
+    return int(setting) if setting.isdecimal() else LARGEST_PIXELS
 
 
 # -- measuring -----------------------------------------------------------------------------------------------------
 
 
 def inspect_image(file: str | Path) -> tuple[tuple[int, int], str]:
-    """Check an image file and measure it: common JPEG and PNG files by their heads, all others by decoding them.
+    """Check and measure an image file: common JPEG and PNG files by their heads, all others by decoding them.
 
     Returns:
-        (width, height) in pixels as ``read_image`` gives them, that is after the EXIF rotation, and a remark if the
-        file is damaged but usable (else '').
+        (width, height) in pixels as ``read_image`` returns them, after the EXIF rotation; and a remark if the file is
+        damaged but usable (else '').
 
     Raises:
-        InputError: it cannot be read, is smaller than 10 pixels on a side, too large, or of a format that is not
-            supported. The message does not name the file.
+        InputError: the file cannot be read, has a side under 10 pixels, is too large, or has an unsupported format.
+            The message does not name the file.
     """
     size, remark = _jpeg_by_head(file), ""
     if size is None:
@@ -207,7 +208,7 @@ def inspect_image(file: str | Path) -> tuple[tuple[int, int], str]:
 
 
 def _jpeg_by_head(file: str | Path) -> tuple[int, int] | None:
-    """The size of a JPEG that is in order and ends as it should; only its two ends are read."""
+    """Size of a flawless JPEG, of which only the beginning and the end are read; None if that is not enough."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
             return None
@@ -218,28 +219,29 @@ def _jpeg_by_head(file: str | Path) -> tuple[int, int] | None:
             stream.seek(-len(JPEG_END), os.SEEK_END)
             return size if stream.read() == JPEG_END else None
     except (OSError, ValueError):
-        return None  # said where it is read as a whole
+        return None  # reported when the whole file is read
 
 
 def _measure(content: np.ndarray) -> tuple[tuple[int, int], str]:
-    kind = _format(content)
-    if not kind:
+    """Size and remark as of ``inspect_image``, from the whole content."""
+    file_format = _format(content)
+    if not file_format:
         raise InputError(f"its content is {_other_format(content)}, expected one of {' '.join(IMAGE_SUFFIXES)}")
-    if kind == "png" and (size := png_size(content.tobytes())) is not None:
+    if file_format == "png" and (size := png_size(content.tobytes())) is not None:
         return size, ""
     ended = content[-2:].tobytes() == JPEG_END
-    size = jpeg_size(content.tobytes()) if kind == "jpeg" else None
+    size = jpeg_size(content.tobytes()) if file_format == "jpeg" else None
     if size is not None and ended:
         return size, ""
     image = _decode(content, 8 if size is not None else 1)
     remark = ""
-    if kind == "jpeg" and not ended and _is_cut(content.tobytes()):
+    if file_format == "jpeg" and not ended and _is_cut(content.tobytes()):
         remark = "the JPEG is cut off: what can be decoded is used, the rest is grey"
-    elif kind == "jpeg" and not ended:
+    elif file_format == "jpeg" and not ended:
         remark = "the JPEG has bytes after its end: they are ignored"
     return size or (image.shape[1], image.shape[0]), remark
 
 
 def _is_cut(content: bytes) -> bool:
-    """Tell whether nothing ends the last scan of a JPEG; within a scan the bytes of its end cannot occur."""
+    """Tell whether the last scan of a JPEG has no end; the end marker cannot occur within a scan."""
     return content.rfind(JPEG_END) < content.rfind(JPEG_SCAN)
