@@ -93,6 +93,21 @@ def test_absolute_and_relative_targets_agree(parts):
     assert (counts_of(half, parts[0]) == counts_of(same, parts[0])).all()
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        Target("params", 893_123.0, relative=False),
+        Target("flops", 2_099_999_999.0, relative=False),
+        Target("latency", 12.345, relative=False),
+        Target("flops", 1 / 3, relative=True),
+    ],
+)
+def test_a_target_as_text_is_read_back(target):
+    read = parse_target(target.quantity, str(target))
+    assert (read.quantity, read.relative) == (target.quantity, target.relative)
+    assert read.value == pytest.approx(target.value, rel=1e-12)
+
+
 def test_limits_hold(parts):
     limits = Limits(min_channels=3, max_layer_ratio=0.6)
     plan = TargetPlanner(*parts, limits).plan(Target("params", 0.4, relative=True))
