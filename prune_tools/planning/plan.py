@@ -52,20 +52,20 @@ class Plan:
         """The plan in words: what it reaches, and which limits stopped it."""
         if self.goal:
             return self.goal
-        least = f"at least {self.limits.min_channels}"
+        least = f"{self.limits.min_channels} channels" if self.limits.min_channels > 1 else "1 channel"
         if self.limits.max_layer_ratio < 1:
             least += f" and {1 - self.limits.max_layer_ratio:.0%}"
         text = (
             f"Threshold {self.threshold:.4g} at {self.percent:.1%} of the prunable channels; up to {self.ceiling:.1%} "
-            f"every layer keeps {least} by itself"
+            f"it leaves at least {least} in every layer"
         )
         if self.limits.round_to > 1:
             text += f"; widths rounded to multiples of {self.limits.round_to}"
         if self.capped:
             layers = ", ".join(f"{name} ({count})" for name, count in self.capped.items())
             text += (
-                f"\n{self.percent:.1%} is above that, so these layers were capped at their largest (in brackets, how "
-                f"many had passed the threshold): {layers}"
+                f"\n{self.percent:.1%} is above that, so these layers keep the fewest channels that the limits allow, "
+                f"those with the highest scores (in brackets: channels above the threshold): {layers}"
             )
         return text
 

@@ -213,5 +213,5 @@ class TargetPlanner:
             for name, cost in costs.items()
             if name != quantity
         ]
-        changes.append(f"{plan.percent:.1%} of the prunable channels go")
+        changes.append(f"{plan.percent:.1%} of the prunable channels are removed")
         return f"{text}, {reached / present - 1:+.1%}; {'; '.join(changes)}"

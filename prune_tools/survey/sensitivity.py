@@ -52,14 +52,14 @@ def conclude(points: Sequence[Point], options: SensitivityOptions) -> tuple[dict
     skip = list(dict.fromkeys(layer.split("#")[0] for layer in protected))  # the groups of a producer share its path
     share = f"more than {options.tolerance:.0%} of the whole model's mAP50-95 ({whole:.3f})"
     if whole <= 0:
-        text = "The whole model finds nothing on these images (mAP50-95 0): there is no accuracy to keep"
+        text = "The unpruned model detects nothing on these images (mAP50-95 0): there is no accuracy to keep"
     elif not protected:
-        text = f"No layer loses {share} when {ratio:.0%} of its channels go: none needs protection"
+        text = f"No layer loses {share} when {ratio:.0%} of its channels are removed: none needs protection"
     else:
         text = (
-            f"{len(protected)} of {len(lost)} layers lose {share} when {ratio:.0%} of their channels go; to protect "
-            f"them:\n--skip {' '.join(skip)}"
-            "\nFor the same budget other layers then have to give more: compare sweeps with and without it"
+            f"{len(protected)} of {len(lost)} layers lose {share} when {ratio:.0%} of their channels are removed; to "
+            f"protect them:\n--skip {' '.join(skip)}"
+            "\nFor the same budget other layers then lose more: compare sweeps with and without it"
         )
         if is_most:
             text += f"\nThat is most of the network: repeat with --ratios {ratio / 2:.2g} to see which matter most"

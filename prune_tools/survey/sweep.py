@@ -118,7 +118,7 @@ def conclude(points: Sequence[Point], options: SweepOptions) -> tuple[dict[str, 
         removed = LABELS[options.by]
         text = _cliff_in_words(cliff, removed) + "\n" + _proposal_in_words(proposal, points, options, removed)
     else:
-        text = "The whole model finds nothing on these images (mAP50-95 0): there is no accuracy to keep"
+        text = "The unpruned model detects nothing on these images (mAP50-95 0): there is no accuracy to keep"
     data = {
         "by": options.by,
         "tolerance": options.tolerance,
