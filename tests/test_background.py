@@ -132,7 +132,7 @@ def test_an_error_in_between_ends_the_processes(tmp_path):
         draw(file, picture)
         draw(file, picture)
         raise KeyboardInterrupt
-    assert all(process.poll() is not None for process in draw._started)
+    assert all(process.exit_code is not None for process in draw._started)
     assert not list(tmp_path.glob(".*"))  # what they were drawing
 
 
@@ -152,7 +152,7 @@ def test_processes_started_ahead_draw_and_all_are_ended(tmp_path, monkeypatch):
         draw(file, picture)
         draw.finish()
         assert file.is_file() and len(draw._started) == 1 and draw._started[0] in ahead
-    assert not background._ahead and all(process.returncode is not None for process in ahead)
+    assert not background._ahead and all(process.exit_code is not None for process in ahead)
     monkeypatch.setattr(background, "usable_cores", lambda: 1)
     background.start_ahead()
     assert not background._ahead

@@ -127,7 +127,7 @@ def test_picture_that_cannot_be_drawn_is_only_reported(tmp_path: Path, heard: py
     loggers = Loggers(tmp_path / "missing", tensorboard=False)
     loggers.on_train_batch_end(0, nn.Identity(), images, targets, paths, True)
     loggers.close()
-    assert "train_batch0.jpg cannot be drawn" in heard.text
+    assert "train_batch0.jpg could not be drawn" in heard.text
 
 
 @pytest.mark.parametrize(("plots", "argument"), [(False, True), (True, False)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,9 +16,11 @@ from torch import nn
 
 from utils.callbacks import Plugin
 from utils.commands.interrupts import deferred, requested
+from utils.drawing.background import BackgroundDrawing
 from utils.drawing.charts import plot_results
 from utils.drawing.pictures import plot_images
 from utils.log import LOGGER, colorstr
+from utils.resources import usable_cores
 from utils.storage.files import append_whole
 from utils.training.results import RESULT_COLUMNS
 
@@ -36,7 +37,7 @@ class Loggers(Plugin):
     """Writes the records of one run into ``save_dir``.
 
     ``plots`` switches pictures and the TensorBoard graph, ``tensorboard`` the event file as a whole. ``close`` must be
-    called at the end, also of a run that failed: it joins the drawing threads and finishes the event file.
+    called at the end, also of a run that failed: it ends the drawing process and finishes the event file.
     """
 
     def __init__(self, save_dir: str | Path, plots: bool = True, tensorboard: bool = True):
@@ -45,7 +46,7 @@ class Loggers(Plugin):
         self.plots = plots
         self._tensorboard = tensorboard
         self._writer: CarefulWriter | None = None
-        self._drawing: list[threading.Thread] = []
+        self._drawing: BackgroundDrawing | None = None
         self.first_epoch = 0  # of a resumed run; TensorBoard hides what an event file before this one has from it on
 
     @property
@@ -81,18 +82,18 @@ class Loggers(Plugin):
         if ni == 0 and writer is not None:
             _add_graph(writer, model, (int(imgs.shape[2]), int(imgs.shape[3])))
         if ni < PICTURED_BATCHES:
-            few = targets[:, 0] < PICTURED_IMAGES
-            pictures = imgs[:PICTURED_IMAGES].detach().to("cpu", torch.float32, copy=True)
-            rows = targets[few].detach().to("cpu", copy=True)
-            file = self.save_dir / f"train_batch{ni}.jpg"
-            thread = threading.Thread(
-                target=_draw_batch, args=(pictures, rows, list(paths[:PICTURED_IMAGES]), file), daemon=True
-            )
-            thread.start()
-            self._drawing.append(thread)
+            self._draw_batch(self.save_dir / f"train_batch{ni}.jpg", imgs, targets, paths)
+
+    def _draw_batch(self, file: Path, imgs: torch.Tensor, targets: torch.Tensor, paths: Sequence[str]) -> None:
+        if self._drawing is None:
+            self._drawing = BackgroundDrawing(min(usable_cores() - 1, 1), charts=False)
+        pixels = (imgs[:PICTURED_IMAGES].detach() * 255).round_().to("cpu", torch.uint8)  # a copy
+        rows = targets[targets[:, 0] < PICTURED_IMAGES].detach().cpu()  # a copy
+        self._drawing(file, partial(plot_images, pixels.numpy(), rows.numpy(), list(paths[:PICTURED_IMAGES]), file))
 
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
         """Add an epoch: ``vals`` are 3 training losses, 4 metrics, 3 validation losses and 3 learning rates."""
+        self._end_drawing()
         values = dict(zip(RESULT_COLUMNS, map(float, vals), strict=True))
         self._append_row(epoch, list(values.values()))
         writer = self.writer
@@ -103,7 +104,7 @@ class Loggers(Plugin):
 
     def on_train_end(self, last: Path, best: Path, plots: bool, epoch: int, results: Sequence[float]) -> None:
         """Draw results.png from results.csv, and put the final pictures that exist into the event file."""
-        self._join()
+        self._end_drawing()
         if plots and self.plots and self.csv.is_file():
             plot_results(self.csv)
         writer = self.writer
@@ -120,16 +121,19 @@ class Loggers(Plugin):
 
     def close(self) -> None:
         """Wait for the pictures being drawn and close the event file. Nothing can be written to it afterwards."""
-        self._join()
+        self._end_drawing()
         self._tensorboard = False
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
-    def _join(self) -> None:
-        """Wait for the pictures being drawn, but not when a signal ends the process: they are not worth the time."""
-        while self._drawing and not requested():
-            self._drawing.pop().join()
+    def _end_drawing(self) -> None:
+        """Wait for the pictures being drawn, but not if a signal ends the run: they are not worth the time."""
+        if self._drawing is not None:
+            with self._drawing:
+                if not requested():
+                    self._drawing.finish()
+            self._drawing = None
 
     def _append_row(self, epoch: int, values: list[float]) -> None:
         """One line in results.csv; the header goes before the first one, so a resumed run carries on in its file."""
@@ -182,13 +186,6 @@ def _add_graph(writer: CarefulWriter, model: nn.Module, size: tuple[int, int]) -
             writer.add_graph(torch.jit.trace(network, blank, strict=False, check_trace=False), [])
     except Exception as error:  # noqa: BLE001 - tracing can fail in any way, and a missing graph harms nobody
         LOGGER.warning(f"TensorBoard: the model's graph cannot be recorded ({type(error).__name__}: {error})")
-
-
-def _draw_batch(images: torch.Tensor, targets: torch.Tensor, paths: list[str], file: Path) -> None:
-    try:
-        plot_images(images, targets, paths, file)
-    except Exception as error:  # noqa: BLE001 - in a thread of its own; the picture is not worth a run
-        LOGGER.warning(f"{file} cannot be drawn ({type(error).__name__}: {error})")
 
 
 def _read_rgb(file: Path) -> NDArray:

@@ -1,4 +1,8 @@
-"""Pictures drawn by other processes while this one computes: diagrams take longer than validating a small data set."""
+"""Pictures drawn by other processes while this one computes: diagrams take longer than validating a small data set.
+
+Threads would not do: matplotlib holds Python's lock most of the time, and a crash in a drawing library would end the
+run. Nor does multiprocessing: its processes import the caller's main module, so that every script would need a guard.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from utils.log import LOGGER
 from utils.resources import usable_cores
@@ -18,10 +22,10 @@ from utils.storage.drafts import remove_abandoned
 from utils.storage.files import ROOT
 
 PROCESSES = 2
-READY = b"ready\n"  # what a process says first
-START = "import sys; sys.path.insert(0, sys.argv[1]); from utils.drawing.worker import serve; serve()"
+READY = b"ready\n"  # the first bytes that a process sends
+START = "import sys; sys.path.insert(0, sys.argv[1]); from utils.drawing.worker import serve; serve(sys.argv[2])"
 
-_ahead: list[subprocess.Popen] = []  # processes of start_ahead that no BackgroundDrawing has taken
+_ahead: list[DrawingProcess] = []  # processes of start_ahead that no BackgroundDrawing has taken yet
 
 Picture = Callable[[], object]  # a functools.partial of a function of a module
 Draw = Callable[[Path, Picture], None]
@@ -36,48 +40,89 @@ def attempt(picture: Picture) -> str:
     """Draw; returns what went wrong, '' if nothing did."""
     try:
         picture()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the results
+    except Exception as error:  # noqa: BLE001 - no error of a picture may cost the results
         return f"{type(error).__name__}: {error}"
     return ""
 
 
 def start_ahead() -> None:
-    """Start the processes of the next BackgroundDrawing already, where there is a core for them.
+    """Start the processes of the next BackgroundDrawing now, if there is a core for them.
 
-    Loading matplotlib keeps a core busy for half a second; a command that has much to load itself can do both at once.
+    Loading matplotlib keeps a core busy for half a second; meanwhile a command can load its own libraries.
     """
     if usable_cores() > 1:
-        with suppress(OSError, ValueError):  # tried again, and told, when there is something to draw
-            _ahead.extend(_start_process() for _ in range(PROCESSES))
+        with suppress(OSError, ValueError):  # tried again, and logged, when there is something to draw
+            for _ in range(PROCESSES):
+                _ahead.append(DrawingProcess())
 
 
-def _start_process() -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", START, str(ROOT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+class DrawingProcess:
+    """Another process that draws the pictures it is sent, one by one. It speaks pickle over its pipes."""
+
+    def __init__(self, charts: bool = True) -> None:
+        """Start it; with ``charts`` it loads matplotlib before the first picture. Raises OSError, ValueError."""
+        command = [sys.executable, "-c", START, str(ROOT), "charts" if charts else ""]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._pictures: IO[bytes] = self._process.stdin
+        self._answers: IO[bytes] = self._process.stdout
+        self._is_ready = False
+
+    def draw(self, pickled: bytes) -> str:
+        """Have a picture drawn; returns what went wrong, '' if nothing did. Raises Lost if that is unknown."""
+        if not self._is_ready and self._answers.read(len(READY)) != READY:
+            raise Lost(f"another one ended at its start (exit code {self.end()})")
+        self._is_ready = True
+        try:
+            self._pictures.write(pickled)
+            self._pictures.flush()
+            answer = pickle.load(self._answers)
+        except (OSError, EOFError):
+            return f"the process that draws it has ended (exit code {self.end()})"
+        except Exception as error:  # what is not a pickle, or truncated, may raise anything
+            raise Lost(f"the other one's answer is garbage ({type(error).__name__}: {error})") from error
+        if not isinstance(answer, str):
+            raise Lost(f"the other one's answer is garbage (a {type(answer).__name__})")
+        return answer
+
+    def end(self) -> int:
+        """End the process, whatever it is doing; returns its exit code."""
+        self._process.kill()
+        return self._process.wait()
+
+    def close(self) -> None:
+        """Close the pipes of a process that has been ended."""
+        self._process.communicate()
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self._process.poll()
 
 
 class BackgroundDrawing:
-    """Call it with a file and what draws it; ``finish`` waits for all, and names in warnings those that failed.
+    """Call it with a file and a function that draws it; ``finish`` waits for all, and logs those that failed.
 
         with BackgroundDrawing() as draw:
             draw(path, functools.partial(plot_images, images, targets, fname=path))
             ...
             draw.finish()
 
-    Each process starts with the first picture that finds the others busy, or by ``start_ahead``. They know nothing of
-    the caller's main module, unlike those of multiprocessing, so that scripts need no guard. On leaving the block they
-    are ended. Where a process cannot be started, or what it is sent or answers is garbage, ``finish`` draws in this
-    one. What ends the process that draws it is not tried again: it would end this one.
+    A process starts with the first picture that finds the others busy, or earlier by ``start_ahead``. Leaving the block
+    ends them. If a process cannot be started, or its answer is garbage, ``finish`` draws the picture in this one. A
+    picture whose process has ended is not tried again: it might end this one, too.
 
     Attributes:
-        processes: how many at most; with 0, the default where there is one core only, this process draws.
+        processes: maximum number; with 0, the default if there is only one core, this process draws.
     """
 
-    def __init__(self, processes: int | None = None) -> None:
-        """Start nothing yet."""
+    def __init__(self, processes: int | None = None, charts: bool = True) -> None:
+        """Start nothing yet; ``charts`` says that there will be diagrams, which need matplotlib."""
         self.processes = (PROCESSES if usable_cores() > 1 else 0) if processes is None else processes
-        self._threads = ThreadPoolExecutor(max(self.processes, 1))  # each minds a process
-        self._own = threading.local()
-        self._started: list[subprocess.Popen] = []
+        self._charts = charts
+        self._threads = ThreadPoolExecutor(max(self.processes, 1))  # each serves one process
+        self._own = threading.local()  # .process: that of the thread
+        self._started: list[DrawingProcess] = []
         self._pictures: list[tuple[Path, Picture, Future[str] | str]] = []
 
     def __enter__(self) -> BackgroundDrawing:
@@ -86,16 +131,16 @@ class BackgroundDrawing:
 
     def __exit__(self, *_: object) -> None:
         """End the processes, whatever they are drawing."""
-        while spare := self._take_one_ahead():
-            self._started.append(spare)
+        while _ahead:
+            self._started.append(_ahead.pop())
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._started:
-            process.kill()
+            process.end()
         self._threads.shutdown()
         for process in self._started:
-            process.communicate()
+            process.close()
         for folder in {file.parent for file, *_ in self._pictures}:
-            remove_abandoned(folder)  # what they were drawing
+            remove_abandoned(folder)  # drafts of pictures that were being drawn
 
     def __call__(self, file: Path, picture: Picture) -> None:
         """Have ``file`` drawn."""
@@ -115,51 +160,37 @@ class BackgroundDrawing:
         self._pictures.clear()
 
     def _send(self, picture: Picture) -> str:
+        """Have a picture drawn by the process of this thread; returns what went wrong. Raises Lost if unknown."""
         try:
-            parcel = pickle.dumps(picture)
+            pickled = pickle.dumps(picture)
         except Exception as error:  # objects may raise anything here
             raise Lost(f"it cannot be sent to another one ({type(error).__name__}: {error})") from error
         process = self._process()
         try:
-            process.stdin.write(parcel)
-            process.stdin.flush()
-            answer = pickle.load(process.stdout)
-            if isinstance(answer, str):
-                return answer
-            problem = f"a {type(answer).__name__}"
-        except (OSError, EOFError):
-            return f"the process that draws it has ended (exit code {self._forget(process)})"
-        except Exception as error:  # noqa: BLE001 - what is no pickle, or cut off, makes it raise anything
-            problem = f"{type(error).__name__}: {error}"
-        self._forget(process)
-        raise Lost(f"what the other one answered is garbage ({problem})")
+            return process.draw(pickled)
+        except Lost:
+            process.end()
+            raise
+        finally:
+            if process.exit_code is not None:
+                self._own.process = None  # the next picture gets a new one
 
-    def _process(self) -> Any:
-        """The process of this thread, ready to draw; raises Lost if it cannot be started."""
-        process: Any = getattr(self._own, "process", None)
-        if process is not None:
-            return process
-        try:
-            process = self._take_one_ahead() or _start_process()
-        except (OSError, ValueError) as error:
-            raise Lost(f"another one could not be started ({error})") from error
-        self._started.append(process)
+    def _process(self) -> DrawingProcess:
+        """The process of this thread. Raises Lost if it cannot be started."""
+        process: DrawingProcess | None = getattr(self._own, "process", None)
+        if process is None:
+            with suppress(IndexError):
+                process = _ahead.pop()
+        if process is None:
+            try:
+                process = DrawingProcess(self._charts)
+            except (OSError, ValueError) as error:
+                raise Lost(f"another one could not be started ({error})") from error
+        if process not in self._started:
+            self._started.append(process)
         self._own.process = process
-        if process.stdout.read(len(READY)) != READY:
-            raise Lost(f"another one ended at its start (exit code {self._forget(process)})")
         return process
-
-    def _take_one_ahead(self) -> subprocess.Popen | None:
-        with suppress(IndexError):
-            return _ahead.pop()
-        return None
-
-    def _forget(self, process: Any) -> int:
-        """End a process that gives no good answers, so that the next picture gets a new one; its exit code."""
-        self._own.process = None
-        process.kill()
-        return process.wait()
 
 
 class Lost(Exception):
-    """A picture of which nobody knows whether another process has drawn it."""
+    """It is unknown whether another process has drawn a picture."""

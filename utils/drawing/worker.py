@@ -1,4 +1,4 @@
-"""The process that draws for ``BackgroundDrawing``. It loads no torch."""
+"""The process that draws for ``utils.drawing.background``. It loads no torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from utils.drawing.background import READY, attempt
 from utils.drawing.charts import new_figure
 
 
-def serve() -> None:
-    """What the other process does: draw what comes in, answer with what went wrong, until the input ends."""
-    for name in ("SIGINT", "SIGHUP"):  # which a terminal sends to all: the caller ends it
+def serve(preload: str = "") -> None:
+    """Draw the pictures that come in and answer with what went wrong, until the input ends.
+
+    With ``preload`` matplotlib is loaded before the first picture comes.
+    """
+    for name in ("SIGINT", "SIGHUP"):  # which a terminal sends to all processes: the caller ends this one
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no answer
-    new_figure(1, 1)  # loads matplotlib while there is nothing to draw yet
+    os.dup2(2, 1)  # so that nothing printed by a library gets among the answers
+    if preload:
+        new_figure(1, 1)
     try:
         answers.write(READY)
         answers.flush()
@@ -27,4 +31,4 @@ def serve() -> None:
             answers.write(pickle.dumps(attempt(picture)))
             answers.flush()
     except (EOFError, BrokenPipeError):  # the caller needs no more, or has been killed
-        os._exit(0)  # without a word about answers that nobody reads
+        os._exit(0)  # not sys.exit: it would complain about answers that nobody reads
