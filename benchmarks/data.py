@@ -25,9 +25,9 @@ import numpy as np
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
 from benchmarks.material import demo_data, one_thread
 from benchmarks.plain_ways import TwoStepImages
-from utils.checks import check_dataset
 from utils.commands.cli import run_command
 from utils.commands.options import option, parse
+from utils.dataset.description import check_dataset
 from utils.dataset.images import read_image
 from utils.dataset.items import LoadImagesAndLabels
 from utils.log import LOGGER

@@ -28,9 +28,9 @@ import torch
 from benchmarks.checkouts import RowWatch, start, training_figures
 from benchmarks.figures import GPU_TITLE
 from benchmarks.material import demo_data
-from utils.checks import check_dataset
 from utils.commands.cli import run_command
 from utils.commands.options import option, parse
+from utils.dataset.description import check_dataset
 from utils.dataset.labels import find_images
 from utils.errors import InputError
 from utils.log import LOGGER

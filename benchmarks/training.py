@@ -30,11 +30,11 @@ from benchmarks import checkouts
 from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
 from benchmarks.material import PLAIN_THRESHOLDS, demo_data, one_thread, training_state
 from benchmarks.plain_ways import TwoStepImages, make_plain, plain_images, plain_optimizer_step
-from utils.checks import check_dataset
 from utils.commands.allocator import keep_freed_memory, set_thresholds
 from utils.commands.cli import run_command
 from utils.commands.options import option, parse
 from utils.dataloaders import collate_fn
+from utils.dataset.description import check_dataset
 from utils.dataset.items import LoadImagesAndLabels
 from utils.device import prepare_images
 from utils.log import LOGGER

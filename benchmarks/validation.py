@@ -37,9 +37,9 @@ from benchmarks.figures import Figure, as_table, compare_seconds, in_turns
 from benchmarks.material import demo_data, one_thread, responsive_checkpoint
 from benchmarks.plain_ways import plain_validation
 from utils.callbacks import Callbacks
-from utils.checks import check_dataset
 from utils.commands.cli import run_command
 from utils.commands.options import option, parse
+from utils.dataset.description import check_dataset
 from utils.dataset.labels import find_images
 from utils.errors import InputError
 from utils.log import LOGGER

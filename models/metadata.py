@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.checks import MOST_CLASSES
 from utils.commands.options import LARGEST_IMAGE, MOST
+from utils.dataset.classes import MOST_CLASSES
 from utils.errors import InputError, one_line, short_repr
 
 FILE_NAME = "metadata.json"  # in formats that are folders

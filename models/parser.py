@@ -22,8 +22,8 @@ from models.limits import build_within_limits
 from models.module_settings import apply_modules
 from models.rare_blocks import MixConv2d, Sum
 from models.widths import apply_widths
-from utils.checks import MOST_CLASSES
 from utils.commands.options import LARGEST_IMAGE
+from utils.dataset.classes import MOST_CLASSES
 from utils.errors import InputError, MissingFileError, one_line, short_repr
 from utils.log import LOGGER
 from utils.storage.files import ROOT, read_yaml

@@ -20,7 +20,7 @@ from prune_tools.planning.scores import NEEDS_IMAGES, Material, Scores, score_ch
 from prune_tools.planning.targets import TargetPlanner
 from prune_tools.training_images import read_training_images
 from prune_tools.yolo_pruned import prune_model
-from utils.checks import check_dataset
+from utils.dataset.description import check_dataset
 from utils.log import LOGGER
 from utils.storage.files import ROOT
 from utils.training.hyperparameters import read_hyperparameters, scaled_hyperparameters

@@ -14,10 +14,11 @@ from models.prerequisites import check_channels, check_unfused
 from models.yolo import DetectionModel
 from prune_tools.options import DEFAULT_CFG, PruningOptions
 from prune_tools.training_images import Batch, repair_images
-from utils.checks import check_dataset, check_file, check_img_size
+from utils.checks import check_file, check_img_size
 from utils.commands.next_steps import handed_on
 from utils.commands.options import build
 from utils.dataset.classes import SINGLE_CLASS_NOTE, class_names, is_single_class
+from utils.dataset.description import check_dataset
 from utils.dataset.label_cache import check_labels
 from utils.device import device_line, select_device
 from utils.distributed import plain_norms

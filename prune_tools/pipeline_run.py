@@ -26,10 +26,10 @@ from prune_tools.report.table import Row, as_text, row_of, save_csv, save_pictur
 from prune_tools.survey.record import Surveys, find_surveys, surveys_of
 from prune_tools.train_sparity import SparseOptions
 from prune_tools.tuning.recipes import recipe_after
-from utils.checks import check_dataset
 from utils.commands.interrupts import advising, same_command
 from utils.commands.next_steps import following, log_next
 from utils.commands.options import build, identity_of
+from utils.dataset.description import check_dataset
 from utils.dataset.labels import find_images
 from utils.device import select_device
 from utils.errors import InputError, short_repr

@@ -16,8 +16,8 @@ from benchmarks import __main__ as bench
 from benchmarks import data, material, plain_ways, pruning, training, validation
 from benchmarks.figures import Figure
 from tests.colour_detector import save_colour_detector
-from utils.checks import check_dataset
 from utils.dataloaders import collate_fn
+from utils.dataset.description import check_dataset
 from utils.errors import InputError
 from utils.metrics import match_predictions
 

@@ -11,7 +11,7 @@ from torch import nn
 from prune_tools.repair.calibration import recalibrate
 from prune_tools.training_images import Batch, focus_on_objects, read_training_images, repair_images
 from tests.pruning_networks import thin
-from utils.checks import check_dataset
+from utils.dataset.description import check_dataset
 
 
 def test_training_batches_are_whole_and_of_the_training_images(tiny_dataset):

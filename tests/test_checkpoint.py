@@ -20,8 +20,8 @@ from models.parser import read_config
 from models.yolo import DetectionModel
 from tests.torch_file_tools import pickled_globals
 from utils import checkpoint as checkpoint_module
-from utils.checkpoint import CheckpointError, copy_matching, intersect_dicts, plain, save_checkpoint
-from utils.errors import InputError, MissingFileError
+from utils.checkpoint import copy_matching, intersect_dicts, plain, save_checkpoint
+from utils.errors import CheckpointError, InputError, MissingFileError
 from utils.torch_files.module_copy import copy_to_cpu
 from utils.training.optim import ModelEMA, smart_optimizer
 

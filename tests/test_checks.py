@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from utils import checks
-from utils.checks import check_dataset, check_file, check_img_size, check_suffix, check_yaml
+from utils.checks import check_file, check_img_size, check_suffix, check_yaml
+from utils.dataset import description
+from utils.dataset.description import check_dataset
 from utils.errors import InputError, MissingFileError
 from utils.storage.files import write_yaml
 
@@ -21,6 +23,7 @@ def repository(tmp_path, monkeypatch) -> Path:
     for folder in ("data/hyps", "models/hub", "utils", "elsewhere"):
         (root / folder).mkdir(parents=True)
     monkeypatch.setattr(checks, "ROOT", root)
+    monkeypatch.setattr(description, "ROOT", root)
     monkeypatch.chdir(root / "elsewhere")
     return root
 

@@ -15,7 +15,7 @@ import pytest
 from data.scripts import autosplit as autosplit_command
 from data.scripts.annotations.image_index import ImageIndex
 from data.scripts.convert_labels import command, run
-from utils.checks import check_dataset
+from utils.dataset.description import check_dataset
 from utils.dataset.image_files import find_images
 from utils.dataset.labels import parse_label_file
 from utils.dataset.splits import autosplit, split_images

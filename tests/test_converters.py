@@ -21,7 +21,7 @@ from data.scripts.converters import coco, voc
 from data.scripts.converters.label_files import box_line, coco_labels, join_rings, read_coco, write_labels
 from tests.loopback import Site, site
 from utils import downloads
-from utils.checks import check_dataset
+from utils.dataset.description import check_dataset
 from utils.dataset.download import DatasetFolder
 from utils.dataset.labels import find_images, img2label_paths
 from utils.errors import InputError

@@ -15,9 +15,9 @@ import val
 from data.scripts.converters import voc
 from data.scripts.get_dataset import get
 from tests.loopback import Site, site
-from utils import checks, general
-from utils.checks import check_dataset
+from utils import general
 from utils.dataset import download as dataset_download
+from utils.dataset.description import check_dataset
 from utils.dataset.download import DatasetFolder, is_incomplete
 from utils.errors import InputError, MissingFileError
 from utils.storage.files import ROOT, read_yaml, write_yaml
@@ -128,7 +128,7 @@ def test_space_is_checked_before_anything_is_fetched(tmp_path: Path):
 
 
 def test_a_data_set_in_a_zip_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checks, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr("utils.dataset.description.ROOT", tmp_path / "repository")
     text = b"path: ../gone\ntrain: images\nval: images\nnames: [a]\ndownload: bash evil.sh\n"
     zipped(tmp_path / "mine.zip", {"mine/data.yaml": text, "mine/images/a.jpg": b"a"})
     checked = check_dataset(tmp_path / "mine.zip")

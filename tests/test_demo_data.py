@@ -16,7 +16,7 @@ from data.scripts.mask_demo.canvas import Canvas, arc, put_over, smooth
 from data.scripts.mask_demo.look import MASKS, PROPS, Head, random_look
 from data.scripts.mask_demo.person_painter import LEFT, TOP, paint_lookalike, paint_person
 from data.scripts.mask_demo.scene import FACE_MASK, draw_scene
-from utils.checks import check_dataset
+from utils.dataset.description import check_dataset
 from utils.errors import InputError
 from utils.storage.files import ROOT, read_yaml
 

@@ -202,7 +202,7 @@ def test_several_devices_start_one_process_each(monkeypatch):
     commands: list[list[str]] = []
     monkeypatch.setattr(distributed, "run_child", lambda command: commands.append(command) or 3)
     monkeypatch.setattr(sys, "argv", ["train.py", "--device", "0,1"])
-    monkeypatch.setattr("utils.device.select_device", lambda name: torch.device("cuda", int(name)))
+    monkeypatch.setattr("utils.distributed.select_device", lambda name: torch.device("cuda", int(name)))
     with pytest.raises(SystemExit) as ending:
         launch(lambda options: pytest.fail("trained in this process"), build(TrainOptions, device="0,1"))
     assert ending.value.code == 3  # what the processes ended with

@@ -110,7 +110,7 @@ def test_the_record_gives_no_consent_and_no_place_to_write(run, tmp_path):
 
 
 def test_a_script_or_an_address_of_the_run_folder_is_not_used(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.checks.provide", lambda *_: pytest.fail("something was fetched"))
+    monkeypatch.setattr("utils.dataset.description.provide", lambda *_: pytest.fail("something was fetched"))
     for address in ('bash -c "touch CANARY"', "https://example.com/data.zip"):
         description = {"path": str(tmp_path / "none"), "train": "images", "val": "images", "names": ["disc", "square"]}
         write_yaml(run / "data.yaml", description | {"download": address})

@@ -13,8 +13,8 @@ from models.backends import DetectMultiBackend
 from models.checkpoints.safetensors_models import read_model, write_model
 from models.loading import attempt_load, load_checkpoint, strip_optimizer
 from tests.torch_file_tools import tiny_model
-from utils.checkpoint import CheckpointError, save_checkpoint
-from utils.errors import InputError
+from utils.checkpoint import save_checkpoint
+from utils.errors import CheckpointError, InputError
 from utils.torch_files.safetensors_file import read_safetensors, write_safetensors
 
 

@@ -25,8 +25,8 @@ from prune_tools.survey.survey import KeptBatches
 from tests.colour_detector import save_colour_detector
 from tests.pruning_networks import thin
 from utils.checkpoint import save_checkpoint
-from utils.checks import check_dataset
 from utils.commands.options import build
+from utils.dataset.description import check_dataset
 from utils.errors import InputError
 from utils.log import LOGGER
 from utils.model_info import count_parameters

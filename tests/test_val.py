@@ -157,7 +157,7 @@ def test_sizes_of_images_and_batches(run, heard):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_workers(tiny_dataset, workers):
-    from utils.checks import check_dataset
+    from utils.dataset.description import check_dataset
 
     options = build(val.ValOptions, workers=workers, batch_size=2)
     loader = make_loader(options, check_dataset(tiny_dataset), 64, 32)

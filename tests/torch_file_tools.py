@@ -14,7 +14,7 @@ import torch
 from models.checkpoints.rebuilding import module_classes
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
-from utils.checkpoint import CheckpointError
+from utils.errors import CheckpointError
 from utils.torch_files.reader import read_torch_file
 
 SECONDS = 15  # of processor time; the slowest takes less than one of its own

@@ -157,7 +157,7 @@ def kmean_anchors(
 
 
 def _open_dataset(file: str | Path) -> LabelledSizes:
-    from utils.checks import check_dataset  # here, as networks need this module without data sets
+    from utils.dataset.description import check_dataset  # here, as networks need this module without data sets
     from utils.dataset.items import LoadImagesAndLabels
 
     return LoadImagesAndLabels(check_dataset(str(file))["train"], augment=True, rect=True)

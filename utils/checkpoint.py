@@ -1,7 +1,7 @@
-"""Checkpoint files: plain content, atomic writing, and copying the weights that fit.
+"""Checkpoint files: plain content, atomic writing, and copying of matching weights.
 
-A checkpoint is a dict that holds whole module objects (``model``, ``ema``) beside plain values. Files written here name
-no class outside torch, collections and the ``models`` package, so that every YOLOv5 from v6.2 on reads them.
+A checkpoint is a dict of module objects (``model``, ``ema``) and plain values. Files written here name no class outside
+torch, collections and the ``models`` package, so YOLOv5 v6.2 and later can read them.
 """
 
 from __future__ import annotations
@@ -18,26 +18,15 @@ from torch import nn
 
 from utils.commands.interrupts import deferred, obey
 from utils.distributed import plain_norms
-from utils.errors import CheckpointError, InputError
+from utils.errors import InputError
 from utils.storage.files import atomic_path
 from utils.torch_files.module_copy import copy_to_cpu
 from utils.version import MADE_BY
 
-__all__ = [
-    "CheckpointError",
-    "copy_matching",
-    "de_parallel",
-    "intersect_dicts",
-    "plain",
-    "plain_checkpoint",
-    "portable_copy",
-    "save_checkpoint",
-]
-
 MODULE_KEYS = ("model", "ema")
 CLEARED_KEYS = ("optimizer", "best_fitness", "wandb_id", "ema", "updates")  # None in a stripped file
-RESUME_KEY = "resume"  # our own addition to training files: random states and counters
-MADE_BY_KEY = "made_by"  # our own addition to every file: the program and its version; YOLOv5 does not look at it
+RESUME_KEY = "resume"  # an addition to training files: random states and counters
+MADE_BY_KEY = "made_by"  # an addition to every file, which YOLOv5 ignores: the program and its version
 
 _AS_THEY_ARE = (bool, int, float, complex, str, bytes, range, nn.Module, torch.Size, torch.dtype, torch.device)
 
@@ -48,8 +37,8 @@ _AS_THEY_ARE = (bool, int, float, complex, str, bytes, range, nn.Module, torch.S
 def plain(value: Any) -> Any:
     """``value`` without NumPy, paths and namespaces, which other versions of their libraries could not unpickle.
 
-    Scalars and arrays become numbers and lists, paths text, namespaces dicts, tensors detached tensors on the CPU;
-    modules stay. Raises TypeError for objects of other classes: they have no place in a checkpoint.
+    Scalars and arrays become numbers and lists, paths text, namespaces dicts, and tensors are detached and moved to the
+    CPU; modules stay. Raises TypeError for objects of other classes, which a checkpoint must not contain.
     """
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
@@ -79,11 +68,11 @@ def plain_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def portable_copy(model: nn.Module, half: bool) -> nn.Module:
-    """A copy of ``model`` to be saved: unwrapped, on the CPU, contiguous, names as a list (v6.2 cannot read a dict).
+    """A copy of ``model`` for saving: unwrapped, on the CPU, contiguous, names as a list (v6.2 cannot read a dict).
 
     Args:
         model: the network, also inside (Distributed)DataParallel.
-        half: convert to FP16, as stripped checkpoints are.
+        half: convert to FP16, as for stripped checkpoints.
 
     Raises:
         InputError: the model is fused; YOLOv5 could open the file but not run the model.
@@ -94,7 +83,7 @@ def portable_copy(model: nn.Module, half: bool) -> nn.Module:
     duplicate = plain_norms(copy_to_cpu(source))
     if half:
         duplicate.half()
-    for module in duplicate.modules():  # caches of Detect: each reader makes its own
+    for module in duplicate.modules():  # caches of Detect, which each reader rebuilds
         if isinstance(getattr(module, "anchor_grid", None), list) and isinstance(getattr(module, "grid", None), list):
             module.grid = [torch.zeros(1) for _ in module.grid]  # type: ignore[union-attr, assignment]
             module.anchor_grid = [torch.zeros(1) for _ in module.grid]  # type: ignore[union-attr, assignment]
@@ -113,11 +102,11 @@ def portable_copy(model: nn.Module, half: bool) -> nn.Module:
 
 
 def save_checkpoint(state: dict[str, Any], path: str | Path, *copies: str | Path) -> None:
-    """Write ``state`` to ``path`` and then to each of ``copies``, each atomically; its modules stay as they are.
+    """Write ``state`` to ``path`` and then to each of ``copies``, each atomically; its modules are not changed.
 
-    Modules are stored in FP16. Only a file with an optimizer, from which training can go on, keeps them in full
-    precision, so that the resumed run equals an uninterrupted one (YOLOv5 reads both alike). The entry "made_by" states
-    the version that wrote the file.
+    Modules are stored in FP16. Only a file with an optimizer, from which training can continue, keeps full precision,
+    so that a resumed run equals an uninterrupted one (YOLOv5 reads both). The entry "made_by" states the version that
+    wrote the file.
     """
     half = state.get("optimizer") is None
     portable = {**plain_checkpoint(state), MADE_BY_KEY: MADE_BY}
@@ -133,14 +122,14 @@ def save_checkpoint(state: dict[str, Any], path: str | Path, *copies: str | Path
 
 
 class RecordingStream:
-    """A file for ``torch.save``, whose own writer makes errors of its own of a full disk, and bears none of Python's.
+    """A file for ``torch.save``, whose writer turns a full disk into other errors and cannot handle Python's.
 
-    Every write seems to succeed; the first OSError is raised when the block ends. Nothing in the archive depends on the
-    file's name, as it does when torch opens the file.
+    Every write seems to succeed; the first OSError is raised when the block ends. The archive does not depend on the
+    file's name, as it does if torch opens the file.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open nothing yet."""
+        """Remember the path; the file is opened by the with statement."""
         self._path = path
         self._error: OSError | None = None
 
@@ -150,7 +139,7 @@ class RecordingStream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file; raises what went wrong."""
+        """Close the file; raise the first error of writing or closing it."""
         try:
             self._stream.close()
         except OSError as error:
@@ -159,7 +148,7 @@ class RecordingStream:
             raise self._error
 
     def write(self, data: Any) -> int:
-        """Write all of ``data``; returns its size."""
+        """Write all of ``data`` and return its size."""
         if self._error is None:
             try:
                 self._stream.write(data)
@@ -168,7 +157,7 @@ class RecordingStream:
         return len(data)
 
     def flush(self) -> None:
-        """Leave it to the end of the block."""
+        """Do nothing: the file is flushed when the block ends."""
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------
@@ -193,7 +182,7 @@ def intersect_dicts(
 
 
 def copy_matching(source: Mapping[str, torch.Tensor], model: nn.Module, exclude: Iterable[str] = ()) -> tuple[int, int]:
-    """Copy the entries of a state dict that fit ``model`` by name and shape.
+    """Copy the entries of a state dict that match ``model`` in name and shape.
 
     Args:
         source: a state dict.
@@ -201,7 +190,7 @@ def copy_matching(source: Mapping[str, torch.Tensor], model: nn.Module, exclude:
         exclude: parts of names to leave out, e.g. 'anchor'.
 
     Returns:
-        How many entries were copied, and how many ``model`` has (parameters and buffers).
+        The number of copied entries, and the number of entries of ``model`` (parameters and buffers).
     """
     own = model.state_dict()
     matching = intersect_dicts(source, own, exclude)

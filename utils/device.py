@@ -1,4 +1,4 @@
-"""Where things are computed: choice of the device, the line that names it, synchronised time, random seeds."""
+"""Device selection, the line that describes the device, synchronised timing, random seeds."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from utils.version import MADE_BY
 
 
 def select_device(device: str | int | torch.device | None = "", batch_size: int = 0) -> torch.device:
-    """The device that ``device`` means. No environment variable is read or changed.
+    """Return the torch device for ``device``. No environment variable is read or changed.
 
     Args:
         device: '' (the first GPU if there is one, else the CPU), 'cpu', 'mps', or a GPU as '0', 'cuda:0' or 'cuda'.
-        batch_size: images per step; must divide by the number of devices, as it always does with the one used here.
+        batch_size: v6.2's parameter, which had to be a multiple of the number of devices; here there is one device.
 
     Raises:
-        InputError: several devices, an unknown name, or a device that this machine does not offer.
+        InputError: several devices, an unknown name, or a device that this machine does not have.
     """
-    wanted = "" if device is None else str(device).strip().lower().replace("none", "")
-    if wanted == "":
-        wanted = "0" if torch.cuda.is_available() else "cpu"
-    if wanted == "cpu":
+    name = "" if device is None else str(device).strip().lower().replace("none", "")
+    if name == "":
+        name = "0" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
         return torch.device("cpu")
-    if wanted == "mps":
+    if name == "mps":
         if not torch.backends.mps.is_available():
-            raise InputError("--device mps is not available: here is no Apple GPU with a torch build for it; use cpu")
+            raise InputError("--device mps is not available: no Apple GPU, or torch is not built for it; use cpu")
         return torch.device("mps")
-    if "," in wanted:
+    if "," in name:
         raise InputError(
             f"--device {str(device)[:60]} names several devices; only training commands use them, in one process for "
             "each (from Python: torchrun --nproc_per_node N): choose one, for example --device 0"
         )
-    index = re.fullmatch(r"(?:cuda:?)?([0-9]{0,4})", wanted)
+    index = re.fullmatch(r"(?:cuda:?)?([0-9]{0,4})", name)
     if not index:
         raise InputError(f"unknown --device {str(device)[:60]}: expected cpu, mps, or the number of a GPU such as 0")
     return _gpu(int(index[1] or 0))
@@ -51,12 +51,12 @@ def _gpu(index: int) -> torch.device:
     count = torch.cuda.device_count()
     if index >= count:
         raise InputError(f"--device {index} does not exist: this machine has {count} GPU(s), 0 to {count - 1}")
-    torch.cuda.set_device(index)  # so that loaders pin memory for, and time_sync waits for, this one
+    torch.cuda.set_device(index)  # loaders then pin memory for this one, and time_sync waits for it
     return torch.device("cuda", index)
 
 
 def device_line(device: torch.device | None = None) -> str:
-    """Versions and hardware on one line, for the start of a command (default: the device that '' selects)."""
+    """Versions and hardware in one line, for the start of a command (default: the device that '' selects)."""
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     line = f"{MADE_BY}, Python-{platform.python_version()}, torch-{torch.__version__}, "
@@ -73,7 +73,7 @@ def prepare_images(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def time_sync() -> float:
-    """Seconds of a steady clock, read once the GPU has finished what it was given; only differences mean something."""
+    """Seconds of a monotonic clock, read after the GPU has finished its work; only differences are meaningful."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,6 +1,6 @@
-"""Data-parallel training: which process this is, the group of all of them, and what they tell each other.
+"""Data-parallel training: ranks, the process group and collective operations.
 
-``torchrun`` starts the processes and says in the environment who each one is. Everything here also works in a single
+``torchrun`` starts the processes and sets their ranks in the environment. Everything here also works in a single
 process without a group: then there is one rank, nothing is exchanged, and the functions return at once.
 """
 
@@ -20,17 +20,18 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.commands.interrupts import run_child
+from utils.device import select_device
 from utils.errors import InputError
 from utils.log import LOGGER, setup_logging
 from utils.training.options import TrainOptions
 
-PATIENCE = timedelta(hours=12)  # the other ranks wait for the first one while it validates
+PATIENCE = timedelta(hours=12)  # how long other ranks wait for the first one, which validates
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class World:
-    """Which of how many processes this is; ``rank`` and ``local_rank`` are -1 outside torchrun."""
+    """The position of this process among all; ``rank`` and ``local_rank`` are -1 outside torchrun."""
 
     rank: int = -1  # among all processes
     local_rank: int = -1  # among those of this machine
@@ -44,12 +45,14 @@ class World:
 
 
 def current_world() -> World:
-    """Return what torchrun says in the environment. Raises InputError for an incomplete set of its variables."""
+    """The ranks and sizes that torchrun set in the environment. Raises InputError if they are incomplete."""
     if "LOCAL_RANK" not in os.environ:
         return World()
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     try:
-        rank, local_rank, size = (int(os.environ[name]) for name in names)
+        rank = int(os.environ["RANK"])
+        local_rank = int(os.environ["LOCAL_RANK"])
+        size = int(os.environ["WORLD_SIZE"])
     except (KeyError, ValueError) as error:
         raise InputError(
             f"LOCAL_RANK is set but not all of {', '.join(names)} are numbers: start with torchrun"
@@ -61,12 +64,10 @@ def current_world() -> World:
 
 
 def launch(main: Callable[[Any], Result], options: Any) -> Result:
-    """Run ``main(options)``; with several devices in ``options.device`` in one process for each, through torchrun.
+    """Run ``main(options)``; with several devices in ``options.device``, in one process for each, through torchrun.
 
-    For the entry of a command: it starts this process's command line again.
+    For the entry point of a command: it starts this process's command line again.
     """
-    from utils.device import select_device
-
     devices = [name for name in options.device.split(",") if name.strip()]
     if len(devices) < 2 or current_world().rank >= 0:
         return main(options)
@@ -77,14 +78,14 @@ def launch(main: Callable[[Any], Result], options: Any) -> Result:
 
 
 def device_of_rank(device: str, world: World) -> str:
-    """The one device of this process, given the option ``--device``: its local rank's place in the list.
+    """The device of this process: the entry of ``--device`` at its local rank.
 
-    Raises InputError when there are not as many devices as processes on this machine.
+    Raises InputError if there are fewer devices than processes on this machine.
     """
-    wanted = [name.strip() for name in str(device).split(",") if name.strip()]  # a number from Python
-    if world.rank < 0 or wanted == ["cpu"] or (not wanted and not torch.cuda.is_available()):
+    listed = [name.strip() for name in str(device).split(",") if name.strip()]  # from Python it may be a number
+    if world.rank < 0 or listed == ["cpu"] or (not listed and not torch.cuda.is_available()):
         return device
-    available = wanted or [str(number) for number in range(torch.cuda.device_count())]
+    available = listed or [str(number) for number in range(torch.cuda.device_count())]
     if world.local_size > len(available):
         raise InputError(
             f"{world.local_size} processes but {len(available)} device(s), {', '.join(available)}: "
@@ -95,14 +96,12 @@ def device_of_rank(device: str, world: World) -> str:
 
 @contextmanager
 def processes(options: TrainOptions) -> Iterator[tuple[torch.device, World]]:
-    """The device of this process, and which process it is; within, it is a member of the group, if torchrun started it.
+    """Yield the device and the World of this process, which is a member of the group if torchrun started it.
 
-    The group speaks NCCL on GPUs and gloo elsewhere. Its threads end with it if nobody holds it any more, as what
-    ``parallel`` returned does; a thread that outlives the interpreter ends the process with SIGABRT when it lets go of
-    a tensor of the last message. Raises InputError for options that these processes cannot honour.
+    The group uses NCCL on GPUs and gloo elsewhere. Its threads end with it only if nothing refers to it any more, as a
+    wrapper of ``parallel`` does; a thread that outlives the interpreter ends the process with SIGABRT when it frees a
+    tensor of the last message. Raises InputError for options that these processes cannot honour.
     """
-    from utils.device import select_device
-
     world = current_world()
     check_options(options, world)
     device = select_device(device_of_rank(options.device, world), options.batch_size)
@@ -110,14 +109,14 @@ def processes(options: TrainOptions) -> Iterator[tuple[torch.device, World]]:
         yield device, world
         return
     setup_logging(world.rank)
-    # Its functions have the group as a default argument: imported later, by DDP, they would keep the one that exists
+    # Its functions have the group as a default argument: if DDP imported it later, they would keep the group alive
     import torch.distributed.nn
 
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield device, world
     finally:
-        gc.collect()  # wrappers of models that nobody uses any more
+        gc.collect()  # unused wrappers of models, which refer to the group
         torch.distributed.destroy_process_group()
 
 
@@ -145,10 +144,9 @@ def check_options(options: TrainOptions, world: World) -> None:
 
 
 def parallel(model: nn.Module, device: torch.device, sync_bn: bool = False) -> nn.Module:
-    """Return what to call instead of ``model``: itself alone, or a wrapper that averages the gradients of all ranks.
+    """Return ``model`` itself, or in a group a wrapper that averages the gradients of all ranks.
 
-    ``sync_bn`` computes batch norms over the batches of all ranks; where there are several, the layers of ``model`` are
-    replaced.
+    With ``sync_bn`` batch norms use the batches of all ranks; if there are several, those of ``model`` are replaced.
     """
     if not in_group():
         return model
@@ -160,12 +158,12 @@ def parallel(model: nn.Module, device: torch.device, sync_bn: bool = False) -> n
 
 
 def local_gradients(model: Any) -> AbstractContextManager:
-    """While this is open, backward passes of what ``parallel`` returned keep their gradients to themselves."""
+    """A context in which backward passes through the result of ``parallel`` do not exchange gradients."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def plain_norms(model: nn.Module) -> nn.Module:
-    """Turn the synchronised batch norms inside ``model`` back into ordinary ones, in place, and return it."""
+    """Replace synchronised batch norms inside ``model`` by ordinary ones, in place, and return it."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.SyncBatchNorm):
@@ -192,7 +190,7 @@ def ranks() -> tuple[int, int]:
 
 
 def from_first(value: Result) -> Result:
-    """The value that the first rank has, on every rank; all must call this. Small picklable values only."""
+    """The value of the first rank, on every rank; all must call this. For small picklable values only."""
     if ranks()[1] == 1:
         return value
     box = [value]
@@ -201,7 +199,7 @@ def from_first(value: Result) -> Result:
 
 
 def by_first(work: Callable[[], Result]) -> Result:
-    """Call ``work`` on the first rank alone; all return what it returns, or raise the InputError that it raises."""
+    """Call ``work`` on the first rank only; all ranks return its result, or raise its InputError."""
     outcome: Any = None
     if ranks()[0] == 0:
         try:
@@ -225,7 +223,7 @@ def average(values: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def first_rank_first() -> Iterator[None]:
-    """Let the first rank run the block before all others do, so that they find the files that it wrote."""
+    """Let the first rank run the block before the others, which then find the files that it wrote."""
     rank, count = ranks()
     if rank > 0:
         torch.distributed.barrier()

@@ -1,8 +1,10 @@
-"""Fetching files over http(s): resumed where they stopped, checked, and complete or not there.
+"""Downloads over http(s): resumed after interruptions, verified, and complete or absent; the released weights.
 
-A transfer goes into ``<name>.part`` beside its target and is renamed at its end. An interrupted one leaves that file,
-and the next call asks the server for the rest (RFC 9110, section 14); ``<name>.part.version`` holds the server's mark
-of the version (ETag or date), so that halves of two versions are never joined.
+A transfer is written to ``<name>.part`` next to its target and renamed at the end. An interrupted one leaves that file,
+and the next call requests the rest (RFC 9110, section 14); ``<name>.part.version`` holds the server's identifier of the
+version (ETag or date), so that parts of two versions are never joined.
+
+The weights are not part of this project; the log states their licence when they are downloaded.
 """
 
 from __future__ import annotations
@@ -35,13 +37,13 @@ OFFLINE_VARIABLE = "YOLOv5_OFFLINE"
 RELEASES_URL = "https://github.com/ultralytics/yolov5/releases/download"
 RELEASES = ("v6.2", "v6.1")  # tags, tried in this order
 RELEASED = tuple(f"yolov5{size}{level}.pt" for level in ("", "6") for size in "nsmlx")
-SMALLEST_BYTES = 100_000  # what is shorter is an error page
+SMALLEST_BYTES = 100_000  # of weights; a shorter file is an error page
 LICENCE = (
     "These weights are the work of Ultralytics, under GPL-3.0 as of that release (their later licence is AGPL-3.0); "
     "their terms hold for them, not this project's Apache-2.0"
 )
 
-_PASSING_TROUBLE = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that are worth another attempt
+_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that are worth another attempt
 _NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
@@ -63,14 +65,14 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def is_url(text: str | Path) -> bool:
-    """Tell whether ``text`` is an http(s) address; a Path that was made from one counts, although it lost a slash."""
+    """Tell whether ``text`` is an http(s) address, or a Path made from one, which has lost a slash."""
     return str(text).lower().startswith(("http:/", "https:/"))
 
 
 def url_name(url: str) -> str:
     """The file name at the end of an address, decoded and without query: ``https://host/a%20b.jpg?size=2`` -> a b.jpg.
 
-    Raises InputError when there is none.
+    Raises InputError if there is none.
     """
     name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
     if name in ("", ".", "..") or "\\" in name or "\0" in name:
@@ -79,19 +81,19 @@ def url_name(url: str) -> str:
 
 
 def download(url: str, target: str | Path, *, checksum: str = "", attempts: int = 4, progress: bool = True) -> Path:
-    """Fetch ``url`` to ``target`` unless it is there, and return its path.
+    """Download ``url`` to ``target`` unless it exists, and return its path.
 
     Args:
         url: http or https. Redirections from https to http are refused.
         target: the file to write, or a folder, which takes the name in the address.
-        checksum: 'md5:...' or 'sha256:...' in hexadecimal. A file that is there but differs is fetched anew.
-        attempts: how often to connect when the network fails; a later one fetches only what is missing.
+        checksum: 'md5:...' or 'sha256:...' in hexadecimal. An existing file that differs is downloaded again.
+        attempts: number of connections if the network fails; a later one requests only what is missing.
         progress: show a bar (on a terminal).
 
     Raises:
-        InputError: the address or the checksum is of no known kind, the server refuses, the disk is full, the network
-            fails at every attempt (what came so far is kept for the next call), or the content differs from the
-            checksum (it is removed).
+        InputError: the address is not http(s), the server refuses, the disk is full, the network fails at every
+            attempt (the received part is kept for the next call), or the content differs from the checksum (it is
+            removed). ValueError: the checksum is of another kind.
     """
     if urllib.parse.urlsplit(url).scheme.lower() not in ("http", "https"):
         raise InputError(f"cannot download {url}: expected an address that starts with https:// or http://")
@@ -104,7 +106,7 @@ def download(url: str, target: str | Path, *, checksum: str = "", attempts: int 
         raise InputError(f"{file} is missing and {OFFLINE_VARIABLE} forbids downloads: fetch {url} by hand to there")
     make_folder(file.parent)
     with only_one_process(file):
-        if _is_complete(file, checksum):  # by now: another process was first
+        if _is_complete(file, checksum):  # another process was first
             return file
         part = file.with_name(file.name + ".part")
         _fetch(url, part, attempts, progress)
@@ -128,7 +130,7 @@ def _is_complete(file: Path, checksum: str) -> bool:
 
 
 def _check(file: Path, checksum: str, origin: str) -> None:
-    """Raise InputError unless ``file`` has the checksum, if there is one."""
+    """Raise InputError if ``file`` does not have the checksum; without one all files pass."""
     if not checksum:
         return
     algorithm, _, expected = checksum.partition(":")
@@ -147,7 +149,7 @@ def _check(file: Path, checksum: str, origin: str) -> None:
 
 @contextmanager
 def only_one_process(file: Path) -> Iterator[None]:
-    """Let all other processes of this machine that want the same file or folder wait."""
+    """Make other processes of this machine that want the same file or folder wait until the block ends."""
     from filelock import FileLock
 
     name = hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:16]
@@ -156,13 +158,13 @@ def only_one_process(file: Path) -> Iterator[None]:
 
 
 def _fetch(url: str, part: Path, attempts: int, progress: bool) -> None:
-    """Bring ``part`` to its full length, with several attempts. Raises InputError."""
+    """Complete ``part``, with several attempts. Raises InputError."""
     for attempt in range(1, attempts + 1):
         try:
             _transfer(url, part, progress)
             return
         except urllib.error.HTTPError as error:
-            if error.code not in _PASSING_TROUBLE:
+            if error.code not in _TEMPORARY:
                 kind = NotOnServerError if error.code == 404 else InputError
                 raise kind(
                     f"cannot download {url}: the server answers {error.code} {error.reason}; check the address"
@@ -173,12 +175,12 @@ def _fetch(url: str, part: Path, attempts: int, progress: bool) -> None:
         if attempt < attempts:
             time.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
     received = part.stat().st_size if part.exists() else 0
-    kept = f"; the first {received} bytes are kept, the same command goes on from there" if received else ""
+    kept = f"; the first {received} bytes are kept, the same command continues from there" if received else ""
     raise InputError(f"cannot download {url} ({reason}): check the network, or fetch it by hand to {part.stem}{kept}")
 
 
 def _transfer(url: str, part: Path, progress: bool) -> None:
-    """Ask once for what ``part`` lacks and append it."""
+    """Request what ``part`` lacks, once, and append it."""
     from tqdm import tqdm
 
     version_file = part.with_name(part.name + ".version")
@@ -187,11 +189,11 @@ def _transfer(url: str, part: Path, progress: bool) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": PROGRAM, "Accept-Encoding": "identity"})
     if start:
         request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", version)  # a server with another version sends all of it
+        request.add_header("If-Range", version)  # a server with another version sends the whole file
     try:
         response = urllib.request.build_opener(_SafeRedirects).open(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not start:  # 416: nothing lies beyond what we have
+        if error.code != 416 or not start:  # 416: nothing follows what we have
             raise
         complete = error.headers.get("Content-Range", "") == f"bytes */{start}"
         version_file.unlink()
@@ -206,10 +208,9 @@ def _transfer(url: str, part: Path, progress: bool) -> None:
         total = start + int(announced) if announced else None
         _require_space(part, (total or 0) - start)
         version_file.write_text(_version(response.headers), encoding="utf-8")
-        bar = tqdm(
-            total=total, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=part.stem,
-            disable=None if progress else True, leave=False,
-        )  # fmt: skip
+        hidden = None if progress else True  # None: shown on a terminal
+        scale: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+        bar = tqdm(desc=part.stem, total=total, initial=start, disable=hidden, leave=False, **scale)
         with part.open("ab" if start else "wb") as stream, bar:
             while chunk := response.read(CHUNK_BYTES):
                 stream.write(chunk)
@@ -221,7 +222,7 @@ def _transfer(url: str, part: Path, progress: bool) -> None:
 
 
 def _version(headers: Any) -> str:
-    """What identifies this version of the file for If-Range: a strong ETag, or the date; '' when there is neither."""
+    """The identifier of the file's version for If-Range: a strong ETag, or the date; '' if there is neither."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified", "")
 
@@ -238,7 +239,7 @@ def _require_space(part: Path, needed: int) -> None:
 
 
 def is_released(file: str | Path) -> bool:
-    """Tell whether the file's name is that of released detection weights, such as yolov5s.pt."""
+    """Tell whether the file has the name of released detection weights, such as yolov5s.pt."""
     return Path(file).name in RELEASED
 
 
@@ -275,7 +276,7 @@ def fetch_weights(file: str | Path, base_url: str = "", tags: Sequence[str] = RE
 
 
 def _first_on_server(addresses: list[str], path: Path) -> str:
-    """Fetch ``path`` from the first address that has it, and return that address."""
+    """Download ``path`` from the first address that has it, and return that address."""
     for address in addresses[:-1]:
         try:
             download(address, path)
@@ -287,6 +288,6 @@ def _first_on_server(addresses: list[str], path: Path) -> str:
 
 
 def attempt_download(file: str | Path, repo: str = "ultralytics/yolov5", release: str = RELEASES[0]) -> str:
-    """v6.2's form of ``fetch_weights``: a GitHub repository and a release, before which no other is tried."""
+    """v6.2's form of ``fetch_weights``; ``release`` of the GitHub repository ``repo`` is tried first."""
     tags = tuple(dict.fromkeys((release, *RELEASES)))
     return str(fetch_weights(file, f"https://github.com/{repo}/releases/download", tags))

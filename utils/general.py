@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from utils.checkpoint import intersect_dicts
-from utils.checks import check_dataset, check_file, check_img_size, check_suffix, check_yaml
+from utils.checks import check_file, check_img_size, check_suffix, check_yaml
+from utils.dataset.description import check_dataset
 from utils.dataset.download import fetch_all as download
 from utils.dataset.labels import class_weights as labels_to_class_weights
 from utils.detection.display import display_problem

@@ -1,4 +1,4 @@
-"""Size and computation of a model: layers, parameters, GFLOPs."""
+"""Size and computation of a model: layers, parameters, GFLOPs; folding of its norms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from utils.names import terminal_text
 
 SMALLEST_GRID = 32  # pixels
 _COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.Linear, nn.Upsample)
-_TAPS = {"nearest": 1, "bilinear": 4, "bicubic": 16}  # input pixels that one output pixel is made of
+_TAPS = {"nearest": 1, "bilinear": 4, "bicubic": 16}  # input pixels per output pixel
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -24,12 +24,12 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _operations(module: nn.Module, given: Tensor, made: Tensor) -> int:
+def _operations(module: nn.Module, read: Tensor, made: Tensor) -> int:
     """Multiply-adds of one call by the rules of thop 0.1.1: activations, pooling and attention weights are free."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         return made.numel() * (module.in_channels // module.groups) * math.prod(module.kernel_size)
     if isinstance(module, nn.BatchNorm2d):
-        return 4 * given.numel()
+        return 4 * read.numel()
     if isinstance(module, nn.Linear):
         return made.numel() * module.in_features
     if isinstance(module, nn.Upsample):
@@ -44,8 +44,8 @@ def count_operations(module: nn.Module, sample: Any) -> dict[str, int]:
     counts: dict[str, int] = {}
 
     def counter(path: str) -> Callable[..., None]:
-        def count(layer: nn.Module, given: tuple[Any, ...], made: Any) -> None:
-            counts[path] = counts.get(path, 0) + _operations(layer, given[0], made)
+        def count(layer: nn.Module, inputs: tuple[Any, ...], made: Any) -> None:
+            counts[path] = counts.get(path, 0) + _operations(layer, inputs[0], made)
 
         return count
 
@@ -76,9 +76,9 @@ def grid_size(model: Any) -> int:
 
 
 def blank_image(model: nn.Module, side: int) -> Tensor | None:
-    """Zeros (1, channels, side, side) of the model's device and precision; None if its first layer takes no images.
+    """Zeros (1, channels, side, side) in the model's device and precision; None if its first layer takes no images.
 
-    Channels are those of the model's YAML: the first convolution of a Focus layer reads four times as many.
+    The channels are those of the model's YAML: the first convolution of a Focus layer has four times as many.
     """
     first = next(model.parameters(), None)
     if first is None or first.ndim < 2:
@@ -88,10 +88,10 @@ def blank_image(model: nn.Module, side: int) -> Tensor | None:
 
 
 def gflops(model: nn.Module, imgsz: int | tuple[int, int] = 640) -> float | None:
-    """GFLOPs of one image of ``imgsz`` pixels (square, or height and width); None if the model cannot be followed.
+    """GFLOPs for one image of ``imgsz`` pixels (square, or height and width); None if they cannot be counted.
 
-    Counted at the size of one stride and scaled by area, as YOLOv5 prints it: what is quadratic in the number of pixels
-    (attention) is scaled linearly.
+    Counted at the size of one stride and scaled by area, like YOLOv5's figure: operations that are quadratic in the
+    number of pixels (attention) are scaled linearly.
     """
     height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     side = grid_size(model)
@@ -100,7 +100,7 @@ def gflops(model: nn.Module, imgsz: int | tuple[int, int] = 640) -> float | None
         return None
     try:
         counted = module_gflops(model, sample)
-    # It takes other inputs, or lacks an operation here
+    # It takes other inputs, or an operation is not available
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError):
         return None
     return counted * height / side * width / side
@@ -118,7 +118,7 @@ def info_line(model: nn.Module, imgsz: int | tuple[int, int] = 640) -> str:
 
 
 def log_info(model: nn.Module, verbose: bool = False, imgsz: int | tuple[int, int] = 640) -> None:
-    """Log the info line; before it, if verbose, one row per parameter with shape, mean and standard deviation."""
+    """Log the info line, and before it, if verbose, one row per parameter with shape, mean and standard deviation."""
     if not LOGGER.isEnabledFor(logging.INFO):
         return
     if verbose:
@@ -129,6 +129,9 @@ def log_info(model: nn.Module, verbose: bool = False, imgsz: int | tuple[int, in
             row = index, name, parameter.requires_grad, parameter.numel(), list(parameter.shape)
             LOGGER.info("%5g %40s %9s %12g %20s %10.3g %10.3g", *row, parameter.detach().float().mean().item(), spread)
     LOGGER.info(info_line(model, imgsz))
+
+
+# -- folding norms ----------------------------------------------------------------------------------------------------
 
 
 def is_foldable(conv: nn.Module | None, norm: nn.Module | None) -> bool:
@@ -149,7 +152,8 @@ def fuse_conv_and_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     in FP32 at least and stored in the dtype of ``conv``; it is trainable if ``conv`` is.
     """
     exact = torch.promote_types(conv.weight.dtype, torch.float32)
-    mean, variance = bn.running_mean.to(exact), bn.running_var.to(exact)  # type: ignore[union-attr]
+    mean = bn.running_mean.to(exact)  # type: ignore[union-attr]  # (O,), as all that follow
+    variance = bn.running_var.to(exact)  # type: ignore[union-attr]
     scale = (variance + bn.eps).rsqrt() if bn.weight is None else bn.weight.to(exact) / (variance + bn.eps).sqrt()
     offset = -mean if conv.bias is None else conv.bias.to(exact) - mean
     settings = {name: getattr(conv, name) for name in ("stride", "padding", "dilation", "groups", "padding_mode")}

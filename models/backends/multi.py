@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from models.backends.runtime import Runtime
 from models.formats import CHECKPOINTS, PYTORCH, format_of
 from models.loading import attempt_load
-from utils.checks import check_dataset, check_img_size
+from utils.checks import check_img_size
 from utils.dataset.classes import names_by_index
+from utils.dataset.description import check_dataset
 from utils.downloads import fetch_weights, is_url
 from utils.errors import InputError, MissingFileError, one_line
 from utils.geometry.boxes import xyxy2xywh

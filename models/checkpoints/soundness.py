@@ -12,6 +12,7 @@ from torch import nn
 
 from models import yolo
 from models.limits import SIDE, check_uncommon, watched_pass
+from utils.dataset.classes import MOST_CLASSES
 from utils.errors import CheckpointError, InputError
 from utils.model_info import grid_size
 from utils.torch_files.records import shown
@@ -19,7 +20,6 @@ from utils.torch_files.records import shown
 MOST_LAYERS = 1000
 MOST_LEVELS = 10
 MOST_ANCHORS = 100
-MOST_CLASSES = 100_000
 MOST_INPUTS = 1000  # channels of an image
 LARGEST_STRIDE = SIDE  # pixels; strides are measured on an image of that side
 LONGEST_TITLE = 1000  # characters

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.exporters.verify import example_image
-from utils.checks import check_dataset
+from utils.dataset.description import check_dataset
 from utils.dataset.images import read_image
 from utils.dataset.labels import find_images
 from utils.errors import InputError

@@ -29,8 +29,8 @@ from prune_tools.report.table import aligned, save_csv
 from prune_tools.survey.options import SurveyOptions
 from prune_tools.survey.record import Point, Record, checkpoint_digest
 from prune_tools.training_images import Batch
-from utils.checks import check_dataset
 from utils.commands.options import command_line, identity_of, to_dict
+from utils.dataset.description import check_dataset
 from utils.dataset.label_cache import files_hash
 from utils.dataset.labels import find_images, img2label_paths
 from utils.log import LOGGER, colorstr, warnings_only

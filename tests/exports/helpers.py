@@ -12,7 +12,7 @@ import torch
 import val
 from models.backends import DetectMultiBackend
 from models.formats import FORMATS
-from utils.checks import check_dataset
+from utils.dataset.description import check_dataset
 from utils.validation.inputs import make_loader
 from utils.validation.options import ValOptions
 

@@ -76,7 +76,7 @@ def build_model(rng: random.Random, folder: Path) -> tuple[bytes, Outcome]:
 
 def read_data(rng: random.Random, folder: Path) -> tuple[bytes, Outcome]:
     """A random description of a data set, or random hyperparameters."""
-    from utils.checks import check_dataset
+    from utils.dataset.description import check_dataset
 
     (folder / "images").mkdir(exist_ok=True)
     if rng.random() < 0.3:

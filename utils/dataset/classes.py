@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+MOST_CLASSES = 100_000
 SINGLE_CLASS = "item"  # the name that --single-cls gives, also in checkpoints of YOLOv5
 SINGLE_CLASS_NOTE = "{} was trained with --single-cls: all classes of the data set count as one here, too"
 

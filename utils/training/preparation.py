@@ -10,8 +10,9 @@ from torch import nn
 
 from utils.autoanchor import check_anchors
 from utils.autobatch import resolve_batch_size
-from utils.checks import check_dataset, check_file, check_img_size
+from utils.checks import check_file, check_img_size
 from utils.dataset.classes import SINGLE_CLASS, SINGLE_CLASS_NOTE, class_names, is_single_class
+from utils.dataset.description import check_dataset
 from utils.dataset.labels import class_weights
 from utils.dataset.record import record_of
 from utils.device import seed_everything

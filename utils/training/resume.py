@@ -54,7 +54,7 @@ class Resumption(Generic[SomeOptions]):
             MissingFileError: it is not where the record says. A recorded data set is never fetched: what the run folder
                 names may be anybody's.
         """
-        from utils.checks import check_dataset
+        from utils.dataset.description import check_dataset
 
         options = self.options
         may_fetch = self.named_data or options.allow_download_scripts

@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 
 from utils.backend import Backend
 from utils.callbacks import Callbacks
-from utils.checks import check_dataset, check_img_size
+from utils.checks import check_img_size
 from utils.dataloaders import create_dataloader
 from utils.dataset.classes import SINGLE_CLASS_NOTE, class_names, is_single_class
+from utils.dataset.description import check_dataset
 from utils.device import select_device
 from utils.errors import InputError, OtherClassesError
 from utils.log import LOGGER, colorstr
