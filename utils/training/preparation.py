@@ -20,6 +20,7 @@ from utils.distributed import parallel
 from utils.drawing.pictures import plot_labels
 from utils.log import LOGGER
 from utils.loggers import Loggers
+from utils.model_info import grid_size
 from utils.training.compilation import check_compiler, compile_model
 from utils.training.epoch_loader import EpochLoader
 from utils.training.hyperparameters import read_hyperparameters, scaled_hyperparameters
@@ -77,8 +78,8 @@ def prepare(
         check_names(checkpoint["model"], names, options.resume, options.data)
     model: Any = around.networks.build_model(options, dict(unscaled_hyp), len(names), checkpoint).to(around.device)
     around.networks.freeze_layers(model, options.freeze)
-    grid_size = max(int(model.stride.max()), 32)
-    image_size = check_img_size(options.imgsz, grid_size, floor=grid_size * 2)
+    grid_side = grid_size(model)
+    image_size = check_img_size(options.imgsz, grid_side, floor=grid_side * 2)
     run = Run(
         options=resolve_batch_size(options, model, image_size, around.device, around.callbacks),
         data=data,
@@ -88,7 +89,7 @@ def prepare(
         ),
         unscaled_hyp=unscaled_hyp,
         image_size=image_size,
-        grid_size=grid_size,
+        grid_size=grid_side,
         device=around.device,
         world=around.world,
         callbacks=around.callbacks,
