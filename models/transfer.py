@@ -41,7 +41,7 @@ def build_model(
         check_channels(model, cfg)
         return model
 
-    file = options.resume or options.weights
+    file = options.start_file
     source = checkpoint["model"].float()
     plain_norms(source)
     check_channels(source, file)

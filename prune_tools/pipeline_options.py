@@ -9,7 +9,7 @@ from prune_tools.channels import SCOPES
 from prune_tools.options import PruneOptions
 from prune_tools.planning.goals import Target, target_of
 from prune_tools.planning.options import DEFAULT_ROUNDING
-from prune_tools.train_sparity import AUTO, PENALTIES, SparseOptions
+from prune_tools.sparsity.options import AUTO, PENALTIES, SparseOptions
 from prune_tools.tuning.recipes import RECIPES
 from utils.commands.options import (
     LARGEST_IMAGE,

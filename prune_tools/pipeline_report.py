@@ -11,13 +11,13 @@ import torch
 
 from models.loading import load_checkpoint
 from prune_tools.channels.structure import Structure
-from prune_tools.finetune import FinetuneOptions
 from prune_tools.pipeline_options import PipelineOptions
 from prune_tools.planning.scores import gamma_scores
 from prune_tools.report.pictures import gamma_histogram, layer_widths
 from prune_tools.report.report import Report
 from prune_tools.report.table import Row
-from prune_tools.train_sparity import SparseOptions
+from prune_tools.sparsity.options import SparseOptions
+from prune_tools.tuning.options import FinetuneOptions
 from utils.commands.options import command_line, to_dict
 from utils.storage.files import read_yaml_mapping
 from utils.training.options import TrainOptions

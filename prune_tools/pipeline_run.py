@@ -14,7 +14,6 @@ from detect import DetectOptions
 from export import ExportOptions
 from models.loading import attempt_load, load_checkpoint
 from prune_tools import finetune, prune, train_sparity
-from prune_tools.finetune import FinetuneOptions
 from prune_tools.options import PruneOptions
 from prune_tools.pipeline_options import STEPS, PipelineOptions
 from prune_tools.pipeline_report import report_of
@@ -23,8 +22,9 @@ from prune_tools.planning.goals import Target
 from prune_tools.planning.latency import prepare, time_calls
 from prune_tools.report.pictures import draw_gammas, draw_run
 from prune_tools.report.table import Row, as_text, row_of, save_csv, save_picture
+from prune_tools.sparsity.options import SparseOptions
 from prune_tools.survey.record import Surveys, find_surveys, surveys_of
-from prune_tools.train_sparity import SparseOptions
+from prune_tools.tuning.options import FinetuneOptions
 from prune_tools.tuning.recipes import recipe_after
 from utils.commands.interrupts import advising, same_command
 from utils.commands.next_steps import following, log_next

@@ -14,7 +14,6 @@ import val
 from models.loading import deployed, load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools.channels.structure import Structure
-from prune_tools.finetune import FinetuneOptions
 from prune_tools.make_plan import make_plan
 from prune_tools.opening import Inputs, open_inputs
 from prune_tools.options import PruneOptions
@@ -28,6 +27,7 @@ from prune_tools.report.table import Row, as_text, row_of
 from prune_tools.survey.options import SweepOptions
 from prune_tools.survey.record import Surveys, find_surveys, surveys_of
 from prune_tools.tuning.distillation import check_heads
+from prune_tools.tuning.options import FinetuneOptions
 from prune_tools.tuning.recipes import DEFAULT, recipe_after
 from prune_tools.yolo_pruned import save_pruned
 from utils.commands.next_steps import following, log_next

@@ -15,9 +15,9 @@ import train
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import finetune
-from prune_tools.finetune import FinetuneOptions
 from prune_tools.tuning.distillation import Distillation, output_distance, soft_cross_entropy
-from prune_tools.tuning.recipes import DEFAULT, RECIPES, Recipe, with_recipe
+from prune_tools.tuning.options import FinetuneOptions, with_recipe
+from prune_tools.tuning.recipes import DEFAULT, RECIPES, Recipe
 from utils.callbacks import Callbacks
 from utils.checkpoint import de_parallel, save_checkpoint
 from utils.commands.options import build

@@ -21,9 +21,11 @@ from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import finetune, pipeline, pipeline_run, prune, prune_run, sensitivity, sweep, train_sparity
 from prune_tools.pipeline_options import PipelineOptions
+from prune_tools.sparsity.training import steps_after_sparsity
 from prune_tools.survey import sensitivity as sensitivity_work
 from prune_tools.survey import sweep as sweep_work
 from prune_tools.survey.record import Point
+from prune_tools.tuning.finetuning import steps_after_finetuning
 from tests.conftest import draw_tiny_dataset
 from utils.commands.next_steps import ALWAYS, again, following, handed_on
 from utils.commands.options import build, command_line, default_of, parser_for, to_dict
@@ -134,15 +136,13 @@ def test_a_stage_hands_on_what_the_next_needs(finished):
         commands = train.steps_after_training("b.pt", build(TrainOptions, epochs=7, name="x", seed=0, **CHANGES))
     elif finished == "sparse":
         options = build(train_sparity.SparseOptions, epochs=7, name="x", **CHANGES)
-        commands = train_sparity.steps_after_sparsity("b.pt", options, None)
+        commands = steps_after_sparsity("b.pt", options, None)
     elif finished == "prune":
         rows = [type("Row", (), {"map50": value}) for value in (0.8, 0.2)]
         options = build(prune.PruneOptions, weights="b.pt", name="x", percent=0.3, **CHANGES)
         commands = [prune_run.next_step(Path("p.pt"), options, {"model": None}, rows)]
     else:
-        commands = finetune.steps_after_finetuning(
-            "b.pt", build(finetune.FinetuneOptions, epochs=7, name="x", **CHANGES)
-        )
+        commands = steps_after_finetuning("b.pt", build(finetune.FinetuneOptions, epochs=7, name="x", **CHANGES))
     for command in commands:
         script, found = read_back(command)
         kept = set(handed_on(build(TrainOptions), SCRIPTS[script]))
@@ -195,15 +195,15 @@ class Missed:
 
 def test_after_a_penalty_that_was_too_weak_no_more_is_pruned_than_it_has_made_small():
     options = build(train_sparity.SparseOptions, weights="w.pt", data="d.yaml", target_share=0.4, skip=["model.9"])
-    [(script, better)] = [read_back(text) for text in train_sparity.steps_after_sparsity("b.pt", options, Missed(0.0))]
+    [(script, better)] = [read_back(text) for text in steps_after_sparsity("b.pt", options, Missed(0.0))]
     assert (script, better.penalty, better.weights, better.teacher) == (
         "prune_tools/train_sparity.py", "polarize", "w.pt", "w.pt",
     )  # fmt: skip
-    found = [read_back(text) for text in train_sparity.steps_after_sparsity("b.pt", options, Missed(0.2378))]
+    found = [read_back(text) for text in steps_after_sparsity("b.pt", options, Missed(0.2378))]
     assert [script for script, _ in found] == ["prune_tools/train_sparity.py", "prune_tools/prune.py"]
     assert (found[1][1].percent, found[1][1].skip, found[1][1].weights) == (0.237, ["model.9"], ["b.pt"])
     polarized = build(train_sparity.SparseOptions, penalty="polarize", target_flops="0.5", weights="w.pt", epochs=20)
-    first = read_back(train_sparity.steps_after_sparsity("b.pt", polarized, Missed(0.1))[0])[1]
+    first = read_back(steps_after_sparsity("b.pt", polarized, Missed(0.1))[0])[1]
     assert (first.penalty, first.target_flops, first.epochs) == ("polarize", "0.5", 40)
 
 

@@ -19,11 +19,12 @@ from prune_tools.planning.goals import Target
 from prune_tools.planning.scores import Material, score_channels
 from prune_tools.planning.targets import TargetPlanner
 from prune_tools.sparsity.gammas import ChannelGammas
+from prune_tools.sparsity.options import SparseOptions
 from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
 from prune_tools.sparsity.rates import Course, decayed
-from prune_tools.train_sparity import SparseOptions
+from prune_tools.sparsity.training import make_penalty
 from prune_tools.tuning.keep_start import measure_start, start_map50
-from prune_tools.tuning.recipes import with_recipe
+from prune_tools.tuning.options import with_recipe
 from tests.pruning_networks import random_gammas, trainable_network
 from utils.callbacks import Callbacks
 from utils.commands.options import AUTO_BATCH, build
@@ -279,8 +280,8 @@ def test_impossible_options_are_refused(changes, message):
 def test_defaults_are_the_published_ones():
     options = build(SparseOptions)
     assert (options.penalty, options.sr, options.scope) == ("l1", 0.0005, "seed")
-    assert train_sparity.make_penalty(options).settings.sr_beta == pytest.approx(0.005)
-    assert train_sparity.make_penalty(build(SparseOptions, penalty="prox")).settings.sr_beta == 0
+    assert make_penalty(options).settings.sr_beta == pytest.approx(0.005)
+    assert make_penalty(build(SparseOptions, penalty="prox")).settings.sr_beta == 0
     assert build(SparseOptions, penalty="polarize").sr == "auto"
 
 
@@ -296,18 +297,17 @@ def test_the_start_weights_are_measured(run_options, tmp_path, tiny_dataset, net
         str(tiny_dataset), str(tmp_path / "two.pt"), imgsz=64, batch_size=8, device="cpu", workers=0, plots=False,
         save_dir=tmp_path,
     )[0][2]  # fmt: skip
-    assert train_sparity.make_penalty(options).start_map50() == expected
-    options.batch_size = AUTO_BATCH
-    assert train_sparity.make_penalty(options).start_map50() == pytest.approx(expected, abs=1e-3)
+    assert make_penalty(options).start_map50() == expected
+    automatic = replace(options, batch_size=AUTO_BATCH)
+    assert make_penalty(automatic).start_map50() == pytest.approx(expected, abs=1e-3)
     three = tmp_path / "three.yaml"
     three.write_text(
         f"path: {tiny_dataset.parent}\ntrain: images/train\nval: images/val\nnames: [a, b, c]\n", encoding="utf-8"
     )
-    options.data = str(three)
+    options = replace(options, data=str(three))
     assert measure_start(options) is None and start_map50(options) == 0
-    options.conf_thres, options.weights = 0.1, str(tmp_path / "absent.pt")
     with pytest.raises(MissingFileError):  # no start to do without, but a mistake
-        measure_start(options)
+        measure_start(replace(options, weights=str(tmp_path / "absent.pt")))
 
 
 def test_automatic_penalties_give_way_when_the_map_falls(gammas, network):

@@ -17,7 +17,7 @@ import train
 import val
 from models.loading import load_checkpoint
 from prune_tools import finetune, train_sparity
-from prune_tools.tuning.recipes import with_recipe
+from prune_tools.tuning.options import with_recipe
 from utils.callbacks import HOOKS, Callbacks
 from utils.commands.options import build
 from utils.errors import InputError, MissingFileError

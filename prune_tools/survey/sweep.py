@@ -14,10 +14,10 @@ from prune_tools.planning.goals import Target
 from prune_tools.planning.plan import Plan, plan_by_percent
 from prune_tools.planning.targets import TargetPlanner
 from prune_tools.report.sweep_view import LABELS, draw_sweep, table_rows
+from prune_tools.sparsity.options import SparseOptions
 from prune_tools.survey.options import FLAGS, SweepOptions
 from prune_tools.survey.record import Point
 from prune_tools.survey.survey import Survey
-from prune_tools.train_sparity import SparseOptions
 from utils.commands.interrupts import advising, same_command
 from utils.commands.next_steps import following, log_next
 from utils.errors import InputError

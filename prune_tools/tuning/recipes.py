@@ -10,13 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, TypeVar
 
-from utils.commands.options import FOLDER, OPEN, option
-from utils.errors import InputError, short_repr
-from utils.log import LOGGER
 from utils.storage.files import ROOT
-from utils.training.options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -71,73 +66,10 @@ RECIPES = {
     "gentle": GENTLE,
 }
 DEFAULT = "gentle"
-TEACHER_GAIN = 2.0
 HURT = 0.95  # share of the unpruned model's mAP50 below which the gentle recipe is not enough
 PUBLISHED = "v6.2"  # the recipe for hyperparameters that were made for YOLOv5's own schedule
-
-
-@dataclass
-class RecipeOptions(TrainOptions):
-    """Options of train.py, with those that a recipe sets left open, and those of recipe and teacher."""
-
-    keeps_anchors: ClassVar[bool] = True
-
-    hyp: str = option("", "hyperparameter YAML; default: the recipe's", on_resume=FOLDER, path=True, handed_on=False)
-    optimizer: str = option("", "optimizer; default: the recipe's", choices=["SGD", "Adam", "AdamW"], handed_on=False)
-    recipe: str = option(
-        "", f"schedule; default: {DEFAULT}, or {PUBLISHED} with a --hyp of your own", choices=list(RECIPES),
-        handed_on=False,
-    )  # fmt: skip
-    teacher: str = option(
-        "", "checkpoint of the unpruned model, whose outputs become soft targets; default: none", on_resume=OPEN,
-        path=True, handed_on=False,
-    )  # fmt: skip
-    teacher_gain: float = option(
-        TEACHER_GAIN,
-        "weight of the distance to the teacher, next to the loss of the labels",
-        handed_on=False,
-        at_least=0,
-        at_most=1000,
-    )
-
-    def __post_init__(self) -> None:
-        """Check the gain, and what train.py checks."""
-        super().__post_init__()
-        if not 0 < self.teacher_gain < 1e3:
-            raise InputError(f"--teacher-gain must be a number above 0, got {self.teacher_gain}")
-        if self.teacher_gain != TEACHER_GAIN and not self.teacher:
-            raise InputError(f"--teacher-gain {self.teacher_gain:g} only acts with --teacher: leave it out")
-
-    def default_recipe(self) -> str:
-        """The recipe if neither --recipe nor --hyp is given."""
-        return DEFAULT
 
 
 def recipe_after(left: float, before: float) -> str:
     """The recipe for a pruned model of mAP50 ``left``, if the unpruned model has the mAP50 ``before``."""
     return "short" if left < HURT * before else DEFAULT
-
-
-Options = TypeVar("Options", bound=RecipeOptions)
-
-
-def with_recipe(options: Options) -> Options:
-    """The options with the recipe's settings filled in; what the user gave stays.
-
-    Raises:
-        InputError: an optimizer without hyperparameters for it.
-    """
-    name = options.recipe or (PUBLISHED if options.hyp else options.default_recipe())
-    if name not in RECIPES:
-        raise InputError(f"unknown recipe {short_repr(name)}: choose one of {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
-    if options.optimizer not in ("", recipe.optimizer) and not options.hyp and name != PUBLISHED:
-        raise InputError(
-            f"--optimizer {options.optimizer}: the learning rate of recipe {name} is for {recipe.optimizer}; "
-            "give --hyp with one for yours"
-        )
-    chosen = replace(
-        options, recipe=name, hyp=options.hyp or str(recipe.hyp_file), optimizer=options.optimizer or recipe.optimizer
-    )
-    LOGGER.info(f"Recipe {name}: {chosen.optimizer} with {chosen.hyp}; {recipe.summary()}")
-    return chosen

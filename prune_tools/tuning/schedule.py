@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from prune_tools.tuning.distillation import Distillation
-from prune_tools.tuning.recipes import PUBLISHED, RECIPES, Recipe, RecipeOptions
+from prune_tools.tuning.options import RecipeOptions, with_recipe
+from prune_tools.tuning.recipes import PUBLISHED, RECIPES, Recipe
 from utils.callbacks import Plugin
 from utils.log import LOGGER
 from utils.training.optim import DECAYED
+from utils.training.resume import Resumption, resume_options
 from utils.training.state import NOMINAL_BATCH_SIZE, TrainingState
 
 LONGEST_AVERAGE = 10_000  # optimizer steps; that of YOLOv5
+SomeOptions = TypeVar("SomeOptions", bound=RecipeOptions)
+
+
+def start_or_resume(options: SomeOptions) -> tuple[SomeOptions, Resumption[SomeOptions] | None]:
+    """The options with their recipe filled in, or those of the interrupted run that they resume."""
+    if options.resume and not options.evolve:
+        resumption = resume_options(options)
+        return resumption.options, resumption
+    return with_recipe(options), None
 
 
 def plugins_of(options: RecipeOptions) -> list[Plugin]:

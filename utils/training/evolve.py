@@ -167,7 +167,7 @@ def _evolve_in(
     options = replace(options, noval=True, nosave=True, noplots=True, resume=False)
     start = read_hyperparameters(check_file(options.hyp))
     evolution = Evolution(folder, start, anchors=not options.noautoanchor, seed=options.seed)
-    for number in range(options.evolve):
+    for number in range(options.evolve or 0):
         hyp = evolution.propose()
         LOGGER.info(colorstr(f"\nGeneration {number + 1}/{options.evolve}: ") + str(hyp))
         try:

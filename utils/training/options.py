@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from utils.commands.options import (
     AUTO_BATCH,
@@ -13,19 +13,19 @@ from utils.commands.options import (
     LARGEST_SEED,
     MOST,
     OPEN,
-    check_numbers,
+    CheckedOptions,
     option,
 )
 from utils.errors import InputError
 from utils.storage.files import ROOT
 
 
-@dataclass
-class TrainOptions:
+@dataclass(frozen=True)
+class TrainOptions(CheckedOptions):
     """Options of train.py; train_sparity.py and finetune.py add theirs."""
 
     script: ClassVar[str] = "train.py"
-    keeps_anchors: ClassVar[bool] = False  # whether a trained head goes on with its anchors, however they fit
+    keeps_anchors: ClassVar[bool] = False  # a trained head keeps its anchors, however well they fit
 
     weights: str = option(
         str(ROOT / "yolov5s.pt"),
@@ -55,9 +55,9 @@ class TrainOptions:
         at_most=LARGEST_IMAGE,
     )  # fmt: skip
     rect: bool = option(False, "rectangular batches: no mosaic, no shuffling", handed_on=False)
-    resume: Any = option(
+    resume: bool | str = option(
         False,
-        "go on with an interrupted run: its last.pt, or the newest below runs/ when no path follows",
+        "continue an interrupted run: its last.pt, or the newest below runs/ when no path follows",
         nargs="?",
         const=True,
         type=str,
@@ -69,13 +69,13 @@ class TrainOptions:
     noval: bool = option(False, "validate at the last epoch only", handed_on=False)
     noautoanchor: bool = option(False, "keep the anchors without checking them against the labels", handed_on=False)
     noplots: bool = option(False, "draw no pictures and no TensorBoard graph", on_resume=OPEN, handed_on=False)
-    evolve: Any = option(
+    evolve: int | None = option(
         None, "evolve the hyperparameters over this many generations", nargs="?", const=300, type=int, on_resume=CALL,
         handed_on=False, at_least=1,
     )  # fmt: skip
-    cache: Any = option(
+    cache: str = option(
         "auto",
-        "keep the resized images in memory (ram; val: those of validation only), in a file beside the labels (disk), "
+        "keep the resized images in memory (ram; val: those of validation only), in a file next to the labels (disk), "
         "in memory where they fit comfortably (auto), or not at all (none)",
         nargs="?",
         const="ram",
@@ -83,7 +83,7 @@ class TrainOptions:
         type=str,
         on_resume=OPEN,
     )
-    image_weights: bool = option(False, "draw images of classes that are detected badly more often", handed_on=False)
+    image_weights: bool = option(False, "show images of classes that are detected badly more often", handed_on=False)
     device: str = option(
         "",
         "cpu, GPU number such as 0, several such as 0,1 for one process each, or mps; default: a GPU if there is one",
@@ -106,7 +106,7 @@ class TrainOptions:
         choices=["auto", "on", "off", "float16", "bfloat16"],
     )
     compile: bool = option(
-        False, "have torch.compile make kernels for the model, which takes minutes at first", handed_on=False
+        False, "compile the model with torch.compile (the first batches take minutes)", handed_on=False
     )
     workers: int = option(8, "most data loading processes, of each training process", on_resume=OPEN, at_least=0)
     project: str = option(
@@ -125,7 +125,7 @@ class TrainOptions:
     exist_ok: bool = option(False, "write into the run folder even if it exists", on_resume=FOLDER, handed_on=False)
     quad: bool = option(False, "make one image of four: twice the size, a quarter of the batch", handed_on=False)
     cos_lr: bool = option(False, "cosine instead of linear decay of the learning rate", handed_on=False)
-    label_smoothing: float = option(0.0, "label smoothing epsilon", handed_on=False, at_least=0, at_most=1)
+    label_smoothing: float = option(0.0, "label smoothing epsilon", handed_on=False, at_least=0, below=1)
     patience: int = option(
         100, "stop after this many epochs without a better fitness; 0 = never", handed_on=False, at_least=0,
         at_most=10**9,
@@ -146,7 +146,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
-        check_numbers(self)
+        super().__post_init__()
         if self.image_weights and self.rect:
             raise InputError(
                 "--image-weights draws images at random, --rect sorts them by shape: leave one of them out"
@@ -157,5 +157,8 @@ class TrainOptions:
             raise InputError(f"--quad makes one image of four: --batch-size must be at least 4, got {self.batch_size}")
         if not self.freeze:
             raise InputError("--freeze takes layer numbers: give 0 to freeze none")
-        if not 0 <= self.label_smoothing < 1:
-            raise InputError(f"--label-smoothing must lie in [0, 1), got {self.label_smoothing}")
+
+    @property
+    def start_file(self) -> str:
+        """The checkpoint that the run starts from: that of --resume, else --weights; '' if there is none."""
+        return str(self.resume or self.weights)

@@ -65,8 +65,7 @@ def prepare(
         data = resumption.dataset()
     else:
         data = check_dataset(options.data, allow_scripts=options.allow_download_scripts)
-    weights = options.resume or options.weights
-    checkpoint = around.networks.load_checkpoint(weights) if weights else None
+    checkpoint = around.networks.load_checkpoint(options.start_file) if options.start_file else None
     unscaled_hyp = read_hyperparameters(hyp or check_file(options.hyp))
     seed_everything(options.seed)
 
@@ -74,8 +73,8 @@ def prepare(
     names = [SINGLE_CLASS] if options.single_cls and data["nc"] != 1 else list(data["names"].values())
     counters: Counters | None = None
     if options.resume and checkpoint is not None:
-        counters = judge(checkpoint, options.resume)
-        check_names(checkpoint["model"], names, options.resume, options.data)
+        counters = judge(checkpoint, options.start_file)
+        check_names(checkpoint["model"], names, options.start_file, options.data)
     model: Any = around.networks.build_model(options, dict(unscaled_hyp), len(names), checkpoint).to(around.device)
     around.networks.freeze_layers(model, options.freeze)
     grid_side = grid_size(model)
@@ -99,7 +98,7 @@ def prepare(
     prepared = _build(run, model)
     prepared.state.loggers = loggers
     if counters is not None and checkpoint is not None:
-        restore(checkpoint, counters, prepared.state, options.resume)
+        restore(checkpoint, counters, prepared.state, options.start_file)
         prepared.state.best.saved = folder.best.exists()
         if loggers is not None:
             trim_results(loggers.csv, prepared.state.first_epoch)

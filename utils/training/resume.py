@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from utils.checks import check_file
 from utils.commands.options import CALL, KEPT, OPEN, build, flag_of
+from utils.dataset.description import check_dataset
 from utils.errors import InputError, MissingFileError, short_repr
 from utils.log import LOGGER
 from utils.storage.files import ROOT, atomic_path, newest_file, read_yaml_mapping
 from utils.training.hyperparameters import read_hyperparameters
 from utils.training.options import TrainOptions
+from utils.training.results import RESULT_COLUMNS
 
 REMEDY = "name the checkpoint, --resume RUN/weights/last.pt"
 OF_THE_RECORD = ("save_dir",)  # in opt.yaml beside the options
@@ -54,8 +57,6 @@ class Resumption(Generic[SomeOptions]):
             MissingFileError: it is not where the record says. A recorded data set is never fetched: what the run folder
                 names may be anybody's.
         """
-        from utils.dataset.description import check_dataset
-
         options = self.options
         may_fetch = self.named_data or options.allow_download_scripts
         try:
@@ -259,8 +260,6 @@ def _contradicted(
     options: TrainOptions, given: Mapping[str, Any], saved: Mapping[str, Any], folder: Path
 ) -> list[str]:  # fmt: skip
     """The options on this command line that the run cannot follow."""
-    from utils.checks import check_file
-
     lost = [
         name
         for name in _named(options, KEPT)
@@ -281,8 +280,6 @@ def trim_results(path: Path, start_epoch: int) -> None:
 
     Damaged rows are left out, too; the file as it was then stays beside it, and a warning says so.
     """
-    from utils.loggers import RESULT_COLUMNS
-
     if not path.is_file():
         LOGGER.warning(f"WARNING: there is no {path}: the rows of the epochs before {start_epoch} are missing")
         return

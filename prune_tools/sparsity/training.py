@@ -1,0 +1,72 @@
+"""The work of train_sparity.py: the penalty's plug-in, the training, and what to run next."""
+
+from __future__ import annotations
+
+import math
+from functools import cache, partial
+from typing import Any
+
+import train
+from prune_tools.options import PruneOptions
+from prune_tools.sparsity.options import AUTO, MAX_MAP_LOSS, TARGET_SHARE, SparseOptions
+from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
+from prune_tools.tuning.keep_start import start_map50
+from prune_tools.tuning.schedule import plugins_of, start_or_resume
+from utils.callbacks import Callbacks
+from utils.commands.next_steps import again, following
+from utils.training.interfaces import Results
+
+BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
+LEAST_SHARE = 0.01  # of small gammas: with fewer of them there is nothing to prune
+HYP_OF_RECIPE = {"recipe": "", "hyp": "", "optimizer": ""}  # another penalty comes with another schedule
+PRUNE = "prune_tools/prune.py"
+
+
+def train_sparsely(options: SparseOptions) -> Results | None:
+    """Train with the penalty; returns what train.main returns."""
+    options, resumption = start_or_resume(options)
+    callbacks = Callbacks()
+    penalty = make_penalty(options) if options.st else None
+    if penalty is not None:
+        callbacks.add(penalty)
+    for plugin in plugins_of(options):
+        callbacks.add(plugin)
+    steps = partial(steps_after_sparsity, penalty=penalty)
+    return train.main(options, callbacks, next_steps=steps, resumption=resumption)
+
+
+def make_penalty(options: SparseOptions) -> SparsityPenalty:
+    """The plug-in for these options; an automatic rate has the start weights measured first."""
+    rate = options.sr
+    assert rate is not None
+    default_beta = BETA_RATE * rate if options.penalty == "l1" and not isinstance(rate, str) else 0.0
+    settings = PenaltySettings(
+        penalty=options.penalty,
+        sr=rate,
+        sr_beta=default_beta if options.sr_beta is None else options.sr_beta,
+        scope=options.scope,
+        skip=tuple(options.skip),
+        target_share=options.target_share or TARGET_SHARE,
+        target=options.target(),
+        round_to=options.round_to or 1,
+        max_map_loss=MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
+    )
+    return SparsityPenalty(settings, cache(partial(start_map50, options)) if rate == AUTO else None)
+
+
+def steps_after_sparsity(best: str, options: SparseOptions, penalty: SparsityPenalty | None) -> list[str]:
+    """The pruning that the training was for; if too few gammas are small, a better training and a smaller cut.
+
+    ``penalty`` has seen the training to its end; None without --st.
+    """
+    if penalty is None or penalty.share_of_best is None:
+        return [following(PRUNE, PruneOptions, options, weights=best, **options.same_pruning())]
+    changes: dict[str, Any] = {"epochs": 2 * options.epochs}
+    if options.penalty != "polarize" and options.weights:
+        changes = {"penalty": "polarize", "sr": None, "sr_beta": None, "teacher": options.weights, **HYP_OF_RECIPE}
+    better = again(options, resume=False, **changes)
+    share = math.floor(penalty.share_of_best * 1000) / 1000
+    if share < LEAST_SHARE:
+        return [better]
+    smaller_cut = following(PRUNE, PruneOptions, options, weights=best, percent=share, **options.same_channels())
+    return [better, smaller_cut]

@@ -1,0 +1,85 @@
+"""Options of training that continues from a trained model: recipe and teacher, and those of finetune.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
+
+from prune_tools.tuning.recipes import DEFAULT, PUBLISHED, RECIPES
+from utils.commands.options import FOLDER, OPEN, option
+from utils.errors import InputError, short_repr
+from utils.log import LOGGER
+from utils.training.options import TrainOptions
+
+TEACHER_GAIN = 2.0
+
+
+@dataclass(frozen=True)
+class RecipeOptions(TrainOptions):
+    """Options of train.py, with those that a recipe sets left open, and those of recipe and teacher."""
+
+    keeps_anchors: ClassVar[bool] = True
+
+    hyp: str = option("", "hyperparameter YAML; default: the recipe's", on_resume=FOLDER, path=True, handed_on=False)
+    optimizer: str = option("", "optimizer; default: the recipe's", choices=["SGD", "Adam", "AdamW"], handed_on=False)
+    recipe: str = option(
+        "", f"schedule; default: {DEFAULT}, or {PUBLISHED} with a --hyp of your own", choices=list(RECIPES),
+        handed_on=False,
+    )  # fmt: skip
+    teacher: str = option(
+        "", "checkpoint of the unpruned model, whose outputs become soft targets; default: none", on_resume=OPEN,
+        path=True, handed_on=False,
+    )  # fmt: skip
+    teacher_gain: float = option(
+        TEACHER_GAIN,
+        "weight of the distance to the teacher, next to the loss of the labels",
+        handed_on=False,
+        above=0,
+        at_most=1000,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a gain without a teacher."""
+        super().__post_init__()
+        if self.teacher_gain != TEACHER_GAIN and not self.teacher:
+            raise InputError(f"--teacher-gain {self.teacher_gain:g} only acts with --teacher: leave it out")
+
+    def default_recipe(self) -> str:
+        """The recipe if neither --recipe nor --hyp is given."""
+        return DEFAULT
+
+
+@dataclass(frozen=True)
+class FinetuneOptions(RecipeOptions):
+    """Options of train.py with other defaults, and those of recipe and teacher."""
+
+    script: ClassVar[str] = "prune_tools/finetune.py"
+
+    weights: str = option(
+        "", "pruned checkpoint; default: the newest pruned_model.pt below runs/val", on_resume=OPEN, path=True,
+        handed_on=False,
+    )  # fmt: skip
+    epochs: int = option(100, "number of epochs", handed_on=False, at_least=1)
+
+
+Options = TypeVar("Options", bound=RecipeOptions)
+
+
+def with_recipe(options: Options) -> Options:
+    """The options with the recipe's settings filled in; what the user gave stays.
+
+    Raises:
+        InputError: an optimizer without hyperparameters for it.
+    """
+    name = options.recipe or (PUBLISHED if options.hyp else options.default_recipe())
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe {short_repr(name)}: choose one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    if options.optimizer not in ("", recipe.optimizer) and not options.hyp and name != PUBLISHED:
+        raise InputError(
+            f"--optimizer {options.optimizer}: the learning rate of recipe {name} is for {recipe.optimizer}; "
+            "give --hyp with one for yours"
+        )
+    hyp, optimizer = options.hyp or str(recipe.hyp_file), options.optimizer or recipe.optimizer
+    LOGGER.info(f"Recipe {name}: {optimizer} with {hyp}; {recipe.summary()}")
+    return replace(options, recipe=name, hyp=hyp, optimizer=optimizer)
