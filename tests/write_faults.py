@@ -1,4 +1,4 @@
-"""Writes that fail when they are told to, as they do on a full disk; for benchmarks and tests."""
+"""Writes that fail on demand, as on a full disk."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class FailingWrites:
 
     @property
     def happened(self) -> bool:
-        """Tell whether a write has failed."""
+        """True if a write has failed."""
         return 0 < self.failing <= self.count
 
     def step(self, path: object) -> None:
-        """Count a write; raises OSError when it is to fail."""
+        """Count a write. Raises OSError if this one has to fail."""
         if not self._concerns(path):
             return
         with self._turn:
@@ -46,20 +46,20 @@ class FailingWrites:
             raise OSError(number, os.strerror(number))
 
     def __enter__(self) -> FailingWrites:
-        """Put our functions in front of Python's."""
+        """Replace Python's functions that write."""
         self._before = {name: getattr(os, name) for name in PATCHED} | {"io.open": io.open}
         for name in PATCHED:
-            setattr(os, name, self._in_front_of(name))
+            setattr(os, name, self._counted(name))
         builtins.open = io.open = self._open
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Put Python's functions back."""
+        """Restore Python's functions."""
         for name in PATCHED:
             setattr(os, name, self._before[name])
         builtins.open = io.open = self._before["io.open"]
 
-    def _in_front_of(self, name: str) -> Callable[..., Any]:
+    def _counted(self, name: str) -> Callable[..., Any]:
         ordinary = self._before[name]
 
         def call(target: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -101,6 +101,6 @@ class CountedFile(io.FileIO):
         self._writes, self._file = writes, file
 
     def write(self, data: Any) -> int:
-        """Write, if it is not to fail."""
+        """Write, unless this write has to fail."""
         self._writes.step(self._file)
         return super().write(data)
