@@ -1,4 +1,4 @@
-"""The loaders that feed training and validation with batches; also v6.2's place for the data sets' names."""
+"""Loaders of batches for training and validation. v6.2's names for data sets are here, too."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
     "letterbox",
 ]
 
-LAST_BREATH_SECONDS = 1.0  # within which a loader process that was killed is known to have ended
+LAST_BREATH_SECONDS = 1.0  # after as long at most, a killed loader process is known to have ended
 
 
 def __getattr__(name: str) -> Any:
@@ -57,20 +57,20 @@ def __getattr__(name: str) -> Any:
 
 
 def collate_fn(batch: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...], tuple[Shapes | None, ...]]:
-    """Items -> images (B, 3, H, W), labels (T, 6) with the index in the batch first, paths, shapes."""
-    if not batch:  # of images that cannot be read any more
+    """Join items to images (B, 3, H, W), labels (T, 6) with the index in the batch first, B paths and B shapes."""
+    if not batch:  # its images cannot be read any more
         return torch.zeros(0, 3, 0, 0, dtype=torch.uint8), torch.zeros(0, 6), (), ()
     images, labels, paths, shapes = zip(*batch, strict=True)
-    joined = torch.cat(labels)
-    counts = torch.tensor([len(rows) for rows in labels])
+    joined = torch.cat(labels)  # (T, 6)
+    counts = torch.tensor([len(rows) for rows in labels])  # (B,)
     joined[:, 0] = torch.repeat_interleave(torch.arange(len(labels)), counts)
     return torch.stack(images), joined, paths, shapes
 
 
 def collate_fn4(batch: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...], tuple[None, ...]]:
-    """As ``collate_fn``, but one image of each four, twice as large: the four side by side, or the first enlarged.
+    """As ``collate_fn``, but of each four images make one twice as large: the four side by side, or the first enlarged.
 
-    Which of both is decided by chance. If the batch is no multiple of four, the last group repeats earlier images.
+    Which of the two is drawn at random. If the batch is not a multiple of four, the last group repeats earlier images.
     """
     images, labels, paths = [], [], []
     for start in range(0, len(batch), 4):
@@ -81,24 +81,25 @@ def collate_fn4(batch: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, tupl
             images.append(enlarged[0].round().to(torch.uint8))
             labels.append(group[0][1])
             continue
-        pictures = [item[0] for item in group]
-        columns = [torch.cat(pair, 1) for pair in (pictures[:2], pictures[2:])]  # 1 lies below 0, 3 below 2
-        images.append(torch.cat(columns, 2))
-        rows = [item[1].clone() for item in group]
-        for number, own in enumerate(rows):
-            own[:, 2:4] += torch.tensor([number // 2, number % 2])
-            own[:, 2:] /= 2
-        labels.append(torch.cat(rows))
+        first, second, third, fourth = (item[0] for item in group)  # (3, H, W) each
+        left = torch.cat((first, second), 1)  # (3, 2 H, W)
+        right = torch.cat((third, fourth), 1)
+        images.append(torch.cat((left, right), 2))  # (3, 2 H, 2 W)
+        group_labels = [item[1].clone() for item in group]
+        for number, rows in enumerate(group_labels):
+            rows[:, 2:4] += torch.tensor([number // 2, number % 2])
+            rows[:, 2:] /= 2
+        labels.append(torch.cat(group_labels))
     items = [(image, rows, path, None) for image, rows, path in zip(images, labels, paths, strict=True)]
     return collate_fn(items)  # type: ignore[return-value]
 
 
 class SeededSampler(Sampler):
-    """Every index once, each with a seed for its augmentation.
+    """Yields every index once, with a seed for its augmentation.
 
-    All ranks draw the same order and the same seeds from generators in the same state; each takes its part of every
-    batch. So an epoch depends on neither the number of ranks or workers nor their speed, and can be repeated from the
-    generator's state. Where the ranks' parts would not be equal, the last index is repeated.
+    All ranks draw the same order and seeds from generators in the same state, and each takes its part of every batch.
+    So an epoch does not depend on the number or speed of ranks and workers, and can be repeated from the generator's
+    state. If the indices cannot be divided equally, the last one is repeated.
     """
 
     def __init__(
@@ -118,13 +119,13 @@ class SeededSampler(Sampler):
 
 
 class Loader(DataLoader):
-    """Batches of a LoadImagesAndLabels, apart from those of which no image can be read any more.
+    """Batches of a LoadImagesAndLabels, without those none of whose images can be read any more.
 
-    Raises InputError, in one line, also for what goes wrong in a loader process.
+    Errors of loader processes that the user can mend are raised as InputError, in one line.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """One pass; at its end the label cache learns which images could not be read."""
+        """Yield the batches; at the end the label cache is updated with the images that could not be read."""
         iterator: Any = None
         try:
             iterator = super().__iter__()
@@ -133,7 +134,7 @@ class Loader(DataLoader):
                     yield batch
         except InputError as error:
             raise InputError(str(error).strip().rpartition(f"{InputError.__name__}: ")[2]) from None
-        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:  # also of its half of a batch
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:  # also of a truncated batch
             message = loader_failure(error)
             workers = [] if message else getattr(iterator, "_workers", [])
             ended = wait([worker.sentinel for worker in workers], LAST_BREATH_SECONDS)
@@ -150,19 +151,19 @@ class Loader(DataLoader):
 
 
 def seed_worker(_: int) -> None:
-    """Set up a worker process: own random numbers, one thread."""
+    """Set up a worker process: its own random numbers, and one thread."""
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    gc.freeze()  # collections would write to everything that came with the fork, and so copy it
+    gc.freeze()  # a collection would write to, and thereby copy, everything shared with the parent
 
 
-def count_workers(wanted: int, batch_size: int) -> int:
-    """Worker processes to start: at most as wanted, as images in a batch, as this rank's part of the processors."""
-    processors = usable_cores()
-    return min(processors // current_world().local_size, batch_size if batch_size > 1 else 0, wanted)
+def count_workers(most: int, batch_size: int) -> int:
+    """Number of worker processes: ``most``, but not more than images in a batch or this rank's share of the cores."""
+    cores = usable_cores() // current_world().local_size
+    return min(cores, batch_size if batch_size > 1 else 0, most)
 
 
 def create_dataloader(
@@ -189,17 +190,17 @@ def create_dataloader(
     """Open a split and make its loader; see ``LoadImagesAndLabels`` for most arguments, ``collate_fn`` for a batch.
 
     Args:
-        batch_size: of this process; with ``quad`` before four images become one.
-        rank: number of this process in distributed training (each then gets its part of every batch), or -1.
-        workers: largest number of worker processes; 0 loads in this process.
-        shuffle: new order in each epoch; switched off with ``rect``.
-        seed: decides order and augmentation. The state of ``loader.sampler.generator`` (if the sampler has one) before
-            an epoch decides that epoch: save and restore it to continue a run exactly.
-        device: where the batches go; for a GPU they are put into pinned memory, from which copies are asynchronous.
-        names: the classes; given, labels of others are refused.
+        batch_size: of this process; with ``quad``, before four images become one.
+        rank: of this process in distributed training, where each process gets its part of every batch; or -1.
+        workers: maximum number of worker processes; 0 loads in this process.
+        shuffle: new order in each epoch; ignored with ``rect``.
+        seed: of order and augmentation. The state of ``loader.sampler.generator`` (if the sampler has one) before an
+            epoch determines that epoch: save and restore it to continue a run exactly.
+        device: destination of the batches; for a GPU they are put into pinned memory, for asynchronous copies.
+        names: the classes; if given, labels of other classes are refused.
 
     Raises:
-        InputError: wrong arguments, a split without usable images, or a label of an unknown class.
+        InputError: an argument is wrong, the split has no usable image, or a label has an unknown class.
     """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}, expected at least 1")
@@ -208,7 +209,7 @@ def create_dataloader(
         shuffle = False
     own_rank, rank_count = ranks() if rank != -1 else (0, 1)
     with first_rank_first() if rank != -1 else nullcontext():
-        together = batch_size * rank_count  # one shape for what all ranks do at a time
+        together = batch_size * rank_count  # all ranks process one shape at a time
         dataset = LoadImagesAndLabels(
             path, imgsz, together, augment, hyp, rect, image_weights, cache, single_cls, stride, pad, prefix
         )
@@ -216,7 +217,8 @@ def create_dataloader(
         check_class_indices(dataset.labels, dataset.label_files, len(names), names)
     batch_size = min(batch_size, len(dataset))
     worker_count = count_workers(workers, batch_size)
-    generator, worker_generator = (torch.Generator().manual_seed(seed) for _ in range(2))
+    generator = torch.Generator().manual_seed(seed)
+    worker_generator = torch.Generator().manual_seed(seed)
     sampler: Sampler
     if augment or shuffle or rank_count > 1:
         sampler = SeededSampler(len(dataset), generator, shuffle, own_rank, rank_count)
@@ -230,7 +232,7 @@ def create_dataloader(
         collate_fn=collate_fn4 if quad else collate_fn,
         pin_memory=device is not None and device.type == "cuda",
         worker_init_fn=seed_worker,
-        generator=worker_generator,  # its own: draws for starting workers must not shift the order of the images
-        persistent_workers=worker_count > 0 and not image_weights,  # new indices reach only new workers
+        generator=worker_generator,  # not the sampler's: starting workers must not change the order of the images
+        persistent_workers=worker_count > 0 and not image_weights,  # new indices only reach new workers
     )
     return loader, dataset

@@ -1,4 +1,4 @@
-"""Boxes with labels drawn into images, and the colours and fonts for it."""
+"""Drawing boxes and labels into images, cropping and saving images."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ CROP_PADDING = 10  # pixels
 
 
 class Colors:
-    """Twenty colours that repeat: ``colors(class_index, bgr=False)`` -> three values of 0 to 255.
+    """Twenty repeating colours: ``colors(class_index, bgr=False)`` -> three values from 0 to 255.
 
-    Neighbouring indices are a golden angle apart in hue; lightness alternates between three levels.
+    Hues of neighbouring indices are a golden angle apart; lightness alternates between three levels.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Colors:
             self.palette.append((round(red * 255), round(green * 255), round(blue * 255)))
 
     def __call__(self, i: int, bgr: bool = False) -> Colour:
-        """The colour of class index ``i`` as RGB, or as BGR for OpenCV."""
+        """Return the colour of class index ``i``, as RGB, or as BGR for OpenCV."""
         red, green, blue = self.palette[int(i) % len(self.palette)]
         return (blue, green, red) if bgr else (red, green, blue)
 
@@ -50,9 +50,10 @@ colors = Colors()
 class Annotator:
     """Draws into an image (H, W, 3) uint8, BGR by convention; ``result`` returns it.
 
-    OpenCV draws; text goes through PIL with a font that has the characters when ``example`` (a sample of the texts to
-    come) is not plain ASCII, or when ``pil`` is set. ``line_width`` defaults to 3/1000 of the mean side length, at
-    least 2 pixels. The image is drawn in place where possible. Raises InputError when it is not such an array.
+    OpenCV draws everything but text that is not plain ASCII: PIL draws text, with a font that has the characters, if
+    ``example`` (a sample of the texts to come) is not ASCII, or if ``pil`` is set. ``line_width`` defaults to 3/1000 of
+    the mean side length, and at least 2 pixels. The image is changed in place if possible. Raises InputError for other
+    arrays.
     """
 
     def __init__(
@@ -76,9 +77,9 @@ class Annotator:
     def box_label(
         self, box: Sequence[float], label: str = "", color: Colour = (128, 128, 128), txt_color: Colour = WHITE
     ) -> None:
-        """Frame ``box`` (x1, y1, x2, y2 in pixels), with ``label`` on a plate above, or inside for want of room.
+        """Frame ``box`` (x1, y1, x2, y2 in pixels), with ``label`` on a plate above it, or inside if there is no room.
 
-        Control characters of ``label`` are spelled out.
+        Control characters in ``label`` are spelled out.
         """
         label = terminal_text(label)
         left, top, right, bottom = (round(float(value)) for value in box)
@@ -94,16 +95,16 @@ class Annotator:
         self._write((left, plate_top + 1), label, txt_color)
 
     def rectangle(self, xy: Sequence[float], color: Colour = WHITE, width: int = 1) -> None:
-        """A frame of ``width`` pixels around x1, y1, x2, y2."""
+        """Draw a frame of ``width`` pixels around x1, y1, x2, y2."""
         left, top, right, bottom = (round(float(value)) for value in xy)
         cv2.rectangle(self.im, (left, top), (right, bottom), color, thickness=width)
 
     def text(self, xy: Sequence[float], text: str, txt_color: Colour = WHITE) -> None:
-        """``text`` with its upper left corner at ``xy``."""
+        """Draw ``text`` with its upper left corner at ``xy``."""
         self._write((round(float(xy[0])), round(float(xy[1]))), terminal_text(text), txt_color)
 
     def result(self) -> np.ndarray:
-        """The image with everything drawn so far."""
+        """Return the image with everything drawn so far."""
         return self.im
 
     def _font(self) -> Any:
@@ -129,7 +130,7 @@ class Annotator:
             return
         from PIL import Image, ImageDraw
 
-        # Only the patch behind the text goes through PIL: a whole picture would be copied twice for every label.
+        # PIL gets only the patch behind the text: otherwise every label would copy the whole picture twice.
         width, height = self._measure(text)
         left, top = max(corner[0], 0), max(corner[1], 0)
         patch = self.im[top : top + height, left : left + width]
@@ -206,10 +207,10 @@ def crop_box(
 
 
 def write_picture(path: str | Path, image: np.ndarray, quality: int = 95, full_colour: bool = False) -> None:
-    """Save ``image`` (H, W, 3 BGR or H, W) in the format of the suffix, atomically; any characters in the path will do.
+    """Save ``image`` (H, W, 3 BGR or H, W) in the format of the suffix, atomically; the path may have any characters.
 
-    With ``full_colour`` a JPEG keeps the colour of each pixel instead of one for four of them (no chroma subsampling).
-    Raises InputError when OpenCV cannot encode that format.
+    With ``full_colour`` a JPEG keeps the colour of each pixel (no chroma subsampling). Raises InputError if OpenCV
+    cannot encode the format.
     """
     target = Path(path)
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if target.suffix.lower() in (".jpg", ".jpeg") else []

@@ -1,6 +1,6 @@
 """Diagrams of a run: precision and recall curves, confusion matrix, results over the epochs.
 
-They are drawn with matplotlib's objects on a canvas of their own, so the caller's backend and styles stay as they are.
+They are drawn with matplotlib's objects on separate canvases, so the caller's backend and styles do not change.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-LEGEND_LIMIT = 20  # with more classes the curves are grey and only their mean is named
-NUMBER_LIMIT = 30  # with as many classes the confusion matrix shows colours without numbers
-NAME_LIMIT = 99  # with as many classes its ticks carry no names
+LEGEND_LIMIT = 20  # with more classes, curves are grey, and only their mean is in the legend
+NUMBER_LIMIT = 30  # from as many classes on, the confusion matrix shows colours without numbers
+NAME_LIMIT = 99  # from as many classes on, its ticks have no names
 LONGEST_NAME = 40  # characters of a class name that are drawn
-BLANK_SHARE = 0.005  # smaller shares are left white
-PNG_COMPRESSION = 1  # of 9; with 6, the usual, it takes half the time of drawing
+BLANK_SHARE = 0.005  # smaller shares stay white
+PNG_COMPRESSION = 1  # of 9; with the usual 6, compression takes half the time of drawing
 SMOOTHING_POINTS = 3  # standard deviation of the smoothed line of results.png, in epochs
 # results.png, row by row: (title, column of results.csv).
 RESULT_PANELS = (
@@ -65,19 +65,19 @@ def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
         for text in texts:
             text.set_fontfamily(families)
     with warnings.catch_warnings(), atomic_path(path) as draft:
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # shown as boxes where no font has them
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as boxes if no font has them
         figure.savefig(draft, dpi=dpi, pil_kwargs={"compress_level": PNG_COMPRESSION})
 
 
 def name_in_chart(name: str) -> str:
-    """A class name as matplotlib draws it letter by letter: shortened, no control characters, no formulas."""
+    """Prepare a class name for matplotlib: shortened, without control characters and formulas."""
     text = terminal_text(name)
     text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}\u2026"
     return text.replace("$", r"\$")
 
 
 def smooth(y: NDArray, f: float = 0.05) -> NDArray:
-    """Box filter over a share 2 * ``f`` of the points of ``y``, whose ends are repeated: same length."""
+    """Smooth ``y`` (n,) with a box filter over a share 2 * ``f`` of its points; its ends are repeated -> (n,)."""
     taps = round(len(y) * f * 2) // 2 + 1
     padded = np.pad(np.asarray(y, dtype=float), taps // 2, mode="edge")
     return np.convolve(padded, np.full(taps, 1 / taps), mode="valid")[: len(y)]
@@ -86,7 +86,7 @@ def smooth(y: NDArray, f: float = 0.05) -> NDArray:
 def plot_pr_curve(
     px: NDArray, py: NDArray, ap: NDArray, save_dir: str | Path = "pr_curve.png", names: Sequence[str] = ()
 ) -> None:
-    """Precision (C, K) over recall ``px`` (K,) with the AP of every class; ``ap`` (C, T), its first column at IoU .5.
+    """Draw precision (C, K) over recall ``px`` (K,), with each class's AP at IoU .5, the first column of ``ap`` (C, T).
 
     ``save_dir`` is the file to write, 2250 x 1500 pixels.
     """
@@ -103,9 +103,9 @@ def plot_mc_curve(
     xlabel: str = "Confidence",
     ylabel: str = "Metric",
 ) -> None:
-    """A metric (C, K) of every class over confidence ``px`` (K,); ``save_dir`` is the file, 2250 x 1500 pixels.
+    """Draw a metric (C, K) of every class over confidence ``px`` (K,); ``save_dir`` is the file, 2250 x 1500 pixels.
 
-    The legend names the confidence at which the smoothed mean is largest.
+    The legend gives the confidence at which the smoothed mean is largest.
     """
     mean = "no classes"
     if len(py):
@@ -132,7 +132,7 @@ def _plot_curves(
 
 
 def plot_confusion_matrix(matrix: NDArray, names: Sequence[str], path: str | Path) -> None:
-    """Save the (nc + 1, nc + 1) matrix as a 3000 x 2250 picture: true classes across, predicted ones down."""
+    """Draw a confusion matrix (nc + 1, nc + 1), 3000 x 2250 pixels: true classes across, predicted ones down."""
     class_count = len(matrix) - 1
     figure = new_figure(12, 9)
     axes = figure.add_subplot()
@@ -156,14 +156,15 @@ def plot_confusion_matrix(matrix: NDArray, names: Sequence[str], path: str | Pat
 
 
 def read_results(file: str | Path) -> dict[str, NDArray]:
-    """Columns of a results.csv by name, blanks around names and cells removed. Raises InputError for any other file."""
+    """Read the columns of a results.csv by name, without surrounding blanks. Raises InputError for any other file."""
     path = Path(file)
     if not path.is_file():
         raise MissingFileError(f"no such results file: {path}")
     with path.open(newline="", encoding="utf-8") as text:
         rows = [[cell.strip() for cell in row] for row in csv.reader(text) if row]
     try:
-        header, values = rows[0], np.array([[float(cell) for cell in row] for row in rows[1:]])
+        header = rows[0]
+        values = np.array([list(map(float, row)) for row in rows[1:]])
         return dict(zip(header, values.reshape(-1, len(header)).T, strict=True))
     except (IndexError, ValueError) as error:
         raise InputError(
@@ -172,7 +173,7 @@ def read_results(file: str | Path) -> dict[str, NDArray]:
 
 
 def plot_results(file: str | Path = "path/to/results.csv", dir: str | Path = "") -> None:
-    """Draw every ``results*.csv`` beside ``file`` (or in ``dir``) into ``results.png`` there, 2400 x 1200 pixels.
+    """Draw every ``results*.csv`` in the folder of ``file`` (or in ``dir``) into ``results.png``, 2400 x 1200 pixels.
 
     Two rows of five panels: training losses, precision and recall, validation losses, mAPs. Dotted lines are smoothed.
     """
@@ -196,7 +197,7 @@ def plot_results(file: str | Path = "path/to/results.csv", dir: str | Path = "")
 
 
 def _smooth_line(values: NDArray) -> NDArray:
-    """Gaussian average over neighbouring epochs; at the ends over those that exist."""
+    """Average (n,) over neighbouring epochs with Gaussian weights; at the ends over those that exist."""
     distance = np.arange(len(values))[:, None] - np.arange(len(values))
     weight = np.exp(-0.5 * (distance / SMOOTHING_POINTS) ** 2)
     return weight @ values / weight.sum(1)

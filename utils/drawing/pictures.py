@@ -23,21 +23,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-SHOWN_CONFIDENCE = 0.25  # less certain predictions are left out of a mosaic
-MAX_NAME_TICKS = 30  # with more classes the bars of labels.jpg carry no names
+SHOWN_CONFIDENCE = 0.25  # less certain predictions are not drawn
+MAX_NAME_TICKS = 30  # with more classes, the bars of labels.jpg have no names
 DRAWN_BOXES = 1000  # of labels.jpg
 CANVAS = 2000  # side of its picture of boxes, pixels
 Names = Mapping[int, str] | Sequence[str] | None
 
 
 def output_to_target(output: Sequence[torch.Tensor | NDArray], max_det: int = 300) -> NDArray:
-    """Detections of a batch, (n_i, 6) x1, y1, x2, y2, confidence, class each -> rows (n, 7) for ``plot_images``.
+    """Convert the detections of a batch for ``plot_images``.
 
-    Columns: image index, class, centre x, centre y, width, height, confidence; the best ``max_det`` of each image.
+    Args:
+        output: for each image (N, 6) x1, y1, x2, y2, confidence, class, best first.
+        max_det: maximum number of detections per image.
+
+    Returns:
+        (n, 7) image index, class, centre x, centre y, width, height, confidence.
     """
     rows = [np.zeros((0, 7), dtype=np.float32)]
-    for index, found in enumerate(output):
-        kept = _to_array(found[:max_det])
+    for index, detections in enumerate(output):
+        kept = _to_array(detections[:max_det])  # (k, 6)
         image = np.full((len(kept), 1), index, dtype=np.float32)
         rows.append(np.concatenate((image, kept[:, 5:6], xyxy2xywh(kept[:, :4]), kept[:, 4:5]), 1))
     return np.concatenate(rows)
@@ -54,11 +59,18 @@ def plot_images(
 ) -> None:
     """Save the first images of a batch as one picture, filled column by column, with their boxes and file names.
 
-    ``images`` (B, 3, H, W) RGB, 0..1 or 0..255. ``targets`` (n, 6) rows of image index, class, x, y, w, h (centre and
-    size, in pixels, or normalised if none exceeds 1.01); a seventh column is the confidence; rows up to .25 are
-    left out. Without ``names`` classes are numbered. The longer side of the picture is at most ``max_size`` pixels.
+    Args:
+        images: (B, 3, H, W) RGB, 0..1 or 0..255.
+        targets: (n, 6) image index, class, centre x, centre y, width, height, in pixels, or normalised if none exceeds
+            1.01. If there is a seventh column, it is the confidence, and rows up to .25 are not drawn.
+        paths: of the images, whose file names are written into them.
+        fname: file to write.
+        names: of the classes; without them the indices are written.
+        max_size: maximum of the longer side of the picture in pixels.
+        max_subplots: maximum number of images.
     """
-    pixels, rows = _to_array(images[:max_subplots]), _to_array(targets)
+    pixels = _to_array(images[:max_subplots])
+    rows = _to_array(targets)
     if pixels.max(initial=0) <= 1:
         pixels = pixels * 255
     batch, _, height, width = pixels.shape
@@ -87,7 +99,7 @@ def plot_images(
 
 
 def _draw_targets(annotator: Annotator, rows: NDArray, names: dict[int, str]) -> None:
-    """Draw boxes (n, 6 or 7, normalised) into one image of the mosaic, the most certain last."""
+    """Draw normalised boxes (n, 6 or 7) into one image, the most certain last."""
     height, width = annotator.result().shape[:2]
     for row, box in zip(rows[::-1], xywh2xyxy(rows[::-1, 2:6]) * np.array([width, height] * 2), strict=True):
         label = names.get(int(row[1]), str(int(row[1])))
@@ -105,8 +117,8 @@ def _to_array(values: torch.Tensor | NDArray) -> NDArray:
 def plot_labels(labels: NDArray, names: Names = (), save_dir: str | Path = "") -> None:
     """Save labels.jpg (1600 x 1600) and labels_correlogram.jpg (2000 x 2000) of ``labels`` (n, 5: class, xywh).
 
-    The first shows how many labels each class has, the first 1000 boxes about a common centre, and where and how large
-    boxes are; the second every pair of x, y, width and height. Without labels nothing is drawn.
+    The first shows the number of labels per class, the first 1000 boxes around a common centre, and the distribution of
+    positions and sizes; the second shows every pair of x, y, width and height. Without labels nothing is drawn.
     """
     if not len(labels):
         LOGGER.warning("no labels to draw: labels.jpg and labels_correlogram.jpg are not written")
@@ -116,7 +128,7 @@ def plot_labels(labels: NDArray, names: Names = (), save_dir: str | Path = "") -
     LOGGER.info(f"Plotting labels to {folder / 'labels.jpg'}... ")
 
     figure = new_figure(8, 8)
-    histogram, drawing, places, sizes = figure.subplots(2, 2).ravel()
+    histogram, drawing, positions, sizes = figure.subplots(2, 2).ravel()
     class_count = max(int(classes.max()) + 1, len(known))
     bar_colors = [np.array(colors(index)) / 255 for index in range(class_count)]
     histogram.bar(range(class_count), np.bincount(classes, minlength=class_count), color=bar_colors)
@@ -128,29 +140,31 @@ def plot_labels(labels: NDArray, names: Names = (), save_dir: str | Path = "") -
         histogram.set_xlabel("classes")
     drawing.imshow(_boxes_about_centre(classes[:DRAWN_BOXES], boxes[:DRAWN_BOXES]))
     drawing.axis("off")
-    _density(places, boxes[:, 0], boxes[:, 1], "x", "y")
+    _density(positions, boxes[:, 0], boxes[:, 1], "x", "y")
     _density(sizes, boxes[:, 2], boxes[:, 3], "width", "height")
     save_figure(figure, folder / "labels.jpg", dpi=200)
     save_figure(_correlogram(boxes), folder / "labels_correlogram.jpg", dpi=200)
 
 
 def _boxes_about_centre(classes: NDArray, boxes: NDArray) -> NDArray:
-    """Outlines of boxes (n, 4: normalised x, y, w, h), all moved to the middle of a white canvas, RGB."""
+    """Draw outlines of normalised boxes (n, 4), all moved to the middle of a white canvas, RGB."""
     canvas = np.full((CANVAS, CANVAS, 3), 255, dtype=np.uint8)
-    for index, (width, height) in zip(classes, boxes[:, 2:] * CANVAS / 2, strict=True):
-        low, high = ((round(CANVAS / 2 + sign * width), round(CANVAS / 2 + sign * height)) for sign in (-1, 1))
+    centre = CANVAS / 2
+    for index, (half_width, half_height) in zip(classes, boxes[:, 2:] * CANVAS / 2, strict=True):
+        low = round(centre - half_width), round(centre - half_height)
+        high = round(centre + half_width), round(centre + half_height)
         cv2.rectangle(canvas, low, high, colors(int(index)), thickness=2)
     return canvas
 
 
 def _density(axes: Axes, x: NDArray, y: NDArray, x_label: str, y_label: str, bins: int = 50) -> None:
-    """Two-dimensional histogram; empty bins stay white."""
+    """Draw a two-dimensional histogram; empty bins stay white."""
     axes.hist2d(x, y, bins=bins, cmin=1, cmap="Blues")
     axes.set(xlabel=x_label, ylabel=y_label)
 
 
 def _correlogram(boxes: NDArray) -> Figure:
-    """Histograms of x, y, width, height on the diagonal, of their pairs below it."""
+    """Draw histograms of x, y, width and height on the diagonal, and of their pairs below it."""
     titles = ("x", "y", "width", "height")
     figure = new_figure(10, 10)
     grid = figure.subplots(4, 4)
@@ -169,10 +183,11 @@ def _correlogram(boxes: NDArray) -> Figure:
 def feature_visualization(
     x: torch.Tensor, module_type: str, stage: int, n: int = 32, save_dir: str | Path = "runs/detect/exp"
 ) -> None:
-    """Save the first ``n`` channels of a layer's output (B, C, H, W), batch item 0, as a picture, all of them as .npy.
+    """Save the first ``n`` channels of a layer's output (B, C, H, W) as a picture, and all of them as .npy.
 
-    ``module_type`` is the layer's class, dots allowed, ``stage`` its index: stage5_Conv_features.png, 8 channels a row.
-    Detection heads and maps of 1 x 1 are skipped.
+    Only the first image of the batch is shown, 8 channels per row. The file is called stage5_Conv_features.png, after
+    the layer's index ``stage`` and class ``module_type``, which may be a dotted name. Detection heads and maps of
+    1 x 1 are skipped.
     """
     if "Detect" in module_type or x.ndim != 4 or max(x.shape[2:]) <= 1:
         return

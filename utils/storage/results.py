@@ -15,11 +15,11 @@ from utils.storage.files import fitting_name
 
 REMEMBERED_NAMES = 10_000  # of crops, whose last number is known
 
-Incomplete = dict[Path, set[str]]  # sources of which something could not be written -> why
+Incomplete = dict[Path, set[str]]  # sources some of whose files could not be written -> why
 
 
 class UniqueStems:
-    """Stems for files made of others: that of the file itself, numbered where another file has it already."""
+    """Stems for files made from other files: the source's own stem, numbered if another source has it already."""
 
     def __init__(self) -> None:
         self._stems: dict[Path, str] = {}
@@ -27,9 +27,9 @@ class UniqueStems:
         self._numbers: dict[str, int] = {}  # of each stem, the last one given
 
     def __call__(self, path: Path, is_video: bool = False) -> str:
-        """The stem for what is made of ``path``; the same at every call. A numbered one is told in the log.
+        """Return the stem for files made from ``path``, the same at every call; a numbered one is logged.
 
-        What is made of a video has the number of the frame after the stem: no other stem may look like that.
+        Files made from a video have the frame's number after the stem: no other stem may look like that.
         """
         if path not in self._stems:
             stem, number = path.stem, self._numbers.get(path.stem, 1)
@@ -49,19 +49,19 @@ class UniqueStems:
 
 
 def folder_names(names: Mapping[int, str], parent: Path) -> dict[int, str]:
-    """A folder name for each class: its own name if that is safe and short enough for ``parent``, and no two alike.
+    """Choose a folder name for each class: its own name if that is safe and short enough for ``parent``; all different.
 
-    Where names are equal, also but for upper and lower case, which some file systems take for equal, the class index is
-    appended to the later ones. Those that need no change have the first choice.
+    If names are equal, or differ only in case, which some file systems ignore, the class index is appended to the later
+    ones. Names that need no change take precedence.
     """
-    wanted = {index: fitting_name(parent, safe_name(str(name))) for index, name in names.items()}
+    candidates = {index: fitting_name(parent, safe_name(str(name))) for index, name in names.items()}
     result: dict[int, str] = {}
     taken: set[str] = set()
-    for index, folder in wanted.items():
+    for index, folder in candidates.items():
         if folder == names[index] and _as_compared(folder) not in taken:
             result[index] = folder
             taken.add(_as_compared(folder))
-    for index, folder in wanted.items():
+    for index, folder in candidates.items():
         if index in result:
             continue
         free, ending = folder, ""
@@ -74,18 +74,18 @@ def folder_names(names: Mapping[int, str], parent: Path) -> dict[int, str]:
 
 
 def _as_compared(name: str) -> str:
-    """The form in which file systems that ignore case, or the composition of letters, compare names."""
+    """Normalise a name as file systems do that ignore case or the composition of letters."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 class CropNames:
-    """Names for crops that no file has: ``a.jpg``, ``a2.jpg``, ...; each goes on from the one before, not from 2."""
+    """Unused names for crops: ``a.jpg``, ``a2.jpg``, ...; counting continues where it stopped, not from 2."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[Path, str], int] = {}  # numbers of the newest files
 
     def __call__(self, folder: Path, name: str, separator: str = "") -> Path:
-        """A free path in ``folder`` for a further crop that is called ``name``, and what goes before its number."""
+        """Return an unused path in ``folder`` for a crop called ``name``; ``separator`` goes before its number."""
 
         def path(number: int) -> Path:
             return folder / fitting_name(folder, name, f"{separator}{number}.jpg" if number > 1 else ".jpg")
@@ -103,10 +103,12 @@ class CropNames:
 
 @contextmanager
 def one_result(source: Path, folder: Path, incomplete: Incomplete) -> Iterator[None]:
-    """Write one file made of ``source`` in ``folder``: an error that concerns it alone is logged, not raised.
+    """Context for writing one file made from ``source`` in ``folder``: an error that concerns only it is logged.
 
-    It is added to ``incomplete``, and logged once of all files made of ``source``. Raises OSError or InputError for
-    what other files would meet, too, such as a full disk.
+    Such an error is added to ``incomplete``, and logged once for all files made from ``source``.
+
+    Raises:
+        OSError, InputError: an error that would also hit other files, such as a full disk.
     """
     try:
         yield

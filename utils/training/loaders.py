@@ -10,7 +10,7 @@ from utils.training.state import Run
 
 
 def training_loader(run: Run) -> DataLoader:
-    """The loader of the training split, for this process. Raises InputError for labels of unknown classes."""
+    """Make the loader of the training split, for this process. Raises InputError for labels of unknown classes."""
     options = run.options
     loader, _ = create_dataloader(
         run.data["train"], run.image_size, options.batch_size // run.world.size, run.grid_size,
@@ -23,7 +23,7 @@ def training_loader(run: Run) -> DataLoader:
 
 
 def validation_loader(run: Run) -> DataLoader:
-    """The loader of the validation split: rectangles, batches twice as large as those of a training process."""
+    """Make the loader of the validation split: rectangles, in batches twice as large as a training process has."""
     options = run.options
     cache = "ram" if options.cache == "val" else options.cache
     loader, _ = create_dataloader(

@@ -1,4 +1,4 @@
-"""Predictions in COCO's format of results, and their score by COCO's own tool (https://cocodataset.org/#format-results)."""
+"""Predictions in COCO's result format (https://cocodataset.org/#format-results), and their score by COCO's tool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from utils.log import LOGGER
 from utils.storage.files import atomic_path
 
-UNUSED_CATEGORIES = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of the 90 ids, those that no annotation has
+UNUSED_CATEGORIES = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of the 90 ids: no annotation has them
 COCO_CATEGORIES = tuple(number for number in range(1, 91) if number not in UNUSED_CATEGORIES)  # class index -> id
 COCO_LIST = "coco/val2017.txt"
 COCO_ANNOTATIONS = "annotations/instances_val2017.json"  # below the folder of the data set
@@ -27,15 +27,15 @@ def is_coco(data: Mapping[str, Any]) -> bool:
 
 
 def image_id(path: Path) -> int | str:
-    """The id of an image: its stem, as a number if it is one (000042.jpg -> 42)."""
+    """Id of an image: its stem, as a number if possible (000042.jpg -> 42)."""
     return int(path.stem) if path.stem.isnumeric() else path.stem
 
 
 class CocoPredictions:
-    """Collects predictions, image by image, for ``write``."""
+    """Collects predictions image by image, for ``write``."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
-        """``data`` decides whether the categories are COCO's ids or the class indices."""
+        """Categories are COCO's ids if ``data`` is COCO, else the class indices."""
         self._categories = COCO_CATEGORIES if is_coco(data) else None
         self.rows: list[dict[str, Any]] = []
         self.image_ids: list[int | str] = []
@@ -55,7 +55,7 @@ class CocoPredictions:
             )
 
     def write(self, file: Path) -> bool:
-        """Write the list to ``file``; without any prediction nothing is written. Returns whether it was."""
+        """Write all predictions to ``file``; returns False, and writes nothing, if there are none."""
         if not self.rows:
             LOGGER.warning(f"nothing was predicted: {file.name} is not written")
             return False
@@ -67,14 +67,16 @@ class CocoPredictions:
 def score_by_pycocotools(
     predictions: Path, annotations: Path, image_ids: list[int | str]
 ) -> tuple[float, float] | None:
-    """mAP50-95 and mAP50 of a file of predictions by pycocotools, whose table is logged.
+    """Compute mAP50-95 and mAP50 of a file of predictions with pycocotools, and log its table.
 
     Args:
-        predictions: written by ``CocoPredictions``. annotations: COCO's file of the true boxes. image_ids: the images
-            that were validated; others of the annotations do not count.
+        predictions: written by ``CocoPredictions``.
+        annotations: COCO's file of the true boxes.
+        image_ids: the validated images; other images of the annotations do not count.
 
     Returns:
-        None, after a line in the log, where the tool is not installed, there are no annotations, or they do not fit.
+        mAP50-95 and mAP50; or None, after a line in the log, if pycocotools is not installed, or the annotations are
+        missing or do not fit.
     """
     if not annotations.is_file():
         LOGGER.info(f"not scored by pycocotools: there is no {annotations}")

@@ -1,4 +1,4 @@
-"""What validation makes of detections: matching with labels, metrics per class, label files."""
+"""Scores of a validation: detections matched with labels, and metrics per class."""
 
 from __future__ import annotations
 
@@ -16,35 +16,38 @@ from utils.names import terminal_text
 
 @dataclass
 class Metrics:
-    """Per-class results; ``ap`` is (classes with labels, IoU thresholds)."""
+    """Results of each of the C classes that have labels, at T IoU thresholds."""
 
     images: int
-    labels: np.ndarray  # labels of each class
-    precision: np.ndarray
-    recall: np.ndarray
-    ap: np.ndarray
-    classes: np.ndarray  # class index of each row
+    labels: np.ndarray  # (nc,) number of labels of every class
+    precision: np.ndarray  # (C,)
+    recall: np.ndarray  # (C,)
+    ap: np.ndarray  # (C, T)
+    classes: np.ndarray  # (C,) class indices
 
     def mean(self) -> tuple[float, float, float, float]:
-        """P, R, mAP50 and mAP50-95, unweighted means over the classes that have labels."""
+        """Return P, R, mAP50 and mAP50-95: unweighted means over the classes that have labels."""
         if not len(self.classes):
             return 0.0, 0.0, 0.0, 0.0
-        columns = self.precision, self.recall, self.ap[:, 0], self.ap.mean(1)
-        return tuple(float(column.mean()) for column in columns)  # type: ignore[return-value]
+        map50, map50_95 = self.ap[:, 0].mean(), self.ap.mean(1).mean()
+        return float(self.precision.mean()), float(self.recall.mean()), float(map50), float(map50_95)
 
     def log(self, names: dict[int, str], per_class: bool) -> None:
-        """The table of results: all classes, then, if wanted, one row per class that has labels."""
-        row = "%20s" + "%11i" * 2 + "%11.3g" * 4
-        LOGGER.info(row, "all", self.images, self.labels.sum(), *self.mean())
+        """Log the table of results: a row for all classes and, with ``per_class``, one for each that has labels."""
+        row_format = "%20s" + "%11i" * 2 + "%11.3g" * 4
+        LOGGER.info(row_format, "all", self.images, self.labels.sum(), *self.mean())
         if self.labels.sum() == 0:
             LOGGER.warning("no labels were found in this split: metrics cannot be computed")
-        for index, name in enumerate(self.classes if per_class else ()):
-            ap = self.ap[index]
-            values = self.precision[index], self.recall[index], ap[0], ap.mean()
-            LOGGER.info(row, terminal_text(names[int(name)]), self.images, self.labels[name], *values)
+        if not per_class:
+            return
+        for row, class_index in enumerate(self.classes):
+            ap = self.ap[row]
+            values = self.precision[row], self.recall[row], ap[0], ap.mean()
+            name = terminal_text(names[int(class_index)])
+            LOGGER.info(row_format, name, self.images, self.labels[class_index], *values)
 
     def ap_by_class(self, class_count: int) -> np.ndarray:
-        """mAP50-95 of every class (class_count,); classes without labels get the mean."""
+        """Return mAP50-95 of every class (class_count,); classes without labels get the mean."""
         result = np.full(class_count, self.mean()[3])
         result[self.classes] = self.ap.mean(1) if len(self.classes) else result[self.classes]
         return result
@@ -52,12 +55,12 @@ class Metrics:
 
 @dataclass
 class Scores:
-    """Predictions matched with labels, image by image, and the metrics made of them."""
+    """Predictions matched with labels, image by image, and the metrics computed from them."""
 
     names: dict[int, str]
-    iou_thresholds: np.ndarray  # 0.50, 0.55, ..., 0.95
+    iou_thresholds: np.ndarray  # (T,) 0.50, 0.55, ..., 0.95
     images: int = 0
-    rows: list[tuple[np.ndarray, ...]] = field(default_factory=list)
+    rows: list[tuple[np.ndarray, ...]] = field(default_factory=list)  # correct, confidence, class; class of labels
 
     def add(self, detections: np.ndarray, labels: np.ndarray) -> None:
         """Count one image: detections (N, 6) and labels (M, 5) in native pixels."""
@@ -67,16 +70,16 @@ class Scores:
             self.rows.append((correct, detections[:, 4], detections[:, 5], labels[:, 0]))
 
     def compute(self, plot: bool, folder: Path, draw: Draw = at_once) -> Metrics:
-        """P, R and AP of every class; zeros where nothing was found. With ``plot`` ``draw`` gets the curves."""
-        class_count = len(self.names)
-        columns = [np.concatenate(column) for column in zip(*self.rows, strict=True)] if self.rows else []
-        labels = np.bincount(columns[3].astype(int), minlength=class_count) if columns else np.zeros(class_count, int)
-        if not columns or not columns[0].any():
+        """Compute P, R and AP of every class; with ``plot``, ``draw`` gets the curves, which go into ``folder``."""
+        labels = np.zeros(len(self.names), int)
+        correct = np.zeros((0, len(self.iou_thresholds)), bool)
+        if self.rows:
+            correct, confidence, predicted, target = map(np.concatenate, zip(*self.rows, strict=True))
+            labels = np.bincount(target.astype(int), minlength=len(self.names))
+        if not correct.any():
             empty = np.zeros(0)
-            return Metrics(
-                self.images, labels, empty, empty, np.zeros((0, len(self.iou_thresholds))), empty.astype(int)
-            )
-        correct, confidence, predicted, target = columns
+            no_ap = np.zeros((0, len(self.iou_thresholds)))
+            return Metrics(self.images, labels, empty, empty, no_ap, empty.astype(int))
         _, _, precision, recall, _, ap, classes = ap_per_class(
             correct, confidence, predicted, target, plot=plot, save_dir=folder, names=self.names, draw=draw
         )
@@ -86,7 +89,17 @@ class Scores:
 def native_boxes(
     detections: np.ndarray, labels: np.ndarray, shapes: tuple, network_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bring detections (N, 6) and labels (M, 5: class, xywh, network pixels) to corners in native pixels."""
+    """Map boxes from the network's input to the original image.
+
+    Args:
+        detections: (N, 6) x1, y1, x2, y2 in pixels of the network's input, confidence, class.
+        labels: (M, 5) class, centre x, centre y, width, height in the same pixels.
+        shapes: of the image, see ``utils.dataset.items.LoadImagesAndLabels``.
+        network_size: (height, width) of the network's input.
+
+    Returns:
+        Copies (N, 6) and (M, 5: class, x1, y1, x2, y2) in pixels of the original image.
+    """
     detections = detections.copy()
     scale_coords(network_size, detections[:, :4], shapes[0], shapes[1])
     boxes = xywh2xyxy(labels[:, 1:5])
