@@ -66,13 +66,19 @@ class PipelineOptions(CheckedOptions):
         "", "alternative to --target-flops: parameters to keep (0.9M) or a ratio", identity=GOAL
     )
     percent: float | None = option(
-        None, "alternative to --target-flops: share of the prunable channels to remove", type=float, above=0, below=1,
+        None,
+        "alternative to --target-flops: share of the prunable channels to remove",
+        type=float,
+        above=0,
+        below=1,
         identity=GOAL,
-    )  # fmt: skip
+    )
     scope: str = option(
-        "", "prunable channels: seed, of layers outside shortcuts, default of --percent; all, coupled ones too",
-        choices=SCOPES, identity=GOAL,
-    )  # fmt: skip
+        "",
+        "prunable channels: seed, of layers outside shortcuts, default of --percent; all, coupled ones too",
+        choices=SCOPES,
+        identity=GOAL,
+    )
     skip: list[str] = option([], "leave these layers whole: module paths, wildcards allowed", nargs="+", identity=GOAL)
     round_to: int | None = option(
         None,
@@ -82,13 +88,19 @@ class PipelineOptions(CheckedOptions):
         identity=GOAL,
     )
     penalty: str = option(
-        "polarize", "of sparse training: polarize pushes only the channels that will be removed; l1 and prox push all",
-        choices=list(PENALTIES), identity=SPARSE,
-    )  # fmt: skip
-    sr: float | None = option(
-        None, "rate of --penalty l1 or prox; default: set automatically", type=float, at_least=0, at_most=1000,
+        "polarize",
+        "of sparse training: polarize pushes only the channels that will be removed; l1 and prox push all",
+        choices=list(PENALTIES),
         identity=SPARSE,
-    )  # fmt: skip
+    )
+    sr: float | None = option(
+        None,
+        "rate of --penalty l1 or prox; default: set automatically",
+        type=float,
+        at_least=0,
+        at_most=1000,
+        identity=SPARSE,
+    )
     max_map_loss: float | None = option(
         None,
         "sparse training pauses the penalty while mAP50 is more than this below the base's; default: 0.03",
@@ -98,20 +110,27 @@ class PipelineOptions(CheckedOptions):
         identity=SPARSE,
     )
     reconstruct: int = option(
-        192, "training images on which the pruned layers are re-fitted; 0 = off", at_least=0, handed_on=False,
+        192,
+        "training images on which the pruned layers are re-fitted; 0 = off",
+        at_least=0,
+        handed_on=False,
         identity=PRUNED,
-    )  # fmt: skip
+    )
     recipe: str = option(
-        "", "schedule of fine-tuning; default: gentle, short where pruning has cost more than a twentieth of the "
-        "base's mAP50, v6.2 with a --hyp of your own", choices=list(RECIPES),
-        handed_on=False, identity=FINETUNED,
-    )  # fmt: skip
+        "",
+        "schedule of fine-tuning; default: gentle, short where pruning has cost more than a twentieth of the "
+        "base's mAP50, v6.2 with a --hyp of your own",
+        choices=list(RECIPES),
+        handed_on=False,
+        identity=FINETUNED,
+    )
     single_cls: bool = option(False, "treat all classes as one")
     cache: str = option(
         "auto",
         "keep images in memory (ram; auto: where they fit comfortably), on disk (disk) or not (none)",
-        choices=["auto", "ram", "disk", "none"], identity=False,
-    )  # fmt: skip
+        choices=["auto", "ram", "disk", "none"],
+        identity=False,
+    )
     device: str = option(
         "", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one", identity=False
     )

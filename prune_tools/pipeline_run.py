@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from prune_tools.survey.record import Surveys, find_surveys, surveys_of
 from prune_tools.tuning.options import FinetuneOptions
 from prune_tools.tuning.recipes import recipe_after
 from utils.commands.interrupts import advising, same_command
-from utils.commands.next_steps import following, log_next
+from utils.commands.next_steps import following, handed_on, log_next
 from utils.commands.options import build, identity_of
 from utils.dataset.description import check_dataset
 from utils.dataset.labels import find_images
@@ -163,10 +163,19 @@ class Pipeline:
 
     def _pruned(self, step: str, options: PipelineOptions, start: Path) -> Path:
         prune_options = build(
-            PruneOptions, weights=[str(start)], cfg="", data=options.data,
-            batch_size=options.batch_size, imgsz=options.imgsz, device=options.device, project=str(self.folder),
-            name=self.folders[step].name, exist_ok=True, single_cls=options.single_cls, **options.of_pruning(),
-        )  # fmt: skip
+            PruneOptions,
+            weights=[str(start)],
+            cfg="",
+            data=options.data,
+            batch_size=options.batch_size,
+            imgsz=options.imgsz,
+            device=options.device,
+            project=str(self.folder),
+            name=self.folders[step].name,
+            exist_ok=True,
+            single_cls=options.single_cls,
+            **options.of_pruning(),
+        )
         return Path(prune.main(prune_options)) / "pruned_model.pt"
 
     def _finetuned(self, step: str, options: PipelineOptions, start: Path) -> Path:
@@ -176,12 +185,8 @@ class Pipeline:
 
     def _recipe(self, pruned: Path) -> str:
         """The recipe for the model in the folder ``pruned``, by the share of the base's mAP50 that it has kept."""
-        options = self.options
         figures = json.loads((pruned / "report.json").read_text(encoding="utf-8"))
-        metrics, _, _ = val.run(
-            options.data, str(self._teacher()), imgsz=options.imgsz, batch_size=options.batch_size * 2, plots=False,
-            device=options.device, workers=options.workers, single_cls=options.single_cls,
-        )  # fmt: skip
+        metrics = validate(self._teacher(), self.options)
         return recipe_after(figures["steps"][-1]["map50"], metrics[2])
 
     def _teacher(self) -> Path:
@@ -194,13 +199,9 @@ class Pipeline:
         unfinished, best = self.folders[step] / "weights/last.pt", self.folders[step] / "weights/best.pt"
         if unfinished.is_file() and not resumable(unfinished):  # the training ended, and its record was not written
             return best
-        common = {
-            "data": options.data, "imgsz": options.imgsz, "batch_size": options.batch_size,
-            "device": options.device, "workers": options.workers, "seed": options.seed, "project": str(self.folder),
-            "name": self.folders[step].name, "exist_ok": True, "single_cls": options.single_cls,
-            "cache": options.cache,
-            "resume": str(unfinished) if resumable(unfinished) else False,
-        }  # fmt: skip
+        common = handed_on(options, TrainOptions)  # what all steps have in common: data, sizes, device, seed ...
+        common |= {"project": str(self.folder), "name": self.folders[step].name, "exist_ok": True}
+        common["resume"] = str(unfinished) if resumable(unfinished) else False
         if options.hyp:
             common["hyp"] = options.hyp
         if command(build(options_class, **common, **keywords)) is None:
@@ -234,6 +235,22 @@ def _cost(quantity: str, checkpoint: Path) -> float:
     return float(count_parameters(model)) if quantity == "params" else 1e9 * (gflops(model, IMAGE_SIZE) or 0.0)
 
 
+def validate(checkpoint: Path, options: PipelineOptions, **keywords: Any) -> Sequence[float]:
+    """P, R, mAP50, mAP50-95 and the losses of a checkpoint."""
+    metrics, _, _ = val.run(
+        options.data,
+        str(checkpoint),
+        imgsz=options.imgsz,
+        batch_size=options.batch_size * 2,
+        device=options.device,
+        workers=options.workers,
+        single_cls=options.single_cls,
+        plots=False,
+        **keywords,
+    )
+    return metrics
+
+
 def compare(checkpoints: Mapping[str, Path], options: PipelineOptions, folder: Path) -> list[Row]:
     """Validate and time each checkpoint; returns the rows of the table."""
     device = select_device(options.device)
@@ -241,10 +258,7 @@ def compare(checkpoints: Mapping[str, Path], options: PipelineOptions, folder: P
     times = time_calls({step: prepare(model, options.imgsz) for step, model in models.items()})
     rows = []
     for step, file in checkpoints.items():
-        metrics, _, _ = val.run(
-            options.data, str(file), imgsz=options.imgsz, batch_size=options.batch_size * 2, device=options.device,
-            workers=options.workers, single_cls=options.single_cls, save_dir=folder / step, plots=False,
-        )  # fmt: skip
+        metrics = validate(file, options, save_dir=folder / step)
         rows.append(row_of(step, models[step], metrics, times[step], str(file)))
     return rows
 

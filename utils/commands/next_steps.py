@@ -24,9 +24,14 @@ def log_next(*commands: str) -> None:
 
 
 def following(
-    script: str, options_class: type, given: Any, *, exact: bool = False, more: Mapping[str, Any] | None = None,
+    script: str,
+    options_class: type,
+    given: Any,
+    *,
+    exact: bool = False,
+    more: Mapping[str, Any] | None = None,
     **values: Any,
-) -> str:  # fmt: skip
+) -> str:
     """The command of another script that continues from a command with the options ``given``.
 
     Args:

@@ -59,10 +59,20 @@ class Range:
 
 
 def option(
-    default: Any, text: str, *aliases: str, on_resume: str = KEPT, handed_on: bool = True, path: bool = False,
-    at_least: float | None = None, at_most: float = MOST, above: float | None = None, below: float | None = None,
-    also: tuple[Any, ...] = (), identity: bool | tuple[str, ...] = True, **argparse_arguments: Any,
-) -> Any:  # fmt: skip
+    default: Any,
+    text: str,
+    *aliases: str,
+    on_resume: str = KEPT,
+    handed_on: bool = True,
+    path: bool = False,
+    at_least: float | None = None,
+    at_most: float = MOST,
+    above: float | None = None,
+    below: float | None = None,
+    also: tuple[Any, ...] = (),
+    identity: bool | tuple[str, ...] = True,
+    **argparse_arguments: Any,
+) -> Any:
     """A dataclass field that is also a flag: ``text`` is its help, ``aliases`` are further spellings.
 
     A ``bool`` that is false by default becomes a switch; one that is true also gets ``--no-<name>``. A list default
@@ -83,10 +93,16 @@ def option(
         at_least if above is None else above, at_most if below is None else below, above is not None, below is not None
     )
     metadata = {
-        "help": text, "aliases": aliases, "arguments": argparse_arguments, "on_resume": on_resume,
-        "handed_on": handed_on, "path": path, "range": limits, "also": also,
+        "help": text,
+        "aliases": aliases,
+        "arguments": argparse_arguments,
+        "on_resume": on_resume,
+        "handed_on": handed_on,
+        "path": path,
+        "range": limits,
+        "also": also,
         "identity": identity,
-    }  # fmt: skip
+    }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
