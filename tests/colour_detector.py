@@ -59,3 +59,11 @@ def save_pruned_colour_detector(path: Path) -> Path:
     prune_model(model, groups, Plan({group.name: np.arange(4) for group in groups}))
     save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None}, path)
     return path
+
+
+def label_rows(folder: Path) -> dict[str, list[list[float]]]:
+    """The numbers in the label files of a run, by stem."""
+    files = sorted((folder / "labels").glob("*.txt"))
+    return {
+        file.stem: [[float(word) for word in line.split()] for line in file.read_text().splitlines()] for file in files
+    }

@@ -6,6 +6,7 @@ the commands that they start. Those of tests/gpu are about GPUs; tests/test_gpu.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +16,24 @@ import numpy as np
 import pytest
 import torch
 
+from models.yolo import DetectionModel
+from prune_tools.sparsity.gammas import ChannelGammas
+from tests.colour_detector import save_colour_detector
+from tests.profiles import load_profile
+from tests.pruning_networks import random_gammas, trainable_network
+from tests.slow import is_slow
 from utils.downloads import OFFLINE_VARIABLE
 from utils.log import LOGGER
-from utils.storage.files import ROOT, write_yaml
+from utils.storage.files import ROOT, read_yaml, write_yaml
 
 GPU_OPTION = "--gpu"
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 HIDDEN_GPUS = "VISIBLE_BEFORE_TESTS"  # keeps what that was, for tests/test_gpu.py and in processes of xdist
 ALL_GPUS = "all"
 TINY_SIZES = ((128, 128), (96, 128), (128, 96))  # height, width
+TINY_CFG = Path(__file__).with_name("tiny_model.yaml")
+TINY_MODEL = read_yaml(TINY_CFG)
+WIDE_MODEL = {**TINY_MODEL, "width_multiple": 2.0}
 TINY_COLOURS = ((40, 60, 220), (220, 120, 40))  # BGR of class 0, a disc, and class 1, a square
 
 
@@ -33,10 +43,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the GPU, before torch looks for one; in each process of xdist."""
+    """Hide the GPU, before torch looks for one, and say how much is tried; in each process of xdist."""
     if not config.getoption(GPU_OPTION):
         os.environ.setdefault(HIDDEN_GPUS, os.environ.get(VISIBLE_GPUS, ALL_GPUS))
         os.environ[VISIBLE_GPUS] = ""
+    load_profile()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -44,11 +55,39 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path.name == "gpu" and not config.getoption(GPU_OPTION) else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes long, so that ``-m "not slow"`` leaves it out."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            fixtures = [
+                each.func for definitions in item._fixtureinfo.name2fixturedefs.values() for each in definitions
+            ]
+            if is_slow([item.function, *fixtures]):
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Compute on one thread, here and in started commands: small tensors gain nothing from more, and wait for them."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_drawing_processes() -> Iterator[None]:
+    """Draw in the process of the test, as where there is one core: further processes load longer than they draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.drawing.background.usable_cores", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_timing() -> Iterator[None]:
+    """Time each network by a single call."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prune_tools.planning.latency.MOST_RUNS", 1)
+        patch.setattr("prune_tools.planning.latency.WARMUP_RUNS", 1)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -115,23 +154,44 @@ def draw_tiny_dataset(folder: Path, train: int = 12, val: int = 4) -> Path:
     return folder / "tiny.yaml"
 
 
-TINY_MODEL = {
-    "nc": 2, "depth_multiple": 0.33, "width_multiple": 0.5,
-    "anchors": [[10, 13, 16, 30], [30, 61, 62, 45], [116, 90, 156, 198]],
-    "backbone": [
-        [-1, 1, "Conv", [16, 3, 8]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C3", [16]], [-1, 1, "Conv", [32, 3, 2]],
-        [-1, 1, "SPPF", [32, 5]],
-    ],
-    "head": [[[0, 2, 4], 1, "Detect", ["nc", "anchors"]]],
-}  # fmt: skip
+@pytest.fixture(scope="session")
+def tiny_cfg() -> Path:
+    """Return the YAML of a detector of 3 levels with 3442 parameters."""
+    return TINY_CFG
 
 
 @pytest.fixture(scope="session")
-def tiny_cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the YAML of a detector of 3 levels with 3442 parameters."""
-    file = tmp_path_factory.mktemp("model") / "tiny_model.yaml"
-    write_yaml(file, TINY_MODEL)
+def wide_cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the YAML of the same detector with four times as many channels, 32 and 64: there is something to prune."""
+    file = tmp_path_factory.mktemp("model") / "wide_model.yaml"
+    write_yaml(file, WIDE_MODEL)
     return file
+
+
+@pytest.fixture(scope="module")
+def network() -> DetectionModel:
+    """Return a small detector, trainable; the gammas of a test change it."""
+    return trainable_network()
+
+
+@pytest.fixture
+def gammas(network: DetectionModel) -> ChannelGammas:
+    """Return all prunable channels of ``network``, at random gammas."""
+    return random_gammas(network)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the checkpoint, not stripped, of a detector that finds discs and squares. Tests must not change it."""
+    return save_colour_detector(tmp_path_factory.mktemp("weights") / "colour.pt")
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Return what is logged, messages of level INFO included."""
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    caplog.set_level(logging.INFO, LOGGER.name)
+    return caplog
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,12 @@ from models.yolo import DetectionModel
 from prune_tools.channels.groups import ChannelGroup, find_groups
 from prune_tools.planning.plan import Plan
 from prune_tools.sparsity.gammas import ChannelGammas
+from tests.profiles import NIGHTLY
 from utils.storage.files import ROOT, read_yaml
 
+EVERY_ARCHITECTURE = sorted(path.stem for path in ROOT.glob("models/**/yolo*.yaml"))
+BY_DAY = ["yolov3-tiny", "yolov5-bifpn", "yolov5n", "yolov5s-ghost", "yolov5s-transformer"]  # all blocks among them
+ARCHITECTURES = EVERY_ARCHITECTURE if NIGHTLY else BY_DAY
 OWN_CONFIG = {
     "nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": 3,
     "backbone": [

@@ -15,15 +15,7 @@ from utils.drawing import background
 from utils.drawing.background import BackgroundDrawing
 from utils.drawing.charts import plot_confusion_matrix, plot_mc_curve
 from utils.drawing.pictures import plot_images
-from utils.log import LOGGER
 from utils.storage.files import ROOT
-
-
-@pytest.fixture
-def heard(monkeypatch, caplog):
-    """What was logged."""
-    monkeypatch.setattr(LOGGER, "propagate", True)
-    return caplog
 
 
 def pictures(folder: Path) -> dict[Path, partial]:

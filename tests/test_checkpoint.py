@@ -109,6 +109,7 @@ def test_files_name_only_what_every_yolov5_has(trained):
         strip_optimizer(trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov5n.yaml", "yolov5s-ghost.yaml", "yolov5s-transformer.yaml", "yolov3-tiny.yaml"])
 def test_saved_configurations_name_only_stock_classes(name, tmp_path):
     config = read_config(name) | {"width_multiple": 0.1}

@@ -12,10 +12,8 @@ from prune_tools.channels.structure import Structure
 from prune_tools.planning.costs import CostModel
 from prune_tools.planning.goals import readable
 from prune_tools.yolo_pruned import prune_model
-from tests.pruning_networks import OWN_CONFIG, random_plan, thin, with_random_norms
+from tests.pruning_networks import ARCHITECTURES, OWN_CONFIG, random_plan, thin, with_random_norms
 from utils.model_info import count_parameters, gflops
-
-NAMES = ["yolov5n", "yolov5s-ghost", "yolov5s-transformer", "yolov5-bifpn", "yolov3-tiny", "yolov5-p7"]
 
 
 def cost_model(model: DetectionModel, scope: str = "all") -> tuple[list, CostModel]:
@@ -24,8 +22,9 @@ def cost_model(model: DetectionModel, scope: str = "all") -> tuple[list, CostMod
     return groups, CostModel(structure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["seed", "all"])
-@pytest.mark.parametrize("name", [*NAMES, "own"])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "own"])
 def test_costs_are_those_of_the_pruned_network(name, scope):
     full = with_random_norms(DetectionModel(OWN_CONFIG)) if name == "own" else thin(name)
     groups, costs = cost_model(full, scope)

@@ -381,6 +381,7 @@ def test_workers_do_not_touch_what_they_inherited():
     assert int(next(iter(loader))) > before + 10_000 and gc.get_freeze_count() == before
 
 
+@pytest.mark.slow
 def test_spawned_workers_read_the_images_of_their_parent(small):
     dataset = LoadImagesAndLabels(small, 48, cache_images="ram")
     expected = [item[0] for item in dataset]

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import detect
-from tests.colour_detector import colour_detector, save_colour_detector
+from tests.colour_detector import colour_detector, label_rows, save_colour_detector
 from tests.conftest import TINY_COLOURS
 from utils.checkpoint import save_checkpoint
 from utils.commands.options import parser_for
@@ -30,16 +30,9 @@ from utils.detection.video_files import VideoFile
 from utils.downloads import OFFLINE_VARIABLE
 from utils.drawing.annotator import crop_box
 from utils.errors import InputError
-from utils.log import LOGGER
 from utils.names import safe_name
 from utils.storage.files import ROOT
 from utils.storage.results import CropNames, UniqueStems
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    """A detector that finds discs and squares, as a training checkpoint that was not stripped."""
-    return save_colour_detector(tmp_path_factory.mktemp("weights") / "colour.pt")
 
 
 @pytest.fixture
@@ -69,29 +62,20 @@ def run(weights, pictures, tmp_path):
     return lambda **changes: detect.run(**(common | changes))
 
 
-@pytest.fixture
-def heard(monkeypatch, caplog):
-    """What was logged."""
-    monkeypatch.setattr(LOGGER, "propagate", True)
-    caplog.set_level("INFO")
-    return caplog
-
-
-def rows(folder: Path) -> dict[str, list[list[float]]]:
-    """The numbers in the label files of a run, by stem."""
-    files = sorted((folder / "labels").glob("*.txt"))
-    return {
-        file.stem: [[float(word) for word in line.split()] for line in file.read_text().splitlines()] for file in files
-    }
-
-
 def classes(folder: Path) -> list[int]:
-    return [int(row[0]) for lines in rows(folder).values() for row in lines]
+    return [int(row[0]) for lines in label_rows(folder).values() for row in lines]
 
 
-def test_help_lists_every_option_and_no_other():
+def test_help_lists_the_published_options_and_no_others():
     flags = {flag for action in parser_for(detect.DetectOptions, "")._actions for flag in action.option_strings}
-    assert {"--view-img", "--visualize", "--update", "--vid-stride", "--img", "--img-size", "--half"} <= flags
+    published = {
+        "--weights", "--source", "--data", "--imgsz", "--img", "--img-size", "--conf-thres", "--iou-thres", "--max-det",
+        "--device", "--view-img", "--save-txt", "--save-conf", "--save-crop", "--nosave", "--classes", "--agnostic-nms",
+        "--augment", "--visualize", "--update", "--project", "--name", "--exist-ok", "--line-thickness",
+        "--hide-labels", "--hide-conf", "--half", "--dnn",
+    }  # fmt: skip
+    added = {"-h", "--help", "--version", "--batch-size", "--vid-stride"}
+    assert flags == published | added
 
 
 def test_a_folder_gives_annotated_pictures_and_what_was_found(run, pictures, heard):
@@ -110,9 +94,9 @@ def test_nosave_writes_nothing(run, heard):
 
 
 def test_label_files_and_confidences(run, heard):
-    plain = rows(run(save_txt=True))
+    plain = label_rows(run(save_txt=True))
     folder = run(save_txt=True, save_conf=True)
-    sure = rows(folder)
+    sure = label_rows(folder)
     assert len(plain) == 4 and [row[:5] for row in sure["000"]] == plain["000"]
     confidences = [row[5] for row in sure["000"]]
     assert confidences == sorted(confidences) and confidences[0] > 0.3  # the best comes last
@@ -155,9 +139,9 @@ def test_several_weights_are_an_ensemble(run, weights, tmp_path):
     blind = colour_detector()
     torch.nn.init.constant_(blind.model[-1].m[0].bias, -20.0)
     save_checkpoint({"model": blind}, tmp_path / "blind.pt")
-    assert not rows(run(save_txt=True, weights=str(tmp_path / "blind.pt")))
-    both = rows(run(save_txt=True, weights=[str(tmp_path / "blind.pt"), str(weights)]))
-    assert both == rows(run(save_txt=True))
+    assert not label_rows(run(save_txt=True, weights=str(tmp_path / "blind.pt")))
+    both = label_rows(run(save_txt=True, weights=[str(tmp_path / "blind.pt"), str(weights)]))
+    assert both == label_rows(run(save_txt=True))
 
 
 def test_image_size(run, pictures, heard):
@@ -243,6 +227,7 @@ def test_labels_and_line_thickness(run, monkeypatch, options, label):
     assert {"0." in text for text, _ in drawn} == {label.endswith("0.")}
 
 
+@pytest.mark.slow
 def test_feature_maps(run, pictures):
     folder = run(visualize=True, source=str(pictures / "*01.jpg"))
     assert [path.name for path in folder.iterdir()] == ["001"]
@@ -281,7 +266,7 @@ def frames_of(file: Path) -> tuple[int, float]:
 @pytest.mark.parametrize(("stride", "numbers"), [(1, [1, 2, 3, 4, 5, 6, 7]), (3, [1, 4, 7])])
 def test_frame_stride(run, video, stride, numbers):
     folder = run(source=str(video), vid_stride=stride, save_txt=True, nosave=False)
-    assert sorted(rows(folder)) == [f"clip_{number}" for number in numbers]
+    assert sorted(label_rows(folder)) == [f"clip_{number}" for number in numbers]
     assert frames_of(folder / "clip.mp4") == (len(numbers), pytest.approx(10 / stride, rel=0.01))
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
@@ -298,7 +283,7 @@ def test_equally_named_files_do_not_overwrite_each_other(run, pictures, tmp_path
         shutil.copy(pictures / "000.jpg", tmp_path / folder / "same.jpg")
     folder = run(source=str(tmp_path / "**/same.jpg"), save_txt=True, nosave=False)
     assert {path.name for path in folder.iterdir()} == {"same.jpg", "same_2.jpg", "labels"}
-    assert list(rows(folder)) == ["same", "same_2"]
+    assert list(label_rows(folder)) == ["same", "same_2"]
     assert "are called same_2" in heard.text
 
 
@@ -312,7 +297,7 @@ def test_what_cannot_be_read_is_named_counted_and_the_rest_is_done(run, weights,
     shutil.copytree(pictures, source)
     (source / "broken.jpg").write_bytes(b"no image")
     (source / "broken.mp4").write_bytes(b"no video")
-    assert len(rows(run(source=str(source), save_txt=True))) == 4
+    assert len(label_rows(run(source=str(source), save_txt=True))) == 4
     assert "broken.jpg" in heard.text and "broken.mp4" in heard.text
     assert "2 file(s) could not be read" in heard.text
     (source / "long.avi").touch()
@@ -341,7 +326,7 @@ def test_a_damaged_frame_costs_a_frame_and_a_cut_video_its_end(run, pictures, tm
     shutil.copy(whole, source)
     options = {"source": str(source), "conf_thres": 1e-6, "max_det": 1, "save_txt": True, "nosave": False}
     numbers: dict[str, list[int]] = {}
-    for name in rows(run(**options)):
+    for name in label_rows(run(**options)):
         stem, number = name.rsplit("_", 1)
         numbers.setdefault(stem, []).append(int(number))
     assert sorted(numbers["damaged"]) == [1, 2, 3, 4, 7, 8, 9, 11, 12]
@@ -377,7 +362,7 @@ def test_a_video_that_cannot_be_written_does_not_cost_the_others(run, mixed, mon
     monkeypatch.setattr(VideoFile, "write", fail)
     shutil.copy(mixed / "clip.avi", mixed / "other.avi")
     folder = run(source=str(mixed), save_txt=True, nosave=False)
-    assert len(rows(folder)) == 9 + 14 and len(list(folder.glob("*.png"))) == 9
+    assert len(label_rows(folder)) == 9 + 14 and len(list(folder.glob("*.png"))) == 9
     assert [heard.text.count(f"{name}.mp4: there is no encoder") for name in ("clip", "other")] == [1, 1]
     assert "2 file(s) have results that could not be written" in heard.text
 
@@ -400,11 +385,11 @@ def test_names_may_be_as_long_as_the_file_system_takes(run, pictures, tmp_path, 
         shutil.copy(pictures / "000.jpg", source / f"{stem}.jpg")
     folder = run(source=str(source), save_txt=True, save_crop=True, nosave=False)
     assert {path.stem for path in folder.glob("*.jpg")} == set(stems)
-    assert set(rows(folder)) == set(stems)
+    assert set(label_rows(folder)) == set(stems)
     assert {path.name for path in (folder / "crops/disc").iterdir()} >= {f"{stem}.jpg" for stem in stems}
     shutil.copy(write_noise(tmp_path / "v.avi", 2), source / f"{'v' * 251}.avi")
     folder = run(source=str(source / f"{'v' * 251}.avi"), save_txt=True, conf_thres=1e-6, max_det=1, nosave=False)
-    assert len(rows(folder)) == 2 and len({name[:200] for name in rows(folder)}) == 1
+    assert len(label_rows(folder)) == 2 and len({name[:200] for name in label_rows(folder)}) == 1
     assert "is too long for its results" in heard.text
 
 
@@ -414,7 +399,7 @@ def test_crops_of_videos_carry_the_number_of_the_frame(run, video, tmp_path):
     for number in range(2, 40):  # as earlier versions called them
         (folder / f"clip{number}.jpg").touch()
     run(source=str(video), save_crop=True, save_txt=True, exist_ok=True)
-    for name, lines in rows(tmp_path / "runs/exp").items():
+    for name, lines in label_rows(tmp_path / "runs/exp").items():
         for index, class_name in enumerate(("disc", "square")):
             count = sum(int(line[0]) == index for line in lines)
             crops = {path.name for path in (tmp_path / "runs/exp/crops" / class_name).glob(f"{name}[-.]*")}
@@ -436,7 +421,7 @@ def test_a_picture_named_like_a_frame_is_not_overwritten(run, pictures, video, t
     source.mkdir()
     shutil.copy(pictures / "001.jpg", source / "clip_3.jpg")
     shutil.copy(video, source)
-    found = rows(run(source=str(source), save_txt=True))
+    found = label_rows(run(source=str(source), save_txt=True))
     assert set(found) == {"clip_3", *(f"clip_2_{number}" for number in range(1, 8))}
 
 
@@ -471,7 +456,7 @@ def test_without_a_source_the_command_says_what_to_give(weights, monkeypatch, tm
 
 def test_a_list_of_files(run, pictures, tmp_path):
     (tmp_path / "list.txt").write_text(f"{pictures / '001.jpg'}\n{pictures / '003.jpg'}\n")
-    assert list(rows(run(source=str(tmp_path / "list.txt"), save_txt=True))) == ["001", "003"]
+    assert list(label_rows(run(source=str(tmp_path / "list.txt"), save_txt=True))) == ["001", "003"]
 
 
 def test_an_image_on_the_network_is_downloaded(run, pictures, monkeypatch):
@@ -485,7 +470,7 @@ def test_an_image_on_the_network_is_downloaded(run, pictures, monkeypatch):
             run(source=f"{address}/gone.jpg")
         server.shutdown()
     assert (folder / "downloads/002.jpg").read_bytes() == (pictures / "002.jpg").read_bytes()
-    assert list(rows(folder)) == ["002"] and (folder / "002.jpg").is_file()
+    assert list(label_rows(folder)) == ["002"] and (folder / "002.jpg").is_file()
 
 
 @pytest.fixture
@@ -531,7 +516,7 @@ def test_batches_find_what_single_images_give(run, mixed, monkeypatch, heard):
         heard.clear()
     assert sizes == [1] * 16 + [3, 3, 3, 3, 3, 1]  # with 3 at most 12 pictures are looked through for equal shapes
     assert lines[0] == lines[1] and len(lines[0]) == 16
-    one, three = (rows(folder) for folder in folders)
+    one, three = (label_rows(folder) for folder in folders)
     assert one.keys() == three.keys() and len(one) == 16
     for stem, expected in one.items():
         np.testing.assert_allclose(three[stem], expected, atol=2e-5)
@@ -541,7 +526,7 @@ def test_batches_find_what_single_images_give(run, mixed, monkeypatch, heard):
 
 def test_batches_name_and_skip_what_cannot_be_read(run, mixed, heard):
     (mixed / "4.png").write_bytes(b"no image")
-    assert len(rows(run(source=str(mixed), batch_size=4, save_txt=True))) == 15
+    assert len(label_rows(run(source=str(mixed), batch_size=4, save_txt=True))) == 15
     assert "4.png" in heard.text and "1 file(s) could not be read" in heard.text
 
 
@@ -572,7 +557,7 @@ def test_ctrl_c_between_batches_keeps_what_was_found(run, mixed, tmp_path, monke
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         run(source=str(mixed), batch_size=2, save_txt=True)
-    assert len(rows(tmp_path / "runs/exp")) == 8 and threading.active_count() == before
+    assert len(label_rows(tmp_path / "runs/exp")) == 8 and threading.active_count() == before
 
 
 def test_batches_are_for_files_without_windows(run, video, tmp_path):
@@ -589,7 +574,7 @@ def test_a_list_of_streams_is_read_side_by_side(run, video, tmp_path, heard):
     (tmp_path / "list.streams").write_text(f"{video}\n{tmp_path / 'other.avi'}\n")
     folder = run(source=str(tmp_path / "list.streams"), save_txt=True, nosave=False)
     for name in ("clip", "other"):
-        found = [stem for stem in rows(folder) if stem.startswith(name)]
+        found = [stem for stem in label_rows(folder) if stem.startswith(name)]
         assert found[0] == f"{name}_0" and frames_of(folder / f"{name}.mp4")[0] == len(found)
     assert "0: 128x128 " in heard.text and "1: 128x128 " in heard.text
 
@@ -639,7 +624,7 @@ def test_windows(run, monkeypatch):
 def test_the_key_q_ends_the_run(run, monkeypatch):
     screen = Screen(monkeypatch, key=ord("q"))
     folder = run(view_img=True, save_txt=True)
-    assert screen.shown == ["000.jpg"] and list(rows(folder)) == ["000"]
+    assert screen.shown == ["000.jpg"] and list(label_rows(folder)) == ["000"]
 
 
 def test_streams_are_shown_where_there_is_a_display(run, video, monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ from prune_tools.pruned_common import narrow_module
 from prune_tools.repair.folding import fold_constants
 from prune_tools.yolo_pruned import find_cuts, largest_difference, mask_model, prune_model
 from tests.pruning_networks import (
+    ARCHITECTURES,
     OWN_CONFIG,
     pad_by_repetition,
     random_images,
@@ -24,9 +25,6 @@ from tests.pruning_networks import (
     thin,
     with_random_norms,
 )
-from utils.storage.files import ROOT
-
-NAMES = sorted(path.stem for path in (ROOT / "models").rglob("yolo*.yaml"))
 
 
 def own_config(name: str, arguments: list) -> dict:
@@ -47,8 +45,9 @@ def folded(full: nn.Module, scope: str):
     return pruned, mask_model(full, groups, plan, beta=False), result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["seed", "all"])
-@pytest.mark.parametrize("name", [*NAMES, "own"])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "own"])
 def test_equals_the_gamma_zeroed_model_without_zero_padding(name, scope):
     full = with_random_norms(DetectionModel(own_config("nn.Upsample", ["None", 2]))) if name == "own" else thin(name)
     pad_by_repetition(full)

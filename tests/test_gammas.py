@@ -5,21 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.yolo import DetectionModel
 from prune_tools.sparsity.gammas import ChannelGammas
-from tests.pruning_networks import random_gammas, trainable_network
-
-
-@pytest.fixture(scope="module")
-def network() -> DetectionModel:
-    """A small detector, trainable."""
-    return trainable_network()
-
-
-@pytest.fixture
-def gammas(network) -> ChannelGammas:
-    """All its prunable channels."""
-    return random_gammas(network)
 
 
 def members(gammas: ChannelGammas, channel: int) -> torch.Tensor:

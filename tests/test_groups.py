@@ -60,6 +60,7 @@ def test_head_and_image_stay(nano):
     assert "input of the network" in reasons["input of model.0.conv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, share",
     [

@@ -55,6 +55,7 @@ def test_anchors(anchors):
     assert "anchors must be a count per level" in error_of(anchors=anchors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("entries", "expected"), [
     (row("Conv", 10**6, 9), "million parameters"), (row("Conv", 10**9), "million parameters"),
     (row("Conv", 8, 10**4), "million parameters"), (row("nn.Linear", 10**6, 10**6), "million parameters"),
@@ -125,6 +126,7 @@ def test_words_that_are_no_sum_stay_words(word):
 # -- what is allowed ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_largest_shipped_network_is_far_from_every_limit(monkeypatch):
     config = read_yaml(ROOT / "models/hub/yolov5-p7.yaml")
     monkeypatch.setattr(limits, "MOST_PARAMETERS", MOST_PARAMETERS // 3)

@@ -79,6 +79,7 @@ def test_files_of_the_releases(shared_folder, release, fuse):
     assert names == {0: "a", 1: "b", 2: "c"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release", RELEASES[::2])
 def test_files_of_the_releases_survive_stripping(shared_folder, release, tmp_path):
     file = shared_folder / f"conformance/v6.2/checkpoints/{release}_tiny.pt"

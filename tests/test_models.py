@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import logging
 import math
 
 import numpy as np
@@ -18,7 +17,6 @@ from models.parser import find_config, parse_model, read_config, resolve_word, s
 from models.tta import scale_img
 from models.yolo import DetectionModel, Model
 from utils.errors import InputError, MissingFileError
-from utils.log import LOGGER
 from utils.storage.files import ROOT, read_yaml
 
 SIZES = sorted(path.name for path in (ROOT / "models").rglob("yolo*.yaml"))
@@ -61,14 +59,6 @@ def changed(**entries: object) -> dict:
     return {**copy.deepcopy(TINY), **entries}
 
 
-@pytest.fixture
-def logged(caplog, monkeypatch):
-    """What is logged at INFO, as ``logged.messages``."""
-    monkeypatch.setattr(LOGGER, "propagate", True)
-    caplog.set_level(logging.INFO, LOGGER.name)
-    return caplog
-
-
 @pytest.fixture(scope="module")
 def nano() -> DetectionModel:
     torch.manual_seed(0)
@@ -103,6 +93,7 @@ def test_saved_layers(name):
         assert parse_model(read_config(f"{name}.yaml"), [3])[1] == SAVED[name]
 
 
+@pytest.mark.slow
 def test_states_of_all_architectures(shared_folder):
     recorded = json.loads((shared_folder / "conformance/v6.2/architectures.json").read_text())
     for name, expected in recorded.items():
@@ -243,13 +234,13 @@ def test_a_fresh_model_has_the_documented_state(nano):
     assert Model is DetectionModel
 
 
-def test_overrides(logged):
+def test_overrides(heard):
     given = changed()
     model = DetectionModel(given, nc=5, anchors=4.4)
     assert (model.yaml["nc"], model.yaml["anchors"], model.model[-1].na, model.model[-1].nc) == (5, 4, 4, 5)
     assert given == TINY  # the caller's mapping is not written to
     assert not hasattr(model, "yaml_file")
-    assert "Overriding model.yaml nc=2 with nc=5" in logged.messages
+    assert "Overriding model.yaml nc=2 with nc=5" in heard.messages
     pixels = model.model[-1].anchors * model.stride.view(-1, 1, 1)
     assert pixels.tolist() == [[[0, 1], [2, 3], [4, 5], [6, 7]]] * 2
     assert DetectionModel(changed(ch=1)).model[0].conv.in_channels == 1
@@ -286,9 +277,9 @@ TABLE = {  # line of the log: text
 }
 
 
-def test_build_table(logged):
+def test_build_table(heard):
     DetectionModel("yolov5n.yaml")
-    lines = logged.messages
+    lines = heard.messages
     assert {index: lines[index].rstrip() for index in TABLE} == TABLE
     assert {len(lines[index]) for index in (1, 5, 13)} == {36 + 40 + 30}
     assert lines[-2:] == ["YOLOv5n summary: 270 layers, 1872157 parameters, 1872157 gradients, 4.6 GFLOPs", ""]
@@ -445,17 +436,18 @@ def test_scaled_images_are_padded_with_grey():
     assert scaled[..., :83, :53].std() > 0.1
 
 
-def test_profile_logs_every_layer(logged):
+def test_profile_logs_every_layer(heard):
     model = DetectionModel(TINY).eval()
-    logged.clear()
+    heard.clear()
     with torch.no_grad():
         model(torch.rand(1, 3, 64, 64), profile=True)
-    assert logged.messages[0].split() == ["time", "(ms)", "GFLOPs", "params", "module"]
-    assert [message.split()[-1] for message in logged.messages[1:]] == [
+    assert heard.messages[0].split() == ["time", "(ms)", "GFLOPs", "params", "module"]
+    assert [message.split()[-1] for message in heard.messages[1:]] == [
         "models.common.Conv", "models.common.Conv", "models.common.Conv", "models.yolo.Detect", "Total",
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_visualize_writes_a_picture_and_the_maps_of_each_layer(tmp_path):
     model = DetectionModel(TINY).eval()
     with torch.no_grad():
@@ -502,9 +494,9 @@ def test_released_network(shared_folder):
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
-def test_command_builds_and_fuses(logged):
+def test_command_builds_and_fuses(heard):
     inspection.main(["--cfg", "yolov5n.yaml", "--device", "cpu"])
-    lines = [message for message in logged.messages if "summary" in message]
+    lines = [message for message in heard.messages if "summary" in message]
     assert ["213 layers" in line for line in lines] == [False, True]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import re
 import shlex
@@ -30,7 +29,6 @@ from tests.conftest import draw_tiny_dataset
 from utils.commands.next_steps import ALWAYS, again, following, handed_on
 from utils.commands.options import build, command_line, default_of, parser_for, to_dict
 from utils.errors import InputError
-from utils.log import LOGGER
 from utils.storage.files import read_yaml, write_yaml
 from utils.training import evolve as evolution
 from utils.training.options import TrainOptions
@@ -44,6 +42,8 @@ SCRIPTS: dict[str, type] = {
 }  # fmt: skip
 AWKWARD = 'it\'s a "long" way; $HOME & more'
 
+pytestmark = pytest.mark.usefixtures("quick_timing")
+
 
 def read_back(command: str) -> tuple[str, Any]:
     """Script and options of a command, as a shell and the script's own parser read it."""
@@ -51,12 +51,6 @@ def read_back(command: str) -> tuple[str, Any]:
     assert python == "python"
     options = SCRIPTS[script](**vars(parser_for(SCRIPTS[script], "").parse_args(words)))
     return script, options
-
-
-@pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    LOGGER.setLevel(logging.INFO)
-    return caplog
 
 
 def proposed(heard: pytest.LogCaptureFixture) -> list[tuple[str, Any]]:

@@ -126,6 +126,7 @@ def test_half_precision_predictions_keep_classes_apart():
     assert scores_and_classes(detections) == [(0.9, 78), (0.8, 79)]
 
 
+@pytest.mark.slow
 def test_matches_recorded_figures(shared_folder):
     folder = shared_folder / "conformance" / "v6.2"
     recorded = np.load(folder / "nms.npz")
@@ -138,7 +139,7 @@ def test_matches_recorded_figures(shared_folder):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.25, 0.45, 0.5, 0.6, 1.0])
-@pytest.mark.parametrize(("count", "spread"), [(1, 10), (60, 50), (700, 300)])
+@pytest.mark.parametrize(("count", "spread"), [(1, 10), (60, 50), pytest.param(700, 300, marks=pytest.mark.slow)])
 def test_torch_implementation_follows_the_rule_exactly(threshold, count, spread):
     boxes, scores = crowded_boxes(count, seed=count, spread=spread)
     expected = greedy_by_loop(boxes.numpy(), scores.numpy(), threshold)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +20,27 @@ from prune_tools import pipeline, pipeline_run
 from prune_tools.pipeline_options import STEPS, PipelineOptions
 from prune_tools.planning.goals import parse_target
 from prune_tools.report.table import Row, as_text
+from tests.conftest import WIDE_MODEL
 from utils.checkpoint import save_checkpoint
 from utils.commands.options import build
 from utils.errors import InputError
 from utils.model_info import gflops
-from utils.storage.files import ROOT, read_yaml
+from utils.storage.files import read_yaml
+from utils.training.options import TrainOptions
+
+pytestmark = pytest.mark.usefixtures("quick_timing", "without_charts")
+
+
+@pytest.fixture(scope="module")
+def without_charts() -> Iterator[None]:
+    """Let the trainings draw nothing: their charts have tests of their own and would take most of the time."""
+
+    def build_without(options_class: type, **values: Any) -> Any:
+        return build(options_class, **values, **({"noplots": True} if issubclass(options_class, TrainOptions) else {}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prune_tools.pipeline_run.build", build_without)
+        yield
 
 
 def varied_weights(folder: Path) -> Path:
@@ -29,7 +48,7 @@ def varied_weights(folder: Path) -> Path:
     path = folder.parent / "varied.pt"
     if not path.exists():
         torch.manual_seed(0)
-        model = DetectionModel(ROOT / "models/yolov5n_mask.yaml")
+        model = DetectionModel(deepcopy(WIDE_MODEL))
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 torch.nn.init.uniform_(module.weight, 0.1, 1.0)

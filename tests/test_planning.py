@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from copy import deepcopy
 
 import pytest
@@ -16,20 +15,12 @@ from prune_tools.yolo_pruned import prune_model
 from tests.pruning_networks import thin
 from utils.commands.options import build
 from utils.errors import InputError
-from utils.log import LOGGER
 from utils.model_info import count_parameters, gflops
 
 
 @pytest.fixture(scope="module")
 def nano() -> DetectionModel:
     return thin("yolov5n").float()
-
-
-@pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    LOGGER.propagate = True
-    caplog.set_level(logging.INFO, LOGGER.name)
-    return caplog
 
 
 def planned(model: DetectionModel, data: str = "", **options):

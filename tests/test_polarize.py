@@ -7,26 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.yolo import DetectionModel
 from prune_tools.channels.structure import Structure
 from prune_tools.planning.costs import CostModel
 from prune_tools.planning.goals import Target
-from prune_tools.sparsity.gammas import ChannelGammas
 from prune_tools.sparsity.polarize import FREE_SHARE, ByBudget, ByShare, Polarizer
-from tests.pruning_networks import random_gammas, trainable_network
 from utils.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def network() -> DetectionModel:
-    """A small detector, trainable."""
-    return trainable_network()
-
-
-@pytest.fixture
-def gammas(network) -> ChannelGammas:
-    """All its prunable channels."""
-    return random_gammas(network)
 
 
 def test_polarizing_chooses_the_least_salient_and_leaves_the_others(gammas):

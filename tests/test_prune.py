@@ -17,11 +17,13 @@ from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import prune, prune_run
 from prune_tools.opening import load_model, newest_sparse_run
-from tests.pruning_networks import thin, with_random_norms
+from tests.pruning_networks import with_random_norms
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER
 from utils.storage.files import ROOT, read_yaml
+
+pytestmark = pytest.mark.usefixtures("quick_timing")
 
 
 def shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
@@ -29,9 +31,9 @@ def shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
+def checkpoint(tmp_path_factory, wide_cfg) -> Path:
     """A detector of the tiny data set's classes whose gammas differ."""
-    model = with_random_norms(DetectionModel(str(ROOT / "models/yolov5n_mask.yaml"))).float()
+    model = with_random_norms(DetectionModel(wide_cfg)).float()
     model.names = ["disc", "square"]
     path = tmp_path_factory.mktemp("sparse") / "last.pt"
     save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None, "opt": {"sr": 0.01}}, path)
@@ -41,12 +43,12 @@ def checkpoint(tmp_path_factory) -> Path:
 def options(checkpoint: Path, tiny_dataset: Path, folder: Path, **more) -> dict:
     return {
         "weights": str(checkpoint), "data": str(tiny_dataset), "project": str(folder),
-        "cfg": "models/yolov5n_mask.yaml", "imgsz": 64, "batch_size": 2, "device": "cpu", "percent": 0.3, **more,
+        "cfg": "", "imgsz": 64, "batch_size": 2, "device": "cpu", "percent": 0.3, **more,
     }  # fmt: skip
 
 
-def test_command_from_any_folder(checkpoint, tiny_dataset, tmp_path):
-    flags = options(checkpoint, tiny_dataset, tmp_path / "runs")
+def test_command_from_any_folder(checkpoint, wide_cfg, tiny_dataset, tmp_path):
+    flags = options(checkpoint, tiny_dataset, tmp_path / "runs", cfg=wide_cfg)
     line = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, str(ROOT / "prune_tools/prune.py"), *line]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -55,7 +57,7 @@ def test_command_from_any_folder(checkpoint, tiny_dataset, tmp_path):
     for expected in (
         "largest difference",
         "Constants of removed channels folded",
-        "model.17.cv3.bn",
+        "model.2.cv3.bn",
         "finetune.py --weights",
     ):
         assert expected in done.stderr
@@ -118,15 +120,15 @@ def test_repairs_are_switched_one_by_one(checkpoint, tiny_dataset, tmp_path, cap
     refitted, recalibrated = saved(fold=False, reconstruct=8), saved(fold=False, reconstruct=0, recalibrate=8)
     assert "convolutions re-fitted on 8 images" in caplog.text
     assert "batch norms re-estimated on 8 images" in caplog.text
-    weight, mean = "model.8.cv1.conv.weight", "model.8.cv1.bn.running_mean"
+    weight, mean = "model.2.cv1.conv.weight", "model.2.cv1.bn.running_mean"
     assert not torch.equal(refitted[weight], plain[weight]) and torch.equal(recalibrated[weight], plain[weight])
     assert not torch.equal(recalibrated[mean], plain[mean])
 
 
-def test_the_proposed_teacher_can_teach(checkpoint, tmp_path):
+def test_the_proposed_teacher_can_teach(checkpoint, tiny_cfg, tmp_path):
     """What a model was trained from may have other classes, or be narrower, or be gone."""
     content = load_checkpoint(checkpoint)
-    files = {"alike": content["model"], "narrow": thin("yolov5n"), "other": deepcopy(content["model"])}
+    files = {"alike": content["model"], "narrow": DetectionModel(tiny_cfg), "other": deepcopy(content["model"])}
     files["narrow"].names, files["other"].names = content["model"].names, ["disc", "circle"]
     for name, model in files.items():
         save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None}, tmp_path / f"{name}.pt")

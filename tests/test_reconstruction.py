@@ -18,10 +18,8 @@ from prune_tools.repair.layer_walk import MEMORY_SHARE, affordable_images
 from prune_tools.repair.reconstruction import Reconstruction, RefitSettings, empty_recording, patches, reconstruct
 from prune_tools.training_images import Batch
 from prune_tools.yolo_pruned import outputs_of, prune_model
-from tests.pruning_networks import OWN_CONFIG, thin, with_random_norms
+from tests.pruning_networks import ARCHITECTURES, OWN_CONFIG, thin, with_random_norms
 from utils.log import LOGGER
-
-CONFIGURATIONS = ["yolov5n", "yolov5n6", "yolov5-bifpn", "yolov5s-ghost", "yolov5s-transformer", "yolov3-tiny"]
 
 
 def noise(count: int, size: int, seed: int) -> Batch:
@@ -76,7 +74,8 @@ def test_channels_with_a_twin_that_stays_are_replaced_without_loss():
     assert difference(pruned, full, noise(2, 64, seed=9)) < 1e-4 * before
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_comes_nearer_to_the_full_network(name):
     full = thin(name)
     pruned, structure, groups, plan = prune(full, "all", share=0.2)

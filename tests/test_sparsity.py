@@ -25,25 +25,12 @@ from prune_tools.sparsity.rates import Course, decayed
 from prune_tools.sparsity.training import make_penalty
 from prune_tools.tuning.keep_start import measure_start, start_map50
 from prune_tools.tuning.options import with_recipe
-from tests.pruning_networks import random_gammas, trainable_network
 from utils.callbacks import Callbacks
 from utils.commands.options import AUTO_BATCH, build
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER
 from utils.training.options import TrainOptions
 from utils.training.results import EpochResult
-
-
-@pytest.fixture(scope="module")
-def network() -> DetectionModel:
-    """A small detector, trainable."""
-    return trainable_network()
-
-
-@pytest.fixture
-def gammas(network) -> ChannelGammas:
-    """All its prunable channels."""
-    return random_gammas(network)
 
 
 def stub_state(network: DetectionModel, factor: float = 1.0, **changes) -> SimpleNamespace:
@@ -120,23 +107,13 @@ def test_the_course_knows_what_the_loss_holds_against():
 # -- whole runs --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def thin_config(tmp_path_factory):
-    """A model YAML of an eighth of YOLOv5n's width: quick to train."""
-    from utils.storage.files import ROOT, read_yaml, write_yaml
-
-    path = tmp_path_factory.mktemp("cfg") / "thin.yaml"
-    write_yaml(path, {**read_yaml(ROOT / "models/yolov5n.yaml"), "nc": 2, "width_multiple": 0.125})
-    return str(path)
-
-
 @pytest.fixture
-def run_options(tiny_dataset, thin_config, tmp_path):
+def run_options(tiny_dataset, wide_cfg, tmp_path):
     """Makes the options of a short run from scratch."""
 
     def make(options_class=SparseOptions, **changes):
         common = {
-            "data": str(tiny_dataset), "cfg": thin_config, "weights": "", "imgsz": 64, "batch_size": 4, "epochs": 3,
+            "data": str(tiny_dataset), "cfg": str(wide_cfg), "weights": "", "imgsz": 64, "batch_size": 4, "epochs": 3,
             "workers": 0, "device": "cpu", "project": str(tmp_path), "noplots": True, "noautoanchor": True,
         }  # fmt: skip
         return build(options_class, **(common | changes))

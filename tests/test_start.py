@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -22,10 +22,11 @@ COMMANDS = (
 )  # fmt: skip
 OURS = {"train", "val", "detect", "models", "utils", "prune_tools"}
 
-# Runs a command and prints which modules are loaded at each of its hooks, without those of the standard library,
-# inner ones with an underscore, and those that torch loads by itself for loaders and optimizers.
+# Runs commands, each in a fork of its own where there are several, and prints which modules are loaded at each hook of
+# theirs, without those of the standard library, inner ones with an underscore, and those that torch loads by itself for
+# loaders and optimizers.
 PROBE = """
-import json, runpy, sys
+import json, os, runpy, sys
 sys.path.insert(0, "")
 import torch, torch.utils.data
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
@@ -36,93 +37,103 @@ def loaded():
     names = {name.split(".")[0] for name in set(sys.modules) - before}
     return sorted(name for name in names - sys.stdlib_module_names if not name.startswith("_"))
 
-script, *sys.argv = json.loads(sys.argv[1])
-seen = {}
-from utils.callbacks import Callbacks
-real = Callbacks.run
-def run(self, hook, *values, **keywords):
-    seen.setdefault(hook, loaded())
-    return real(self, hook, *values, **keywords)
-Callbacks.run = run
-try:
-    runpy.run_path(script, run_name="__main__")
-except SystemExit as end:
-    seen["exit code"] = end.code
-seen["end"] = loaded()
-print("SEEN" + json.dumps(seen))
+def observe(script, arguments):
+    seen = {}
+    from utils.callbacks import Callbacks
+    real = Callbacks.run
+    def run(self, hook, *values, **keywords):
+        seen.setdefault(hook, loaded())
+        return real(self, hook, *values, **keywords)
+    Callbacks.run = run
+    sys.argv = [script, *arguments]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        seen["exit code"] = end.code
+    seen["end"] = loaded()
+    print("SEEN" + json.dumps([script, seen]), flush=True)
+
+commands = json.loads(sys.argv[1])
+for script, arguments in commands.items():
+    child = os.fork() if len(commands) > 1 else 0
+    if child:
+        os.waitpid(child, 0)
+        continue
+    observe(script, arguments)
+    if len(commands) > 1:
+        os._exit(0)
 """
 
 
-def run(script: str, *arguments: object) -> dict:
-    """Run a command in a process of its own and return what was loaded at each hook, and at the end."""
-    given = json.dumps([script, script, *map(str, arguments)])
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, given], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("SEEN")]
-    assert lines, done.stdout + done.stderr
-    seen = json.loads(lines[0].removeprefix("SEEN"))
-    assert seen["exit code"] == 0, done.stderr
+def loaded_by(commands: dict[str, list[str]]) -> dict[str, dict]:
+    """Run scripts in processes that have only loaded torch; return by script what was loaded at each hook and the end.
+
+    Where processes can be forked, torch is loaded once for all of them.
+    """
+    seen = {}
+    for group in [commands] if hasattr(os, "fork") else [{script: words} for script, words in commands.items()]:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, json.dumps(group)], cwd=ROOT, capture_output=True, text=True, timeout=900,
+            check=False,
+        )  # fmt: skip
+        lines = [line for line in done.stdout.splitlines() if line.startswith("SEEN")]
+        seen |= dict(json.loads(line.removeprefix("SEEN")) for line in lines)
+        assert group.keys() <= seen.keys(), done.stdout + done.stderr
+        assert all(seen[script]["exit code"] == 0 for script in group), done.stderr
     return seen
-
-
-@pytest.fixture(scope="module")
-def training(tiny_dataset, tiny_cfg, tmp_path_factory) -> dict:
-    """Return what a training of one epoch without plots loads, validation included."""
-    return run(
-        "train.py", "--weights", "", "--cfg", tiny_cfg, "--data", tiny_dataset, "--imgsz", 64, "--epochs", 1,
-        "--device", "cpu", "--workers", 0, "--noplots", "--project", tmp_path_factory.mktemp("runs"),
-    )  # fmt: skip
-
-
-def test_a_training_starts_with_what_it_needs(training):
-    assert set(training["on_train_start"]) <= NEEDED | OURS
-    assert {"cv2", "models"} <= set(training["on_train_start"])  # the probe sees something
-
-
-def test_tensorboard_is_loaded_when_the_first_figures_are_there(training):
-    if find_spec("tensorboard") is None:
-        pytest.skip("TensorBoard is not installed")
-    assert "tensorboard" not in training["on_train_batch_end"] and "tensorboard" in training["end"]
-
-
-def test_plots_bring_their_libraries_only_when_they_are_drawn(training):
-    assert not {"matplotlib", "pandas", "seaborn", "scipy", "torchvision"} & set(training["end"])
-
-
-@pytest.fixture(scope="module")
-def weights(tiny_cfg, tmp_path_factory) -> Path:
-    """A checkpoint of the tiny model."""
-    from models.yolo import DetectionModel
-    from utils.checkpoint import save_checkpoint
-
-    file = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    save_checkpoint({"model": DetectionModel(tiny_cfg), "epoch": -1, "opt": {"sr": 0.001}}, file)
-    return file
 
 
 COMMON = ("--data", "{data}", "--imgsz", "64", "--device", "cpu", "--workers", "0", "--project", "{folder}")
 RUNS = {
+    "train.py": ("--weights", "", "--cfg", "{cfg}", "--epochs", "1", "--noplots", *COMMON),  # and a validation
     "val.py": ("--weights", "{weights}", *COMMON),  # pictures included, which another process draws
     "detect.py": ("--weights", "{weights}", "--source", "{images}", "--imgsz", "64", "--device", "cpu", "--project",
                   "{folder}", "--nosave", "--conf-thres", "0.0001"),  # there is much to suppress
     "export.py": ("--weights", "{weights}", "--imgsz", "64", "--include", "torchscript"),
     "prune_tools/prune.py": ("--weights", "{weights}", "--noval", "--reconstruct", "0", *COMMON),
     "prune_tools/sweep.py": ("--weights", "{weights}", "--ratios", "2", "--images", "4", *COMMON),
-    "prune_tools/finetune.py": ("--weights", "{pruned}", "--epochs", "1", "--noplots", *COMMON),
+    "prune_tools/finetune.py": ("--weights", "{weights}", "--epochs", "1", "--noplots", *COMMON),
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def seen(tiny_dataset, tiny_cfg, tmp_path_factory) -> dict[str, dict]:
+    """Return what each of the scripts loads."""
+    from models.yolo import DetectionModel
+    from utils.checkpoint import save_checkpoint
+
+    commands = {}
+    for script, words in RUNS.items():
+        folder = tmp_path_factory.mktemp(Path(script).stem)
+        checkpoint = {"model": DetectionModel(tiny_cfg), "epoch": -1, "opt": {"sr": 0.001}}
+        save_checkpoint(checkpoint, folder / "tiny.pt")
+        values = {"data": tiny_dataset, "images": tiny_dataset.parent / "images/val", "folder": folder / "runs",
+                  "weights": folder / "tiny.pt", "cfg": tiny_cfg}  # fmt: skip
+        commands[script] = [word.format(**values) for word in words]
+    return loaded_by(commands)
+
+
+def test_a_training_starts_with_what_it_needs(seen):
+    assert set(seen["train.py"]["on_train_start"]) <= NEEDED | OURS
+    assert {"cv2", "models"} <= set(seen["train.py"]["on_train_start"])  # the probe sees something
+
+
+def test_tensorboard_is_loaded_when_the_first_figures_are_there(seen):
+    if find_spec("tensorboard") is None:
+        pytest.skip("TensorBoard is not installed")
+    training = seen["train.py"]
+    assert "tensorboard" not in training["on_train_batch_end"] and "tensorboard" in training["end"]
+
+
 @pytest.mark.parametrize("script", RUNS)
-def test_a_run_loads_no_more(script, tiny_dataset, weights, tmp_path):
-    places = {"data": tiny_dataset, "images": tiny_dataset.parent / "images/val", "folder": tmp_path,
-              "weights": shutil.copy(weights, tmp_path), "pruned": weights}  # fmt: skip
-    seen = run(script, *(argument.format(**places) for argument in RUNS[script]))
+def test_a_run_loads_no_more(script, seen):
+    """Charts bring their libraries only when they are drawn."""
+    found = seen[script]
     draws = script in ("prune_tools/prune.py", "prune_tools/sweep.py")  # diagrams, in the end
     if not draws:
-        assert set(seen.get("on_train_start", seen["end"])) <= NEEDED | OURS | {"export"}
-    assert not {"pandas", "seaborn", "scipy", "torchvision"} & set(seen["end"])
-    assert draws or "matplotlib" not in seen["end"]
+        assert set(found.get("on_train_start", found["end"])) <= NEEDED | OURS | {"export"}
+    assert not {"pandas", "seaborn", "scipy", "torchvision"} & set(found["end"])
+    assert draws or "matplotlib" not in found["end"]
 
 
 HELP_PROBE = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,11 +27,12 @@ from utils.checkpoint import save_checkpoint
 from utils.commands.options import build
 from utils.dataset.description import check_dataset
 from utils.errors import InputError
-from utils.log import LOGGER
 from utils.model_info import count_parameters
 from utils.storage.files import read_yaml, write_json, write_yaml
 from utils.validation.inputs import make_loader
 from utils.validation.options import ValOptions
+
+pytestmark = pytest.mark.usefixtures("quick_timing")
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +48,6 @@ def checkpoint(model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("thin") / "thin.pt"
     save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None, "opt": None}, path)
     return path
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Networks are timed by few calls."""
-    monkeypatch.setattr("prune_tools.planning.latency.LEAST_RUNS", 1)
-    monkeypatch.setattr("prune_tools.planning.latency.SHORT_SECONDS", 0.0)
-
-
-@pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    LOGGER.propagate = True
-    caplog.set_level(logging.INFO, LOGGER.name)
-    return caplog
 
 
 def chosen(checkpoint: Path, tiny_dataset: Path, folder: Path, **more) -> dict:

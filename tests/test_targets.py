@@ -69,6 +69,7 @@ def test_what_is_no_amount(quantity, text):
         parse_target(quantity, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("round_to", [1, 4])
 @pytest.mark.parametrize("quantity, share", [("params", 0.5), ("params", 0.8), ("flops", 0.5), ("flops", 0.25)])
 def test_target_is_met(parts, quantity, share, round_to):

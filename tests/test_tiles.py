@@ -40,6 +40,7 @@ def splits(tmp_path_factory):
     return {"boxes": write_split(boxes, SIZES, TEXT), "polygons": write_split(polygons, SIZES, POLYGONS)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("kind", ["boxes", "polygons"])
 @pytest.mark.parametrize("side", [64, 97])

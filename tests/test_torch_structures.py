@@ -233,6 +233,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_layers_that_are_too_much_work(tmp_path, bomb):
     model = tiny_model()

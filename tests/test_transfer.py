@@ -25,7 +25,7 @@ from prune_tools.opening import check_architecture, load_model
 from prune_tools.prune import PruneOptions
 from prune_tools.train_sparity import SparseOptions
 from tests.conftest import TINY_MODEL
-from tests.pruning_networks import OWN_CONFIG, thin
+from tests.pruning_networks import ARCHITECTURES, OWN_CONFIG, thin
 from utils.callbacks import Callbacks
 from utils.checkpoint import save_checkpoint
 from utils.commands.options import build
@@ -109,11 +109,6 @@ def test_a_new_head_may_get_new_anchors(tiny_dataset, tmp_path):
 
 # -- the network as it is ----------------------------------------------------------------------------------------------
 
-ARCHITECTURES = (
-    "yolov5n", "yolov5n6", "yolov5s-ghost", "yolov5s-transformer", "yolov5-bifpn", "yolov5-fpn", "yolov5-p2",
-    "yolov5-p34", "yolov3-spp", "yolov3-tiny", "own",
-)  # fmt: skip
-
 
 def architecture(name: str) -> DetectionModel:
     """A shipped configuration, or one of all other blocks, thin and with random norms, in single precision."""
@@ -171,7 +166,8 @@ def rebuilt_by_training(path: Path, classes: int, **changes: Any) -> DetectionMo
     return build_model(options, {}, classes, load_checkpoint(path))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "own"])
 def test_an_altered_network_is_trained_as_it_is(name, tmp_path):
     source = architecture(name)
     assert alter(source, seed=len(name)) > 5
@@ -193,7 +189,8 @@ def test_an_altered_network_is_trained_as_it_is(name, tmp_path):
     assert torch.equal(fresh.model[-1].anchors, load_checkpoint(path)["model"].float().model[-1].anchors)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "own"])
 def test_an_unaltered_network_keeps_its_configuration(name):
     source = architecture(name)
     described = describe(source)

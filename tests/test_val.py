@@ -12,22 +12,15 @@ import pytest
 import torch
 
 import val
-from tests.colour_detector import colour_detector, save_colour_detector
+from tests.colour_detector import colour_detector, label_rows
 from utils.commands.options import build, parse, parser_for
 from utils.errors import InputError
-from utils.log import LOGGER
 from utils.storage.files import read_yaml, write_yaml
 from utils.validation import loop
 from utils.validation import study as study_module
 from utils.validation.inputs import make_loader
 
 COLUMNS = "Class     Images     Labels          P          R     mAP@.5 mAP@.5:.95"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    """A detector that finds discs and squares."""
-    return save_colour_detector(tmp_path_factory.mktemp("weights") / "colour.pt")
 
 
 @pytest.fixture
@@ -60,32 +53,23 @@ def command(tiny_dataset, weights, tmp_path):
     return start
 
 
-@pytest.fixture
-def heard(monkeypatch, caplog):
-    """What was logged."""
-    monkeypatch.setattr(LOGGER, "propagate", True)
-    caplog.set_level("INFO")
-    return caplog
-
-
-def rows(folder: Path) -> dict[str, list[list[float]]]:
-    """The numbers in the label files of a run, by stem."""
-    files = sorted((folder / "labels").glob("*.txt"))
-    return {
-        file.stem: [[float(word) for word in line.split()] for line in file.read_text().splitlines()] for file in files
-    }
-
-
 def truth(tiny_dataset: Path, stem: str) -> list[list[float]]:
     lines = (tiny_dataset.parent / f"labels/val/{stem}.txt").read_text().splitlines()
     return [[float(word) for word in line.split()] for line in lines]
 
 
-def test_help_lists_every_option_and_no_other():
+def test_help_lists_the_published_options_and_no_others():
     flags = {flag for action in parser_for(val.ValOptions, "")._actions for flag in action.option_strings}
-    assert {"--save-hybrid", "--save-json", "--task", "--img", "--img-size", "--half", "--dnn"} <= flags
+    published = {
+        "--data", "--weights", "--batch-size", "--imgsz", "--img", "--img-size", "--conf-thres", "--iou-thres",
+        "--task", "--device", "--workers", "--single-cls", "--augment", "--verbose", "--save-txt", "--save-hybrid",
+        "--save-conf", "--save-json", "--project", "--name", "--exist-ok", "--half", "--dnn",
+    }  # fmt: skip
+    added = {"-h", "--help", "--version", "--max-det", "--allow-download-scripts"}
+    assert flags == published | added
 
 
+@pytest.mark.slow
 def test_the_table_and_the_files(command, tmp_path, heard):
     command("--imgsz", 128)
     names = {path.name for path in (tmp_path / "runs/exp").iterdir()}
@@ -167,7 +151,7 @@ def test_workers(tiny_dataset, workers):
 def test_thresholds_and_limits(run, tmp_path, heard):
     def count(**options: object) -> int:
         run(save_txt=True, save_dir=tmp_path / "out", **options)
-        return sum(map(len, rows(tmp_path / "out").values()))
+        return sum(map(len, label_rows(tmp_path / "out").values()))
 
     usual = count()
     assert usual > count(conf_thres=0.5) > 0
@@ -181,7 +165,7 @@ def test_thresholds_and_limits(run, tmp_path, heard):
 
 def test_single_class(run, tmp_path, heard):
     run(save_txt=True, save_dir=tmp_path, single_cls=True)
-    assert {row[0] for lines in rows(tmp_path).values() for row in lines} == {0}
+    assert {row[0] for lines in label_rows(tmp_path).values() for row in lines} == {0}
     assert "square" not in heard.text and f"all{4:11d}{9:11d}" in heard.text
 
 
@@ -202,7 +186,7 @@ def test_a_row_per_class(run, tiny_dataset, tmp_path, heard):
 def test_label_files(run, tmp_path, heard):
     run(save_txt=True, name="plain")
     run(save_txt=True, save_conf=True, name="sure")
-    plain, sure = (rows(tmp_path / "runs" / name) for name in ("plain", "sure"))
+    plain, sure = (label_rows(tmp_path / "runs" / name) for name in ("plain", "sure"))
     assert len(plain) == 4 and plain["000"] == [row[:5] for row in sure["000"]]
     confidences = [row[5] for row in sure["000"]]
     assert confidences == sorted(confidences, reverse=True)
@@ -213,7 +197,7 @@ def test_label_files(run, tmp_path, heard):
 
 def test_hybrid_labels_contain_the_true_ones(run, tiny_dataset, tmp_path, heard):
     results = run(save_hybrid=True, save_conf=True, save_dir=tmp_path)[0]
-    written = rows(tmp_path)["001"]
+    written = label_rows(tmp_path)["001"]
     for kind, *box in truth(tiny_dataset, "001"):
         same = [row for row in written if row[0] == kind and np.abs(np.subtract(row[1:5], box)).max() < 2e-3]
         assert same and same[0][5] == 1
@@ -274,7 +258,7 @@ def test_predictions_as_json(run, tmp_path, heard):
     predictions = json.loads((tmp_path / "colour_predictions.json").read_text())
     assert {entry["image_id"] for entry in predictions} == {0, 1, 2, 3}  # '000' is a number
     first = next(entry for entry in predictions if entry["image_id"] == 0)
-    kind, x, y, w, h, confidence = rows(tmp_path)["000"][0]
+    kind, x, y, w, h, confidence = label_rows(tmp_path)["000"][0]
     assert first["category_id"] == kind and first["score"] == pytest.approx(confidence, abs=1e-5)
     assert first["bbox"] == pytest.approx([(x - w / 2) * 128, (y - h / 2) * 128, w * 128, h * 128], abs=2e-3)
     assert first["bbox"] == [round(value, 3) for value in first["bbox"]]

@@ -28,11 +28,8 @@ from prune_tools.yolo_pruned import (
     save_model,
     save_pruned,
 )
-from tests.pruning_networks import OWN_CONFIG, random_images, random_plan, thin, with_random_norms
+from tests.pruning_networks import ARCHITECTURES, OWN_CONFIG, random_images, random_plan, thin, with_random_norms
 from utils.errors import InputError
-from utils.storage.files import ROOT
-
-CONFIGS = sorted(path.stem for path in ROOT.glob("models/**/yolo*.yaml"))
 
 
 def shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
@@ -44,7 +41,8 @@ def nano() -> DetectionModel:
     return thin("yolov5n")
 
 
-@pytest.mark.parametrize("config", [*CONFIGS, "own"])
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [*ARCHITECTURES, "own"])
 def test_pruned_equals_masked(config, tmp_path):
     full = with_random_norms(DetectionModel(OWN_CONFIG)) if config == "own" else thin(config)
     images = random_images(full)
