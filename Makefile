@@ -2,8 +2,11 @@
 # newer with pip and venv, and make. From another folder: make -C path/to/this/folder test
 #
 #   make demo                     draw a data set; train, sparsify, prune and fine-tune a detector on it; print the table
-#   make test                     the tests
-#   make check                    lint, types, import rule, tests
+#   make quick                    the tests that take little time: none that trains, exports or starts a process
+#   make changed                  the tests of what git says has changed; SINCE=main: of what differs from there
+#   make test                     all tests
+#   make nightly                  all tests, with more networks, and 200 random ones where there are six by day
+#   make check                    lint, types, all tests
 #   make bench                    the timed sections of docs/BENCHMARKS.md, in about eight minutes; ARGS=Training: only this
 #   make test PYTHON=python3.12   another Python for a new .venv
 #   make test VENV=/some/env      an environment of your own, taken as it is: nothing is installed into it
@@ -15,6 +18,7 @@ DEMO := --weights data/weights/drawn_faces.pt --imgsz 192 --batch-size 8 \
 
 PYTHON ?= python3
 ARGS ?=
+SINCE ?= HEAD
 
 ifeq ($(origin VENV),undefined)
 VENV := .venv
@@ -24,19 +28,30 @@ endif
 # Commands get the interpreter by an absolute path, because some of them start further processes elsewhere.
 RUN := "$(abspath $(VENV))/bin/python"
 
-.PHONY: help demo test check bench lint types imports format clean
+PYTEST := $(RUN) -m pytest -q -n auto --dist loadfile
+
+.PHONY: help demo quick changed test nightly check bench lint types imports format clean
 
 help:
-	@sed -n '4,10s/^# *//p' Makefile
+	@sed -n '4,13s/^# *//p' Makefile
 
 demo: $(RUNTIME)
 	$(RUN) data/scripts/draw_mask_demo.py
 	$(RUN) prune_tools/pipeline.py --name demo --data data/mask_demo.yaml $(DEMO) $(ARGS)
 
-test: $(TOOLS)
-	$(RUN) -m pytest -q -n auto --dist loadfile $(ARGS)
+quick: $(TOOLS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
-check: lint types imports test
+changed: $(TOOLS)
+	files=$$($(RUN) -m tests.changed $(SINCE)) && $(PYTEST) $$files $(ARGS)
+
+test: $(TOOLS)
+	$(PYTEST) $(ARGS)
+
+nightly: $(TOOLS)
+	HYPOTHESIS_PROFILE=nightly $(PYTEST) $(ARGS)
+
+check: lint types test
 
 bench: $(RUNTIME)
 	$(RUN) -m benchmarks $(ARGS)
