@@ -195,7 +195,9 @@ def attempt_load(
             f"the models of an ensemble must know the same classes, got {listed} classes: choose files of one data set"
         )
     ensemble: Any = Ensemble(members)
-    ensemble.names, ensemble.nc, ensemble.yaml = members[0].names, counts[0], members[0].yaml
+    ensemble.names = members[0].names
+    ensemble.nc = counts[0]
+    ensemble.yaml = members[0].yaml
     ensemble.stride = max((model.stride for model in members), key=lambda stride: float(stride.max()))
     return ensemble.eval()
 

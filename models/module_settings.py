@@ -14,7 +14,7 @@ A setting is a plain attribute that may affect the output, or the presence of an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,8 @@ LAYERS: dict[str, type[nn.Module]] = {
     },
 }  # fmt: skip
 LARGEST_KERNEL = 2**28  # weights
-NORM_EPS, NORM_MOMENTUM = 1e-3, 0.03  # of every batch norm of a detection model
+NORM_EPS = 1e-3  # of every batch norm of a detection model
+NORM_MOMENTUM = 0.03
 _BOOKKEEPING = {
     "training", "inplace", "name", "i", "f", "type", "np",
     "in_channels", "out_channels", "num_features", "in_features", "out_features", "c2", "embed_dim", "kdim", "vdim",
@@ -100,31 +101,31 @@ def _shown(value: Any) -> str:
 
 def differences(model: nn.Module, reference: nn.Module) -> list[Difference]:
     """All differences between two networks except weights and widths; ``reference`` has the expected values."""
-    found: list[Difference] = []
-    ours, theirs = model.get_submodule("model"), reference.get_submodule("model")
-    _compare("model", ours, theirs, found)
+    ours = model.get_submodule("model")
+    theirs = reference.get_submodule("model")
+    result = list(_compare("model", ours, theirs))
     for (index, layer), twin in zip(ours.named_children(), theirs.children(), strict=False):
         if vars(layer).get("f") != vars(twin).get("f"):
-            found.append(Difference(f"model.{index}", "f", vars(layer).get("f"), vars(twin).get("f")))
-    return found
+            result.append(Difference(f"model.{index}", "f", vars(layer).get("f"), vars(twin).get("f")))
+    return result
 
 
-def _compare(path: str, ours: nn.Module, theirs: nn.Module, found: list[Difference]) -> None:
+def _compare(path: str, ours: nn.Module, theirs: nn.Module) -> Iterator[Difference]:
+    """Yield the differences of two modules and of their submodules, which have this path."""
     if not _alike(type(ours), type(theirs)):
-        found.append(Difference(path, "", ours, theirs))
+        yield Difference(path, "", ours, theirs)
         return
-    got, expected = settings_of(ours), settings_of(theirs)
-    found += [
-        Difference(path, name, got[name], value)
-        for name, value in expected.items()
-        if name in got and got[name] != value
-    ]
-    parts, others = _parts(ours), _parts(theirs)
+    got = settings_of(ours)
+    for name, expected in settings_of(theirs).items():
+        if name in got and got[name] != expected:
+            yield Difference(path, name, got[name], expected)
+    parts = _parts(ours)
+    others = _parts(theirs)
     if parts.keys() != others.keys():
-        found.append(Difference(path, "parts", list(parts), list(others)))
+        yield Difference(path, "parts", list(parts), list(others))
     for name, part in parts.items():
         if name in others:
-            _compare(f"{path}.{name}", part, others[name], found)
+            yield from _compare(f"{path}.{name}", part, others[name])
 
 
 def _parts(module: nn.Module) -> dict[str, nn.Module]:

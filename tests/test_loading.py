@@ -16,8 +16,8 @@ from models.ensemble import Ensemble
 from models.head import Detect
 from models.loading import attempt_load, load_checkpoint, modernize, strip_optimizer
 from models.yolo import DetectionModel
-from utils.checkpoint import CheckpointError, save_checkpoint
-from utils.errors import InputError
+from utils.checkpoint import save_checkpoint
+from utils.errors import CheckpointError, InputError
 
 RELEASES = ["v5.0", "v6.0", "v6.1", "v6.2", "v7.0"]
 

@@ -117,9 +117,9 @@ def check_amp(model: nn.Module) -> bool:
     device = next(model.parameters()).device
     if device.type != "cuda":
         return False
-    columns = torch.arange(AMP_IMAGE_SIDE, device=device) // 32 % 4 / 3  # (W,) in 0..1
-    image = torch.stack([columns.expand(AMP_IMAGE_SIDE, -1), columns[:, None].expand(-1, AMP_IMAGE_SIDE),
-                         columns.flip(0).expand(AMP_IMAGE_SIDE, -1)])[None]  # (1, 3, H, W)  # fmt: skip
+    stripes = torch.arange(AMP_IMAGE_SIDE, device=device) // 32 % 4 / 3  # (640,) in 0..1
+    across = stripes.expand(AMP_IMAGE_SIDE, -1)  # (H, W)
+    image = torch.stack((across, across.T, across.flip(1)))[None]  # (1, 3, H, W)
     was_training = model.training
     detections = []
     try:
@@ -201,7 +201,8 @@ def check_version(
     """
     from packaging.version import Version
 
-    present, needed = Version(current.partition("+")[0]), Version(minimum)
+    present = Version(current.partition("+")[0])
+    needed = Version(minimum)
     if present == needed if pinned else present >= needed:
         return True
     problem = f"{name}{minimum} is required, but {name}{current} is installed"

@@ -166,9 +166,14 @@ class DetectMultiBackend(nn.Module):
             )
 
     def check_request(
-        self, conf_thres: float = 1.0, iou_thres: float = 0.0, augment: bool = False, visualize: bool = False,
-        update: bool = False, agnostic: bool | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        conf_thres: float = 1.0,
+        iou_thres: float = 0.0,
+        augment: bool = False,
+        visualize: bool = False,
+        update: bool = False,
+        agnostic: bool | None = None,
+    ) -> None:
         """Raise InputError if an export cannot do what is requested: it has no layers, or its own NMS settings."""
         if self.runtime is None:
             return

@@ -63,7 +63,8 @@ def _real(least: float, most: float) -> Callable[[Any], bool]:
     return lambda value: type(value) in (int, float) and least <= value <= most
 
 
-_channels, _steps = _whole(1, MOST_CHANNELS), _each(_whole(1, MOST_STEPS))
+_channels = _whole(1, MOST_CHANNELS)
+_steps = _each(_whole(1, MOST_STEPS))
 _LAYER_ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("in_channels", "out_channels", "num_features", "in_features", "out_features", "embed_dim",
                      "num_heads", "head_dim", "kdim", "vdim", "groups", "num_groups", "num_channels"), _channels),
@@ -245,7 +246,9 @@ def _bounded(value: Any) -> bool:
 def _expected_shapes(state: dict[str, Any], kind: type[nn.Module]) -> dict[str, tuple[int, ...]]:
     """Shapes of parameters and buffers according to the attributes."""
     if issubclass(kind, nn.modules.conv._ConvNd):
-        inputs, outputs, groups = state["in_channels"], state["out_channels"], state["groups"]
+        inputs = state["in_channels"]
+        outputs = state["out_channels"]
+        groups = state["groups"]
         rows, columns = (inputs, outputs) if state.get("transposed") else (outputs, inputs)
         sizes = state["kernel_size"]
         settings = [state[name] for name in ("kernel_size", "stride", "dilation", "output_padding")]
@@ -260,7 +263,8 @@ def _expected_shapes(state: dict[str, Any], kind: type[nn.Module]) -> dict[str, 
     if issubclass(kind, nn.Linear):
         return {"weight": (state["out_features"], state["in_features"]), "bias": (state["out_features"],)}
     if issubclass(kind, nn.MultiheadAttention):
-        width, heads = state["embed_dim"], state["num_heads"]
+        width = state["embed_dim"]
+        heads = state["num_heads"]
         if width % heads or state["head_dim"] * heads != width:
             raise Refusal("an attention whose heads do not fit its width")
         return {"in_proj_weight": (3 * width, width), "in_proj_bias": (3 * width,)}

@@ -29,10 +29,13 @@ def write_model(model: nn.Module, path: str | Path, half: bool = False) -> None:
     """Write a DetectionModel that is not fused, in FP16 if ``half``, else in its own precision."""
     facts: Any = model
     content = {
-        "version": VERSION, "yaml": facts.yaml, "names": class_names(facts),
-        "stride": facts.stride.tolist(), "anchors": facts.model[-1].anchors.tolist(),
+        "version": VERSION,
+        "yaml": facts.yaml,
+        "names": class_names(facts),
+        "stride": facts.stride.tolist(),
+        "anchors": facts.model[-1].anchors.tolist(),
         "made_by": MADE_BY,
-    }  # fmt: skip
+    }
     tensors = {
         name: value.half() if half and value.is_floating_point() else value
         for name, value in model.state_dict().items()

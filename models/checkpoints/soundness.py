@@ -104,11 +104,12 @@ def _problem_of_rows(layers: nn.Sequential, save: Any) -> str | None:
     kept = set(save)
     for index, layer in enumerate(layers):
         facts = vars(layer)
-        source, kind = facts.get("f"), facts.get("type")
+        source = facts.get("f")
+        title = facts.get("type")
         sources: list[Any] = source if type(source) is list else [source]
         if type(facts.get("i")) is not int or facts["i"] != index:
             return f"layer {index} has no number, or another one (i)"
-        if type(kind) is not str or not _TYPE.fullmatch(kind):
+        if type(title) is not str or not _TYPE.fullmatch(title):
             return f"layer {index} has no name (type)"
         if not 0 < len(sources) <= MOST_LAYERS or any(type(number) is not int for number in sources):
             return f"layer {index} does not say what it reads (f)"

@@ -69,7 +69,7 @@ def _input_means(model: Any, names: set[str], batches: Iterable[np.ndarray]) -> 
     """Mean of each channel of the tensors called ``names``, all (B, C, H, W), over the batches."""
     onnx = require("onnx", "--int8")
     onnxruntime = require("onnxruntime", "--int8 --include onnx")
-    (images,) = (value.name for value in model.graph.input)
+    images = model.graph.input[0].name
     inner = sorted(names - {images})
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -49,7 +49,9 @@ class ExportHead(nn.Module):
         split = [values.reshape(values.shape[0], self.na, self.no, -1) for values in raw]  # (B, na, no, cells)
         rows = torch.cat([values.transpose(2, 3).flatten(1, 2) for values in split], dim=1)  # (B, N, no)
         if self.fixed:
-            offsets, scales, areas = self.offsets, self.scales, self.areas
+            offsets = self.offsets
+            scales = self.scales
+            areas = self.areas
         else:
             levels = [self._constants(level, *values.shape[2:4]) for level, values in enumerate(raw)]
             offsets = torch.cat([constants[0] for constants in levels], dim=1)  # (1, N, 2)

@@ -54,19 +54,19 @@ def choose_files(data: str, split: str, count: int) -> list[str]:
     """
     files = sorted(find_images(check_dataset(data, splits=(split,), autodownload=False)[split]))
     random.Random(SEED).shuffle(files)
-    chosen: list[str] = []
+    readable: list[str] = []
     for file in files:
-        if len(chosen) == count:
+        if len(readable) == count:
             break
         try:
             read_image(file)
         except InputError as error:
             LOGGER.warning(f"WARNING: skipped: {error}")
             continue
-        chosen.append(file)
-    if not chosen:
+        readable.append(file)
+    if not readable:
         raise InputError(f"none of the {split} images of {data} can be read: they are named above")
-    return chosen
+    return readable
 
 
 def calibration_files(data: str, count: int) -> list[str]:

@@ -55,12 +55,17 @@ def quantize_onnx(model: Any, images: ImageBatches) -> Any:
         onnx.save(model, plain)
         pre_process(plain, prepared, skip_symbolic_shape=True)
         ort_quantization.quantize_static(
-            prepared, quantized, _Reader(images, model.graph.input[0].name),
-            quant_format=ort_quantization.QuantFormat.QDQ, per_channel=True,
-            activation_type=ort_quantization.QuantType.QUInt8, weight_type=ort_quantization.QuantType.QInt8,
-            reduce_range=True, nodes_to_exclude=_head_of_onnx(onnx.load(prepared).graph),
+            prepared,
+            quantized,
+            _Reader(images, model.graph.input[0].name),
+            quant_format=ort_quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=ort_quantization.QuantType.QUInt8,
+            weight_type=ort_quantization.QuantType.QInt8,
+            reduce_range=True,
+            nodes_to_exclude=_head_of_onnx(onnx.load(prepared).graph),
             extra_options={"WeightSymmetric": True},
-        )  # fmt: skip
+        )
         result = onnx.load(quantized)
         correct_biases(Path(prepared), result, (batch.numpy() for batch in images))
         return _without_unused_domains(result)
@@ -111,10 +116,12 @@ def quantize_openvino(model: Any, images: ImageBatches) -> Any:
         nncf = require("nncf", "--int8 --include openvino")
         logging.getLogger("nncf").setLevel(logging.ERROR)  # its import sets the level
         return nncf.quantize(
-            model, nncf.Dataset(images, lambda batch: batch.numpy()), subset_size=len(images),
+            model,
+            nncf.Dataset(images, lambda batch: batch.numpy()),
+            subset_size=len(images),
             preset=nncf.QuantizationPreset.MIXED,  # outputs of SiLU are asymmetric
             ignored_scope=nncf.IgnoredScope(names=_head_of_openvino(model)),
-        )  # fmt: skip
+        )
 
 
 def _head_of_openvino(model: Any) -> list[str]:

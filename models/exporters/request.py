@@ -1,4 +1,4 @@
-"""What exports are to be like, from the options of export.py."""
+"""Requested properties of exports, from the options of export.py."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ExportRequest:
 
     Attributes:
         imgsz: (height, width) in pixels. batch: images per call. dynamic: any size and batch. half: FP16.
-        nms: of the suppression inside, None for none. graph: of ONNX graphs and what is made of them.
-        calibration_files: images that INT8 is calibrated on; none: the exports are not INT8.
-        comparison_files: images that the exports are compared on; none: a generated picture.
+        nms: settings of NMS inside the file, or None. graph: settings of formats made from ONNX graphs.
+        calibration_files: images for the calibration of INT8; if empty, the exports are not INT8.
+        comparison_files: images on which the exports are compared; if empty, a generated image.
     """
 
     imgsz: tuple[int, int]
@@ -34,7 +34,7 @@ class ExportRequest:
 
 
 def make_request(options: ExportOptions) -> ExportRequest:
-    """Choose the images that the options need, and put everything together. Raises InputError without such images."""
+    """Make the request of the options, and choose the images that it needs. Raises InputError if there are none."""
     calibration: list[str] = []
     if options.int8:
         calibration = calibration_files(options.data, options.calibration_images or CALIBRATION_IMAGES)
@@ -51,10 +51,10 @@ def make_request(options: ExportOptions) -> ExportRequest:
 
 
 def comparison_files(options: ExportOptions) -> list[str]:
-    """Validation images to compare on; none when --data was not given and its default is not there.
+    """Validation images to compare on; none if --data was not given and its default does not exist.
 
-    One is enough to compare numbers on. Detections, which are all that --nms gives and that INT8 can be judged by,
-    need several.
+    One image is enough to compare numbers. Several are needed to compare detections: those are all that --nms outputs,
+    and all by which INT8 can be judged.
     """
     try:
         return choose_files(options.data, "val", COMPARISON_IMAGES if options.nms or options.int8 else 1)

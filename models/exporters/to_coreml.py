@@ -25,9 +25,13 @@ def export(job: ExportJob) -> None:
     progress = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
     with progress:
         model = coremltools.convert(
-            traced(job), inputs=[picture], outputs=[coremltools.TensorType(name=OUTPUT)], convert_to="mlprogram",
-            compute_precision=precision, minimum_deployment_target=coremltools.target.iOS15,
-        )  # fmt: skip
+            traced(job),
+            inputs=[picture],
+            outputs=[coremltools.TensorType(name=OUTPUT)],
+            convert_to="mlprogram",
+            compute_precision=precision,
+            minimum_deployment_target=coremltools.target.iOS15,
+        )
     model.short_description = job.metadata.made_by
     model.user_defined_metadata[KEY] = job.metadata.to_json()
     model.save(str(job.path))

@@ -62,9 +62,15 @@ def onnx_model(job: ExportJob) -> Any:
             file = str(Path(folder) / "model.onnx")
             warnings.simplefilter("ignore")  # torch recommends its newer exporter
             torch.onnx.export(
-                job.model, (job.image,), file, input_names=[INPUT], output_names=[output], opset_version=opset,
-                dynamic_axes=axes, dynamo=False,
-            )  # fmt: skip
+                job.model,
+                (job.image,),
+                file,
+                input_names=[INPUT],
+                output_names=[output],
+                opset_version=opset,
+                dynamic_axes=axes,
+                dynamo=False,
+            )
             model = onnx.load(file)
         onnx.checker.check_model(model)
     except torch.onnx.errors.UnsupportedOperatorError as error:

@@ -96,37 +96,37 @@ def compare(
     for images in batches:
         expected = predict(images).cpu()
         # In the memory layout of validation
-        found = backend(images.contiguous(memory_format=torch.channels_last))[0].cpu().float()
+        output = backend(images.contiguous(memory_format=torch.channels_last))[0].cpu().float()
         if not backend.nms:
-            return _difference_of_predictions(found, expected, half)
-        gaps += _gaps_of_detections(found, expected, NmsSettings(**backend.nms), HALF_SCORE if half else SCORE)
+            return _difference_of_predictions(output, expected, half)
+        gaps += _gaps_of_detections(output, expected, NmsSettings(**backend.nms), HALF_SCORE if half else SCORE)
         if len(gaps) >= 2 * ENOUGH_DETECTIONS:
             break
     return _difference_of_detections(gaps, half)
 
 
-def _difference_of_predictions(found: Tensor, expected: Tensor, half: bool) -> Difference:
+def _difference_of_predictions(output: Tensor, expected: Tensor, half: bool) -> Difference:
     """The difference of predictions (B, N, 5 + nc)."""
-    if found.shape != expected.shape:
-        raise InputError(f"the export gives the shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
+    if output.shape != expected.shape:
+        raise InputError(f"the export gives the shape {tuple(output.shape)} instead of {tuple(expected.shape)}")
     best = (expected[..., 4] * expected[..., 5:].amax(dim=2)).flatten()  # (B * N,)
     count = max(int((best > CONFIDENT).sum()), min(LEAST_BOXES, len(best)))
     rows = best.topk(count).indices
-    boxes = (found[..., :4] - expected[..., :4]).flatten(0, 1)[rows].abs()  # (count, 4)
-    return Difference(float(boxes.max()), float((found[..., 4:] - expected[..., 4:]).abs().max()), count, half)
+    boxes = (output[..., :4] - expected[..., :4]).flatten(0, 1)[rows].abs()  # (count, 4)
+    return Difference(float(boxes.max()), float((output[..., 4:] - expected[..., 4:]).abs().max()), count, half)
 
 
-def _gaps_of_detections(found: Tensor, expected: Tensor, settings: NmsSettings, margin: float) -> list[Tensor]:
+def _gaps_of_detections(output: Tensor, expected: Tensor, settings: NmsSettings, margin: float) -> list[Tensor]:
     """The gaps (2,) of each detection to the nearest of its class on the other side.
 
     One side are the detections of a file with NMS, given as predictions, the other those that NMS finds in the
     checkpoint's predictions; both (B, ., 5 + nc). Detections whose score is less than ``margin`` above the threshold
     are left out: rounding may decide about them.
     """
-    classes = found[..., 5:].argmax(dim=2, keepdim=True).to(found)  # (B, K, 1)
-    found = torch.cat((xywh2xyxy(found[..., :4]), found[..., 4:5], classes), dim=2)  # (B, K, 6)
+    classes = output[..., 5:].argmax(dim=2, keepdim=True).to(output)  # (B, K, 1)
+    output = torch.cat((xywh2xyxy(output[..., :4]), output[..., 4:5], classes), dim=2)  # (B, K, 6)
     gaps = []
-    for rows, predictions in zip(found, expected, strict=True):
+    for rows, predictions in zip(output, expected, strict=True):
         ours = rows[rows[:, 4] > 0]  # (n, 6)
         theirs = detections_of(predictions, settings)  # (m, 6)
         for judged, others in ((ours, theirs), (theirs, ours)):
@@ -158,9 +158,9 @@ def _nearest(row: Tensor, others: Tensor) -> Tensor:
 
 def detections_of(predictions: Tensor, settings: NmsSettings) -> Tensor:
     """Predictions (N, 5 + nc) of one image -> detections (n, 6) as detect.py finds them, within the file's limits."""
-    (found,) = non_max_suppression(
+    (detections,) = non_max_suppression(
         predictions[None], settings.conf_thres, settings.iou_thres, agnostic=settings.agnostic, max_det=len(predictions)
     )
-    same = (found[:, 5:6] == found[:, 5]) | settings.agnostic
+    same = (detections[:, 5:6] == detections[:, 5]) | settings.agnostic
     rank = same.tril(-1).sum(dim=1)  # number of better ones of its class
-    return found[rank < settings.topk_per_class][: settings.topk_all]
+    return detections[rank < settings.topk_per_class][: settings.topk_all]

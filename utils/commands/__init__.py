@@ -1,1 +1,1 @@
-"""What every command shares: options as dataclass fields, the command line, signals, the next step."""
+"""Shared by all commands: options as dataclass fields, the command line, signals, the next step."""

@@ -45,7 +45,8 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
         InputError: the archive is damaged or of another kind, the disk is too small, or an entry is a device, has an
             absolute path, or leads out of the folder by its path or link. Then nothing is unpacked.
     """
-    file, target = Path(archive), make_folder(folder)
+    file = Path(archive)
+    target = make_folder(folder)
     staging = target / f".unpacking-{uuid.uuid4().hex[:8]}"
     try:
         if zipfile.is_zipfile(file):

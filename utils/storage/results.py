@@ -32,7 +32,8 @@ class UniqueStems:
         Files made from a video have the frame's number after the stem: no other stem may look like that.
         """
         if path not in self._stems:
-            stem, number = path.stem, self._numbers.get(path.stem, 1)
+            stem = path.stem
+            number = self._numbers.get(stem, 1)
             while stem in self._taken or (is_video and self._looks_like_frames(stem)):
                 number += 1
                 stem = f"{path.stem}_{number}"
@@ -64,7 +65,8 @@ def folder_names(names: Mapping[int, str], parent: Path) -> dict[int, str]:
     for index, folder in candidates.items():
         if index in result:
             continue
-        free, ending = folder, ""
+        free = folder
+        ending = ""
         while _as_compared(free) in taken:
             ending += f"_{index}"
             free = fitting_name(parent, folder, ending)
@@ -92,7 +94,7 @@ class CropNames:
 
         number = self._last.get((folder, name), 0)
         if number and not os.path.lexists(path(number)):
-            number = 0  # they have been removed
+            number = 0  # the earlier ones were removed
         while os.path.lexists(path(number := number + 1)):
             pass
         if len(self._last) >= REMEMBERED_NAMES:
@@ -116,7 +118,7 @@ def one_result(source: Path, folder: Path, incomplete: Incomplete) -> Iterator[N
         if not is_of_one_file(error) or not os.access(folder, os.W_OK):
             raise
         reasons = incomplete.setdefault(source, set())
-        kind = getattr(error, "strerror", "") or str(error)
-        if kind not in reasons:
-            reasons.add(kind)
+        text = getattr(error, "strerror", "") or str(error)
+        if text not in reasons:
+            reasons.add(text)
             LOGGER.warning(f"not written: {reason(error)}")

@@ -85,7 +85,9 @@ class _Builder:
     """Builds values from the events of one document, without recursion."""
 
     def __init__(self, text: str, source: object, as_written: bool) -> None:
-        self.text, self.source, self.as_written = text, source, as_written
+        self.text = text
+        self.source = source
+        self.as_written = as_written
         self.finished: dict[str, _Value] = {}  # by anchor
         self.waiting: list[_Collection] = []  # from the outermost to the innermost
         wrong = yaml.SafeLoader.NON_PRINTABLE.search(text)
@@ -233,8 +235,8 @@ class _Builder:
         if isinstance(key.content, (list, dict)):
             self._refuse(key.line, "a list or mapping cannot be a key")
         if key.content in inner.lines:
-            first, name = inner.lines[key.content], short_repr(key.content)
-            self._refuse(key.line, f"the key {name} is already in line {first}: remove one of them")
+            first = inner.lines[key.content]
+            self._refuse(key.line, f"the key {short_repr(key.content)} is already in line {first}: remove one of them")
         if key.content is not _MERGE:
             inner.lines[key.content] = key.line
         inner.key = key

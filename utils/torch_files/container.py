@@ -174,7 +174,8 @@ def _parse_index(index: bytes, count: int) -> list[Entry]:
             raise Damage("its index is shorter than it says")
         fields = _INDEX_ENTRY.unpack_from(index, position)
         signature, _, _, flags, method, _, _, crc, packed, size, name_length, extra_length, comment_length = fields[:13]
-        disk, offset = fields[13], fields[16]
+        disk = fields[13]
+        offset = fields[16]
         position += _INDEX_ENTRY.size
         name = index[position : position + name_length]
         extra = index[position + name_length : position + name_length + extra_length]

@@ -42,8 +42,10 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
         tensor = tensors[name]
         extent = tensor.numel() * tensor.element_size()
         header[name] = {
-            "dtype": WORDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [position, position + extent]
-        }  # fmt: skip
+            "dtype": WORDS[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + extent],
+        }
         position += extent
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -105,7 +107,8 @@ def _parse_header(
     position = 0
     for name, entry in sorted(header.items(), key=lambda item: _begin(item[1])):
         dtype = DTYPES.get(entry["dtype"]) if isinstance(entry.get("dtype"), str) else None
-        shape, offsets = entry.get("shape"), entry["data_offsets"]
+        shape = entry.get("shape")
+        offsets = entry["data_offsets"]
         if dtype is None or not _are_sizes(shape) or len(shape) > 16 or len(offsets) != 2:
             raise _Fault(f"its tensor {short_repr(name)} is not valid")
         count = math.prod(shape) * dtype.itemsize
