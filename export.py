@@ -5,7 +5,7 @@ python export.py --weights best.pt --imgsz 320                                # 
 python export.py --weights best.pt --include onnx openvino --dynamic          # any batch and image size
 python export.py --weights best.pt --include onnx --nms --conf-thres 0.4      # the graph gives detections
 python export.py --weights best.pt --include openvino --int8 --data mask.yaml # calibrated on its training images
-The result lies beside the checkpoint, and val.py, detect.py and torch.hub take it as they take the checkpoint.
+The result is written next to the checkpoint, and val.py, detect.py and torch.hub take it like the checkpoint.
 """
 
 from __future__ import annotations
@@ -30,14 +30,17 @@ __all__ = ["ExportOptions", "export_formats", "run"]
 
 
 def check_packages(formats: Sequence[Format], simplify: bool = False, int8: bool = False) -> None:
-    """Raise InputError if a library is missing, before any work; it names everything to install at once."""
-    needed = [pair for entry in formats for pair in entry.packages + (entry.int8_packages if int8 else ())]
-    wanted = dict(needed)
+    """Raise InputError, before any work, that names all missing packages at once."""
+    packages: dict[str, str] = {}  # import name -> package
+    for each in formats:
+        packages.update(each.packages)
+        if int8:
+            packages.update(each.int8_packages)
     if simplify:
-        wanted["onnxslim"] = "onnxslim"
-    missing = [package for module, package in wanted.items() if not is_installed(module)]
+        packages["onnxslim"] = "onnxslim"
+    missing = [package for module, package in packages.items() if not is_installed(module)]
     if missing:
-        words = " ".join(entry.argument for entry in formats)
+        words = " ".join(each.argument for each in formats)
         words += " --simplify" * simplify + " --int8" * int8
         raise InputError(
             f"--include {words} needs packages that are not installed: "
@@ -96,13 +99,13 @@ def main(options: ExportOptions) -> list[Path]:
     show_arguments("export", options)
     device = select_device(options.device)
     LOGGER.info(device_line(device))
-    if device.type != "cuda" and any(entry.argument == "engine" for entry in formats):
+    if device.type != "cuda" and any(each.argument == "engine" for each in formats):
         raise InputError("--include engine builds on the GPU that it is for: choose one with --device 0")
     request = make_request(options)
     files: list[Path] = []
     for weights in options.weights:
         checkpoint = CheckpointExport(weights, request, device)
-        files += [checkpoint.export(entry) for entry in formats]
+        files += [checkpoint.export(each) for each in formats]
     report(files, options)
     return files
 

@@ -1,4 +1,4 @@
-"""Pictures of any kind in, detections in their own pixels out: what ``torch.hub.load`` gives."""
+"""AutoShape, the model returned by ``torch.hub.load``: pictures of any kind in, detections in their pixels out."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from utils.storage.results import UniqueStems
 __all__ = ["AutoShape", "Detections"]
 
 DEFAULT_SIZE = 640  # pixels
-CARRIED = ("yaml", "nc", "hyp", "names", "stride")  # attributes that are also those of the wrapper
+CARRIED = ("yaml", "nc", "hyp", "names", "stride")  # attributes of the model that the wrapper has, too
 
 
 class AutoShape(nn.Module):
-    """A detector that takes pictures as they come: it reads, letterboxes and batches them, and applies NMS.
+    """A detector that takes pictures of any kind: it reads, letterboxes and batches them, and applies NMS.
 
     Attributes:
-        conf: least confidence.
-        iou: NMS threshold.
+        conf: minimum confidence.
+        iou: IoU threshold of NMS.
         agnostic: let boxes of different classes suppress each other.
         multi_label: allow several classes for one box.
-        classes: keep these class indices only, None = all.
-        max_det: most detections per picture.
+        classes: keep only these class indices; None for all.
+        max_det: maximum number of detections per picture.
         amp: compute in mixed precision (on a GPU).
         model: the wrapped DetectMultiBackend or DetectionModel; its names and stride are attributes here, too.
     """
@@ -76,18 +76,19 @@ class AutoShape(nn.Module):
 
         Args:
             imgs: a path, an http(s) address, a PIL image or an array, or a list of these. Arrays are RGB, (H, W, 3) or
-                (3, H, W), or grey (H, W), of values 0 to 255. A tensor (B, 3, H, W) in 0..1 goes to the model as it is.
-            size: the longer side that pictures are scaled to, or (height, width) to fit into, in pixels; default: 640,
-                or the size that an export takes.
+                (3, H, W), or grey (H, W), with values from 0 to 255. A tensor (B, 3, H, W) in 0..1 is passed to the
+                model unchanged.
+            size: longer side that pictures are scaled to, or (height, width) to fit into, in pixels; default: 640, or
+                the size that an export takes.
             augment: test-time augmentation.
             profile: log the time of each layer.
 
         Returns:
-            Detections; of a tensor, what the model returns.
+            Detections; for a tensor, the output of the model.
 
         Raises:
-            InputError: a picture is of no such kind, or none of the files can be read. One of several that cannot be
-                read is logged; it has no detections, and Detections.unreadable says why.
+            InputError: a picture is not one of these, or none of the files can be read. If only some cannot be read,
+                they are logged and have no detections, and Detections.unreadable says why.
         """
         if isinstance(imgs, Tensor):
             return self._infer(imgs, augment, profile)
@@ -96,60 +97,72 @@ class AutoShape(nn.Module):
         times = [time_sync()]
         pictures, files, unreadable = read_pictures(imgs)
         shape = self._network_shape([picture.shape[:2] for picture in pictures], size)
-        batch = np.stack([letterbox(picture, shape, auto=False)[0] for picture in pictures])
-        tensor = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
+        batch = np.stack([letterbox(picture, shape, auto=False)[0] for picture in pictures])  # (B, H, W, 3)
+        tensor = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))  # (B, 3, H, W)
         tensor = tensor.to(self._parameter.device).type_as(self._parameter) / 255
         times.append(time_sync())
         output = self._infer(tensor, augment, profile)
         times.append(time_sync())
-        found = non_max_suppression(
-            output[0] if isinstance(output, (tuple, list)) else output, self.conf, self.iou, classes=self.classes,
-            agnostic=self.agnostic, multi_label=self.multi_label, max_det=self.max_det,
-        )  # fmt: skip
-        for boxes, picture in zip(found, pictures, strict=True):
+        detections = non_max_suppression(
+            output,
+            self.conf,
+            self.iou,
+            classes=self.classes,
+            agnostic=self.agnostic,
+            multi_label=self.multi_label,
+            max_det=self.max_det,
+        )  # B times (N, 6)
+        for boxes, picture in zip(detections, pictures, strict=True):
             scale_coords(shape, boxes[:, :4], picture.shape[:2])
-        for place in unreadable:
-            found[place] = found[place][:0]
+        for index in unreadable:
+            detections[index] = detections[index][:0]
         times.append(time_sync())
-        return Detections(pictures, found, files, times, self.names, tuple(tensor.shape), unreadable)
+        return Detections(pictures, detections, files, times, self.names, tuple(tensor.shape), unreadable)
 
     @property
     def _parameter(self) -> Tensor:
-        """A tensor where the model is and in its precision."""
+        """A tensor with the model's device and precision."""
         return next(self.model.parameters(), torch.zeros(1))
 
     def _infer(self, tensor: Tensor, augment: bool, profile: bool) -> Any:
-        """Return what the model gives for (B, 3, H, W) in 0..1."""
-        parameter, model, options = self._parameter, self.model, {"augment": augment}
+        """Return the model's output for images (B, 3, H, W) in 0..1."""
+        parameter, model = self._parameter, self.model
+        options = {"augment": augment}
         if profile:
             if augment or not getattr(model, "pt", True):
                 raise InputError("profile=True times the layers of a PyTorch model without augment=True")
-            model = model.model if isinstance(model, DetectMultiBackend) else model
+            if isinstance(model, DetectMultiBackend):
+                model = model.model
             options["profile"] = True
         with torch.autocast(parameter.device.type, enabled=self.amp and parameter.device.type != "cpu"):
             return model(tensor.to(parameter.device).type_as(parameter), **options)
 
     def _network_shape(self, shapes: Sequence[tuple[int, int]], size: int | Sequence[int] | None) -> tuple[int, int]:
-        """(height, width) that all pictures of these (height, width) fit into once scaled to ``size``."""
+        """Smallest (height, width) that all pictures of these (height, width) fit into once scaled to ``size``."""
         if isinstance(self.model, DetectMultiBackend) and self.model.fixed_size:
             height, width = self.model.image_size(size)
             return height, width
         if size is None:
             size = self.model.image_size(None) if isinstance(self.model, DetectMultiBackend) else DEFAULT_SIZE
-        wanted = (size, size) if isinstance(size, int) else tuple(size)
-        if len(wanted) != 2 or min(wanted) < 1:
+        asked = (size, size) if isinstance(size, int) else tuple(size)
+        if len(asked) != 2 or min(asked) < 1:
             raise InputError(f"size must be a number of pixels or (height, width), got {short_repr(size)}")
         stride = max(int(torch.as_tensor(getattr(self, "stride", 32)).max()), 32)
-        longest = max(wanted)
-        sides = [max(shape[axis] * longest / max(shape) for shape in shapes) for axis in (0, 1)]
-        return math.ceil(sides[0] / stride) * stride, math.ceil(sides[1] / stride) * stride
+        longest = max(asked)
+        tallest = max(shape[0] * longest / max(shape) for shape in shapes)
+        widest = max(shape[1] * longest / max(shape) for shape in shapes)
+        return math.ceil(tallest / stride) * stride, math.ceil(widest / stride) * stride
 
 
 def read_pictures(source: Any) -> tuple[list[np.ndarray], list[str], dict[int, str]]:
-    """One picture or a list of them -> RGB arrays (H, W, 3) uint8, a name ending in .jpg for each, no two alike.
+    """Read one picture or a list of them.
 
-    The third of the results has, by its place, why a file cannot be read; a black picture stands for it. Raises
-    InputError if that is so for all.
+    Returns:
+        RGB arrays (H, W, 3) uint8; for each a unique file name ending in .jpg; and {index: why the file cannot be
+        read}, where a black picture takes its place.
+
+    Raises:
+        InputError: a picture is of another type, or none can be read.
     """
     items = list(source) if isinstance(source, (list, tuple)) else [source]
     if not items:
@@ -159,9 +172,9 @@ def read_pictures(source: Any) -> tuple[list[np.ndarray], list[str], dict[int, s
     files: list[str] = []
     unreadable: dict[int, str] = {}
     for index, item in enumerate(items):
-        name: Any = getattr(item, "filename", "") or f"image{index}"
+        name = str(getattr(item, "filename", "") or f"image{index}")
         if isinstance(item, (str, Path)):
-            name = url_name(str(item)) if is_url(item) else item
+            name = url_name(str(item)) if is_url(item) else str(item)
             try:
                 pictures.append(_read_file(str(item)))
             except InputError as error:
@@ -169,7 +182,7 @@ def read_pictures(source: Any) -> tuple[list[np.ndarray], list[str], dict[int, s
                 unreadable[index] = str(error)
         else:
             pictures.append(_array(item, index))
-        files.append(f"{stem(Path(str(name)))}.jpg")
+        files.append(f"{stem(Path(name))}.jpg")
     present = [picture for picture in pictures if picture is not None]
     if not present:
         more = f" (nor can the {len(items) - 1} others)" if len(items) > 1 else ""
@@ -181,10 +194,10 @@ def read_pictures(source: Any) -> tuple[list[np.ndarray], list[str], dict[int, s
 
 
 def _array(item: Any, index: int) -> np.ndarray:
-    """RGB (H, W, 3) uint8 of an array or a PIL image."""
+    """Convert an array or a PIL image to RGB (H, W, 3) uint8; ``index`` is for messages."""
     if isinstance(item, np.ndarray):
         return _rgb_array(item, index)
-    if not (hasattr(item, "convert") and hasattr(item, "getexif")):  # a PIL image, without importing PIL for it
+    if not (hasattr(item, "convert") and hasattr(item, "getexif")):  # recognises PIL images without importing PIL
         raise InputError(
             f"picture {index} is of type {type(item).__name__}: expected a path, an http(s) address, a PIL image "
             "or a NumPy array"
@@ -195,7 +208,7 @@ def _array(item: Any, index: int) -> np.ndarray:
 
 
 def _read_file(source: str) -> np.ndarray:
-    """RGB picture (H, W, 3) uint8 of a path or address."""
+    """Read a path or an address as RGB (H, W, 3) uint8."""
     if not is_url(source):
         return np.ascontiguousarray(read_image(Path(source).expanduser())[:, :, ::-1])
     with tempfile.TemporaryDirectory() as folder:
@@ -204,7 +217,7 @@ def _read_file(source: str) -> np.ndarray:
 
 
 def _rgb_array(array: np.ndarray, index: int) -> np.ndarray:
-    """(H, W, 3) uint8 of an array of one of the forms that AutoShape takes; further channels are dropped."""
+    """Convert an array as described in ``AutoShape.forward`` to (H, W, 3) uint8; further channels are dropped."""
     if array.ndim == 3 and array.shape[0] < 5:  # channels first
         array = array.transpose(1, 2, 0)
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):

@@ -1,4 +1,4 @@
-"""The results of AutoShape for a batch of pictures: boxes as tensors and tables, drawn, cropped, saved, printed."""
+"""Results of AutoShape for a batch of pictures: as tensors, tables and text; drawn, cropped, saved, shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from utils.storage.files import fitting_name, increment_path, make_folder
 from utils.storage.results import CropNames, Incomplete, folder_names, one_result
 
 DEFAULT_FOLDER = "runs/detect/exp"
-_crop_names = CropNames()  # those of one call after the other, as for the frames of a video
+_crop_names = CropNames()  # shared by all calls, as for the frames of a video
 COLUMNS = {
     "xyxy": ("xmin", "ymin", "xmax", "ymax"),
     "xyxyn": ("xmin", "ymin", "xmax", "ymax"),
@@ -33,7 +33,7 @@ COLUMNS = {
 
 
 class Detections:
-    """Detections in ``n`` pictures. Indexing and iteration give those in one picture.
+    """Detections in ``n`` pictures; indexing and iteration return those in one picture.
 
     Attributes:
         imgs: the pictures, RGB (H, W, 3) uint8; ``render`` draws into them.
@@ -45,8 +45,8 @@ class Detections:
         times: clock readings in seconds before and after each of the three stages; t: milliseconds per picture of
             pre-processing, inference, NMS.
         s: shape of the network's input.
-        unreadable: {place in the batch: why that file could not be read}; a black picture, which is not saved or shown,
-            and no detections stand for it.
+        unreadable: {index in the batch: why that file could not be read}; it has no detections, and a black picture,
+            which is neither saved nor shown.
     """
 
     def __init__(
@@ -72,47 +72,51 @@ class Detections:
 
     def _normalized(self, boxes: list[Tensor]) -> list[Tensor]:
         sizes = [image.shape[1::-1] * 2 for image in self.imgs]  # width, height, width, height
-        return [found / found.new_tensor([*size, 1, 1]) for found, size in zip(boxes, sizes, strict=True)]
+        return [rows / rows.new_tensor([*size, 1, 1]) for rows, size in zip(boxes, sizes, strict=True)]
 
     def __len__(self) -> int:
         """Return the number of pictures."""
         return self.n
 
     def __getitem__(self, index: int) -> Detections:
-        """The detections in one picture."""
-        place = range(self.n)[index]
-        only = [self.imgs[place]], [self.pred[place]], [self.files[place]]
-        unreadable = {0: self.unreadable[place]} if place in self.unreadable else None
-        return Detections(*only, self.times, self.names, self.s, unreadable)
+        """Return the detections in one picture."""
+        number = range(self.n)[index]  # negative indices count from the end
+        unreadable = {0: self.unreadable[number]} if number in self.unreadable else None
+        return Detections(
+            [self.imgs[number]],
+            [self.pred[number]],
+            [self.files[number]],
+            self.times,
+            self.names,
+            self.s,
+            unreadable,
+        )
 
     def __iter__(self) -> Iterator[Detections]:
-        """The detections in each picture, one after the other."""
+        """Yield the detections in each picture."""
         return (self[index] for index in range(self.n))
 
     def tolist(self) -> list[Detections]:
-        """A Detections for each picture."""
+        """Return a list with a Detections for each picture."""
         return list(self)
 
     # -- as text and tables ----------------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        """A line for each picture, ``image 1/2: 480x640 2 faces, 1 mask``, and one for the times."""
-        lines = [
-            f"image {place + 1}/{self.n}: "
-            + terminal_text(
-                self.unreadable.get(place) or f"{image.shape[0]}x{image.shape[1]} {self._counts(self.pred[place])}"
-            )
-            for place, image in enumerate(self.imgs)
-        ]
+        """Return a line for each picture, ``image 1/2: 480x640 2 faces, 1 mask``, and one for the times."""
+        lines = []
+        for index, image in enumerate(self.imgs):
+            counts = f"{image.shape[0]}x{image.shape[1]} {self._counts(self.pred[index])}"
+            lines.append(f"image {index + 1}/{self.n}: " + terminal_text(self.unreadable.get(index) or counts))
         pre, inference, nms = self.t
         shape = tuple(self.s) if self.s else None
         times = f"Speed: {pre:.1f}ms pre-process, {inference:.1f}ms inference, {nms:.1f}ms NMS per image"
         return "\n".join([*lines, times + (f" at shape {shape}" if shape else "")])
 
-    def _counts(self, found: Tensor) -> str:
-        if not len(found):
+    def _counts(self, detections: Tensor) -> str:
+        if not len(detections):
             return "(no detections)"
-        indices, counts = found[:, 5].int().unique(return_counts=True)
+        indices, counts = detections[:, 5].int().unique(return_counts=True)
         pairs = zip(indices.tolist(), counts.tolist(), strict=True)
         return ", ".join(f"{count} {self._name(index)}{'s' if count > 1 else ''}" for index, count in pairs)
 
@@ -120,18 +124,18 @@ class Detections:
         return self.names.get(int(class_index), f"class{int(class_index)}")
 
     def print(self) -> None:
-        """Print what ``str`` gives."""
+        """Print ``str(self)``."""
         print(str(self))
 
     def pandas(self) -> Detections:
-        """A copy whose xyxy, xyxyn, xywh and xywhn are lists of DataFrames, which also name the class."""
+        """Return a copy whose xyxy, xyxyn, xywh and xywhn are lists of DataFrames with the class names."""
         import pandas
 
         tables = copy.copy(self)
         for form, columns in COLUMNS.items():
             frames = []
-            for found in getattr(self, form):
-                frame = pandas.DataFrame(found.double().cpu().numpy(), columns=[*columns, "confidence", "class"])
+            for rows in getattr(self, form):
+                frame = pandas.DataFrame(rows.double().cpu().numpy(), columns=[*columns, "confidence", "class"])
                 frame["class"] = frame["class"].astype("int64")
                 frame["name"] = [self._name(index) for index in frame["class"]]
                 frames.append(frame)
@@ -154,9 +158,9 @@ class Detections:
         return self.imgs
 
     def show(self, labels: bool = True) -> None:
-        """Show the pictures with their boxes: in the notebook, or in the viewer of the desktop.
+        """Show the pictures with their boxes: in a notebook, or in the desktop's viewer.
 
-        Raises InputError where there is neither.
+        Raises InputError if there is neither.
         """
         from PIL import Image
 
@@ -173,28 +177,28 @@ class Detections:
             picture.show(title=file)
 
     def save(self, labels: bool = True, save_dir: str | Path = DEFAULT_FOLDER) -> Path:
-        """Write the pictures with their boxes into a folder, and return it. One that cannot be written is logged.
+        """Write the pictures with their boxes into a folder, and return it. Those that cannot be written are logged.
 
-        The default folder gets a number when it exists (exp, exp2, ...), any other one is written into.
+        The default folder gets a number if it exists (exp, exp2, ...); any other existing folder is used.
         """
         folder = _results_folder(save_dir)
         self._write(self._drawn(labels), folder)
         return folder
 
     def crop(self, save: bool = True, save_dir: str | Path = DEFAULT_FOLDER) -> list[dict[str, Any]]:
-        """Cut out each box, a little enlarged; the least confident of each picture first.
+        """Cut out each box, slightly enlarged; in each picture the least confident comes first.
 
         Returns:
-            For each box a dict: ``box`` (four numbers, corners in pixels), ``conf`` and ``cls`` (tensors of one
-            number), ``label`` (name and confidence), ``im`` (BGR (h, w, 3) uint8, as OpenCV writes it). With ``save``
-            the folder (see ``save``) gets crops/<class>/<file>, and the pictures without boxes.
+            For each box a dict: ``box`` (four numbers, corners in pixels), ``conf`` and ``cls`` (tensors with one
+            number), ``label`` (name and confidence), ``im`` (BGR (h, w, 3) uint8, as OpenCV writes it). With ``save``,
+            crops/<class>/<file> and the pictures without boxes are written into the folder (see ``save``).
         """
         folder = _results_folder(save_dir) if save else None
         class_folders = folder_names(self.names, folder or Path())
         crops: list[dict[str, Any]] = []
         incomplete: Incomplete = {}
-        for image, found, file in zip(self.imgs, self.pred, self.files, strict=True):
-            for *box, confidence, index in found.flip(0):
+        for image, rows, file in zip(self.imgs, self.pred, self.files, strict=True):
+            for *box, confidence, index in rows.flip(0):
                 name = self._name(index)
                 piece = np.ascontiguousarray(crop_box(image, [float(value) for value in box])[:, :, ::-1])
                 label = f"{name} {float(confidence):.2f}"
@@ -208,9 +212,9 @@ class Detections:
         return crops
 
     def _readable(self, pictures: list[np.ndarray]) -> list[tuple[np.ndarray, str]]:
-        """Those of ``pictures`` (one for each of the batch) that are no substitutes, with their file names."""
+        """Return the pictures that could be read, with their file names; ``pictures`` are all of the batch."""
         pairs = zip(pictures, self.files, strict=True)
-        return [pair for place, pair in enumerate(pairs) if place not in self.unreadable]
+        return [pair for index, pair in enumerate(pairs) if index not in self.unreadable]
 
     def _write(self, pictures: list[np.ndarray], folder: Path) -> None:
         incomplete: Incomplete = {}

@@ -11,14 +11,14 @@ from utils.errors import InputError, short_repr
 from utils.storage.files import ROOT
 
 DEFAULT_DATA = str(ROOT / "data/coco128.yaml")
-REFUSED = {  # flags of v6.2 that no format of today has
-    "inplace": "the exported head never writes in place, no runtime would gain from it: leave it out",
+REFUSED = {  # flags of v6.2 that no format supports
+    "inplace": "the exported head never writes in place, as no runtime would gain from it: leave it out",
     "keras": "Keras models are not offered: leave it out, or use --include tflite",
     "optimize": "PyTorch for phones has ended, and torch's builds lack its optimizer: use ncnn, tflite or coreml",
 }
 CALIBRATION_IMAGES = 128
 COMPARISON_IMAGES = 32
-PROPERTIES = ("half", "dynamic", "int8", "nms")  # of the file: every format that is asked for must have them
+PROPERTIES = ("half", "dynamic", "int8", "nms")  # of the file: every format in --include must support them
 NMS_FLAGS = ("agnostic_nms", "topk_per_class", "topk_all", "iou_thres", "conf_thres")
 
 
@@ -82,21 +82,21 @@ class ExportOptions:
     nms: bool = option(False, "apply NMS inside the graph: output (batch, topk-all, 6) of x1 y1 x2 y2 score class")
     agnostic_nms: bool = option(False, "with --nms: let boxes of different classes suppress each other")
     topk_per_class: int | None = option(
-        None, "with --nms: most detections of a class (default: 100)", type=int, at_least=1
+        None, "with --nms: maximum number of detections per class (default: 100)", type=int, at_least=1
     )
     topk_all: int | None = option(None, "with --nms: detections per image (default: 100)", type=int, at_least=1)
     iou_thres: float | None = option(
-        None, "with --nms: NMS threshold (default: 0.45)", type=float, at_least=0, at_most=1, handed_on=False
+        None, "with --nms: IoU threshold of NMS (default: 0.45)", type=float, at_least=0, at_most=1, handed_on=False
     )
     conf_thres: float | None = option(
-        None, "with --nms: least confidence (default: 0.25)", type=float, at_least=0, at_most=1, handed_on=False
+        None, "with --nms: minimum confidence (default: 0.25)", type=float, at_least=0, at_most=1, handed_on=False
     )
     include: list[str] = option(
-        ["torchscript", "onnx"], "formats: " + " ".join(entry.argument for entry in FORMATS[1:]), nargs="+"
+        ["torchscript", "onnx"], "formats: " + " ".join(each.argument for each in FORMATS[1:]), nargs="+"
     )
 
     def __post_init__(self) -> None:
-        """Refuse values that no export can use and flags that a format cannot honour, by name."""
+        """Make lists of single values. Raises InputError for values and flags that the formats cannot use."""
         check_numbers(self)
         sides = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz)
         if len(sides) not in (1, 2):
@@ -111,34 +111,34 @@ class ExportOptions:
         self._check_flags(find_formats(self.include))
 
     def _check_flags(self, formats: list[Format]) -> None:
-        """Raise InputError for a flag that one of the formats cannot honour, or that concerns none of them."""
+        """Raise InputError for a flag that one of the formats does not support, or that has no effect."""
         for name in PROPERTIES:
-            unable = [entry.argument for entry in formats if name not in entry.can]
+            unable = [each.argument for each in formats if name not in each.can]
             if getattr(self, name) and unable:
-                able = " ".join(entry.argument for entry in FORMATS if name in entry.can) or "no format yet"
+                able = " ".join(each.argument for each in FORMATS if name in each.can) or "no format yet"
                 raise InputError(f"--{name} is not possible with --include {unable[0]}: possible with {able}")
-        for name in sorted({flag for entry in FORMATS for flag in entry.flags}):
-            concerned = [entry.argument for entry in FORMATS if name in entry.flags]
-            if getattr(self, name) not in (None, False) and not any(name in entry.flags for entry in formats):
+        for name in sorted(set().union(*(each.flags for each in FORMATS))):
+            concerned = [each.argument for each in FORMATS if name in each.flags]
+            if getattr(self, name) not in (None, False) and not any(name in each.flags for each in formats):
                 raise InputError(f"--{name} concerns {' '.join(concerned)}, and none of them is in --include")
         given = [name for name in NMS_FLAGS if getattr(self, name) not in (None, False)]
         if given and not self.nms:
-            raise InputError(f"--{given[0].replace('_', '-')} only acts on NMS inside the graph: add --nms")
+            raise InputError(f"--{given[0].replace('_', '-')} has no effect without NMS inside the graph: add --nms")
         if self.calibration_images is not None and not self.int8:
-            raise InputError("--calibration-images only acts on the ranges of INT8 numbers: add --int8")
+            raise InputError("--calibration-images has no effect without INT8: add --int8")
         if self.int8 and self.half:
             raise InputError("--int8 and --half contradict each other: give one of them")
-        quantizes_onnx = self.int8 and any(entry.argument == "onnx" for entry in formats)
+        quantizes_onnx = self.int8 and any(each.argument == "onnx" for each in formats)
         if quantizes_onnx and self.opset is not None and self.opset < INT8_OPSET:
             raise InputError(
-                f"--opset {self.opset} of ONNX has no INT8 weights by channel: choose one from {INT8_OPSET} on"
+                f"--opset {self.opset} of ONNX has no INT8 weights per channel: choose {INT8_OPSET} or higher"
             )
         if self.opset is not None and not OPSETS[0] <= self.opset <= OPSETS[1]:
             raise InputError(f"--opset {self.opset} cannot be written: choose one of {OPSETS[0]} to {OPSETS[1]}")
-        single = [entry.argument for entry in formats if entry.argument in ONE_IMAGE]
-        if self.batch_size > 1 and single:
+        one_image_only = [each.argument for each in formats if each.argument in ONE_IMAGE]
+        if self.batch_size > 1 and one_image_only:
             raise InputError(
-                f"--include {single[0]} takes one image per call: leave out --batch-size {self.batch_size}"
+                f"--include {one_image_only[0]} takes one image per call: leave out --batch-size {self.batch_size}"
             )
 
     def nms_settings(self) -> NmsSettings | None:

@@ -1,4 +1,4 @@
-"""v6.2's place for everything that is drawn: names of utils.drawing, and what only other people's code calls."""
+"""v6.2's names for drawing: those of utils.drawing, and functions that only other people's code calls."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ REFUSED = [
     ("--include torchscript --opset 12", "--opset concerns onnx openvino engine, and none of them"),
     ("--include onnx --workspace 2", "--workspace concerns engine"),
     ("--include onnx --verbose", "--verbose concerns engine"),
-    ("--include onnx --conf-thres 0.5", "--conf-thres only acts on NMS inside the graph: add --nms"),
+    ("--include onnx --conf-thres 0.5", "--conf-thres has no effect without NMS inside the graph: add --nms"),
     ("--include onnx --opset 9", "--opset 9 cannot be written: choose one of 11 to 20"),
     ("--include onnx --opset 30", "--opset 30 cannot be written"),
     ("--include onnx --nms --iou-thres 3", "--iou-thres must lie in"),

@@ -28,17 +28,17 @@ def split_images(images: Iterable[str], shares: Mapping[str, float], seed: int =
     Raises:
         InputError: there are fewer images than splits, or the shares are not usable.
     """
-    wanted = [name for name in shares if shares[name] > 0]
+    used = [name for name in shares if shares[name] > 0]
     if any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
         raise InputError(f"the shares of the splits must be 0 or more and add up to 1, got {dict(shares)}")
     shuffled = sorted(images)
-    if len(shuffled) < len(wanted):
-        raise InputError(f"{len(shuffled)} images cannot be divided into {' and '.join(wanted)}: each needs one")
+    if len(shuffled) < len(used):
+        raise InputError(f"{len(shuffled)} images cannot be divided into {' and '.join(used)}: each needs one")
     random.Random(seed).shuffle(shuffled)
     total = len(shuffled)
     parts: dict[str, list[str]] = {}
-    for position, name in enumerate(wanted):
-        others = len(wanted) - position - 1
+    for position, name in enumerate(used):
+        others = len(used) - position - 1
         count = min(max(round(shares[name] * total), 1), len(shuffled) - others) if others else len(shuffled)
         parts[name], shuffled = sorted(shuffled[:count]), shuffled[count:]
     return parts

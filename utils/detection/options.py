@@ -37,20 +37,20 @@ class DetectOptions:
     )
     batch_size: int = option(
         1,
-        "images of one shape to detect in together; above 1 threads read and write meanwhile: more images per second",
+        "images per batch, of one shape; above 1, reading and writing run in background threads",
         at_least=1,
         handed_on=False,
     )
-    conf_thres: float = option(0.25, "least confidence", at_least=0, at_most=1)
-    iou_thres: float = option(0.45, "NMS threshold", at_least=0, at_most=1)
-    max_det: int = option(1000, "most detections per image", at_least=1)
+    conf_thres: float = option(0.25, "minimum confidence", at_least=0, at_most=1)
+    iou_thres: float = option(0.45, "IoU threshold of NMS", at_least=0, at_most=1)
+    max_det: int = option(1000, "maximum number of detections per image", at_least=1)
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     view_img: bool = option(False, "show the results in a window, where there is a display; streams always do")
     save_txt: bool = option(False, "write the detections as label files")
     save_conf: bool = option(False, "with --save-txt: append the confidence to each line")
-    save_crop: bool = option(False, "save each detected box as a picture of its own")
+    save_crop: bool = option(False, "save each detected box as a separate picture")
     nosave: bool = option(False, "write no annotated images or videos")
-    classes: list[int] | None = option(None, "keep these class indices only", nargs="+", type=int, at_least=0)
+    classes: list[int] | None = option(None, "keep only these class indices", nargs="+", type=int, at_least=0)
     agnostic_nms: bool = option(False, "let boxes of different classes suppress each other")
     augment: bool = option(False, "augmented inference: three sizes, flipped")
     visualize: bool = option(False, "save pictures of each layer's output")
@@ -73,10 +73,10 @@ class DetectOptions:
         if len(sides) > 2:
             raise InputError(f"--imgsz takes one or two numbers (height width), got {short_repr(sides)}")
         if self.save_conf and not self.save_txt:
-            raise InputError("--save-conf only acts on label files: add --save-txt")
+            raise InputError("--save-conf has no effect without label files: add --save-txt")
         if self.batch_size > 1 and (self.view_img or self.visualize):
-            raise InputError("--view-img and --visualize take one image at a time: leave out --batch-size")
+            raise InputError("--view-img and --visualize need one image at a time: leave out --batch-size")
         if self.visualize and (self.augment or len(self.weights) > 1):
             raise InputError(
-                "--visualize shows the layers of one pass of one model: leave out --augment, give one file"
+                "--visualize shows the layers of one pass of one model: leave out --augment, and give one weights file"
             )

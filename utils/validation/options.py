@@ -42,14 +42,16 @@ class ValOptions:
         at_least=1,
         at_most=LARGEST_IMAGE,
     )
-    conf_thres: float = option(None, f"least confidence ({_defaults_of_tasks(0)})", type=float, at_least=0, at_most=1)
-    iou_thres: float = option(None, f"NMS threshold ({_defaults_of_tasks(1)})", type=float, at_least=0, at_most=1)
-    max_det: int = option(300, "most detections per image", at_least=1)
+    conf_thres: float = option(None, f"minimum confidence ({_defaults_of_tasks(0)})", type=float, at_least=0, at_most=1)
+    iou_thres: float = option(None, f"NMS IoU threshold ({_defaults_of_tasks(1)})", type=float, at_least=0, at_most=1)
+    max_det: int = option(300, "maximum number of detections per image", at_least=1)
     task: str = option(
-        "val", "a split; or time, or accuracy and time over image sizes", choices=[*SPLITS, "speed", "study"]
+        "val",
+        "a split; speed: time alone; study: accuracy and time by image size",
+        choices=[*SPLITS, "speed", "study"],
     )
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
-    workers: int = option(8, "most data loading processes", at_least=0)
+    workers: int = option(8, "maximum number of data loading processes", at_least=0)
     single_cls: bool = option(False, "treat all classes as one")
     augment: bool = option(False, "augmented inference: three sizes, flipped")
     verbose: bool = option(False, "always print a row per class")
@@ -68,7 +70,7 @@ class ValOptions:
         check_numbers(self)
         if self.task == "study" and (self.imgsz or self.save_txt or self.save_hybrid or self.save_json):
             raise InputError(
-                "--task study goes through its own image sizes and writes its own files: leave out --imgsz, "
+                "--task study has its own image sizes and files: leave out --imgsz, "
                 "--save-txt, --save-hybrid and --save-json"
             )
         confidence, iou = SPEED_THRESHOLDS if self.task == "speed" else AP_THRESHOLDS
@@ -81,7 +83,7 @@ class ValOptions:
             save_txt=self.save_txt or self.save_hybrid,
         )
         if self.save_conf and not self.save_txt:
-            raise InputError("--save-conf only acts on label files: add --save-txt")
+            raise InputError("--save-conf has no effect without label files: add --save-txt")
 
     @property
     def split(self) -> str:
