@@ -10,6 +10,7 @@ import torch
 from models.yolo import DetectionModel
 from prune_tools.channels.groups import find_groups, select_groups
 from prune_tools.make_plan import with_hyperparameters
+from prune_tools.planning.options import SCORE_NAMES
 from prune_tools.planning.scores import SCORES, Material, gamma_scores, score_channels
 from tests.pruning_networks import thin
 from utils.errors import InputError
@@ -90,6 +91,10 @@ def test_every_score_has_one_interface(nano, batches, name):
     broken.model[3].bn.weight.data[2] = float("inf")
     with pytest.raises(InputError, match=r"channel 2 in model\.3\.bn is not a finite number"):
         score_channels(name, Material(broken, batches), groups)
+
+
+def test_the_option_offers_the_scores():
+    assert list(SCORE_NAMES) == list(SCORES)
 
 
 def test_unknown_score(nano):

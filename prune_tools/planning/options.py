@@ -11,6 +11,7 @@ from utils.errors import InputError
 DEFAULT_PERCENT = 0.4
 DEFAULT_ROUNDING = 8  # default channel multiple for budgets; convolution kernels are fastest at multiples of 8
 SCORE_IMAGES = 256
+SCORE_NAMES = ("gamma", "gamma-norm", "taylor", "random")  # of scores.SCORES, which loads torch
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class ChannelOptions(CheckedOptions):
     score: str = option(
         "gamma",
         "importance of a channel: |gamma|, |gamma| x norm of its readers, first-order loss, random",
-        choices=["gamma", "gamma-norm", "taylor", "random"],
+        choices=SCORE_NAMES,
     )
     score_images: int = option(SCORE_IMAGES, "training images for --score taylor", at_least=1)
     min_channels: int = option(1, "least channels that every layer keeps", at_least=1)
