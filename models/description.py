@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from models.activations import ACTIVATIONS, DEFAULT, module_text, parse_activation, set_activation
 from models.blocks import Conv
+from models.configuration import read_config
 from models.module_settings import differences, measure_modules, set_norms
-from models.parser import parse_model, read_config
+from models.parser import parse_model
 from models.widths import apply_widths, differing_widths
 from models.yolo import DetectionModel
 from utils.errors import InputError, one_line

@@ -1,15 +1,13 @@
-"""Model configurations: build layers from the rows of a YAML file. No text is executed; words are looked up."""
+"""Build the layers of a configuration from its rows. No text is executed; words are looked up."""
 
 from __future__ import annotations
 
 import ast
 import math
 import operator
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,43 +15,28 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from models import common
 from models.activations import parse_activation, set_activation
+from models.configuration import MOST_ANCHORS, MOST_ROWS
 from models.head import Detect
 from models.limits import build_within_limits
 from models.module_settings import apply_modules
 from models.rare_blocks import MixConv2d, Sum
 from models.widths import apply_widths
-from utils.commands.options import LARGEST_IMAGE
-from utils.dataset.classes import MOST_CLASSES
-from utils.errors import InputError, MissingFileError, one_line, short_repr
+from utils.errors import InputError, one_line, short_repr
 from utils.log import LOGGER
-from utils.storage.files import ROOT, read_yaml
 
 CHANNEL_MULTIPLE = 8  # widths are rounded up to this
 STRIDE_PROBE = 256  # side in pixels of the blank image on which strides are measured
-REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
-OPTIONAL_KEYS = ("ch", "inplace", "activation", "channels", "modules")
-MOST_ROWS = 1000  # yolov5-p7: 42
 MOST_REPEATS = 500  # of one row, after depth_multiple
 MOST_ARGUMENTS = 200  # of one row, including those in lists
-MOST_ANCHORS = 100  # per level; also the limit for levels
 LONGEST_SUM = 100  # characters of an argument such as nc + 5
-_MOST: dict[str, tuple[Any, float]] = {
-    "nc": (int, MOST_CLASSES),
-    "depth_multiple": (int | float, 100),
-    "width_multiple": (int | float, 100),
-    "ch": (int, 1000),
-}
 _TAKES_REPEATS = {"BottleneckCSP", "C3", "C3TR", "C3Ghost", "C3x"}  # the repeat count is an argument of the block
 _TAKES_CHANNELS = _TAKES_REPEATS | {
     "Conv", "DWConv", "GhostConv", "CrossConv", "MixConv2d", "Focus", "Bottleneck", "GhostBottleneck",
     "SPP", "SPPF", "C3SPP", "DWConvTranspose2d", "nn.ConvTranspose2d",
 }  # fmt: skip
 _BLOCKS = {**vars(common), "Detect": Detect, "MixConv2d": MixConv2d, "Sum": Sum}
-_OF_SEQUENCES = (
-    nn.Transformer,
-    nn.TransformerEncoder,
-    nn.TransformerDecoder,
-)  # cannot be counted before they copy themselves
+# They copy themselves before they can be counted
+_OF_SEQUENCES = (nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder)
 _TABLE = "%3s%18s%3s%10s  %-40s%-30s"
 _CONSTANTS = {"None": None, "True": True, "False": False}
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
@@ -78,72 +61,6 @@ class Row:
     def sources(self) -> list[int]:
         """The source layers as a list."""
         return self.source if isinstance(self.source, list) else [self.source]
-
-
-# -- configurations ----------------------------------------------------------------------------------------------------
-
-
-def find_config(cfg: str | Path) -> Path:
-    """Find the file ``cfg``: in the working folder, in the repository, or by name in models/ and models/hub/.
-
-    Raises:
-        MissingFileError: there is no such file.
-    """
-    name = Path(cfg).name
-    for path in (Path(cfg), ROOT / cfg, ROOT / "models" / cfg, ROOT / "models" / name, ROOT / "models/hub" / name):
-        if os.path.isfile(path):
-            return path
-    raise MissingFileError(
-        f"no model configuration {str(cfg)[:500]}: looked here, in {ROOT / 'models'} and in its hub folder"
-    )
-
-
-def read_config(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """Read and check a configuration: a path, a name in models/ or models/hub/, or a mapping.
-
-    Raises:
-        MissingFileError: no such file.
-        InputError: a key is missing or has a value of the wrong kind.
-    """
-    title, config = ("the given mapping", cfg) if isinstance(cfg, Mapping) else (cfg, read_yaml(find_config(cfg)))
-    if not isinstance(config, Mapping):
-        raise InputError(f"{title} is not a model configuration: expected keys {', '.join(REQUIRED_KEYS)}")
-    missing = [key for key in REQUIRED_KEYS if key not in config]
-    if missing:
-        raise InputError(f"{title} is not a model configuration: it lacks {', '.join(missing)}")
-    for key, (kind, most) in _MOST.items():
-        value = config.get(key, 1)
-        if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value <= most:
-            bound = f" and at most {most}" if isinstance(value, int | float) and value > most else ""
-            expected = f"{'a whole number' if kind is int else 'a number'} above 0{bound}"
-            raise InputError(f"{title}: {key} must be {expected}, got {short_repr(value)}")
-    for key in ("backbone", "head"):
-        if not isinstance(config[key], list):
-            raise InputError(f"{title}: {key} must be a list of rows [from, number, module, arguments]")
-    rows = len(config["backbone"]) + len(config["head"])
-    if rows > MOST_ROWS:
-        raise InputError(f"{title} has {rows} rows, at most {MOST_ROWS} are possible")
-    _check_anchors(title, config["anchors"])
-    unknown = [key for key in config if key not in (*REQUIRED_KEYS, *OPTIONAL_KEYS)]
-    if unknown and not isinstance(cfg, Mapping):
-        LOGGER.warning(f"WARNING: {title}: the key {short_repr(unknown[0])} is not known here and is ignored")
-    return dict(config)
-
-
-def _check_anchors(title: object, anchors: Any) -> None:
-    """Require a count per level, or for each level a flat list of equally many widths and heights."""
-    if isinstance(anchors, int) and not isinstance(anchors, bool) and 0 < anchors <= MOST_ANCHORS:
-        return
-    levels = anchors if isinstance(anchors, list) else []
-    lengths = {len(level) if isinstance(level, list) and all(map(_is_side, level)) else 0 for level in levels}
-    fits = len(lengths) == 1 and 0 not in lengths and not any(length % 2 for length in lengths)
-    if not fits or len(levels) > MOST_ANCHORS or max(lengths) > 2 * MOST_ANCHORS:
-        expected = f"a count per level, or for each level as many pairs width, height, at most {MOST_ANCHORS}"
-        raise InputError(f"{title}: anchors must be {expected}, got {short_repr(anchors)}")
-
-
-def _is_side(side: Any) -> bool:
-    return isinstance(side, int | float) and not isinstance(side, bool) and 0 <= side <= LARGEST_IMAGE
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

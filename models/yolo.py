@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from models.common import Conv
+from models.configuration import find_config, read_config
 from models.head import Detect
 from models.limits import watched_pass
 from models.module_settings import set_norms
-from models.parser import STRIDE_PROBE, find_config, parse_model, read_config
+from models.parser import STRIDE_PROBE, parse_model
 from models.tta import predict_augmented
 from utils.autoanchor import check_anchor_order
 from utils.errors import InputError

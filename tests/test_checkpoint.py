@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import nn
 
+from models.configuration import read_config
 from models.loading import load_checkpoint, strip_optimizer
-from models.parser import read_config
 from models.yolo import DetectionModel
 from tests.torch_file_tools import pickled_globals
 from utils import checkpoint as checkpoint_module

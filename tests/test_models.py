@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from models import inspection
+from models.configuration import find_config, read_config
 from models.head import Detect
-from models.parser import find_config, parse_model, read_config, resolve_word, scaled_depth, scaled_width
+from models.parser import parse_model, resolve_word, scaled_depth, scaled_width
 from models.tta import scale_img
 from models.yolo import DetectionModel, Model
 from utils.errors import InputError, MissingFileError

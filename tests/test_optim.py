@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.material import training_state
-from models.parser import read_config
+from models.configuration import read_config
 from models.rare_blocks import Sum
 from models.yolo import DetectionModel
 from utils.errors import InputError

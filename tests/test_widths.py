@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models.common import DWConv
-from models.parser import read_config
+from models.configuration import read_config
 from models.widths import apply_widths, head_convolutions, measure_widths, width_of
 from models.yolo import DetectionModel
 from utils.errors import InputError

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.backends.multi import open_runtime
+from models.backends.opening import open_runtime
 from models.exporters import ExportJob, exporter
 from models.exporters.graph import ExportModel
 from models.formats import FORMATS
