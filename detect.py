@@ -34,7 +34,7 @@ def detect(options: DetectOptions) -> tuple[Path, str]:
 
 
 def main(options: DetectOptions) -> Path:
-    """The command: returns the run folder; raises InputError, at the end, if a file could not be read or written."""
+    """Run the command; returns the run folder. Raises InputError, at the end, if a file was not read or written."""
     folder, shortcomings = detect(options)
     if shortcomings:
         raise InputError(shortcomings)
@@ -44,7 +44,7 @@ def main(options: DetectOptions) -> Path:
 def run(**keywords: Any) -> Path:
     """Detect from Python, ``detect.run(weights='best.pt', source='photo.jpg')``: the flags as keywords.
 
-    Returns the run folder. A file that cannot be read, or whose results cannot be written, costs a warning.
+    Returns the run folder. A file that cannot be read, or whose results cannot be written, is only warned of.
     """
     folder, shortcomings = detect(build(DetectOptions, **keywords))
     if shortcomings:

@@ -42,7 +42,7 @@ def process_batch(detections: torch.Tensor, labels: torch.Tensor, iouv: torch.Te
 
 
 def run(data: str | dict[str, Any], weights: str | list[str] = "", **keywords: Any) -> Results:
-    """``validate``, with its arguments, for its results alone: a file that could not be written costs a warning."""
+    """As ``validate``, but return the results alone: a file that could not be written is only warned of."""
     results, shortcomings = validate(data, weights, **keywords)
     if shortcomings:
         LOGGER.warning(shortcomings)
@@ -50,26 +50,36 @@ def run(data: str | dict[str, Any], weights: str | list[str] = "", **keywords: A
 
 
 def validate(
-    data: str | dict[str, Any], weights: str | list[str] = "", *, model: Any = None, dataloader: Any = None,
-    save_dir: str | Path = "", plots: bool = True, callbacks: Callbacks | None = None, compute_loss: Any = None,
+    data: str | dict[str, Any],
+    weights: str | list[str] = "",
+    *,
+    model: Any = None,
+    dataloader: Any = None,
+    save_dir: str | Path = "",
+    plots: bool = True,
+    callbacks: Callbacks | None = None,
+    compute_loss: Any = None,
     **keywords: Any,
-) -> tuple[Results, str]:  # fmt: skip
+) -> tuple[Results, str]:
     """Validate ``weights``, or a ``model`` in memory, on a split of ``data``.
 
     Args:
         data: data set YAML or a checked data set mapping.
         weights: checkpoint(s); not needed with ``model``.
-        model: a network in memory; it comes back in the training mode that it had.
+        model: a network in memory; its training mode is restored afterwards.
         dataloader: use this loader instead of making one (training does).
         save_dir: folder for files; default: a new run folder.
         plots: draw curves, confusion matrix and example batches.
         callbacks: v6.2's ``on_val_*`` hooks.
-        compute_loss: returns (total, items) of the raw heads; adds the three loss means to the results.
+        compute_loss: returns (total, items) of the raw heads; the means of the three items are part of the results.
         keywords: the other fields of ValOptions.
 
     Returns:
-        The results: ((P, R, mAP50, mAP50-95, box, objectness, class loss), mAP50-95 by class, (pre, inference, NMS) ms
-        per image); and in words what could not be written ('': nothing).
+        The results: ((P, R, mAP50, mAP50-95, box, objectness, class loss), mAP50-95 by class, milliseconds per image of
+        pre-processing, inference and NMS); and in words what could not be written ('': nothing).
+
+    Raises:
+        InputError: an option, the data set or the weights cannot be used, or they do not go together.
     """
     from models.backends import DetectMultiBackend
     from utils.validation.inputs import Given, open_inputs, results_folder
@@ -93,7 +103,7 @@ def study(options: ValOptions) -> Path:
 
 
 def main(options: ValOptions) -> None:
-    """The command: validate and log; raises InputError, at the end, if a result could not be written."""
+    """Run the command: validate and log. Raises InputError, at the end, if a result could not be written."""
     if options.task in SPLITS:
         start_ahead()  # before torch is loaded
     from utils.device import device_line, select_device

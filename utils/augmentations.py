@@ -95,7 +95,14 @@ def random_perspective(
         The warped image (``im`` itself if nothing changes), and the rows that stay large enough, moved and clipped.
     """
     size = im.shape[0] + 2 * border[0], im.shape[1] + 2 * border[1]
-    matrix, zoom = draw_warp(im.shape, size, degrees, translate, scale, shear, perspective)
+    limits: WarpLimits = {
+        "degrees": degrees,
+        "translate": translate,
+        "scale": scale,
+        "shear": shear,
+        "perspective": perspective,
+    }
+    matrix, zoom = draw_warp(im.shape, size, limits)
     if border[0] or border[1] or (matrix != np.eye(3)).any():
         warp, transform = (cv2.warpPerspective, matrix) if perspective else (cv2.warpAffine, matrix[:2])
         im = warp(im, transform, size[::-1], borderValue=GREY)
@@ -103,7 +110,7 @@ def random_perspective(
 
 
 class WarpLimits(TypedDict):
-    """The hyperparameters of ``random_perspective``."""
+    """Maximum amounts of a random warp: the hyperparameters of ``random_perspective``."""
 
     degrees: float
     translate: float
@@ -123,15 +130,7 @@ def warp_limits(hyp: Mapping[str, float]) -> WarpLimits:
     }
 
 
-def draw_warp(
-    shape: Sequence[int],
-    output: tuple[int, int],
-    degrees: float,
-    translate: float,
-    scale: float,
-    shear: float,
-    perspective: float,
-) -> tuple[np.ndarray, float]:
+def draw_warp(shape: Sequence[int], output: tuple[int, int], limits: WarpLimits) -> tuple[np.ndarray, float]:
     """Draw a random warp of an image of ``shape`` to ``output`` (height, width); see ``random_perspective``.
 
     In the order of application: centre to the origin, tilt, rotation with zoom, shear, shift.
@@ -146,17 +145,17 @@ def draw_warp(
     centre = np.eye(3)
     centre[:2, 2] = -shape[1] / 2, -shape[0] / 2
     tilt = np.eye(3)
-    tilt[2, 0] = draw(perspective)
-    tilt[2, 1] = draw(perspective)
-    angle = math.radians(draw(degrees))
-    zoom = draw(scale, middle=1.0)
+    tilt[2, 0] = draw(limits["perspective"])
+    tilt[2, 1] = draw(limits["perspective"])
+    angle = math.radians(draw(limits["degrees"]))
+    zoom = draw(limits["scale"], middle=1.0)
     cosine, sine = zoom * math.cos(angle), zoom * math.sin(angle)
     slant, shift = np.eye(3), np.eye(3)
     rotation = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])  # counter-clockwise: y points down
-    slant[0, 1] = math.tan(math.radians(draw(shear)))
-    slant[1, 0] = math.tan(math.radians(draw(shear)))
-    shift[0, 2] = draw(translate, middle=0.5) * output[1]
-    shift[1, 2] = draw(translate, middle=0.5) * output[0]
+    slant[0, 1] = math.tan(math.radians(draw(limits["shear"])))
+    slant[1, 0] = math.tan(math.radians(draw(limits["shear"])))
+    shift[0, 2] = draw(limits["translate"], middle=0.5) * output[1]
+    shift[1, 2] = draw(limits["translate"], middle=0.5) * output[0]
     return shift @ slant @ rotation @ tilt @ centre, zoom
 
 

@@ -217,13 +217,10 @@ def create_dataloader(
         check_class_indices(dataset.labels, dataset.label_files, len(names), names)
     batch_size = min(batch_size, len(dataset))
     worker_count = count_workers(workers, batch_size)
-    generator = torch.Generator().manual_seed(seed)
-    worker_generator = torch.Generator().manual_seed(seed)
-    sampler: Sampler
+    sampler: Sampler = SequentialSampler(dataset)
     if augment or shuffle or rank_count > 1:
+        generator = torch.Generator().manual_seed(seed)
         sampler = SeededSampler(len(dataset), generator, shuffle, own_rank, rank_count)
-    else:
-        sampler = SequentialSampler(dataset)
     loader = Loader(
         dataset,
         batch_size=batch_size,
@@ -232,7 +229,7 @@ def create_dataloader(
         collate_fn=collate_fn4 if quad else collate_fn,
         pin_memory=device is not None and device.type == "cuda",
         worker_init_fn=seed_worker,
-        generator=worker_generator,  # not the sampler's: starting workers must not change the order of the images
+        generator=torch.Generator().manual_seed(seed),  # apart from the sampler's: workers' seeds come from it
         persistent_workers=worker_count > 0 and not image_weights,  # new indices only reach new workers
     )
     return loader, dataset

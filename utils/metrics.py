@@ -189,18 +189,22 @@ def ap_per_class(
 
     f1_curve = 2 * p_curve * r_curve / (p_curve + r_curve + eps)
     if plot:
-        folder = Path(save_dir)
         known = _names_of(classes, names)
-        file = folder / "PR_curve.png"
+        file = Path(save_dir) / "PR_curve.png"
         draw(file, partial(plot_pr_curve, _CONFIDENCE_GRID, pr_curves, ap, file, known))
-        for letter, label, curves in (("F1", "F1", f1_curve), ("P", "Precision", p_curve), ("R", "Recall", r_curve)):
-            file = folder / f"{letter}_curve.png"
-            draw(file, partial(plot_mc_curve, _CONFIDENCE_GRID, curves, file, known, ylabel=label))
+        _draw_metrics({"F1": f1_curve, "Precision": p_curve, "Recall": r_curve}, known, Path(save_dir), draw)
     best = smooth(f1_curve.mean(0), 0.1).argmax() if class_count else 0
     p, r, f1 = p_curve[:, best], r_curve[:, best], f1_curve[:, best]  # (C,) each
     true_positives = (r * label_counts).round()
     false_positives = (true_positives / (p + eps) - true_positives).round()
     return true_positives, false_positives, p, r, f1, ap, classes.astype(int)
+
+
+def _draw_metrics(curves: Mapping[str, NDArray], names: Sequence[str], folder: Path, draw: Draw) -> None:
+    """Draw metrics (C, K) over confidence, by name: F1_curve.png, P_curve.png and R_curve.png."""
+    for label, curve in curves.items():
+        file = folder / f"{'F1' if label == 'F1' else label[0]}_curve.png"
+        draw(file, partial(plot_mc_curve, _CONFIDENCE_GRID, curve, file, names, ylabel=label))
 
 
 def _names_of(classes: NDArray, names: Mapping[int, str] | Sequence[str]) -> list[str]:

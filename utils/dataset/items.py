@@ -230,7 +230,7 @@ class LoadImagesAndLabels(Dataset):
         size = image.shape[:2]
         matrix = np.eye(3)
         if self.augment:
-            matrix, zoom = draw_warp(size, size, **warp_limits(self.hyp))
+            matrix, zoom = draw_warp(size, size, warp_limits(self.hyp))
             labels = warp_labels(labels, (), matrix, zoom, size)
         return Scene([Tile(image)], size, matrix, size), labels, shapes
 

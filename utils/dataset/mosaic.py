@@ -79,7 +79,7 @@ def draw_mosaic(dataset: MosaicSource, index: int, usable: Callable[[int], int] 
         canvas, labels, segments = copy_paste(canvas, labels, segments, hyp["copy_paste"])
         tiles = [Tile(canvas)]
     size = 2 * (side + dataset.mosaic_border[0]), 2 * (side + dataset.mosaic_border[1])
-    matrix, zoom = draw_warp((2 * side, 2 * side), size, **warp_limits(hyp))
+    matrix, zoom = draw_warp((2 * side, 2 * side), size, warp_limits(hyp))
     return Scene(tiles, (2 * side, 2 * side), matrix, size), warp_labels(labels, segments, matrix, zoom, size)
 
 

@@ -1,1 +1,1 @@
-"""Detection: sources of images, and the results that are drawn and written."""
+"""Detection: options, sources of images, the detector, and the files that it writes."""

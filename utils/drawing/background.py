@@ -96,7 +96,7 @@ class DrawingProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code; None while it runs."""
+        """Exit code of the process; None while it runs."""
         return self._process.poll()
 
 
@@ -176,7 +176,7 @@ class BackgroundDrawing:
                 self._own.process = None  # the next picture gets a new one
 
     def _process(self) -> DrawingProcess:
-        """The process of this thread. Raises Lost if it cannot be started."""
+        """Return the process of this thread. Raises Lost if it cannot be started."""
         process: DrawingProcess | None = getattr(self._own, "process", None)
         if process is None:
             with suppress(IndexError):

@@ -92,7 +92,9 @@ def plot_pr_curve(
     """
     labels = [f"{name_in_chart(name)} {value:.3f}" for name, value in zip(names, ap[:, 0], strict=False)]
     mean = f"all classes {ap[:, 0].mean():.3f} mAP@0.5" if len(ap) else "no classes"
-    _plot_curves(px, py, save_dir, labels, mean, "Recall", "Precision")
+    figure = _curves(px, py, labels, mean)
+    figure.axes[0].set(xlabel="Recall", ylabel="Precision")
+    save_figure(figure, save_dir, dpi=250)
 
 
 def plot_mc_curve(
@@ -111,12 +113,13 @@ def plot_mc_curve(
     if len(py):
         level = smooth(py.mean(0), 0.05)
         mean = f"all classes {level.max():.2f} at {px[level.argmax()]:.3f}"
-    _plot_curves(px, py, save_dir, [*map(name_in_chart, names)], mean, xlabel, ylabel)
+    figure = _curves(px, py, [name_in_chart(name) for name in names], mean)
+    figure.axes[0].set(xlabel=xlabel, ylabel=ylabel)
+    save_figure(figure, save_dir, dpi=250)
 
 
-def _plot_curves(
-    px: NDArray, py: NDArray, path: str | Path, labels: list[str], mean_label: str, xlabel: str, ylabel: str
-) -> None:
+def _curves(px: NDArray, py: NDArray, labels: list[str], mean_label: str) -> Figure:
+    """Draw curves (C, K) over ``px`` (K,) and their mean, on axes from 0 to 1."""
     figure = new_figure(9, 6)
     axes = figure.add_subplot()
     if 0 < len(labels) <= LEGEND_LIMIT:
@@ -127,8 +130,8 @@ def _plot_curves(
     if len(py):
         axes.plot(px, py.mean(0), linewidth=3, color="blue", label=mean_label)
         axes.legend(bbox_to_anchor=(1.02, 1), loc="upper left")
-    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1))
-    save_figure(figure, path, dpi=250)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    return figure
 
 
 def plot_confusion_matrix(matrix: NDArray, names: Sequence[str], path: str | Path) -> None:

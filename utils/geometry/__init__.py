@@ -1,1 +1,1 @@
-"""Boxes and polygons: conversions, overlap, suppression."""
+"""Boxes, polygons and canvases: conversions, overlap, suppression, warps."""

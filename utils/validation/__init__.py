@@ -1,1 +1,1 @@
-"""Validation: the loop, its scores and its files."""
+"""Validation: options, inputs, the loop over a split, its scores and files."""

@@ -1,4 +1,4 @@
-"""What a validation works on: the model, the data set, the loader and the values that follow from all of them."""
+"""Inputs of a validation: the model, the data set, the loader, and the values that follow from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from utils.backend import Backend
 from utils.callbacks import Callbacks
 from utils.checks import check_img_size
 from utils.dataloaders import create_dataloader
-from utils.dataset.classes import SINGLE_CLASS_NOTE, class_names, is_single_class
+from utils.dataset.classes import SINGLE_CLASS, SINGLE_CLASS_NOTE, class_names, is_single_class
 from utils.dataset.description import check_dataset
 from utils.device import select_device
 from utils.errors import InputError, OtherClassesError
@@ -32,7 +32,7 @@ ComputeLoss = Callable[[Any, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  
 
 @dataclass(frozen=True)
 class Given:
-    """What the caller of ``val.validate`` hands in ready-made; None stands for what has to be opened.
+    """Arguments of ``val.validate`` that are not options; None for what has to be opened.
 
     Attributes:
         model: a network in memory. loader: batches of the split.
@@ -55,7 +55,7 @@ class Inputs:
     """Everything that one pass of validation needs, opened and checked.
 
     Attributes:
-        options: as the user gave them. given: what the caller of ``val.validate`` handed in.
+        options: as the user gave them. given: the other arguments of ``val.validate``.
         model: a network in memory, or an opened file. loader: batches of the split.
         data: the checked data set. names: {class index: name}.
         image_size: side of the largest image in pixels, a multiple of the model's stride.
@@ -73,12 +73,12 @@ class Inputs:
 
 
 def open_inputs(options: ValOptions, data: str | Dataset, given: Given, open_backend: Callable[..., Any]) -> Inputs:
-    """Check the data set, open the model and make the loader, as far as they are not given.
+    """Check the data set, open the model and make the loader, unless they are given.
 
     Args:
-        options: of the validation; ``data`` goes before ``options.data``.
+        options: of the validation; ``data`` takes precedence over ``options.data``.
         data: data set YAML, or a checked data set.
-        given: what the caller has already.
+        given: what does not have to be opened.
         open_backend: opens weights as a ``Backend``; called with arguments of ``models.backends.DetectMultiBackend``.
 
     Raises:
@@ -116,11 +116,13 @@ def open_inputs(options: ValOptions, data: str | Dataset, given: Given, open_bac
         loader = make_loader(replace(options, single_cls=single_cls), checked, image_size, stride, square, device)
     if given.model is None:
         model.warmup((options.batch_size, 3, image_size, image_size))
-    return Inputs(options, given, model, loader, checked, {0: "item"} if single_cls else names, image_size, single_cls)
+    if single_cls:
+        names = {0: SINGLE_CLASS}
+    return Inputs(options, given, model, loader, checked, names, image_size, single_cls)
 
 
 def weights_of(options: ValOptions) -> str | list[str]:
-    """The weights as one file, or as the list of an ensemble."""
+    """Return the weights as one file, or as the list of an ensemble."""
     return options.weights[0] if len(options.weights) == 1 else options.weights
 
 
@@ -171,9 +173,13 @@ def warn_of(options: ValOptions) -> None:
 
 
 def make_loader(
-    options: ValOptions, data: Mapping[str, Any], image_size: int, stride: int, square: bool = False,
+    options: ValOptions,
+    data: Mapping[str, Any],
+    image_size: int,
+    stride: int,
+    square: bool = False,
     device: torch.device | None = None,
-) -> DataLoader:  # fmt: skip
+) -> DataLoader:
     """Make the loader of a validation: rectangular batches, or square ones.
 
     Images get half a stride of padding, but none when speed is measured.

@@ -49,9 +49,11 @@ def study_file(folder: Path, data: str, weights: str) -> Path:
 
 def write_study(file: Path, rows: Sequence[Sequence[float]]) -> None:
     """Write rows of 10 numbers: P, R, mAP50, mAP50-95, box, objectness, class loss; three times in milliseconds."""
-    lines = (" ".join(f"{value:10.4g}" for value in row) for row in rows)
+    text = ""
+    for row in rows:
+        text += " ".join(f"{value:10.4g}" for value in row) + "\n"
     with atomic_path(file) as draft:
-        draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
 
 
 def zip_studies(files: Sequence[Path], target: Path) -> None:
