@@ -37,11 +37,11 @@ class Detect(nn.Module):
             raise InputError(f"Detect takes a number of classes above 0, got {short_repr(nc)}")
         if len(anchors) != len(ch):
             raise InputError(f"anchors for {len(anchors)} levels, but Detect reads {len(ch)} layers")
-        self.nc = nc
-        self.no = nc + 5  # outputs per anchor: x, y, w, h, objectness, classes
-        self.nl = len(anchors)  # levels
-        self.na = len(anchors[0]) // 2  # anchors per level
         self.inplace = inplace
+        self.nl = len(ch)  # levels
+        self.na = len(anchors[0]) // 2  # per level
+        self.nc = nc
+        self.no = 5 + nc  # per anchor: x, y, w, h, objectness, classes
         # Lists instead of buffers: the state dict of the file format has no grids
         self.grid = [torch.zeros(1) for _ in anchors]
         self.anchor_grid = [torch.zeros(1) for _ in anchors]

@@ -112,12 +112,14 @@ def smart_resume(
     """
     start_epoch = ckpt["epoch"] + 1
     best_fitness = 0.0
-    if ckpt.get("optimizer") is not None:
-        load_optimizer(optimizer, ckpt["optimizer"])
+    saved = ckpt.get("optimizer")
+    if saved is not None:
+        load_optimizer(optimizer, saved)
         best_fitness = ckpt["best_fitness"]
-    if ema is not None and ckpt.get("ema") is not None:
-        ema.ema.load_state_dict(ckpt["ema"].float().state_dict())
+    average = ckpt.get("ema")
+    if average is not None and ema is not None:
         ema.updates = ckpt["updates"]
+        ema.ema.load_state_dict(average.float().state_dict())
     if resume and start_epoch <= 0:
         raise InputError(f"the training of {weights} has ended: start a new one with --weights {weights}")
     if epochs < start_epoch:

@@ -85,8 +85,8 @@ def scale_coords(
     """
     if ratio_pad is None:
         gain = min(img1_shape[0] / img0_shape[0], img1_shape[1] / img0_shape[1])
-        left = (img1_shape[1] - img0_shape[1] * gain) / 2
-        top = (img1_shape[0] - img0_shape[0] * gain) / 2
+        left = (img1_shape[1] - gain * img0_shape[1]) / 2
+        top = (img1_shape[0] - gain * img0_shape[0]) / 2
     else:
         gain = ratio_pad[0][0]
         left, top = ratio_pad[1]
