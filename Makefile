@@ -59,6 +59,7 @@ bench: $(RUNTIME)
 lint: $(TOOLS)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m pytest -q tests/test_limits_of_style.py
 
 types: $(TOOLS)
 	$(RUN) -m mypy
