@@ -207,7 +207,7 @@ def test_every_shipped_hyperparameter_file_is_valid():
         ({"lr0": [0.1]}, r"lr0 must be .* got \[0.1\]"),
         ({"lr0": True}, "lr0 must be"),
         ({"lr0": None}, "lr0 must be"),
-        ({"lr0": "1e-3"}, "YAML takes 1e-3 for a text"),
+        ({"lr0": "1e-3"}, "YAML reads 1e-3 as text"),
         ({"anchors": 0}, "anchors must be"),
         ({7: 1}, "parameter 7"),
         ({"lr0": 10**50}, "lr0 must be"),

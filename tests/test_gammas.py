@@ -11,7 +11,7 @@ from prune_tools.sparsity.gammas import ChannelGammas
 def members(gammas: ChannelGammas, channel: int) -> torch.Tensor:
     """The gammas of one channel, read the slow way."""
     joined = torch.cat([norm.weight.detach() for norm in gammas.norms.values()])
-    return joined[gammas._entries[gammas._owner == channel]]
+    return joined[gammas._positions[gammas._owner == channel]]
 
 
 def test_coupled_channels_are_found(gammas, network):
@@ -31,7 +31,7 @@ def test_protected_layers_are_left_alone(network):
 
 def test_subgradient_is_that_of_the_group_lasso(gammas):
     rate, weights = 0.3, [norm.weight for norm in gammas.norms.values()]
-    squares = torch.zeros(gammas.count).index_add(0, gammas._owner, torch.cat(weights)[gammas._entries].square())
+    squares = torch.zeros(gammas.count).index_add(0, gammas._owner, torch.cat(weights)[gammas._positions].square())
     norms = squares.sqrt()
     expected = torch.autograd.grad(rate * (torch.bincount(gammas._owner).sqrt() * norms).sum(), weights)
     gammas.add_subgradient(rate)
@@ -56,7 +56,7 @@ def test_saliency_is_the_squared_change_of_a_linear_loss(gammas):
     for norm, part in zip(gammas.norms.values(), slope.split(gammas._widths), strict=True):
         norm.weight.grad = part
     channel = int(torch.bincount(gammas._owner).argmax())
-    own = slope[gammas._entries[gammas._owner == channel]]
+    own = slope[gammas._positions[gammas._owner == channel]]
     lost = (own * members(gammas, channel)).sum()  # loss = slope * gammas, exactly linear
     assert gammas.saliency()[channel] == pytest.approx(float(lost**2), rel=1e-5)
 

@@ -122,7 +122,7 @@ def test_a_script_or_an_address_of_the_run_folder_is_not_used(run, tmp_path, mon
 @pytest.mark.parametrize("name", ["data", "teacher"])
 def test_a_recorded_address_is_not_fetched(run, name):
     rewrite(run, **{"recipe": "gentle", "teacher": "", "weights": "", name: "https://example.com/a.pt"})
-    with pytest.raises(InputError, match=f"nothing is fetched for a record.*--{name}"):
+    with pytest.raises(InputError, match=f"nothing is downloaded for a record.*--{name}"):
         resumed(run, FinetuneOptions)
 
 
@@ -154,7 +154,7 @@ def test_a_record_that_is_none(run, content):
 def test_options_of_other_programs_are_named(run):
     rewrite(run, upload_dataset=False, entity=None, cache=None)
     found = resumed(run)
-    assert "left out: upload_dataset, entity" in found.notes[0]
+    assert "ignored: upload_dataset, entity" in found.notes[0]
     assert found.options.cache == "auto"
 
 

@@ -21,6 +21,7 @@ from prune_tools.channels.tracing import trace_model
 from prune_tools.planning.costs import CostModel
 from prune_tools.planning.goals import Target, readable
 from prune_tools.sparsity.gammas import ChannelGammas
+from prune_tools.sparsity.options import AUTO
 from prune_tools.sparsity.polarize import ByBudget, ByShare, Chooser, Polarizer
 from prune_tools.sparsity.rates import DEADLINE, LARGEST_CHANGE, NEARLY_ZERO, Course, decayed, mobility, remaining_path
 from utils.callbacks import Plugin
@@ -30,27 +31,26 @@ from utils.training.results import EpochResult
 from utils.training.resume_record import Judge
 from utils.training.state import TrainingState
 
-AUTO = "auto"
-FIRST_JUDGEMENT = 0.1  # share of the run before which a projection is not worth a warning
-ROUNDING = 0.002  # of shares: whole channels, and those that half precision moves over the limit
+FIRST_JUDGEMENT = 0.1  # share of the run; earlier projections are too uncertain for a warning
+ROUNDING = 0.002  # tolerance of shares: whole channels, and channels that half precision moves over the limit
 
 
 @dataclass(frozen=True)
 class PenaltySettings:
-    """What the penalty is to do.
+    """Settings of the penalty.
 
     Attributes:
         penalty: 'l1', 'prox' or 'polarize'.
         sr: rate on gamma per batch, or 'auto'.
         sr_beta: rate on beta, always as L1. The original tools use ten times ``sr``: it moves the constants that
-            removed channels would leave behind to zero, but shrinks the offsets of those that stay as well.
+            removed channels would emit to zero, but also shrinks the offsets of the channels that stay.
         scope: which channels, see groups.ChannelGroup.exclusion.
         skip: patterns of layers to leave alone, see groups.protect.
-        target_share: wanted share of small gammas at the end.
-        target: for 'polarize', instead of the share: what the network should cost without them.
-        round_to: with a target, multiples to which each layer's other channels add up.
-        max_map_loss: the automatic rate and ``polarize`` hold back while mAP50 is further than this below the start's
-            (or below the best epoch's); twice this at the highest learning rate, see SparsityPenalty.allowed_loss.
+        target_share: share of small gammas to reach by the end.
+        target: for 'polarize', instead of the share: the cost of the network without the small channels.
+        round_to: with a target, the number of channels that each layer keeps is a multiple of this.
+        max_map_loss: the automatic rate and ``polarize`` pause while mAP50 is more than this below that of the start
+            or of the best epoch; see SparsityPenalty.allowed_loss.
     """
 
     penalty: str = "l1"
@@ -65,7 +65,17 @@ class PenaltySettings:
 
 
 class SparsityPenalty(Plugin):
-    """Applies the penalty, reports on it, and grades the epochs so that best.pt is one that has become sparse."""
+    """Applies the penalty, reports on it, and grades the epochs so that best.pt is a sparse one.
+
+    Attributes:
+        rate: of the present epoch; with the published schedule, that of the first.
+        best_map: highest mAP50 so far, that of the start weights included.
+        verdict: 'low' or 'high' if the fixed rate has been warned of, else ''.
+        share: of small gammas in the averaged model, after the latest epoch.
+        share_of_best: the same of best.pt, if it has missed the goal, else None.
+        gammas, average: the channels of the model and of the moving average, from ``on_training_ready`` on.
+        course: how the gammas move, from ``on_training_ready`` on.
+    """
 
     name = "sparsity"
 
@@ -74,17 +84,18 @@ class SparsityPenalty(Plugin):
 
         ``start_map50`` measures the start weights, when a new run begins.
         """
-        self.settings, self.start_map50 = settings, start_map50
+        self.settings = settings
+        self.start_map50 = start_map50
         self.active = settings.sr != 0
         self.automatic = settings.sr == AUTO and settings.penalty != "polarize"
-        self.rate = 0.0  # at the start of the published schedule
+        self.rate = 0.0
         self.best_map = 0.0
         self.verdict = ""
         self.polarizer: Polarizer | None = None
         self.resumed = False
         self.skipped = False  # the optimizer step under way does nothing
-        self.share_of_best: float | None = None  # of small gammas in best.pt where the goal was missed
-        self.share = 0.0  # of small gammas in the averaged model, after the latest epoch
+        self.share_of_best: float | None = None
+        self.share = 0.0
         self.gammas: ChannelGammas
         self.average: ChannelGammas
         self.course: Course
@@ -92,12 +103,12 @@ class SparsityPenalty(Plugin):
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
     def on_training_ready(self, state: TrainingState) -> None:
-        """Find the channels of the model about to be trained, and the first rate."""
+        """Find the channels of the model, and set the first rate."""
         settings = self.settings
         self.best_map = 0.0
         self.verdict = ""
         self.resumed = False
-        plain = plain_norms(copy.deepcopy(state.model))  # --sync-bn replaces the layers that are looked for
+        plain = plain_norms(copy.deepcopy(state.model))  # --sync-bn replaces the batch norms that define channels
         self.gammas = ChannelGammas(plain, settings.scope, settings.skip).twin(state.model)
         self.average = self.gammas.twin(state.ema.ema)
         start = self.gammas.magnitudes()
@@ -116,7 +127,7 @@ class SparsityPenalty(Plugin):
         LOGGER.info(f"Sparse training: {self.gammas.count} channels of {len(self.gammas.norms)} layers, {self._how()}")
 
     def on_before_optimizer_step(self, state: TrainingState) -> None:
-        """Add the penalty's part of the gradients; rate 0 leaves them untouched, and so does a step to be skipped."""
+        """Add the penalty to the gradients, unless its rate is 0 or the step will be skipped."""
         self.skipped = state.skips_step()
         if self.skipped:
             return
@@ -146,7 +157,7 @@ class SparsityPenalty(Plugin):
         now = self.gammas.magnitudes()
         self.course.measure(now)
         if self.active and self.settings.penalty != "l1":
-            self.average.clear(now == 0)  # an average of values that were not all zero never gets there by itself
+            self.average.clear(now == 0)  # an average of values that were not all zero never becomes zero by itself
         averaged = self.average.magnitudes()
         self.share = float((averaged < NEARLY_ZERO).float().mean())
         if self.active:
@@ -157,7 +168,7 @@ class SparsityPenalty(Plugin):
         self._histograms(epoch)
 
     def on_fit_epoch_end(self, vals: EpochResult, epoch: int, best_fitness: float, fi: float) -> None:
-        """Set the automatic rate of the next epoch, and let the penalty pause while mAP50 is too low."""
+        """Set the automatic rate of the next epoch; pause the penalty while mAP50 is too low."""
         self.best_map = max(self.best_map, vals.map50)
         allowed = self.allowed_loss(epoch)
         held = vals.map50 < self.best_map - allowed
@@ -168,42 +179,43 @@ class SparsityPenalty(Plugin):
         if held and (self.automatic or self.polarizer is not None):
             LOGGER.info(
                 f"mAP50 {vals.map50:.3f} is more than {allowed:.2g} below {self.best_map:.3f}: "
-                "the penalty holds back until it has recovered"
+                "the penalty pauses until it has recovered"
             )
 
     def allowed_loss(self, epoch: int) -> float:
-        """Return how far mAP50 may be below the best after ``epoch``.
+        """How far mAP50 may be below the best after ``epoch``: up to twice ``max_map_loss`` at high learning rates.
 
-        What a high learning rate costs comes back when it falls, so up to twice as much is allowed until then.
+        The accuracy that a high learning rate costs comes back when the rate falls.
         """
         return self.settings.max_map_loss * (1 + self.state.run.learning_rate_factor(epoch))
 
     def on_train_end(self, last: Path, best: Path, plots: bool, epoch: int, results: Sequence[float]) -> None:
-        """Say what best.pt is."""
+        """Log what best.pt is; warn, with remedies, if it has missed the goal."""
         if not self.active:
             return
-        wanted, reached = self.settings.target_share, self.state.best.grade
+        goal, reached = self.settings.target_share, self.state.best.grade
         if self.polarizer is not None:
-            wanted = float(self.polarizer.chosen.float().mean())
-            reached *= wanted
-        if reached > wanted - ROUNDING:
-            LOGGER.info(f"best.pt is the best of the epochs in which {wanted:.0%} of the prunable channels are small")
+            goal = float(self.polarizer.chosen.float().mean())
+            reached *= goal
+        if reached > goal - ROUNDING:
+            LOGGER.info(f"best.pt is the best of the epochs in which {goal:.0%} of the prunable channels are small")
+            return
+        self.share_of_best = reached
+        remedies = "train longer"
+        if self.polarizer is not None:
+            remedies += " or with a larger --max-map-loss"
         else:
-            self.share_of_best = reached
-            text = f"no epoch has reached {wanted:.0%} small gammas; best.pt is the sparsest, with {reached:.1%}"
-            remedies = ["train longer"]
-            if self.polarizer is None and not self.automatic:
-                remedies.append("with a higher --sr")
-            else:
-                remedies.append("with a larger --max-map-loss")
-            if self.polarizer is None:
-                remedies.append("with --penalty polarize, which needs fewer epochs")
-            LOGGER.warning(f"WARNING: {text}: prune no more than that, or {', '.join(remedies[:-1])} or {remedies[-1]}")
+            remedies += ", with a larger --max-map-loss" if self.automatic else ", with a higher --sr"
+            remedies += " or with --penalty polarize, which needs fewer epochs"
+        LOGGER.warning(
+            f"WARNING: no epoch has reached {goal:.0%} small gammas; best.pt is the sparsest, with {reached:.1%}: "
+            f"prune no more than that, or {remedies}"
+        )
 
     # -- the goal ------------------------------------------------------------------------------------------------------
 
     def _chooser(self, model: Any) -> Chooser:
-        """Return which channels of ``model`` 'polarize' brings to zero."""
+        """The rule by which 'polarize' chooses channels of ``model``."""
         settings = self.settings
         if settings.target is None:
             return ByShare(self.gammas.layer, settings.target_share)
@@ -211,7 +223,7 @@ class SparsityPenalty(Plugin):
         return ByBudget(self.gammas.groups, costs, settings.target, settings.round_to)
 
     def _grade(self, averaged: torch.Tensor) -> float:
-        """Return how near the averaged model with these magnitudes is to the goal; best.pt is of the highest grade."""
+        """How close the averaged model with these magnitudes is to the goal; best.pt has the highest grade."""
         if self.polarizer is None:
             return min(self.share, self.settings.target_share)
         small = (averaged[self.polarizer.chosen] < NEARLY_ZERO).float()
@@ -233,13 +245,15 @@ class SparsityPenalty(Plugin):
         torch._foreach_add_(gradients, torch._foreach_sign([bias.detach() for bias in biases]), alpha=rate)
 
     def _adapt(self, epoch: int, held: bool) -> None:
-        """Set the rate that would bring the wanted share to zero by the deadline, in steps of at most a factor."""
-        state, deadline = self.state, round(DEADLINE * self.state.epochs)
+        """Set the rate that brings the target share to zero by the deadline, changed by at most LARGEST_CHANGE."""
+        state = self.state
+        deadline = round(DEADLINE * state.epochs)
         last = deadline if epoch + 1 < deadline else state.epochs
         path, push = remaining_path(state, epoch + 1, last, schedule=False)
-        wanted = self.course.needed(self.settings.target_share, path, push)
-        highest = self.rate / LARGEST_CHANGE if held else self.rate * LARGEST_CHANGE
-        self.rate = min(max(wanted, self.rate / LARGEST_CHANGE), highest)
+        needed = self.course.needed(self.settings.target_share, path, push)
+        lowest = self.rate / LARGEST_CHANGE
+        highest = lowest if held else self.rate * LARGEST_CHANGE
+        self.rate = min(max(needed, lowest), highest)
 
     # -- reports -------------------------------------------------------------------------------------------------------
 
@@ -248,39 +262,43 @@ class SparsityPenalty(Plugin):
         settings = self.settings
         if not self.active:
             return f"sr 0, sr-beta {settings.sr_beta:g}"
-        aim = f"{settings.target_share:.0%} of them wanted below {NEARLY_ZERO:g}"
+        goal = f"goal {settings.target_share:.0%} of them below {NEARLY_ZERO:g}"
         chooser = None if self.polarizer is None else self.polarizer.choose
         if isinstance(chooser, ByBudget):
-            aim = f"{readable(chooser.quantity, chooser.final)} wanted without those at zero"
+            goal = f"goal {readable(chooser.quantity, chooser.final)} without those at zero"
         rate = "rate set automatically" if settings.sr == AUTO else f"sr {self.rate:g}"
-        return f"{settings.penalty}, {rate}, sr-beta {settings.sr_beta:g}, {aim}"
+        return f"{settings.penalty}, {rate}, sr-beta {settings.sr_beta:g}, {goal}"
 
     def _projected(self, epoch: int) -> float:
-        """Share of channels that will be small at the end if the gammas go on as they do."""
+        """Share of channels that will be small at the end if the gammas continue to move as they do."""
         path, push = remaining_path(self.state, epoch + 1, self.state.epochs, self._decays)
         return float((self.course.final(path, push * self.rate) < NEARLY_ZERO).float().mean())
 
     def _progress(self, epoch: int, averaged: torch.Tensor) -> str:
         text = f"{self.share:.1%} of {self.gammas.count} prunable channels are below {NEARLY_ZERO:g}"
         if self.polarizer is not None:
-            text += f" ({float(self.polarizer.chosen.float().mean()):.1%} chosen to go)"
+            text += f" ({float(self.polarizer.chosen.float().mean()):.1%} chosen)"
         elif self.active:
             text += f" (on course for {self._projected(epoch):.0%}), sr {self._rate_now():.3g}"
         return text + f", median {averaged.median():.3g}"
 
     def _judge(self, epoch: int) -> None:
-        """Warn, once per verdict, when a fixed rate will plainly miss the wanted share."""
-        state, wanted = self.state, self.settings.target_share
+        """Warn, once per verdict, if a fixed rate will clearly miss the target share."""
+        state, goal = self.state, self.settings.target_share
         if epoch + 1 < max(FIRST_JUDGEMENT * state.epochs, 2):
             return
         projected = self._projected(epoch)
-        verdict = "low" if projected < wanted / 2 else "high" if projected > (1 + wanted) / 2 else ""
+        verdict = ""
+        if projected < goal / 2:
+            verdict = "low"
+        elif projected > (1 + goal) / 2:
+            verdict = "high"
         if verdict and verdict != self.verdict:
             path, push = remaining_path(state, 0, state.epochs, self._decays)
-            better = self.course.needed(wanted, path, push, origin=self.course.start)
+            better = self.course.needed(goal, path, push, origin=self.course.start)
             LOGGER.warning(
                 f"--sr {self.rate:g} is too {verdict} for {state.epochs} epochs of {len(state.loader)} batches: about "
-                f"{projected:.0%} of the prunable channels will end below {NEARLY_ZERO:g}, wanted are {wanted:.0%}; "
+                f"{projected:.0%} of the prunable channels will end below {NEARLY_ZERO:g}, and the goal is {goal:.0%}; "
                 f"about --sr {better:.2g} would do, or let --sr auto find it"
             )
         self.verdict = verdict
@@ -299,8 +317,10 @@ class SparsityPenalty(Plugin):
 
     def state_dict(self) -> dict[str, Any]:
         """Rate, best mAP50, verdict, course and polarizer."""
-        parts = {"rate": self.rate, "best_map": self.best_map, "verdict": self.verdict, "course": vars(self.course)}
-        return parts | ({"polarizer": self.polarizer.state_dict()} if self.polarizer is not None else {})
+        record = {"rate": self.rate, "best_map": self.best_map, "verdict": self.verdict, "course": vars(self.course)}
+        if self.polarizer is not None:
+            record["polarizer"] = self.polarizer.state_dict()
+        return record
 
     def load_state_dict(self, record: Any) -> None:
         """Continue where ``state_dict`` was taken. Raises InputError for a damaged record."""

@@ -1,8 +1,8 @@
-"""Polarised sparse training: the channels that will be cut go to zero, all others stay free.
+"""Polarised sparse training: the channels that will be removed go to zero, all others stay free.
 
-An L1 penalty shrinks every gamma, also those that stay, and that costs accuracy. Here only the channels that the loss
-needs least are pushed, a growing number of them, each to exactly zero within about an epoch; the rest of the run lets
-the others take over. The choice follows Molchanov et al. (Importance Estimation for Neural Network Pruning, CVPR 2019),
+An L1 penalty shrinks every gamma, including those that stay, which costs accuracy. Here only the channels that the loss
+needs least are pushed, a growing number of them, each to exactly zero within about an epoch; in the rest of the run the
+others take over. The choice follows Molchanov et al. (Importance Estimation for Neural Network Pruning, CVPR 2019),
 the growing penalty on a fixed set Wang et al. (Neural Pruning via Growing Regularization, ICLR 2021), and the number of
 chosen channels the cubic schedule of Zhu and Gupta (To Prune, or Not to Prune, 2017).
 """
@@ -22,28 +22,28 @@ from prune_tools.planning.targets import TargetPlanner
 from prune_tools.sparsity.gammas import TINY, ChannelGammas
 
 FIRST, LAST = 0.05, 0.5  # shares of the run between which channels are chosen
-LONGEST_HOLD = 0.3  # share of the run for which choosing may be held in all, so that the goal is reached in any case
+LONGEST_HOLD = 0.3  # maximum total share of the run for which choosing may pause, so that the goal is still reached
 FALL = 1.0  # epochs in which a chosen gamma falls to zero
-LEAST_DISTANCE = 0.25  # of the mean gamma: no chosen one falls more slowly than if it had so far to go
+LEAST_DISTANCE = 0.25  # of the mean gamma: a chosen one falls at least as fast as one of this size
 FREE_SHARE = 0.1  # share of each layer's channels that is never chosen, at least one channel
-STRIDE = 0.1  # epochs between two choices
+STRIDE = 0.1  # epochs between choices
 
 
 class Chooser(Protocol):
-    """Says which channels should go to zero."""
+    """Chooses the channels that should go to zero."""
 
     def __call__(self, saliency: torch.Tensor, chosen: torch.Tensor, done: float) -> torch.Tensor:
         """Mask (count,) of the channels that should be on their way to zero.
 
         Args:
-            saliency: (count,), what the loss would miss.
+            saliency: (count,), how much the loss needs each channel.
             chosen: (count,), mask of the channels chosen before, which stay chosen.
-            done: how much of the way to the goal has come, in [0, 1].
+            done: progress towards the goal, in [0, 1].
         """
 
 
 class ByShare:
-    """The least salient channels, a share of all; the most salient ones of each layer stay.
+    """Chooses the least salient channels, a share of all; the most salient ones of each layer stay.
 
     Args:
         layer: (count,), number of the group of each channel.
@@ -52,46 +52,51 @@ class ByShare:
 
     def __init__(self, layer: torch.Tensor, share: float) -> None:
         """Choose nothing yet."""
-        self.layer, self.share = layer, share
+        self.layer = layer
+        self.share = share
 
     def __call__(self, saliency: torch.Tensor, chosen: torch.Tensor, done: float) -> torch.Tensor:
         """See Chooser."""
         missing = round(self.share * done * len(chosen)) - int(chosen.sum())
         candidates = torch.where(chosen | self._spared(saliency), math.inf, saliency)
-        new = candidates.argsort()[: max(missing, 0)]
-        wanted = chosen.clone()
-        wanted[new[candidates[new].isfinite()]] = True
-        return wanted
+        new = candidates.argsort()[: max(missing, 0)]  # (missing,) indices
+        result = chosen.clone()
+        result[new[candidates[new].isfinite()]] = True
+        return result
 
     def _spared(self, saliency: torch.Tensor) -> torch.Tensor:
         """(count,) mask: the most salient channels of each layer, which are never chosen."""
-        layer = self.layer
+        layer = self.layer  # (count,)
+        widths = torch.bincount(layer)  # (layers,)
+        starts = widths.cumsum(0) - widths  # (layers,)
         order = saliency.argsort()
-        order = order[layer[order].argsort(stable=True)]  # layer by layer, within each by saliency
-        widths = torch.bincount(layer)
-        place = torch.arange(len(layer), device=layer.device) - (widths.cumsum(0) - widths)[layer[order]]
-        free = (widths * FREE_SHARE).ceil().clamp(min=1)[layer[order]]
+        order = order[layer[order].argsort(stable=True)]  # (count,) indices: layer by layer, within each by saliency
+        owner = layer[order]
+        rank_in_layer = torch.arange(len(layer), device=layer.device) - starts[owner]
+        free = (widths * FREE_SHARE).ceil().clamp(min=1)[owner]
         spared = torch.zeros_like(layer, dtype=torch.bool)
-        spared[order] = place >= widths[layer[order]] - free
+        spared[order] = rank_in_layer >= widths[owner] - free
         return spared
 
 
 class ByBudget:
-    """The channels that save the most operations or parameters for their saliency.
+    """Chooses the channels that save the most operations or parameters for their saliency.
 
     Args:
         groups: those that may lose channels, in the order of the channels.
-        costs: of the network's plans.
+        costs: of the network at given widths.
         target: 'params' or 'flops' that remain in the end.
-        round_to: of the channels that each layer keeps.
+        round_to: each layer keeps a multiple of this many channels.
 
     Raises:
-        InputError: the target cannot be reached, or is none.
+        InputError: the target cannot be reached, or the network costs no more than that.
     """
 
     def __init__(self, groups: Sequence[ChannelGroup], costs: CostModel, target: Target, round_to: int = 1) -> None:
-        """Make sure that the target can be reached."""
-        self.groups, self.costs, self.quantity = groups, costs, target.quantity
+        """Check that the target can be reached."""
+        self.groups = groups
+        self.costs = costs
+        self.quantity = target.quantity
         self.limits = Limits(round_to=round_to, max_layer_ratio=1 - FREE_SHARE)
         self.present = costs(target.quantity, costs.sizes)
         self.final = target.budget(self.present)
@@ -102,47 +107,54 @@ class ByBudget:
         budget = self.present - done * (self.present - self.final)
         if budget >= self.present:
             return chosen
-        scores = torch.where(chosen, 0.0, saliency + TINY).cpu()  # those chosen before go first
+        scores = torch.where(chosen, 0.0, saliency + TINY).cpu()  # (count,); those chosen before go first
         return chosen | self._plan(scores, budget).to(chosen.device)
 
     def _plan(self, scores: torch.Tensor, budget: float) -> torch.Tensor:
-        """Mask (count,) of the channels that go within ``budget``."""
-        parts = dict(zip([group.name for group in self.groups], scores.split(self.costs.sizes.tolist()), strict=True))
-        planner = TargetPlanner(self.groups, parts, self.costs, self.limits)
+        """Mask (count,) of the channels to remove for ``budget``."""
+        sizes = self.costs.sizes.tolist()
+        names = [group.name for group in self.groups]
+        planner = TargetPlanner(
+            self.groups, dict(zip(names, scores.split(sizes), strict=True)), self.costs, self.limits
+        )
         plan = planner.plan(Target(self.quantity, budget, relative=False))
-        gone = torch.ones(len(scores), dtype=torch.bool)
-        for group, part in zip(self.groups, gone.split(self.costs.sizes.tolist()), strict=True):
-            part[plan.kept[group.name]] = False
-        return gone
+        removed = torch.ones(len(scores), dtype=torch.bool)
+        for name, part in zip(names, removed.split(sizes), strict=True):  # views
+            part[plan.kept[name]] = False
+        return removed
 
 
 class Polarizer:
     """Pushes more and more channels to zero.
 
     Args:
-        gammas: the channels.
-        choose: which of them.
+        gammas: all prunable channels.
+        choose: chooses those to push.
         epochs: of the run.
         batches: per epoch.
     """
 
     def __init__(self, gammas: ChannelGammas, choose: Chooser, epochs: int, batches: int) -> None:
         """Choose nothing yet."""
-        self.gammas, self.choose, self.epochs, self.batches = gammas, choose, epochs, batches
-        zeros = torch.zeros(gammas.count, device=gammas.layer.device)
-        self.saliency, self.speed, self.chosen = zeros, zeros.clone(), zeros.bool()
+        self.gammas = gammas
+        self.choose = choose
+        self.epochs = epochs
+        self.batches = batches
+        self.saliency = torch.zeros(gammas.count, device=gammas.layer.device)  # (count,), summed over steps
+        self.speed = torch.zeros_like(self.saliency)  # (count,), by which a gamma falls per batch
+        self.chosen = torch.zeros_like(self.saliency, dtype=torch.bool)  # (count,)
         self.passed = 0.0  # epochs
-        self.progress = 0.0  # epochs during which the number of chosen channels was allowed to grow
-        self.next_choice = 0.0  # the progress at which to choose again
-        self.held = False  # whether it may not grow at present
+        self.progress = 0.0  # epochs, without those for which choosing paused
+        self.next_choice = 0.0  # progress at which to choose again
+        self.held = False  # choosing pauses
 
     def observe(self) -> None:
-        """Take in the gradients of an optimizer step, before the step."""
+        """Add the saliency of an optimizer step, before the step: it needs gradients."""
         self.saliency += self.gammas.saliency()
 
     @property
     def done(self) -> float:
-        """Return how much of the way to the goal should have come by now, in [0, 1]."""
+        """Progress towards the goal by the schedule, in [0, 1]."""
         start, end = FIRST * self.epochs, max(LAST * self.epochs, 1.0)
         done = min(max((self.progress - start) / (end - start), 0.0), 1.0)
         return 1 - (1 - done) ** 3
@@ -154,22 +166,22 @@ class Polarizer:
             self.progress += batches / self.batches
         if self.progress >= self.next_choice:
             self.next_choice = self.progress + STRIDE if self.done < 1 else math.inf
-            wanted = self.choose(self.saliency, self.chosen, self.done)
-            new = wanted & ~self.chosen
-            self.chosen = wanted
+            chosen = self.choose(self.saliency, self.chosen, self.done)
+            new = chosen & ~self.chosen
+            self.chosen = chosen
             magnitudes = self.gammas.magnitudes()
-            # Those that are about zero already would have no push of their own against what the optimizer gives back
+            # Gammas near zero would otherwise get too little push to withstand the optimizer
             distance = magnitudes.clamp(min=LEAST_DISTANCE * magnitudes.mean())
             self.speed[new] = distance[new] / (FALL * self.batches)
         self.gammas.shrink(self.speed * self.chosen * batches)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+        """The fields that a resumed run needs."""
         names = ("saliency", "speed", "chosen", "passed", "progress", "next_choice", "held")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Continue where ``state_dict`` was taken."""
         for name, value in saved.items():
             own = getattr(self, name)
             setattr(self, name, value.to(own.device) if isinstance(own, torch.Tensor) else value)

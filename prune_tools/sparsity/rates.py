@@ -1,32 +1,30 @@
-"""How strong the penalty of sparse training is: a fixed schedule, or one found out from how the gammas move.
+"""Penalty strength: a fixed schedule, or one estimated from how the gammas move.
 
 With learning rate ``lr`` and momentum ``m`` a batch moves a gamma by ``lr / (1 - m)`` times what acts on it: the
-penalty's rate towards zero, and the loss, which holds against it with a force that differs from channel to channel.
-``Course`` measures that force over an epoch and says where the gammas will be at the end, and which rate would have
-brought each of them to zero by then.
+penalty's rate towards zero, and against it the loss, with a force that differs from channel to channel. ``Course``
+measures that force over an epoch and predicts where the gammas will be at the end, and which rate would bring each of
+them to zero by then.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from utils.training.state import TrainingState
+from utils.training.optim import NORMS
+from utils.training.state import TrainingState
 
-NEARLY_ZERO = 1e-2  # smaller gammas count as ready to go
+NEARLY_ZERO = 1e-2  # smaller gammas count as ready to be removed
 FINAL_FACTOR = 0.1  # the published rate decays linearly towards this share of its start
 LARGEST_CHANGE = 2.0  # factor by which the automatic rate may change from one epoch to the next
-DEADLINE = 0.75  # share of the run after which the automatic rate wants the gammas to be small
-MEMORY = 0.5  # weight of the earlier epochs in the measured force
-NORMS = 2  # the optimizer's parameter group that holds the gammas
+DEADLINE = 0.75  # share of the run by which the automatic rate aims to have the gammas small
+MEMORY = 0.5  # weight of earlier epochs in the measured force
 
 
 def mobility(optimizer: torch.optim.Optimizer) -> float:
-    """Return how far a constant gradient of 1 moves a gamma per step, in the long run."""
+    """How far a constant gradient of 1 moves a gamma per step, in the long run."""
     group = optimizer.param_groups[NORMS]
     return group["lr"] / (1 - group.get("momentum", 0.0))
 
@@ -38,14 +36,14 @@ def decayed(rate: float, epoch: float, epochs: int) -> float:
 
 @dataclass
 class Course:
-    """Where the gammas came from and what holds them, measured once per epoch.
+    """Where the gammas started and which force of the loss acts on them, measured once per epoch.
 
     Attributes:
         start: (count,), magnitudes before the first epoch.
         before: (count,), magnitudes at the end of the last epoch measured.
-        force: (count,), what the loss sets against the penalty, in units of the rate; None before the first epoch.
-        path: the sum of the mobilities of all batches of the present epoch.
-        push: the same, each times its rate.
+        force: (count,), of the loss against the penalty, in units of the rate; None before the first epoch.
+        path: sum of the mobilities of all batches of the present epoch.
+        push: sum of the mobilities, each times its rate.
     """
 
     start: torch.Tensor
@@ -67,31 +65,39 @@ class Course:
         self.before, self.path, self.push = now, 0.0, 0.0
 
     def final(self, path: float, push: float) -> torch.Tensor:
-        """(count,): the magnitudes after a further ``path`` and ``push``, those that are small by now staying so."""
+        """(count,) magnitudes after a further ``path`` and ``push``; those that are small by now stay so."""
         force = torch.zeros_like(self.before) if self.force is None else self.force
         moved = self.before + force * path - push
         return torch.where(self.before < NEARLY_ZERO, self.before, moved)
 
     def needed(self, share: float, path: float, per_rate: float, origin: torch.Tensor | None = None) -> float:
-        """The rate that brings ``share`` of all channels to zero over ``path`` (``per_rate``: the push of rate 1).
+        """The rate that brings ``share`` of all channels to zero.
 
-        From the present magnitudes, or from ``origin``: another run's start.
+        Args:
+            share: of all channels, in [0, 1].
+            path: of the batches that are left.
+            per_rate: their push at rate 1.
+            origin: (count,) magnitudes at the start of another run, instead of the present ones.
         """
         force = torch.zeros_like(self.before) if self.force is None else self.force
         magnitudes = self.before if origin is None else origin
-        rates = (magnitudes + force * path).clamp(min=0) / max(per_rate, 1e-12)
+        rates = (magnitudes + force * path).clamp(min=0) / max(per_rate, 1e-12)  # (count,), which each one needs
         if origin is None:
             rates[self.before < NEARLY_ZERO] = 0
-        return float(rates.sort().values[min(int(share * len(rates)), len(rates) - 1)])
+        rank = min(int(share * len(rates)), len(rates) - 1)
+        return float(rates.sort().values[rank])
 
 
 def remaining_path(state: TrainingState, first: int, last: int, schedule: bool) -> tuple[float, float]:
     """Path of the epochs ``first`` to ``last - 1``, and its push at rate 1, decaying as published if ``schedule``."""
-    group, momentum = state.optimizer.param_groups[NORMS], state.hyp["momentum"]
+    group = state.optimizer.param_groups[NORMS]
+    batches = np.arange(len(state.loader))
     path = push = 0.0
     for epoch in range(first, last):
-        warm = np.minimum((np.arange(len(state.loader)) + epoch * len(state.loader)) / state.warmup_batches, 1)
-        momenta = state.hyp["warmup_momentum"] * (1 - warm) + momentum * warm if "momentum" in group else 0 * warm
+        warm = np.minimum((batches + epoch * len(batches)) / state.warmup_batches, 1)  # (batches,), 1 after the warm-up
+        momenta = np.zeros_like(warm)
+        if "momentum" in group:
+            momenta = state.hyp["warmup_momentum"] * (1 - warm) + state.hyp["momentum"] * warm
         rate = group["initial_lr"] * state.run.learning_rate_factor(max(epoch - 1, 0))  # they follow one epoch late
         part = float((rate * warm / (1 - momenta)).sum())
         path += part

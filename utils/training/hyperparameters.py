@@ -48,22 +48,24 @@ def read_hyperparameters(source: str | Path | dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: naming the first key that is missing, unknown, not a number or out of range.
     """
-    values = dict(source) if isinstance(source, dict) else read_yaml_mapping(source)
-    place = "the given hyperparameters" if isinstance(source, dict) else str(source)
+    if isinstance(source, dict):
+        values, origin = dict(source), "the given hyperparameters"
+    else:
+        values, origin = read_yaml_mapping(source), str(source)
     missing = [name for name in HYPERPARAMETER_RANGES if name not in values]
     if missing:
-        raise InputError(f"{place} lacks {', '.join(missing)}: copy them from data/hyps/hyp.scratch-low.yaml")
+        raise InputError(f"{origin} lacks {', '.join(missing)}: copy them from data/hyps/hyp.scratch-low.yaml")
     for name, value in values.items():
         if name not in HYPERPARAMETER_RANGES and name != "anchors":
             close = difflib.get_close_matches(str(name)[:100], HYPERPARAMETER_RANGES, n=1)
             raise InputError(
-                f"{place}: unknown hyperparameter {short_repr(name)}"
+                f"{origin}: unknown hyperparameter {short_repr(name)}"
                 + (f", did you mean {close[0]!r}?" if close else "")
             )
         low, high = HYPERPARAMETER_RANGES.get(name, (1, 100))  # anchors: per level
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-            hint = ": YAML takes 1e-3 for a text, write 1.0e-3 or 0.001" if _is_number(value) else ""
-            raise InputError(f"{place}: {name} must be a number in [{low:g}, {high:g}], got {short_repr(value)}{hint}")
+            hint = "; YAML reads 1e-3 as text: write 1.0e-3 or 0.001" if _is_number(value) else ""
+            raise InputError(f"{origin}: {name} must be a number in [{low:g}, {high:g}], got {short_repr(value)}{hint}")
     return values
 
 

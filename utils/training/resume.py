@@ -1,7 +1,7 @@
-"""Continuing an interrupted run: whose options count, and which of the files in its folder.
+"""Continuing an interrupted run: which options count, and which files of its folder.
 
-A run folder may come from somebody else. What its opt.yaml may decide is said at each option (``on_resume`` in
-``utils.commands.options``); consent, where to write and what to fetch are not among it.
+A run folder may come from somebody else. Each option says whether opt.yaml may decide it (``on_resume`` in
+``utils.commands.options``); consent, where to write and what to download are never decided by it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from utils.training.options import TrainOptions
 from utils.training.results import RESULT_COLUMNS
 
 REMEDY = "name the checkpoint, --resume RUN/weights/last.pt"
-OF_THE_RECORD = ("save_dir",)  # in opt.yaml beside the options
+OF_THE_RECORD = ("save_dir",)  # in opt.yaml in addition to the options
 SCHEMES = ("http://", "https://")
 SomeOptions = TypeVar("SomeOptions", bound=TrainOptions)
 
 
 @dataclass(frozen=True)
 class Resumption(Generic[SomeOptions]):
-    """An interrupted run that is about to go on.
+    """An interrupted run that is about to continue.
 
     Attributes:
-        options: those of the run, with what this command line has changed.
+        options: those of the run, with the changes of this command line.
         folder: of the run.
-        named_data: the data set was named on this command line; only then missing data may be fetched.
-        notes: what there is to say of the options.
+        named_data: the data set was named on this command line; only then missing data may be downloaded.
+        notes: messages about the options.
     """
 
     options: SomeOptions
@@ -46,7 +46,7 @@ class Resumption(Generic[SomeOptions]):
     notes: list[str] = field(default_factory=list)
 
     def announce(self) -> None:
-        """Log what differs from the record."""
+        """Log the notes."""
         for note in self.notes:
             LOGGER.info(note)
 
@@ -54,8 +54,8 @@ class Resumption(Generic[SomeOptions]):
         """The checked data set.
 
         Raises:
-            MissingFileError: it is not where the record says. A recorded data set is never fetched: what the run folder
-                names may be anybody's.
+            MissingFileError: it is not where the record says. A recorded data set is never downloaded: anybody may have
+                written the record.
         """
         options = self.options
         may_fetch = self.named_data or options.allow_download_scripts
@@ -66,24 +66,25 @@ class Resumption(Generic[SomeOptions]):
                 raise
             raise MissingFileError(
                 f"{error} ({self.folder / 'opt.yaml'} names this data set: if the data have moved, add --data NEW.yaml "
-                "to this command, which also fetches missing data)"
+                "to this command, which also downloads missing data)"
             ) from error
 
 
 def resume_options(options: SomeOptions) -> Resumption[SomeOptions]:
-    """The interrupted run that ``options.resume`` names, True being the newest below runs/.
+    """The interrupted run that ``options.resume`` names; True means the newest below runs/.
 
     Raises:
         MissingFileError: there is no such checkpoint or no opt.yaml in its run folder.
         InputError: the record is damaged, of another command, or contradicts this command line.
     """
-    checkpoint = (
-        Path(options.resume) if isinstance(options.resume, str) else newest_file(ROOT / "runs", "last*.pt", REMEDY)
-    )
+    if isinstance(options.resume, str):
+        checkpoint = Path(options.resume)
+    else:
+        checkpoint = newest_file(ROOT / "runs", "last*.pt", REMEDY)
     folder = checkpoint.resolve().parent.parent
     record = folder / "opt.yaml"
     if not checkpoint.is_file() or not record.is_file():
-        raise MissingFileError(f"--resume needs RUN/weights/last.pt beside RUN/opt.yaml, got {checkpoint}")
+        raise MissingFileError(f"--resume needs RUN/weights/last.pt and RUN/opt.yaml, got {checkpoint}")
     _check_links(folder)
     recorded = _read_record(record)
     _check_command(checkpoint, recorded, options)
@@ -112,33 +113,33 @@ def resume_options(options: SomeOptions) -> Resumption[SomeOptions]:
 def located(value: str, flag: str, record: Path) -> str:
     """The file that ``record``, a run's opt.yaml, names for ``flag``, which must be on this machine.
 
-    A relative path, which older records have, starts at the working folder, at a folder above the run, or at the
-    repository root. Raises InputError for an address and MissingFileError for what is nowhere.
+    Older records have relative paths: they are looked for from the working folder, the folders above the run, and the
+    repository root. Raises InputError for a URL and MissingFileError for a file that is in none of them.
     """
     if value.lower().startswith(SCHEMES):
         raise InputError(
-            f"{record} names the address {value} for {flag}, and nothing is fetched for a record: "
-            f"fetch it yourself, or add {flag} to this command"
+            f"{record} names the URL {value} for {flag}, and nothing is downloaded for a record: "
+            f"download it yourself, or add {flag} to this command"
         )
     path = Path(value).expanduser()
     starts = [] if path.is_absolute() else [*record.parents, ROOT]
     for candidate in (path, *(start / path for start in starts)):
         if candidate.exists():
             return str(candidate.absolute())
-    raise MissingFileError(f"{record} names {value} for {flag}, which is not there: add {flag} with its present place")
+    raise MissingFileError(f"{record} names {value} for {flag}, which does not exist: add {flag} with its present path")
 
 
 def as_recorded(options: TrainOptions) -> dict[str, Any]:
-    """The options as opt.yaml has them: plain values, files by absolute paths, so that any folder will do to resume."""
-    values = vars(options)
-    return {
-        name: absolute(value) if _is_path(options, name) else str(value) if isinstance(value, Path) else value
-        for name, value in values.items()
-    }
+    """The options as opt.yaml has them: plain values, files by absolute paths, so that any folder can resume."""
+    record = {}
+    for name, value in vars(options).items():
+        plain = str(value) if isinstance(value, Path) else value
+        record[name] = absolute(value) if _is_path(options, name) else plain
+    return record
 
 
 def absolute(value: Any) -> Any:
-    """The absolute path of a file that exists; what is no such path, as it is."""
+    """The absolute path of a file that exists; any other value unchanged."""
     if isinstance(value, (str, Path)) and str(value) and Path(value).exists():
         return str(Path(value).absolute())
     return str(value) if isinstance(value, Path) else value
@@ -156,21 +157,23 @@ def _read_record(record: Path) -> dict[str, Any]:
 
 def _check_command(checkpoint: Path, recorded: Mapping[str, Any], options: TrainOptions) -> None:
     """Raise InputError when the run is of a command with further options."""
-    for own_option, kind, command in (
+    for own_option, training, command in (
         ("sr", "sparse training", "train_sparity"),
         ("recipe", "fine-tuning", "finetune"),
     ):
         if own_option in recorded and not hasattr(options, own_option):
-            raise InputError(f"{checkpoint} is of {kind}: prune_tools/{command}.py --resume {checkpoint}")
+            raise InputError(f"{checkpoint} is of {training}: prune_tools/{command}.py --resume {checkpoint}")
 
 
 def _trusted(
     recorded: Mapping[str, Any], options: TrainOptions, record: Path
 ) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
-    """The recorded values that may count, each of the kind that its option takes, and what there is to say."""
-    fields = {entry.name: entry for entry in dataclasses.fields(options)}
+    """The recorded values that may count, each of its option's type, and messages about the others."""
+    fields = {field.name: field for field in dataclasses.fields(options)}
     unknown = [name for name in recorded if name not in fields and name not in OF_THE_RECORD]
-    notes = [f"{record} holds options that this command does not have, which are left out: {', '.join(unknown)}"]
+    notes = []
+    if unknown:
+        notes.append(f"{record} holds options that this command does not have, which are ignored: {', '.join(unknown)}")
     saved = {}
     for name, value in recorded.items():
         if name not in fields or _policy(options, name) not in (KEPT, OPEN):
@@ -180,53 +183,54 @@ def _trusted(
         if not _fits(fields[name], value):
             raise InputError(f"{record} is damaged: {name} is {short_repr(value)}, expected {_expected(fields[name])}")
         saved[name] = value
-    return saved, notes if unknown else []
+    return saved, notes
 
 
-_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bool": (lambda value: isinstance(value, bool), "true or false"),
     "int": (lambda value: type(value) is int, "a whole number"),
     "float": (lambda value: type(value) in (int, float), "a number"),
-    "str": (lambda value: isinstance(value, str), "a text"),
-    "Any": (lambda value: isinstance(value, (bool, int, float, str)), "a text or a number"),
+    "str": (lambda value: isinstance(value, str), "text"),
     "None": (lambda value: value is None, "nothing"),
 }
 
 
-def _fits(entry: dataclasses.Field, value: Any) -> bool:
-    """Tell whether ``value`` is of the kind that an option has by its annotation, and one of its choices."""
-    choices = entry.metadata["arguments"].get("choices")
-    if choices and value not in (*choices, entry.default):
+def _fits(field: dataclasses.Field, value: Any) -> bool:
+    """Tell whether ``value`` has the annotated type of an option, and is one of its choices."""
+    choices = field.metadata["arguments"].get("choices")
+    if choices and value not in (*choices, field.default):
         return False
-    for kind in str(entry.type).split(" | "):
-        if kind.startswith("list["):
-            fits = _KINDS[kind[5:-1]][0]
-            if isinstance(value, list) and all(fits(item) for item in value):
-                return True
-        elif _KINDS[kind][0](value):
-            return True
-    return False
+    return any(_is_of(value, annotation) for annotation in str(field.type).split(" | "))
 
 
-def _expected(entry: dataclasses.Field) -> str:
-    choices = entry.metadata["arguments"].get("choices")
+def _is_of(value: Any, annotation: str) -> bool:
+    if annotation.startswith("list["):
+        return isinstance(value, list) and all(_is_of(item, annotation[5:-1]) for item in value)
+    return _TYPES[annotation][0](value)
+
+
+def _expected(field: dataclasses.Field) -> str:
+    choices = field.metadata["arguments"].get("choices")
     if choices:
         return f"one of {', '.join(choices)}"
-    kinds = str(entry.type).split(" | ")
-    return " or ".join(
-        f"a list, each entry {_KINDS[kind[5:-1]][1]}" if kind.startswith("list[") else _KINDS[kind][1] for kind in kinds
-    )
+    return " or ".join(_in_words(annotation) for annotation in str(field.type).split(" | "))
+
+
+def _in_words(annotation: str) -> str:
+    if annotation.startswith("list["):
+        return f"a list, each item {_in_words(annotation[5:-1])}"
+    return _TYPES[annotation][1]
 
 
 def _check_links(folder: Path) -> None:
-    """Raise InputError when a file of the run is a link that leads out of its folder: it would be written there."""
+    """Raise InputError if a file of the run is a link that leads out of its folder, where it would be written."""
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(parent) / name
             if path.is_symlink() and not path.resolve().is_relative_to(folder):
                 raise InputError(
                     f"{path} is a link to {path.resolve()}, outside the run folder, where a resumed run does not "
-                    "write: replace it by what it leads to"
+                    "write: replace it by the file or folder that it leads to"
                 )
 
 
@@ -243,13 +247,13 @@ def _is_path(options: TrainOptions, name: str) -> bool:
 
 def _named(options: TrainOptions, *policies: str) -> list[str]:
     """The options with one of these policies."""
-    return [entry.name for entry in dataclasses.fields(options) if entry.metadata["on_resume"] in policies]
+    return [field.name for field in dataclasses.fields(options) if field.metadata["on_resume"] in policies]
 
 
 def _given(options: TrainOptions) -> dict[str, Any]:
-    """Return what this command line has said: the values that are not the defaults."""
-    own = vars(build(type(options)))
-    return {name: value for name, value in vars(options).items() if value != own[name]}
+    """The options that this command line has set: those whose values are not the defaults."""
+    defaults = vars(build(type(options)))
+    return {name: value for name, value in vars(options).items() if value != defaults[name]}
 
 
 def _same(options: TrainOptions, name: str, first: Any, second: Any) -> bool:
@@ -260,11 +264,10 @@ def _contradicted(
     options: TrainOptions, given: Mapping[str, Any], saved: Mapping[str, Any], folder: Path
 ) -> list[str]:  # fmt: skip
     """The options on this command line that the run cannot follow."""
-    lost = [
-        name
-        for name in _named(options, KEPT)
-        if name in given and not (name in saved and _same(options, name, given[name], saved[name]))
-    ]
+    lost = []
+    for name in _named(options, KEPT):
+        if name in given and not (name in saved and _same(options, name, given[name], saved[name])):
+            lost.append(name)
     elsewhere = (Path(options.project) / options.name).resolve() != folder
     lost += [name for name in ("project", "name") if name in given and elsewhere]
     if "hyp" in given and read_hyperparameters(check_file(given["hyp"])) != read_yaml_mapping(folder / "hyp.yaml"):
@@ -276,19 +279,19 @@ def _contradicted(
 
 
 def trim_results(path: Path, start_epoch: int) -> None:
-    """Drop the rows of results.csv that the resumed run will write again, and one that was broken off.
+    """Drop the rows of results.csv that the resumed run will write again, and an incomplete last row.
 
-    Damaged rows are left out, too; the file as it was then stays beside it, and a warning says so.
+    Damaged rows are dropped, too; the file as it was is then kept next to it, and a warning says so.
     """
     if not path.is_file():
         LOGGER.warning(f"WARNING: there is no {path}: the rows of the epochs before {start_epoch} are missing")
         return
     content = path.read_bytes()
     header = ",".join(f"{name:>20}" for name in ("epoch", *RESULT_COLUMNS)).encode()
-    rows, kept = content.splitlines(keepends=True), list[bytes]()
+    rows = content.splitlines(keepends=True)
+    kept: list[bytes] = []
     damaged = not rows or not _is_header(rows[0])
-    rows = rows if damaged else rows[1:]
-    for row in rows:
+    for row in rows if damaged else rows[1:]:
         epoch = _epoch_of(row, len(RESULT_COLUMNS))
         if epoch == len(kept) < start_epoch:
             kept.append(row.rstrip())
@@ -300,7 +303,7 @@ def trim_results(path: Path, start_epoch: int) -> None:
             draft.write_bytes(content)
         LOGGER.warning(
             f"WARNING: {path} is damaged: {len(kept)} of the {start_epoch} rows before epoch {start_epoch} can be read "
-            f"and are kept; the file as it was is now {original}"
+            f"and are kept; the original file is now {original}"
         )
     with atomic_path(path) as draft:
         draft.write_bytes(b"\n".join([header, *kept]) + b"\n")
@@ -311,7 +314,7 @@ def _is_header(line: bytes) -> bool:
 
 
 def _epoch_of(row: bytes, values: int) -> int | None:
-    """The epoch of a whole row, None when the row is damaged."""
+    """The epoch of a complete row, None if the row is damaged."""
     first, *others = row.split(b",")
     try:
         epoch, numbers = int(first), [float(cell) for cell in others]

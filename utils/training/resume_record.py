@@ -1,6 +1,7 @@
-"""The part of last.pt beyond weights, to continue a run exactly: written by ``snapshot``, judged and put back here.
+"""The part of last.pt beyond weights that continues a run exactly: ``snapshot`` makes it, ``restore`` puts it back.
 
-Nothing of a file is used before all of it has been judged: a value of a wrong kind, shape or range is told in one line.
+Nothing of a file is used before all of it has been checked (``judge``); a value of a wrong type, shape or range is an
+error in one line.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from utils.training.state import TrainingState
 MERSENNE_WORDS = 624  # of NumPy's generator
 CUDA_BYTES = 16  # of a GPU's generator
 LARGEST_COUNT = 1 << 53
-STEP = "step"  # of what an optimizer remembers: a count, all else has the shape of its parameter
-NEEDED_MOMENTS = {"Adam": (STEP, "exp_avg", "exp_avg_sq"), "AdamW": (STEP, "exp_avg", "exp_avg_sq"),
-                  "RMSprop": (STEP, "square_avg")}  # fmt: skip
-OWN_SETTINGS = ("params", "fused", "foreach")  # of an optimizer's groups: this run's own count
+STEP = "step"  # key in an optimizer's state; the other values have the shape of their parameter
+NEEDED_MOMENTS = {
+    "Adam": (STEP, "exp_avg", "exp_avg_sq"),
+    "AdamW": (STEP, "exp_avg", "exp_avg_sq"),
+    "RMSprop": (STEP, "square_avg"),
+}
+OWN_SETTINGS = ("params", "fused", "foreach")  # of an optimizer's groups: those of this process count
 NEEDED_SETTINGS = ("lr", "initial_lr", "weight_decay")  # the others have defaults, in files of other versions of torch
 
 
@@ -59,7 +63,7 @@ def snapshot(state: TrainingState) -> dict[str, Any]:
 
 
 class Judge:
-    """Raises InputError, naming file, field and remedy, for a value that is not as it has to be."""
+    """Raises InputError, naming file, field and remedy, for a value that is not as it must be."""
 
     def __init__(self, path: str) -> None:
         """``path`` is the checkpoint's."""
@@ -69,7 +73,7 @@ class Judge:
         """The error of the field ``name``."""
         return InputError(
             f"{self.path} cannot be resumed, its '{name}' is damaged: {problem}; "
-            "resume from another checkpoint of the run, or train anew from its weights with --weights"
+            "resume from another checkpoint of the run, or start a new run from its weights with --weights"
         )
 
     def number(self, name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
@@ -98,7 +102,7 @@ class Judge:
         return value
 
     def parts(self, name: str, value: Any, count: int) -> Sequence[Any]:
-        """A tuple or list of ``count`` entries."""
+        """A tuple or list of ``count`` values."""
         if not isinstance(value, (tuple, list)) or len(value) != count:
             raise self.refuse(name, f"expected {count} values, got {_shown(value)}")
         return value
@@ -112,17 +116,17 @@ class Judge:
         return value
 
     def alike(self, name: str, value: Any, own: Any, optional: Sequence[str] = ()) -> None:
-        """Values with the keys, kinds and shapes of ``own``: nested mappings of tensors, numbers and texts.
+        """Values with the keys, types and shapes of ``own``: nested mappings of tensors, numbers and strings.
 
-        Infinity, which stands for "never", is a number here. The keys ``optional`` may hold None.
+        Infinity, which stands for "never", is allowed. The keys ``optional`` may hold None.
         """
         if isinstance(own, dict):
             self.kind(name, value, dict, "a mapping")
             if value.keys() != own.keys():
                 raise self.refuse(name, f"expected the keys {', '.join(own)}, got {', '.join(map(str, value)):.60}")
-            for key, entry in own.items():
+            for key, own_value in own.items():
                 if not (key in optional and value[key] is None):
-                    self.alike(f"{name}: {key}", value[key], entry, optional)
+                    self.alike(f"{name}: {key}", value[key], own_value, optional)
         elif isinstance(own, torch.Tensor):
             self.kind(name, value, torch.Tensor, "a tensor")
             if value.shape != own.shape or value.dtype != own.dtype or bool(value.isnan().any()):
@@ -133,18 +137,17 @@ class Judge:
             raise self.refuse(name, "it is not a number")
 
     def accepted(self, name: str, load: Callable[[], object], problem: str) -> None:
-        """Run ``load``; the library's refusal becomes one line."""
+        """Run ``load``; an error of the library becomes one line."""
         try:
             load()
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).strip().splitlines()
-            raise self.refuse(
-                name, f"{problem} ({reason[-1].strip()[:120] if reason else type(error).__name__})"
-            ) from error
+            lines = str(error).strip().splitlines()
+            reason = lines[-1].strip()[:120] if lines else type(error).__name__
+            raise self.refuse(name, f"{problem} ({reason})") from error
 
 
 def _shown(value: Any) -> str:
-    """A value of a file in a few words on one line."""
+    """A value of a file, on one short line."""
     if isinstance(value, torch.Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     return short_repr(value)
@@ -152,7 +155,10 @@ def _shown(value: Any) -> str:
 
 @dataclass
 class Counters:
-    """Values of last.pt beside weights, optimizer and the random generators, judged."""
+    """Checked values of last.pt, other than weights, optimizer and random generators.
+
+    ``exact`` tells whether the file has the states of the random generators, and so the fields from ``last_step`` on.
+    """
 
     epoch: int
     best_fitness: float
@@ -164,51 +170,54 @@ class Counters:
     maps: list[float] = field(default_factory=list)
     stopper: tuple[float, int, bool, bool] = (0.0, 0, False, False)
     data: dict[str, torch.Tensor] = field(default_factory=dict)  # records of the images, by split
-    exact: bool = False  # there are random states
+    exact: bool = False
 
 
 def judge(checkpoint: dict[str, Any], path: str) -> Counters:
-    """Return what can be judged before a network is built.
+    """Check what can be checked before a network is built.
 
     Raises:
         InputError: a damaged field, or the checkpoint is that of a finished run.
     """
-    judged, epoch = Judge(path), checkpoint.get("epoch", -1)
+    judged = Judge(path)
+    epoch = checkpoint.get("epoch", -1)
     if (type(epoch) is int and epoch == -1) or checkpoint.get("optimizer") is None:
         raise InputError(
             f"{path} is of a finished run, there is nothing to resume: train from it with --weights {path}"
         )
-    found = Counters(
+    counters = Counters(
         epoch=judged.count("epoch", epoch),
         best_fitness=judged.number("best_fitness", _value(checkpoint, "best_fitness", 0.0), 0, 1),
         updates=judged.count("updates", _value(checkpoint, "updates", 0)),
     )
     saved = checkpoint.get("resume")
     if saved is None:
-        return found
+        return counters
     judged.kind("resume", saved, dict, "a mapping")
     for name in ("python", "numpy", "torch", "cuda", "loader", "scaler", "maps", "last_step", "accumulate", "stopper"):
         if name not in saved:
             raise judged.refuse("resume", f"it has no {name!r}")
     _judge_generators(judged, saved)
     fitness, best_epoch, *flags = judged.parts("stopper", saved["stopper"], 4)
-    found.stopper = (
-        judged.number("stopper", fitness, -1, 1), judged.count("stopper", best_epoch, 0, found.epoch),
-        judged.flag("stopper", flags[0]), judged.flag("stopper", flags[1]),
-    )  # fmt: skip
-    found.last_step = judged.count("last_step", saved["last_step"], -1)
-    found.accumulate = judged.count("accumulate", saved["accumulate"], 1)
-    found.maps = [judged.number("maps", value, 0, 1) for value in judged.kind("maps", saved["maps"], list, "a list")]
-    found.best_grade = judged.number(
-        "best_grade", _value(saved, "best_grade", 0.0)
-    )  # earlier versions have neither this
-    found.plugins = judged.kind("plugins", _value(saved, "plugins", {}), dict, "a mapping")  # nor these
-    found.data = judged.kind("data", _value(saved, "data", {}), dict, "a mapping")
-    for record in found.data.values():
+    counters.stopper = (
+        judged.number("stopper", fitness, -1, 1),
+        judged.count("stopper", best_epoch, 0, counters.epoch),
+        judged.flag("stopper", flags[0]),
+        judged.flag("stopper", flags[1]),
+    )
+    counters.last_step = judged.count("last_step", saved["last_step"], -1)
+    counters.accumulate = judged.count("accumulate", saved["accumulate"], 1)
+    maps = judged.kind("maps", saved["maps"], list, "a list")
+    counters.maps = [judged.number("maps", value, 0, 1) for value in maps]
+    # Files of earlier versions lack the following three
+    counters.best_grade = judged.number("best_grade", _value(saved, "best_grade", 0.0))
+    counters.plugins = judged.kind("plugins", _value(saved, "plugins", {}), dict, "a mapping")
+    counters.data = judged.kind("data", _value(saved, "data", {}), dict, "a mapping")
+    for record in counters.data.values():
         if not isinstance(record, torch.Tensor) or record.dtype != torch.int64 or record.shape[1:] != (3,):
             raise judged.refuse("data", "it is not a record of images")
-    found.exact = True
-    return found
+    counters.exact = True
+    return counters
 
 
 def _value(content: dict[str, Any], name: str, default: Any) -> Any:
@@ -218,7 +227,7 @@ def _value(content: dict[str, Any], name: str, default: Any) -> Any:
 
 
 def _judge_generators(judged: Judge, saved: dict[str, Any]) -> None:
-    """Try the states on generators of their own."""
+    """Try the states on new generators."""
     version, words, gauss = judged.parts("python", saved["python"], 3)
     judged.kind("python", words, tuple, "a tuple of numbers")
     fault = "it is not the state of a random generator"
@@ -227,8 +236,8 @@ def _judge_generators(judged: Judge, saved: dict[str, Any]) -> None:
         judged.number("python", gauss)
     name, keys, position, has_gauss, cached = judged.parts("numpy", saved["numpy"], 5)
     judged.kind("numpy", keys, torch.Tensor, "a tensor")
-    whole = keys.dtype == torch.int64 and keys.shape == (MERSENNE_WORDS,)
-    if name != "MT19937" or not whole or int(keys.min()) < 0 or int(keys.max()) >= 1 << 32 or not bool(keys.any()):
+    fits = keys.dtype == torch.int64 and keys.shape == (MERSENNE_WORDS,)
+    if name != "MT19937" or not fits or int(keys.min()) < 0 or int(keys.max()) >= 1 << 32 or not bool(keys.any()):
         raise judged.refuse("numpy", "it is not the state of a random generator")
     judged.count("numpy", position, 0, MERSENNE_WORDS)  # NumPy would read beyond its table
     judged.count("numpy", has_gauss, 0, 1)
@@ -273,7 +282,7 @@ def restore(checkpoint: dict[str, Any], counters: Counters, state: TrainingState
         state.ema.updates = counters.updates
     if not counters.exact:
         LOGGER.warning(
-            f"{path} holds no random states (it was written by another program): the run goes on, not bit for bit"
+            f"{path} has no random states (it was written by another program): the run continues, but not bit for bit"
         )
     else:
         saved = checkpoint["resume"]
@@ -295,23 +304,26 @@ def restore(checkpoint: dict[str, Any], counters: Counters, state: TrainingState
 
 
 def _compare_data(before: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> None:
-    """Warn of images that are not those of before; records of older files have none."""
-    words = {split: changes(before[split], now[split]) for split in sorted(before.keys() & now.keys())}
-    differences = "; ".join(f"{split}: {difference}" for split, difference in words.items() if difference)
+    """Warn if the images have changed; older files have no record of them."""
+    differences = []
+    for split in sorted(before.keys() & now.keys()):
+        difference = changes(before[split], now[split])
+        if difference:
+            differences.append(f"{split}: {difference}")
     if differences:
         LOGGER.warning(
-            f"WARNING: the data set has changed since this checkpoint was written ({differences}): the run goes on "
-            "with what is there now, not exactly as it would have"
+            f"WARNING: the data set has changed since this checkpoint was written ({'; '.join(differences)}): the run "
+            "continues with the present images, so not exactly as it would have"
         )
 
 
 def check_names(model: Any, names: list[str], path: str, data: str) -> None:
-    """Raise InputError when the data set has another number of classes than the run; warn of other names."""
+    """Raise InputError if the data set has another number of classes than the run; warn of other names."""
     own = class_names(model)
     if len(own) != len(names):
         raise InputError(
             f"{path} has {len(own)} classes but {data} has {len(names)}: resume with the data set of the run, "
-            "or train anew from its weights with --weights"
+            "or start a new run from its weights with --weights"
         )
     if own != names:
         changed = next(index for index, pair in enumerate(zip(own, names, strict=True)) if pair[0] != pair[1])
@@ -322,16 +334,16 @@ def check_names(model: Any, names: list[str], path: str, data: str) -> None:
 
 
 def _load_network(judged: Judge, key: str, source: Any, network: Any) -> None:
-    """Load the weights of ``source``, which have to be those of such a network, and finite."""
+    """Load the weights of ``source``, which must be finite and of the same network."""
     weights = judged.kind(key, source, torch.nn.Module, "a network").float().state_dict()
-    wrong = [name for name, value in weights.items() if value.is_floating_point() and not bool(value.isfinite().all())]
-    if wrong:
-        raise judged.refuse(key, f"{wrong[0]} holds values that are not numbers")
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise judged.refuse(key, f"{name} holds values that are not numbers")
     judged.accepted(key, lambda: network.load_state_dict(weights), "it is not the network of the run")
 
 
 def _check_optimizer(judged: Judge, optimizer: torch.optim.Optimizer, saved: Any) -> None:
-    """Raise InputError unless ``saved`` has the groups of ``optimizer``, and for its parameters states that fit."""
+    """Raise InputError unless ``saved`` has the groups of ``optimizer`` and states that fit its parameters."""
     name = "optimizer"
     groups = judged.kind(name, saved, dict, "a mapping").get("param_groups")
     states = judged.kind(name, saved.get("state"), dict, "a mapping as its 'state'")
@@ -353,28 +365,29 @@ def _check_optimizer(judged: Judge, optimizer: torch.optim.Optimizer, saved: Any
         raise judged.refuse(name, "its states are not those of its parameters")
     needed = [*NEEDED_MOMENTS.get(type(optimizer).__name__, ())]
     needed += ["momentum_buffer"] if "square_avg" in needed and optimizer.defaults["momentum"] else []
-    for index, entry in states.items():
-        judged.kind(name, entry, dict, "mappings as its states")
-        if missing := [key for key in needed if entry and entry.get(key) is None]:
-            raise judged.refuse(name, f"a state has no {missing[0]!r}")
-        for key, value in entry.items():
+    for index, moments in states.items():
+        judged.kind(name, moments, dict, "mappings as its states")
+        for key in needed:
+            if moments and moments.get(key) is None:
+                raise judged.refuse(name, f"a state has no {key!r}")
+        for key, value in moments.items():
             _check_moment(judged, f"{name}: {key}", value, by_index[index], key == STEP)
 
 
 def _check_setting(judged: Judge, name: str, value: Any, own: Any) -> None:
-    """A setting of a group: a finite number where the run has one, the same kind of value elsewhere."""
+    """Check a setting of a group: a finite number where the run has one, the same flags, a tuple of numbers."""
     if isinstance(own, bool):
         if judged.flag(name, value) != own:
             raise judged.refuse(name, f"it is {value}, and this program has {own} there")
     elif isinstance(own, (int, float)):
         judged.number(name, value)
     elif isinstance(own, tuple):
-        for entry in judged.parts(name, value, len(own)):
-            judged.number(name, entry)
+        for number in judged.parts(name, value, len(own)):
+            judged.number(name, number)
 
 
 def _check_moment(judged: Judge, name: str, value: Any, parameter: torch.Tensor, is_step: bool) -> None:
-    """Judge what an optimizer remembers of a parameter: a finite tensor of its shape, a count of steps, or nothing."""
+    """Check one value of a parameter's state: a finite tensor of its shape, a count of steps, or None."""
     if value is None:
         return
     if is_step and not isinstance(value, torch.Tensor):
