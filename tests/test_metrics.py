@@ -49,6 +49,15 @@ def test_overlap_broadcasts_and_agrees_with_the_pairwise_one() -> None:
     torch.testing.assert_close(bbox_iou(boxes[:, None], boxes[None], xywh=False)[..., 0], box_iou(boxes, boxes))
 
 
+def test_equal_boxes_overlap_wholly():
+    """Also where rounding makes their IoU larger than 1."""
+    boxes = (torch.rand(1000, 4, generator=torch.Generator().manual_seed(0)) + 0.3).requires_grad_(True)
+    overlap = bbox_iou(boxes, boxes.detach(), CIoU=True)
+    torch.testing.assert_close(overlap, torch.ones(1000, 1), atol=1e-5, rtol=0)
+    overlap.sum().backward()
+    assert boxes.grad.isfinite().all()
+
+
 def test_overlap_has_finite_gradients_for_distant_and_empty_boxes() -> None:
     first = torch.tensor([[0.0, 0, 1, 1], [0, 0, 0, 0], [5, 5, 2, 3]], requires_grad=True)
     bbox_iou(first, torch.tensor([[50.0, 50, 1, 1], [0, 0, 0, 0], [5, 5, 2, 3]]), CIoU=True).sum().backward()

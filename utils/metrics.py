@@ -73,7 +73,8 @@ def bbox_iou(
     slant2 = torch.atan(size2[..., :1] / (size2[..., 1:] + eps))
     aspect = (slant2 - slant1).square() * (4 / math.pi**2)
     with torch.no_grad():
-        trade_off = aspect / (aspect - iou + (1 + eps))
+        # Rounding can give equal boxes an IoU just above 1, and 0 / 0 would follow.
+        trade_off = aspect / (aspect - iou + (1 + eps)).clamp(min=eps)
     return iou - distance - trade_off * aspect
 
 
