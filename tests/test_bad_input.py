@@ -21,13 +21,14 @@ import val
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools import finetune, pipeline, prune, train_sparity
+from tests.conftest import TINY_CFG
 from utils.checkpoint import save_checkpoint
 from utils.commands.cli import run_command
 from utils.commands.options import parse
 from utils.storage.files import ROOT, read_yaml
 from utils.training.options import TrainOptions
 
-CFG = str(ROOT / "models/yolov5n_mask.yaml")
+CFG = str(TINY_CFG)
 COMMANDS = {
     "train": (train.main, TrainOptions),
     "val": (val.main, val.ValOptions),
@@ -128,7 +129,7 @@ def test_a_corrupt_image_is_named_and_skipped(own_data, tmp_path, caplog, monkey
 @pytest.mark.parametrize("command", ["train", "val", "prune", "finetune"])
 def test_truncated_checkpoint(command, checkpoint, tiny_dataset, tmp_path):
     broken = tmp_path / "broken.pt"
-    broken.write_bytes(checkpoint.read_bytes()[:20000])
+    broken.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
     assert "broken.pt" in failure(command, "--data", tiny_dataset, "--weights", broken, "--project", tmp_path / "runs")
 
 

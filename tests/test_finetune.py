@@ -18,24 +18,24 @@ from prune_tools import finetune
 from prune_tools.tuning.distillation import Distillation, output_distance, soft_cross_entropy
 from prune_tools.tuning.options import FinetuneOptions, with_recipe
 from prune_tools.tuning.recipes import DEFAULT, RECIPES, Recipe
+from tests.conftest import TINY_MODEL
 from utils.callbacks import Callbacks
 from utils.checkpoint import de_parallel, save_checkpoint
 from utils.commands.options import build
 from utils.dataloaders import create_dataloader
 from utils.errors import InputError
 from utils.loss import ComputeLoss
-from utils.storage.files import ROOT, read_yaml
+from utils.storage.files import ROOT
 from utils.training.hyperparameters import read_hyperparameters
 from utils.training.options import TrainOptions
 
-NARROW = {**read_yaml(ROOT / "models/yolov5n_mask.yaml"), "width_multiple": 0.125}
 SCRATCH = str(ROOT / "data/hyps/hyp.scratch-low.yaml")
 
 
 def network(names: tuple[str, ...] = ("disc", "square"), seed: int = 0) -> DetectionModel:
     """A tiny detector with random weights."""
     torch.manual_seed(seed)
-    model = DetectionModel(copy.deepcopy(NARROW), nc=len(names))
+    model = DetectionModel(copy.deepcopy(TINY_MODEL), nc=len(names))
     model.names, model.hyp = list(names), read_hyperparameters(SCRATCH)
     return model
 

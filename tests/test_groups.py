@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -16,8 +12,8 @@ from prune_tools import groups
 from prune_tools.channels.groups import describe, find_groups, protect, select_groups
 from prune_tools.channels.tracing import trace_model
 from tests.pruning_networks import prunable_norms, thin
+from utils.commands.options import parse
 from utils.errors import InputError
-from utils.storage.files import ROOT
 
 
 def members(model: nn.Module, name: str) -> list[str]:
@@ -205,10 +201,9 @@ def test_description_names_what_stays(nano):
     assert "read by   model.9.cv2.conv[0:128], model.9.cv2.conv[128:256]" in text
 
 
-def test_command_prints_groups(tmp_path: Path):
-    command = [sys.executable, str(ROOT / "prune_tools/groups.py"), "--cfg", "yolov3-tiny.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith("3184 of 3184 normalised channels can be pruned in scope all")
+def test_command_prints_groups(capsys: pytest.CaptureFixture):
+    groups.main(parse(groups.GroupsOptions, "", ["--cfg", "yolov3-tiny.yaml"]))
+    assert capsys.readouterr().out.strip().endswith("3184 of 3184 normalised channels can be pruned in scope all")
 
 
 def test_a_fused_model_is_refused(monkeypatch):
