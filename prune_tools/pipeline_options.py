@@ -29,8 +29,11 @@ DEFAULT_FLOPS = "0.5"
 STEPS = ("base", "sparse", "pruned", "finetuned")  # of one round
 
 # The steps that depend on an option (see ``option``'s identity); all do where nothing else is said
-BASE, SPARSE, PRUNED, FINETUNED = [(step,) for step in STEPS]
-GOAL = SPARSE + PRUNED
+BASE = ("base",)
+SPARSE = ("sparse",)
+PRUNED = ("pruned",)
+FINETUNED = ("finetuned",)
+GOAL = ("sparse", "pruned")
 
 
 @dataclass(frozen=True)
