@@ -6,18 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from utils.dataset.classes import names_by_index
 from utils.drawing.background import Draw, at_once
 from utils.drawing.charts import plot_confusion_matrix, plot_mc_curve, plot_pr_curve, smooth
 from utils.geometry.boxes import as_array, box_iou
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Rows = torch.Tensor | np.ndarray
 

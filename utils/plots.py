@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.drawing.annotator import CROP_GAIN, CROP_PADDING, Annotator, colors, crop_box, write_picture
 from utils.drawing.charts import (
@@ -25,7 +26,6 @@ from utils.validation.study import SIZES, plot_studies
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
 __all__ = [
     "Annotator",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.checks import check_file, check_yaml
+from utils.dataset import SPLITS
 from utils.dataset.classes import MOST_CLASSES
 from utils.dataset.download import MARKER, is_incomplete, provide
 from utils.errors import InputError, MissingFileError, short_repr
@@ -16,7 +17,6 @@ from utils.log import LOGGER
 from utils.storage.archives import unpack
 from utils.storage.files import ROOT, read_yaml
 
-SPLITS = ("train", "val", "test")
 LONGEST_NAME = 1000  # characters of a class name
 
 

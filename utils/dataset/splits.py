@@ -7,13 +7,12 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from utils.dataset import SPLITS
 from utils.dataset.image_files import find_images
 from utils.dataset.labels import img2label_paths
 from utils.errors import InputError
 from utils.log import LOGGER
 from utils.storage.files import atomic_path, make_folder
-
-SPLITS = ("train", "val", "test")
 
 
 def split_images(images: Iterable[str], shares: Mapping[str, float], seed: int = 0) -> dict[str, list[str]]:

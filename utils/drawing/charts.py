@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.drawing.fonts import DEFAULT_FAMILY, find_font
 from utils.errors import InputError, MissingFileError
@@ -20,7 +21,6 @@ from utils.storage.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 LEGEND_LIMIT = 20  # with more classes, curves are grey, and only their mean is in the legend
 NUMBER_LIMIT = 30  # from as many classes on, the confusion matrix shows colours without numbers

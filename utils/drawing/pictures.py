@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.dataset.classes import names_by_index
 from utils.drawing.annotator import Annotator, colors, write_picture
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 SHOWN_CONFIDENCE = 0.25  # less certain predictions are not drawn
 MAX_NAME_TICKS = 30  # with more classes, the bars of labels.jpg have no names

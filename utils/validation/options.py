@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from utils.commands.options import LARGEST_IMAGE, as_list, check_numbers, option, settle
+from utils.dataset import SPLITS
 from utils.errors import InputError
 from utils.storage.files import ROOT
 
-SPLITS = ("train", "val", "test")
 AP_THRESHOLDS = 0.001, 0.6  # minimum confidence and NMS IoU threshold of published mAP figures
 SPEED_THRESHOLDS = 0.25, 0.45  # the same as in detect.py
 IMAGE_SIZE = 640  # pixels
