@@ -7,6 +7,7 @@ import builtins
 import io
 import os
 import pickle
+import threading
 import zipfile
 from pathlib import Path, PureWindowsPath
 
@@ -20,7 +21,14 @@ from models.loading import load_checkpoint, strip_optimizer
 from models.yolo import DetectionModel
 from tests.torch_file_tools import pickled_globals
 from utils import checkpoint as checkpoint_module
-from utils.checkpoint import copy_matching, intersect_dicts, plain, save_checkpoint
+from utils.checkpoint import (
+    CheckpointWriter,
+    copy_matching,
+    intersect_dicts,
+    plain,
+    save_checkpoint,
+    write_checkpoint,
+)
 from utils.errors import CheckpointError, InputError, MissingFileError
 from utils.torch_files.module_copy import copy_to_cpu
 from utils.training.optim import ModelEMA, smart_optimizer
@@ -369,3 +377,43 @@ def test_a_copy_on_the_cpu_shares_nothing_and_keeps_what_is_shared_within():
 def test_copies_of_a_checkpoint_are_the_same_bytes(tmp_path):
     save_checkpoint(training_state(tiny_model()), tmp_path / "best.pt", tmp_path / "last.pt")
     assert (tmp_path / "best.pt").read_bytes() == (tmp_path / "last.pt").read_bytes()
+
+
+# -- writing while training continues ----------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_the_state_of_that_moment(tmp_path, monkeypatch):
+    model, momentum = tiny_model(), torch.ones(3)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    may_write = threading.Event()
+
+    def held_up(*arguments):
+        assert may_write.wait(60)
+        write_checkpoint(*arguments)
+
+    monkeypatch.setattr(checkpoint_module, "write_checkpoint", held_up)
+    writer = CheckpointWriter()
+    writer.write({"model": model, "optimizer": {"state": momentum}}, tmp_path / "best.pt", tmp_path / "last.pt")
+    with torch.no_grad():  # training continues
+        momentum.zero_()
+        for parameter in model.parameters():
+            parameter.zero_()
+    may_write.set()
+    writer.finish()
+    for name in ("best.pt", "last.pt"):
+        content = load_checkpoint(tmp_path / name)
+        assert all(torch.equal(value, expected[key]) for key, value in content["model"].state_dict().items())
+        assert content["optimizer"]["state"].tolist() == [1, 1, 1]
+    assert (tmp_path / "best.pt").read_bytes() == (tmp_path / "last.pt").read_bytes()
+
+
+def test_an_error_of_writing_is_raised_by_the_next_call(trained, monkeypatch):
+    before = trained.read_bytes()
+    monkeypatch.setattr(checkpoint_module, "open", FullDisk, raising=False)
+    writer = CheckpointWriter()
+    writer.write({"model": tiny_model()}, trained)
+    with pytest.raises(OSError, match="No space") as caught:
+        writer.write({"model": tiny_model()}, trained)
+    assert caught.value.filename == str(trained)
+    assert trained.read_bytes() == before
+    writer.finish()  # the error has been raised, and nothing is under way

@@ -246,6 +246,7 @@ def test_compile(bench, monkeypatch):
         losses[chosen] = train_one_epoch(trainer.state)
         assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1) == chosen  # one is that of the check
         trainer.folder.save(trainer.state, improved=True)
+        trainer.folder.writer.finish()
         assert load_checkpoint(trainer.folder.last)["model"](torch.zeros(1, 3, 64, 64))
         assert any("first batches take minutes" in line for line in told) == chosen
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -34,32 +35,33 @@ _AS_THEY_ARE = (bool, int, float, complex, str, bytes, range, nn.Module, torch.S
 # -- plain values ----------------------------------------------------------------------------------------------------
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, copy: bool = False) -> Any:
     """``value`` without NumPy, paths and namespaces, which other versions of their libraries could not unpickle.
 
     Scalars and arrays become numbers and lists, paths text, namespaces dicts, and tensors are detached and moved to the
-    CPU; modules stay. Raises TypeError for objects of other classes, which a checkpoint must not contain.
+    CPU, with ``copy`` always into new memory; modules stay. Raises TypeError for objects of other classes, which a
+    checkpoint must not contain.
     """
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if value is None or isinstance(value, _AS_THEY_ARE):
         return value
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
+        return value.detach().to("cpu", copy=copy)
     if isinstance(value, Namespace):
-        return plain(vars(value))
+        return plain(vars(value), copy)
     if isinstance(value, Mapping):
-        return {plain(key): plain(entry) for key, entry in value.items()}
+        return {plain(key): plain(entry, copy) for key, entry in value.items()}
     if isinstance(value, list | tuple | set):
-        return type(value)(plain(entry) for entry in value)
+        return type(value)(plain(entry, copy) for entry in value)
     if isinstance(value, PurePath):
         return str(value)
     raise TypeError(f"a checkpoint cannot hold a {type(value).__module__}.{type(value).__qualname__}: {value!r}")
 
 
-def plain_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A copy of ``checkpoint`` with plain values; best_fitness, an array in older files, becomes a float."""
-    values = {key: plain(value) for key, value in checkpoint.items()}
+def plain_checkpoint(checkpoint: dict[str, Any], copy: bool = False) -> dict[str, Any]:
+    """A copy of ``checkpoint`` with plain values, see ``plain``; best_fitness, in older files an array, is a float."""
+    values = {key: plain(value, copy) for key, value in checkpoint.items()}
     fitness = values.get("best_fitness")
     while isinstance(fitness, list):
         fitness = fitness[0] if fitness else 0.0
@@ -102,23 +104,53 @@ def portable_copy(model: nn.Module, half: bool) -> nn.Module:
 
 
 def save_checkpoint(state: dict[str, Any], path: str | Path, *copies: str | Path) -> None:
-    """Write ``state`` to ``path`` and then to each of ``copies``, each atomically; its modules are not changed.
+    """Write ``state`` to ``path`` and then to each of ``copies``, each atomically; its modules are not changed."""
+    write_checkpoint(file_content(state), path, *copies)
+    obey()
+
+
+def file_content(state: dict[str, Any]) -> dict[str, Any]:
+    """The content of a checkpoint file, on the CPU and in memory of its own: ``state`` may change while it is written.
 
     Modules are stored in FP16. Only a file with an optimizer, from which training can continue, keeps full precision,
     so that a resumed run equals an uninterrupted one (YOLOv5 reads both). The entry "made_by" states the version that
     wrote the file.
     """
     half = state.get("optimizer") is None
-    portable = {**plain_checkpoint(state), MADE_BY_KEY: MADE_BY}
+    content = {**plain_checkpoint(state, copy=True), MADE_BY_KEY: MADE_BY}
     for key in MODULE_KEYS:
-        if isinstance(portable.get(key), nn.Module):
-            portable[key] = portable_copy(portable[key], half)
+        if isinstance(content.get(key), nn.Module):
+            content[key] = portable_copy(content[key], half)
+    return content
+
+
+def write_checkpoint(content: dict[str, Any], path: str | Path, *copies: str | Path) -> None:
+    """Write what ``file_content`` returned to ``path`` and then to each of ``copies``, each atomically."""
     with deferred(), atomic_path(path) as draft, RecordingStream(draft) as stream:
-        torch.save(portable, cast(Any, stream))
+        torch.save(content, cast(Any, stream))
     for duplicate in copies:
         with deferred(), atomic_path(duplicate) as draft:
             shutil.copyfile(path, draft)
-    obey()
+
+
+class CheckpointWriter:
+    """Writes checkpoints in a thread, one after the other, while training continues."""
+
+    def __init__(self) -> None:
+        """Start with nothing to wait for."""
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def write(self, state: dict[str, Any], path: str | Path, *copies: str | Path) -> None:
+        """Copy ``state``, and start to write it as ``save_checkpoint`` does. Raises the error of an earlier write."""
+        self.finish()
+        self._pending = self._pool.submit(write_checkpoint, file_content(state), path, *copies)
+
+    def finish(self) -> None:
+        """Wait until the files are complete; raises what prevented it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
 
 class RecordingStream:

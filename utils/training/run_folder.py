@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint import save_checkpoint
+from utils.checkpoint import CheckpointWriter
 from utils.commands.interrupts import advising, resume_flag
 from utils.distributed import by_first
 from utils.log import LOGGER
@@ -47,6 +47,7 @@ class RunFolder:
     Attributes:
         path: the folder.
         last, best: its checkpoints, last.pt and best.pt.
+        writer: writes them while training continues; ``writer.finish()`` waits until they are complete.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,6 +55,7 @@ class RunFolder:
         self.path = path
         self.last = path / "weights/last.pt"
         self.best = path / "weights/best.pt"
+        self.writer = CheckpointWriter()
 
     def start(self, options: TrainOptions, hyp: dict[str, Any]) -> None:
         """Create the folder with hyp.yaml and opt.yaml; ``hyp`` has the gains as they were given.
@@ -82,9 +84,10 @@ class RunFolder:
         return {**as_recorded(options), "hyp": hyp, "save_dir": str(self.path)}
 
     def save(self, state: TrainingState, improved: bool) -> None:
-        """Write the checkpoints of the epoch that has ended, as best.pt as well if it ``improved``.
+        """Start to write the checkpoints of the epoch that has ended, as best.pt as well if it ``improved``.
 
-        last.pt comes last: a run killed before that repeats the epoch, and writes the same other files again.
+        last.pt comes last: a run killed before that repeats the epoch, and writes the same other files again. An error
+        of writing is raised by the next call, or by ``writer.finish``.
         """
         options = state.run.options
         checkpoint = {
@@ -102,4 +105,4 @@ class RunFolder:
         targets = [self.best] if improved else []
         if options.save_period > 0 and state.epoch % options.save_period == 0:
             targets.append(self.path / f"weights/epoch{state.epoch}.pt")
-        save_checkpoint(checkpoint, *targets, self.last)
+        self.writer.write(checkpoint, *targets, self.last)

@@ -77,6 +77,7 @@ class Trainer:
             if state.epoch + 1 < options.epochs:
                 state.loader.begin_next()
             self._end_epoch(losses)
+        self.folder.writer.finish()
         epochs = state.epoch - state.first_epoch + 1
         LOGGER.info(f"\n{epochs} epochs completed in {(time.time() - started) / 3600:.3f} hours.")
         return True
@@ -108,6 +109,8 @@ class Trainer:
             self.folder.save(state, improved)
         state.best.saved |= improved
         if run.is_main:
+            if run.callbacks.get_registered_actions("on_model_save"):
+                self.folder.writer.finish()
             run.callbacks.run("on_model_save", self.folder.last, epoch, final, state.best.fitness, merit)
 
     def _validate_average(self) -> None:
@@ -166,10 +169,13 @@ def run_training(
         if finished and around.world.is_main:
             trainer.finish()
     finally:
-        callbacks.run("teardown")
-        if loggers is not None:
-            loggers.close()
-            callbacks.remove_actions(loggers.name)
+        try:
+            folder.writer.finish()
+        finally:
+            callbacks.run("teardown")
+            if loggers is not None:
+                loggers.close()
+                callbacks.remove_actions(loggers.name)
     return (from_first(trainer.results) if finished else None), trainer.run.options
 
 
