@@ -248,12 +248,12 @@ def test_a_run_folder_that_is_removed_costs_a_line(tiny_dataset, tiny_cfg, tmp_p
 def test_a_removed_checkpoint_is_written_again(tiny_dataset, tiny_cfg, tmp_path):
     last = Path(tmp_path / "exp/weights/last.pt")
 
-    def remove(epoch: int) -> None:
-        if epoch:
-            last.unlink()
+    def remove(saved: Path, epoch: int, final_epoch: bool, *_: float) -> None:
+        if not final_epoch:
+            saved.unlink()
 
     callbacks = Callbacks()
-    callbacks.register_action("on_train_epoch_end", "vandal", remove)
+    callbacks.register_action("on_model_save", "vandal", remove)
     options = build(
         TrainOptions, data=str(tiny_dataset), cfg=str(tiny_cfg), weights="", imgsz=64, epochs=2, batch_size=4,
         workers=0, device="cpu", project=str(tmp_path), noplots=True,
