@@ -28,8 +28,6 @@ endif
 # Commands get the interpreter by an absolute path, because some of them start further processes elsewhere.
 RUN := "$(abspath $(VENV))/bin/python"
 
-PYTEST := $(RUN) -m pytest -q -n auto --dist loadfile
-
 .PHONY: help demo quick changed test nightly check bench lint types imports format clean
 
 help:
@@ -40,16 +38,16 @@ demo: $(RUNTIME)
 	$(RUN) prune_tools/pipeline.py --name demo --data data/mask_demo.yaml $(DEMO) $(ARGS)
 
 quick: $(TOOLS)
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(RUN) -m pytest -q -n auto --dist loadfile -m "not slow" $(ARGS)
 
 changed: $(TOOLS)
-	files=$$($(RUN) -m tests.changed $(SINCE)) && $(PYTEST) $$files $(ARGS)
+	files=$$($(RUN) -m tests.changed $(SINCE)) && $(RUN) -m pytest -q -n auto --dist loadfile $$files $(ARGS)
 
 test: $(TOOLS)
-	$(PYTEST) $(ARGS)
+	$(RUN) -m pytest -q -n auto --dist loadfile $(ARGS)
 
 nightly: $(TOOLS)
-	HYPOTHESIS_PROFILE=nightly $(PYTEST) $(ARGS)
+	HYPOTHESIS_PROFILE=nightly $(RUN) -m pytest -q -n auto --dist loadfile $(ARGS)
 
 check: lint types test
 

@@ -40,6 +40,7 @@ def draw_all(folder: Path, processes: int) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_files(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir(), there.mkdir()
@@ -47,6 +48,7 @@ def test_another_process_draws_the_same_files(tmp_path):
     assert len(drawn) == 3 and drawn == draw_all(there, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [0, 1])
 def test_what_fails_is_named_and_the_others_are_drawn(processes, tmp_path, heard):
     draws = pictures(tmp_path)
@@ -64,6 +66,7 @@ def warnings(heard) -> list[str]:
     return [record.getMessage() for record in heard.records if record.levelname == "WARNING"]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_named_and_the_next_picture_gets_another(tmp_path, heard):
     file, picture = next(iter(pictures(tmp_path).items()))
     with BackgroundDrawing(1) as draw:
@@ -79,6 +82,7 @@ def test_a_process_that_dies_is_named_and_the_next_picture_gets_another(tmp_path
 GARBAGE = "import os, sys; sys.stdout.write('ready\\n{}'); sys.stdout.flush(); os.close(1); sys.stdin.read()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "reason"),
     [
@@ -111,6 +115,7 @@ def test_what_cannot_be_sent_is_drawn_here(tmp_path, heard):
     assert (tmp_path / "here.txt").read_text() == "drawn" and "cannot be sent" in warnings(heard)[0]
 
 
+@pytest.mark.slow
 def test_what_a_library_prints_is_no_answer(tmp_path, heard):
     with BackgroundDrawing(1) as draw:
         draw(tmp_path / "nothing.png", partial(print, "drawing ..."))
@@ -118,6 +123,7 @@ def test_what_a_library_prints_is_no_answer(tmp_path, heard):
     assert not [record for record in heard.records if record.levelname == "WARNING"]
 
 
+@pytest.mark.slow
 def test_an_error_in_between_ends_the_processes(tmp_path):
     file, picture = next(iter(pictures(tmp_path).items()))
     with pytest.raises(KeyboardInterrupt), BackgroundDrawing(1) as draw:
@@ -134,6 +140,7 @@ def test_the_other_process_loads_no_torch():
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_processes_started_ahead_draw_and_all_are_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(background, "usable_cores", lambda: 2)
     background.start_ahead()

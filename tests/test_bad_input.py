@@ -160,6 +160,7 @@ def test_impossible_percent(percent, checkpoint, tiny_dataset, tmp_path):
     assert "percent" in message
 
 
+@pytest.mark.slow
 def test_a_model_without_prunable_layers(tiny_dataset, tmp_path):
     model = DetectionModel(CFG)
     for name, module in model.named_modules():

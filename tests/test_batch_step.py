@@ -74,6 +74,7 @@ def train(state: TrainingState, step: BatchStep, batches: int = 9, accumulate: i
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_replayed_batches_train_like_others(tiny_cfg, accumulate):
     outcomes = []
@@ -104,6 +105,7 @@ def test_images_and_labels_keep_their_addresses(state):
     assert not {larger.data_ptr(), other.data_ptr()} & addresses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["frozen", "eval", "gradient", "loss"])
 def test_what_was_recorded_is_recorded_anew_where_it_has_changed(state, change):
     step, record = recorded(state)
@@ -124,6 +126,7 @@ def test_what_was_recorded_is_recorded_anew_where_it_has_changed(state, change):
     assert record.recorded > before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["a hook is registered on Conv", "cannot be recorded", "no memory left"])
 def test_what_cannot_be_recorded_is_computed_and_said_once(state, reason, caplog, monkeypatch):
     monkeypatch.setattr(LOGGER, "propagate", True)

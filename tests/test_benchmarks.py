@@ -56,6 +56,7 @@ def test_validation_is_measured(tiny_dataset, tmp_path, monkeypatch):
     assert all(figure.ours > 0 for figure in figures) and figures[-1].subject.startswith("detect.py --batch-size 32")
 
 
+@pytest.mark.slow
 def test_the_two_ways_of_validation_must_agree(tiny_dataset, tmp_path):
     weights = save_colour_detector(tmp_path / "colour.pt")
 
@@ -91,6 +92,7 @@ def test_detections_are_compared_exactly():
         validation.compare_detections({}, {})
 
 
+@pytest.mark.slow
 def test_the_default_network_of_validation_sees_images(tiny_dataset, tmp_path):
     split = check_dataset(str(tiny_dataset))["val"]
     weights = material.responsive_checkpoint(tmp_path, "yolov5n", split, 64)
@@ -103,6 +105,7 @@ def test_the_default_network_of_validation_sees_images(tiny_dataset, tmp_path):
     assert not np.allclose(first[:10], second[:10], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_loading_is_measured(monkeypatch):
     monkeypatch.setattr(data, "LARGE_PHOTOGRAPH", (300, 400))
     threads = torch.get_num_threads(), cv2.getNumThreads()
@@ -112,6 +115,7 @@ def test_loading_is_measured(monkeypatch):
     assert (torch.get_num_threads(), cv2.getNumThreads()) == threads
 
 
+@pytest.mark.slow
 def test_training_is_measured(tiny_dataset, tiny_cfg):
     options = training.TrainingOptions(str(tiny_dataset), str(tiny_cfg), 64, batch_size=2, batches=1, repetitions=1)
     figures = training.measure(options)

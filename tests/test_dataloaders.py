@@ -279,6 +279,7 @@ def two_processors(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_seed_decides_order(small, two_processors, workers):
     first, second, other = (epochs(small, seed, workers, 1)[0] for seed in (0, 0, 1))

@@ -164,6 +164,7 @@ def test_a_python_script_needs_permission(tmp_path: Path):
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.slow
 def test_a_python_script_runs_with_permission(tmp_path: Path):
     script = f"from utils.general import download\n{PYTHON}assert callable(download)\n"
     assert check_dataset(description(tmp_path, script), allow_scripts=True)["nc"] == 1
@@ -220,6 +221,7 @@ def test_the_download_function_of_scripts(site: Site, tmp_path: Path):
 # -- converters --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_converter_by_name_fetches_a_data_set(tmp_path: Path):
     """From the YAML entry through the command of its own process, which continues after the archives' unpacking."""
     root = tmp_path / "set"

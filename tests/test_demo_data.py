@@ -34,6 +34,7 @@ def drawn(tmp_path_factory) -> Path:
     return draw(tmp_path_factory.mktemp("drawn") / "demo", SMALL)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_other_seed_other_pictures(drawn, tmp_path):
     assert contents(draw(tmp_path / "again", SMALL)) == contents(drawn)
     other = contents(draw(tmp_path / "other", Settings(images=6, size=160, seed=4)))
@@ -42,6 +43,7 @@ def test_same_seed_same_bytes_other_seed_other_pictures(drawn, tmp_path):
     assert all(other[name] != contents(drawn)[name] for name in pictures)
 
 
+@pytest.mark.slow
 def test_an_interrupted_set_is_completed_and_a_complete_one_left_alone(drawn, tmp_path, monkeypatch):
     whole, draw_picture = contents(drawn), draw_mask_demo.draw_picture
 
@@ -62,6 +64,7 @@ def test_an_interrupted_set_is_completed_and_a_complete_one_left_alone(drawn, tm
     draw(tmp_path / "demo", SMALL)
 
 
+@pytest.mark.slow
 def test_other_settings_replace_a_set_and_other_files_are_safe(tmp_path):
     draw(tmp_path / "demo", Settings(images=6, size=96))
     draw(tmp_path / "demo", Settings(images=2, size=96, seed=1))
@@ -92,6 +95,7 @@ def test_labels_are_valid_and_the_yaml_finds_the_set(drawn):
     assert found["names"] == {0: "face", 1: "face_mask"}
 
 
+@pytest.mark.slow
 def test_the_set_has_small_and_large_faces_of_both_classes():
     labels = [label for index in range(40) for label in draw_scene(np.random.default_rng([0, index]), 320)[1]]
     sizes = [np.ptp(box, axis=0).max() for _, box in labels]
@@ -116,6 +120,7 @@ def test_bad_settings(wrong, message):
         Settings(**wrong)
 
 
+@pytest.mark.slow
 def test_every_kind_of_mask_and_prop_can_be_drawn():
     looks = [random_look(np.random.default_rng(seed), seed % 2 == 0, (-100.0, 0.2)) for seed in range(160)]
     assert {look.mask for look in looks} == {"none", *MASKS}

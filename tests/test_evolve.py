@@ -54,6 +54,7 @@ def test_the_fitter_parent_is_mutated(tmp_path: Path) -> None:
     assert evolution.propose()["lr0"] > 0.01  # of 0.05: the other has a weight of a millionth
 
 
+@pytest.mark.slow
 def test_files_and_going_on(tmp_path: Path) -> None:
     evolution = Evolution(tmp_path, HYP)
     for merit in (0.1, 0.3, 0.2):
@@ -85,6 +86,7 @@ def test_equal_seeds_mutate_alike(tmp_path: Path) -> None:
     assert proposals[0] == proposals[1] != proposals[2]
 
 
+@pytest.mark.slow
 def test_a_generation_whose_loss_explodes_is_the_worst(tmp_path: Path) -> None:
     tried: list[dict[str, Any]] = []
 

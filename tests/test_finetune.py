@@ -243,6 +243,7 @@ def ready(files: dict[str, Path], model: torch.nn.Module, gain: float = 1.0) -> 
     return distillation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [False, True])
 def test_a_training_batch_is_compared_and_validation_is_not(files, parallel):
     student = network()
@@ -266,6 +267,7 @@ def test_a_training_batch_is_compared_and_validation_is_not(files, parallel):
     assert torch.equal(distillation(raw, targets)[0], plain)
 
 
+@pytest.mark.slow
 def test_a_student_comes_closer_to_its_teacher(files):
     student = network()
     distillation = ready(files, student, gain=100.0)

@@ -46,6 +46,7 @@ def test_the_lowest_removal_that_fits():
         lowest_that_fits(lambda removed: 1 - removed**2, 0.3, highest=0.5)
 
 
+@pytest.mark.slow
 def test_each_method_reaches_the_operations(trained, tiny_dataset, tmp_path):
     run = Frontier(options(trained, tiny_dataset, tmp_path))
     whole = gflops(load_model(trained)[0])
@@ -54,6 +55,7 @@ def test_each_method_reaches_the_operations(trained, tiny_dataset, tmp_path):
         assert 0.55 < share <= 0.6
 
 
+@pytest.mark.slow
 def test_torch_pruning_gives_files_that_we_read(trained, tiny_dataset, tmp_path):
     pytest.importorskip("torch_pruning")
     model, _ = load_model(Frontier(options(trained, tiny_dataset, tmp_path))._torch_pruning(0.6, "theirs"))
@@ -63,6 +65,7 @@ def test_torch_pruning_gives_files_that_we_read(trained, tiny_dataset, tmp_path)
     assert gflops(model) / gflops(load_model(trained)[0]) <= 0.6
 
 
+@pytest.mark.slow
 def test_finished_cells_are_kept(trained, tiny_dataset, tmp_path, monkeypatch):
     measured = []
 
@@ -92,6 +95,7 @@ def test_what_cannot_be_reached_says_so(trained, tiny_dataset, tmp_path):
         Frontier(options(trained, tiny_dataset, tmp_path, base="gone.pt"))
 
 
+@pytest.mark.slow
 def test_a_cell_is_cut_trained_judged_and_timed(trained, tiny_dataset, tmp_path):
     run = Frontier(options(trained, tiny_dataset, tmp_path, methods=["ours"]))
     cell = run.run()[0]

@@ -260,6 +260,7 @@ def test_stored_file_is_small_when_it_is_sent(small):
         StoredFile(place.with_name("absent"), b"", 1)
 
 
+@pytest.mark.slow
 def test_memory_is_given_back(small):
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("reads /proc")

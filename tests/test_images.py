@@ -74,6 +74,7 @@ def damaged(content: bytes, chance: np.random.Generator) -> bytes:
     return bytes(result)
 
 
+@pytest.mark.slow
 def test_what_passes_the_scan_is_decoded_with_the_size_that_it_found(tmp_path):
     kinds, chance, passed = list(pictures().items()), np.random.default_rng(1), 0
     for number in range(1000):

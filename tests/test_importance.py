@@ -51,6 +51,7 @@ def test_norm_of_the_readers(nano):
     assert torch.allclose(score_channels("gamma-norm", Material(nano), [group])["model.9.cv1.conv"], expected)
 
 
+@pytest.mark.slow
 def test_taylor_is_gradient_times_weight_of_all_that_is_coupled(nano, batches):
     model = with_hyperparameters(nano, 64).float()
     group = next(group for group in find_groups(model) if group.name == "model.4.cv1.conv")
@@ -78,6 +79,7 @@ def test_random_is_the_same_each_time_and_knows_nothing(nano):
     assert not torch.equal(first["model.1.conv"], other["model.1.conv"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SCORES))
 def test_every_score_has_one_interface(nano, batches, name):
     model = with_hyperparameters(nano, 64).float()

@@ -33,6 +33,7 @@ def test_networks_take_turns(monkeypatch):
     assert latency.LEAST_RUNS <= len(log) // 2 - latency.WARMUP_RUNS <= 1 / 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", sorted(latency.RUNTIMES))
 def test_every_runtime_computes_the_boxes(runtime):
     for package in PACKAGES[runtime]:

@@ -34,6 +34,7 @@ def test_times_are_per_image_and_ratios_turn_by_turn():
     assert "| first | torch | 64 | 2 | 1 | 200.00 (100.00-400.00) | 1.00 |" in table[2]
 
 
+@pytest.mark.slow
 def test_every_line_is_measured_or_says_why_not(weights, tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("export.is_installed", lambda name: name != "pnnx")
     options = latency.LatencyOptions(
@@ -72,6 +73,7 @@ def exported(weights, tiny_dataset, tmp_path_factory):
     return make
 
 
+@pytest.mark.slow
 def test_an_exported_file_runs_in_its_own_runtime(exported):
     path = exported("torchscript")
     options = latency.LatencyOptions([path], imgsz=[64, 96], threads=[1], repetitions=1, memory=True)
@@ -80,6 +82,7 @@ def test_an_exported_file_runs_in_its_own_runtime(exported):
     assert wrong.median is None and "takes images of (64, 64), got (96, 96)" in wrong.note
 
 
+@pytest.mark.slow
 def test_files_with_nms_and_in_int8(exported, tiny_dataset):
     for package in ("onnx", "onnxruntime"):
         pytest.importorskip(package)

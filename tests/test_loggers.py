@@ -66,6 +66,7 @@ def test_csv_row_of_wrong_length_is_an_error(tmp_path: Path) -> None:
         Loggers(tmp_path, tensorboard=False).on_fit_epoch_end(VALUES[:-1], 0, 0.1, 0.1)
 
 
+@pytest.mark.slow
 def test_event_file_holds_scalars_graph_and_pictures(tmp_path: Path) -> None:
     import cv2
 

@@ -132,6 +132,7 @@ def test_metrics_where_nothing_is_found() -> None:
     assert ap.shape == (2, 10) and not ap.any() and not figures[3].any()
 
 
+@pytest.mark.slow
 def test_metrics_without_labels_are_empty(tmp_path: Path) -> None:
     results = ap_per_class(np.zeros((3, 10)), np.ones(3), np.zeros(3), np.zeros(0), plot=True, save_dir=tmp_path)
     assert [len(result) for result in results] == [0] * 7 and results[5].shape == (0, 10)

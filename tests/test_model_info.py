@@ -24,6 +24,7 @@ MEASURED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "built", "fused"), MEASURED, ids=[row[0] for row in MEASURED])
 def test_measured_lines(name, built, fused):
     model = DetectionModel(f"{name}.yaml")

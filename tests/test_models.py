@@ -69,6 +69,7 @@ def nano() -> DetectionModel:
 # -- configurations ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_every_configuration_has_the_measured_size(name):
     config = read_config(name)
@@ -88,6 +89,7 @@ def test_layer_sizes(name):
     assert " ".join(str(layer.np) for layer in layers) == LAYER_PARAMETERS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAVED)
 def test_saved_layers(name):
     with torch.device("meta"):

@@ -110,6 +110,7 @@ def test_impossible_limits(limits):
         Limits(**limits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("percent, parameters", [(0.2, 1282091), (0.3, 1079403), (0.4, 892793), (0.5, 717672)])
 def test_reference_checkpoint_keeps_the_reference_channels(shared_folder, percent, parameters):
     import json

@@ -56,6 +56,7 @@ def test_defaults_depend_on_what_is_wanted():
     assert build(PlanOptions, skip="model.9").skip == ["model.9"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag, share", [("target_params", 0.6), ("target_flops", 0.6)])
 def test_targets_hold_for_the_pruned_model(nano, flag, share):
     groups, plan = planned(nano, **{flag: str(share)})
@@ -65,6 +66,7 @@ def test_targets_hold_for_the_pruned_model(nano, flag, share):
     assert 0.98 * share <= cost(pruned) / cost(nano) <= share
 
 
+@pytest.mark.slow
 def test_latency_of_the_networks_that_plans_leave_is_measured(nano, monkeypatch):
     """Time is made a function of operations; a real clock has no place in a test."""
     asked = []
@@ -118,6 +120,7 @@ def test_plan_that_removes_nothing_says_so(nano, heard):
     assert "this plan removes nothing" in heard.text
 
 
+@pytest.mark.slow
 def test_second_pruning_is_told_and_ratios_count_from_there(heard):
     model = thin("yolov5n").float()
     sizes = [count_parameters(model)]
@@ -129,6 +132,7 @@ def test_second_pruning_is_told_and_ratios_count_from_there(heard):
     assert heard.text.count("has been pruned before") == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_followed_is_named(heard):
     planned(thin("yolov5s-transformer").float(), target_flops="0.7")
     assert "model.8.cv1.conv: it goes into flatten of model.8.m (TransformerBlock)" in heard.text

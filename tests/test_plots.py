@@ -142,6 +142,7 @@ def test_uncertain_predictions_are_left_out(tmp_path: Path) -> None:
     assert output_to_target([]).shape == (0, 7) and len(output_to_target(found, max_det=1)) == 1
 
 
+@pytest.mark.slow
 def test_label_statistics(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     labels = np.concatenate((generator.integers(0, 3, (300, 1)), generator.uniform(0.1, 0.5, (300, 4))), 1)
@@ -150,6 +151,7 @@ def test_label_statistics(tmp_path: Path) -> None:
     assert size_of(tmp_path / "labels_correlogram.jpg") == (2000, 2000)
 
 
+@pytest.mark.slow
 def test_single_label_and_none(tmp_path: Path) -> None:
     plot_labels(np.zeros((0, 5)), {0: "a"}, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -157,6 +159,7 @@ def test_single_label_and_none(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_count", [0, 1, 3, 25])
 def test_curves_of_any_number_of_classes(tmp_path: Path, class_count: int) -> None:
     grid, names = np.linspace(0, 1, 1000), [f"class {index}" for index in range(class_count)]
@@ -166,6 +169,7 @@ def test_curves_of_any_number_of_classes(tmp_path: Path, class_count: int) -> No
     assert size_of(tmp_path / "PR.png") == size_of(tmp_path / "F1.png") == (2250, 1500)
 
 
+@pytest.mark.slow
 def test_confusion_matrix_is_coloured_by_share(tmp_path: Path) -> None:
     plot_confusion_matrix(np.array([[1.0, 0], [0, 0]]), ["one"], tmp_path / "matrix.png")
     picture = cv2.imread(str(tmp_path / "matrix.png"))
@@ -174,6 +178,7 @@ def test_confusion_matrix_is_coloured_by_share(tmp_path: Path) -> None:
     assert dark[0].size > 100_000 and dark[0].mean() < 1125  # the upper left quarter
 
 
+@pytest.mark.slow
 def test_results_of_several_runs(tmp_path: Path) -> None:
     header = ",".join(f"{name:>20}" for name in ("epoch", "train/box_loss", "metrics/mAP_0.5"))
     for name in ("results.csv", "results_old.csv"):
@@ -192,6 +197,7 @@ def test_other_csv_files_are_refused(tmp_path: Path, text: str) -> None:
         plot_results(tmp_path / "results.csv")
 
 
+@pytest.mark.slow
 def test_any_class_name_can_be_drawn(tmp_path: Path) -> None:
     names = ["plain", "$\\frac{", "US$ and A$", "\ud800", "\x1b[2J\n", "x" * 400, "a_b^c", "<b>&"]
     steps = np.linspace(0, 1, 5)
@@ -210,6 +216,7 @@ def test_missing_results_are_named(tmp_path: Path) -> None:
         plot_results(tmp_path / "results.csv")
 
 
+@pytest.mark.slow
 def test_feature_maps(tmp_path: Path) -> None:
     maps = torch.rand(2, 40, 6, 7)
     feature_visualization(maps, "models.common.Conv", 3, save_dir=tmp_path / "photo")

@@ -32,6 +32,7 @@ def test_polarizing_chooses_the_least_salient_and_leaves_the_others(gammas):
     assert polarizer.saliency[chosen].max() <= polarizer.saliency[~chosen & ~spared].min()
 
 
+@pytest.mark.slow
 def test_polarizing_keeps_at_zero_what_was_there_already(gammas):
     """A model that has been sparse before: the optimizer pushes its zeros, which the penalty has to hold."""
     torch.manual_seed(0)

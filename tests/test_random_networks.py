@@ -92,6 +92,7 @@ def network(config: dict[str, Any]) -> Structure:
     return Structure.of(model).select("all")
 
 
+@pytest.mark.slow
 @given(configurations(), st.integers(0, 1000))
 def test_pruned_equals_masked_at_the_cost_foretold(config, seed):
     structure = network(config)
@@ -110,6 +111,7 @@ def test_pruned_equals_masked_at_the_cost_foretold(config, seed):
     assert scaled == sum(norm.num_features for norm in pruned.modules() if isinstance(norm, nn.BatchNorm2d))
 
 
+@pytest.mark.slow
 @given(configurations(), st.integers(0, 1000))
 def test_folded_equals_the_gamma_zeroed_model_without_zero_padding(config, seed):
     structure = network(config)

@@ -63,6 +63,7 @@ def difference(model: nn.Module, full: nn.Module, batch: Batch) -> float:
     return sum(float((ours - theirs).square().mean() / theirs.var()) for ours, theirs in pairs) / len(pairs)
 
 
+@pytest.mark.slow
 def test_channels_with_a_twin_that_stays_are_replaced_without_loss():
     full = thin("yolov5n")
     pruned, structure, groups, plan = prune(full)
@@ -90,6 +91,7 @@ def test_every_architecture_comes_nearer_to_the_full_network(name):
     assert all(after <= first + 1e-9 for first, after in result.unexplained.values())
 
 
+@pytest.mark.slow
 def test_a_norm_behind_a_concatenation_takes_the_constants_of_all_that_it_joins():
     """BottleneckCSP: what its norm gives is that of before, and folding the constants first changes nothing."""
     config = {
@@ -129,6 +131,7 @@ def norm_output(model: DetectionModel, batch: Batch) -> torch.Tensor:
     return seen[0]
 
 
+@pytest.mark.slow
 def test_blocks_without_a_norm_and_growing_maps_are_walked_through():
     full = with_random_norms(DetectionModel(deepcopy(OWN_CONFIG)))
     pruned, structure, groups, plan = prune(full, "all", share=0.2)
@@ -140,6 +143,7 @@ def test_blocks_without_a_norm_and_growing_maps_are_walked_through():
     }
 
 
+@pytest.mark.slow
 def test_what_lies_before_the_first_cut_and_all_gammas_stay():
     full = thin("yolov5n").float()
     pruned, structure, groups, _ = prune(full)
@@ -165,6 +169,7 @@ def test_nothing_is_solved_where_nothing_was_removed():
     assert "fell from 50.0% to 25.0%" in Reconstruction(4, {"a": (0.6, 0.3), "b": (0.4, 0.2)}).summary()
 
 
+@pytest.mark.slow
 def test_a_recording_of_the_full_network_changes_nothing(monkeypatch):
     full, batches = thin("yolov5n"), [noise(4, 64, seed) for seed in range(2)]
     recording = empty_recording(full, images=8)
@@ -188,6 +193,7 @@ def test_a_recording_of_the_full_network_changes_nothing(monkeypatch):
     assert empty_recording(full, images=8) is None
 
 
+@pytest.mark.slow
 def test_short_memory_means_fewer_images(monkeypatch):
     full = thin("yolov5n").float()
     pruned, structure, groups, plan = prune(full)
@@ -225,6 +231,7 @@ def test_patches_times_weights_is_the_convolution(kernel, keywords):
     torch.testing.assert_close(product.transpose(0, 1).flatten(1), taken.transpose(1, 2).flatten(0, 1))
 
 
+@pytest.mark.slow
 def test_what_lies_outside_the_focus_does_not_count():
     full = thin("yolov5n").float()
     pruned, structure, groups, _ = prune(full)

@@ -124,6 +124,7 @@ def check_page(page: Page) -> None:
         assert expected in page.text, expected
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else(folder):
     text = (folder / "report.html").read_text(encoding="utf-8")
     check_page(Page(text))
@@ -179,6 +180,7 @@ def test_a_command_line_is_read_back_as_the_same_options():
     assert command_line("train.py", TrainOptions, vars(build(TrainOptions))) == "python train.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal, threshold", [({"percent": 0.3}, True), ({"target_params": "0.5"}, False)])
 def test_a_pipeline_reports_the_commands_of_its_steps(tmp_path, goal, threshold):
     options = build(PipelineOptions, weights="start.pt", **goal)

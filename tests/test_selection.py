@@ -69,6 +69,7 @@ def test_a_changed_file_stands_for_the_tests_that_name_it():
     assert chosen_for(["tests/conftest.py"]) == set(all_test_files())
 
 
+@pytest.mark.slow
 def test_a_file_that_no_test_names_stands_for_those_of_what_imports_it():
     paths = [path.relative_to(ROOT).as_posix() for path in project_files()]
     alone = [path for path in paths if not files_naming(path)]

@@ -62,6 +62,7 @@ def result(map50: float) -> EpochResult:
     return EpochResult(*[0.0] * 13)._replace(map50=map50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", ["l1", "prox"])
 def test_accumulated_batches_count_each(gammas, network, penalty):
     moved = []
@@ -262,6 +263,7 @@ def test_defaults_are_the_published_ones():
     assert build(SparseOptions, penalty="polarize").sr == "auto"
 
 
+@pytest.mark.slow
 def test_the_start_weights_are_measured(run_options, tmp_path, tiny_dataset, network):
     """Weights of the data set's classes give their mAP50, others none, and the penalty still starts."""
     import val

@@ -125,6 +125,7 @@ def test_a_run_stopped_before_its_first_point_goes_on_in_its_folder(tmp_path):
     assert Record.open(tmp_path / "exp", "sweep", {"images": 3}, exist_ok=False).file == first.file
 
 
+@pytest.mark.slow
 def test_a_stored_sweep_with_these_options_is_continued(checkpoint, tiny_dataset, tmp_path):
     """The record of an earlier version."""
     keywords = chosen(checkpoint, tiny_dataset, tmp_path, ratios=[0.2], by="flops")
@@ -156,6 +157,7 @@ def test_other_options_start_a_new_folder_or_are_refused(tmp_path):
         Record.open(tmp_path / "exp", "sweep", {"images": 3}, exist_ok=False)
 
 
+@pytest.mark.slow
 def test_another_checkpoint_is_another_survey(checkpoint, model, tiny_dataset, tmp_path):
     copy = tmp_path / "copy.pt"
     copy.write_bytes(checkpoint.read_bytes())
@@ -320,6 +322,7 @@ def test_too_many_images_are_read_anew(monkeypatch):
     assert len(list(kept)) == len(list(kept)) == len(kept) == 1 and not kept.kept
 
 
+@pytest.mark.slow
 def test_other_training_images_are_another_survey_if_they_take_part(checkpoint, tiny_dataset, tmp_path):
     shutil.copytree(tiny_dataset.parent, tmp_path / "data")
     write_yaml(tmp_path / "data.yaml", {**read_yaml(tiny_dataset), "path": str(tmp_path / "data")})

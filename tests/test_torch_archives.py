@@ -76,6 +76,7 @@ def test_sizes_in_64_bits_that_contradict_the_index(good):
     assert "contradicts the header" in refusal(good)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_of_every_kind(kind):
     """``python tests/torch_damage.py`` does more of the same."""

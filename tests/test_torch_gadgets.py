@@ -264,6 +264,7 @@ ALLOWED = {
 }
 
 
+@pytest.mark.slow
 def test_nothing_else_unpickles():
     found = set()
     folders = ("models", "utils", "prune_tools", "data", "benchmarks", "examples")

@@ -66,6 +66,7 @@ def short_run(options_class: type, weights: str | Path, data: Path, folder: Path
 # -- anchors -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "options_class"),
     [(train_sparity, SparseOptions), (finetune, FinetuneOptions)],

@@ -65,6 +65,7 @@ def loader_of(images: Path, **options):
     return create_dataloader(str(images), 64, 4, 32, hyp=HYP, **{"workers": 0, "cache": "none", **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["gone", "cut", "other"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_validation_does_not_count_it(small, log, monkeypatch, how, workers):

@@ -220,6 +220,7 @@ def test_methods_of_an_object():
     assert not [name for name in general.methods("text") if name.startswith("__")]
 
 
+@pytest.mark.slow
 def test_generations_are_recorded_and_drawn(tmp_path, logged):
     for rate in (0.01, 0.02):
         general.print_mutation([0.5, 0.5, rate, 0.1, 1, 1, 1], {"lr0": rate, "box": 0.05}, tmp_path)

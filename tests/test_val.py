@@ -84,6 +84,7 @@ def test_the_table_and_the_files(command, tmp_path, heard):
     assert lines[-1] == f"Results saved to {tmp_path / 'runs/exp'}"
 
 
+@pytest.mark.slow
 def test_a_label_file_that_cannot_be_written_does_not_cost_the_others(run, command, tmp_path, heard):
     (tmp_path / "runs/exp/labels/001.txt").mkdir(parents=True)
     results, _, _ = run(save_txt=True, exist_ok=True)
@@ -101,6 +102,7 @@ def test_the_result(run):
     assert len(milliseconds) == 3 and min(milliseconds) >= 0
 
 
+@pytest.mark.slow
 def test_the_split(run, tiny_dataset, tmp_path, heard):
     data = str(tmp_path / "data.yaml")
     write_yaml(
@@ -324,6 +326,7 @@ def test_coco_always_gives_json():
 # -- speed and study -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_speed(command, weights, tmp_path, monkeypatch, heard):
     seen = []
     original = loop.evaluate
@@ -343,6 +346,7 @@ def test_speed(command, weights, tmp_path, monkeypatch, heard):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["exp"]  # of the last command
 
 
+@pytest.mark.slow
 def test_study(command, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(study_module, "SIZES", (64, 96, 128))
     other = tmp_path / "other.pt"

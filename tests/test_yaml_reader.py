@@ -205,6 +205,7 @@ def test_small_values_are_quoted_whole(value):
 # -- the only reader ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nothing_else_reads_yaml():
     """Each use of a loading function or a loader class of PyYAML, by file."""
     users = set()

@@ -72,6 +72,7 @@ def test_one_channel_in_every_layer_twice_over(nano):
     assert "1    " in layer_table(nano, pruned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov5n", "yolov5s-ghost", "yolov3-tiny"])
 def test_a_pruned_model_can_be_pruned_again(name):
     first = thin(name)
@@ -170,6 +171,7 @@ def pickled_globals(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_saved_files(tmp_path):
     full = thin("yolov5n").float()
     full.names = ["disc", "square"]

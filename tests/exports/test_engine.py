@@ -27,6 +27,7 @@ def test_an_engine_needs_a_gpu(monkeypatch, stock, tmp_path):
         DetectMultiBackend(tmp_path / "a.engine")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_an_engine_is_built_from_the_graph(monkeypatch, tmp_path, pruned, dynamic):
     """With a stand-in for TensorRT, which no test machine has: what it is told, and what the file holds."""
