@@ -100,7 +100,7 @@ def main(options: ExportOptions) -> list[Path]:
     device = select_device(options.device)
     LOGGER.info(device_line(device))
     if device.type != "cuda" and any(each.argument == "engine" for each in formats):
-        raise InputError("--include engine builds on the GPU that it is for: choose one with --device 0")
+        raise InputError("--include engine has to run on the GPU that the engine is for: choose it with --device 0")
     request = make_request(options)
     files: list[Path] = []
     for weights in options.weights:

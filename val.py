@@ -88,7 +88,7 @@ def validate(
     name = data if isinstance(data, str) else str(data.get("path", ""))
     options = build(ValOptions, data=str(name), **({"weights": weights} if weights else {}), **keywords)
     if options.task == "study":
-        raise InputError("task 'study' is many runs, and this is one: call val.study(ValOptions(task='study', ...))")
+        raise InputError("task 'study' consists of many runs: call val.study(ValOptions(task='study', ...))")
     given = Given(model, dataloader, save_dir, plots, callbacks or Callbacks(), compute_loss)
     inputs = open_inputs(options, data, given, DetectMultiBackend)
     with results_folder(options, given) as folder:

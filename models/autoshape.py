@@ -59,7 +59,7 @@ class AutoShape(nn.Module):
         """Wrap ``model`` and put it into eval mode; ``verbose`` logs that."""
         super().__init__()
         if verbose:
-            LOGGER.info("Adding AutoShape: the model takes files, addresses, PIL images, arrays and lists of them")
+            LOGGER.info("Adding AutoShape: the model takes files, addresses, PIL images, arrays, and lists of these")
         for name in CARRIED:
             if name in vars(model):
                 setattr(self, name, getattr(model, name))

@@ -332,7 +332,7 @@ def test_a_damaged_frame_costs_a_frame_and_a_cut_video_its_end(run, pictures, tm
     assert sorted(numbers["damaged"]) == [1, 2, 3, 4, 7, 8, 9, 11, 12]
     assert sorted(numbers["whole"]) == list(range(1, 13)) and set(numbers["cut"]) == set(range(1, 8))
     assert "damaged.avi: 3 of 12 frames cannot be decoded" in heard.text
-    assert "cut.avi ended after 7 frames, it announces 12: the file is cut off" in heard.text
+    assert "cut.avi ended after 7 of 12 announced frames: the file is cut off" in heard.text
     assert "empty.mp4 cannot be read as a video (0 bytes)" in heard.text
     assert "1 file(s) could not be read and were skipped, 2 file(s) could be read in part only" in heard.text
 
@@ -447,7 +447,7 @@ def test_without_a_source_the_command_says_what_to_give(weights, monkeypatch, tm
     monkeypatch.setattr(detection, "DEFAULT_SOURCE", missing)
     monkeypatch.setattr(detection, "open_detector", None)  # the source is looked at first
     with pytest.raises(
-        InputError, match=r"--source is missing, and its default, .*images, is not there: give an image"
+        InputError, match=r"--source is missing, and its default, .*images, does not exist: give an image"
     ):
         detect.main(detect.DetectOptions(weights=[str(weights)], source=missing))
     with pytest.raises(InputError, match="no such image"):

@@ -125,7 +125,7 @@ def test_a_video_that_did_not_get_onto_the_disk_is_noticed(tmp_path, monkeypatch
         video.write(np.zeros((48, 64, 3), np.uint8))
     video._writer.release()
     os.truncate(video._draft, 10)  # as it ends when nothing more can be written
-    with pytest.raises(InputError, match="of 5 frames 0 can be read back"):
+    with pytest.raises(InputError, match="only 0 of 5 frames are readable"):
         video.close()
     assert os.listdir(tmp_path) == []
     monkeypatch.setattr(video_files, "TOO_LITTLE_BYTES", 1 << 62)

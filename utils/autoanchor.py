@@ -98,15 +98,17 @@ def check_anchors(
             "was trained with them; use the --imgsz of that training, or train a new model with other anchors"
         )
         return
-    LOGGER.info(f"{finding}: the anchors fit this data set poorly, looking for better ones...")
+    LOGGER.info(f"{finding}: the anchors fit this data set poorly; searching for better ones...")
     anchors = kmean_anchors(dataset, n=len(current), img_size=imgsz, thr=thr, gen=1000, verbose=False, seed=seed)
     new_recall, _ = anchor_fit(anchors, sizes, thr)
     if new_recall <= recall:
-        LOGGER.info(f"{prefix}the original anchors are no worse than the best found (BPR {new_recall:.3f}): they stay")
+        LOGGER.info(f"{prefix}the search found no better anchors (BPR {new_recall:.3f}): the original ones stay")
         return
     head.anchors[:] = torch.as_tensor(anchors).to(head.anchors).view_as(head.anchors) / stride
     check_anchor_order(head)
-    LOGGER.info(f"{prefix}done, BPR rises from {recall:.3f} to {new_recall:.3f} (the checkpoints keep the new anchors)")
+    LOGGER.info(
+        f"{prefix}done, BPR rises from {recall:.3f} to {new_recall:.3f} (the new anchors are saved in the checkpoints)"
+    )
 
 
 def kmean_anchors(
@@ -144,7 +146,9 @@ def kmean_anchors(
     LOGGER.info(f"{prefix}k-means for {n} anchors on {len(sizes)} boxes...")
     anchors = _kmeans(sizes, n, generator)
     if anchors is None:
-        LOGGER.warning(f"{prefix}{len(sizes)} boxes of this variety are too few for {n} clusters: starting at random")
+        LOGGER.warning(
+            f"{prefix}{len(sizes)} boxes are too few, or too similar, for {n} clusters: starting from random anchors"
+        )
         anchors = generator.uniform(size=(n, 2)) * img_size
         anchors.sort(axis=0)
     anchors = _by_area(np.maximum(anchors, MIN_SIDE))

@@ -205,7 +205,7 @@ def create_dataloader(
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}, expected at least 1")
     if rect and shuffle:
-        LOGGER.warning("WARNING: rectangular batches need images sorted by aspect: not shuffling")
+        LOGGER.warning("WARNING: rectangular batches need images sorted by aspect ratio: they are not shuffled")
         shuffle = False
     own_rank, rank_count = ranks() if rank != -1 else (0, 1)
     with first_rank_first() if rank != -1 else nullcontext():

@@ -292,7 +292,7 @@ def test_int8_for_openvino_names_its_library(monkeypatch):
         ("--include onnx --int8 --half", "--int8 and --half contradict each other"),
         (
             "--include onnx --int8 --opset 12",
-            "--opset 12 of ONNX has no INT8 weights .*: choose one from 13 on",
+            "--opset 12 of ONNX has no INT8 weights .*: choose 13 or higher",
         ),
         ("--include onnx --calibration-images 8", "--calibration-images has no effect without INT8: add --int8"),
         ("--include onnx --int8 --calibration-images 0", "--calibration-images must be at least 1"),

@@ -144,7 +144,7 @@ def provide(
             _run(title, [*command, "--splits", *splits])
         elif source.partition("#")[0] == RECIPES:
             raise InputError(
-                f"the data of {title} are missing in {root}, and no command fetches them: "
+                f"the data of {title} are missing in {root}, and no command can fetch them: "
                 f"{ROOT / RECIPES}, section Recipes, says where they are and how to convert their labels"
             )
         elif not allow_scripts:

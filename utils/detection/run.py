@@ -73,11 +73,11 @@ def check_source(options: DetectOptions) -> None:
         wants_windows(options, live=False)
     if is_stream(options.source):
         if options.batch_size > 1:
-            raise InputError("--batch-size is for files: of several streams one frame each is a batch, leave it out")
+            raise InputError("--batch-size is for files: a batch of streams is one frame of each, leave it out")
     elif options.source == DEFAULT_SOURCE and not Path(DEFAULT_SOURCE).exists():
         raise InputError(
-            f"--source is missing, and its default, {DEFAULT_SOURCE}, is not there: give an image, a folder, a video, "
-            "a list file, a camera number or an address"
+            f"--source is missing, and its default, {DEFAULT_SOURCE}, does not exist: give an image, a folder, "
+            "a video, a list file, a camera number or an address"
         )
     elif not Path(options.source).exists():
         check_files(options.source)
@@ -89,7 +89,9 @@ def wants_windows(options: DetectOptions, live: bool) -> bool:
         return False
     problem = display_problem()
     if problem and options.view_img:
-        raise InputError(f"--view-img needs a display, and here is none ({problem}): leave it out, results are saved")
+        raise InputError(
+            f"--view-img needs a display, and there is none here ({problem}): leave it out, as results are saved"
+        )
     return not problem
 
 
@@ -116,7 +118,9 @@ def open_detector(options: DetectOptions, open_backend: Callable[..., Any]) -> t
     image_size = model.image_size(options.imgsz)
     unknown = [index for index in options.classes or () if index not in model.names]
     if unknown:
-        raise InputError(f"--classes {unknown} not in the model: it has 0 to {len(model.names) - 1} ({model.names})")
+        raise InputError(
+            f"--classes {unknown} do not exist in the model: it has 0 to {len(model.names) - 1} ({model.names})"
+        )
     model.warmup((options.batch_size, 3, *image_size))
     selection = Selection(options.conf_thres, options.iou_thres, options.max_det, options.classes, options.agnostic_nms)
     return Detector(model, selection, options.augment), image_size

@@ -147,7 +147,7 @@ class LoadImages:
             LOGGER.warning(f"{file}: {damaged} of {self.frame} frames cannot be decoded and were skipped")
         if self.frame < self.frames:
             remark = f": {cut}" if cut else ""
-            LOGGER.warning(f"{file} ended after {self.frame} frames, it announces {self.frames}{remark}")
+            LOGGER.warning(f"{file} ended after {self.frame} of {self.frames} announced frames{remark}")
         self.incomplete += bool(damaged or cut)
 
     def _skip(self, reason: str) -> None:

@@ -154,9 +154,7 @@ class LoadStreams:
         self.count += 1
         auto = self.auto and len({picture.shape for picture in pictures}) == 1
         if self.auto and not auto:
-            log_once(
-                "streams of different shapes: each is padded to the whole image size; of one shape they run faster"
-            )
+            log_once("the streams differ in shape: each is padded to the whole image size, which takes longer")
         batch = np.stack([network_image(picture, self.img_size, self.stride, auto) for picture in pictures])
         return [self.sources[index] for index in fresh], batch, pictures, None, ""
 

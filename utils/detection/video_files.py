@@ -46,7 +46,7 @@ def opencv_path(path: str | Path) -> str:
     """Return ``path`` as text for OpenCV. Raises InputError for names that are not valid text: it crashes on these."""
     text = str(path)
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise InputError(f"OpenCV opens no video whose path is not valid UTF-8: {path}: rename it")
+        raise InputError(f"{path} is not valid UTF-8, and OpenCV opens no video with such a path: rename it")
     return text
 
 
@@ -126,7 +126,7 @@ class VideoFile:
         if shutil.disk_usage(self.target.parent).free < TOO_LITTLE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.target))
         raise InputError(
-            f"cannot write the video {self.target}: of {self._frames} frames {max(int(readable), 0)} can be read back"
+            f"cannot write the video {self.target}: only {max(int(readable), 0)} of {self._frames} frames are readable"
         )
 
 

@@ -39,7 +39,9 @@ class UniqueStems:
                 stem = f"{path.stem}_{number}"
             if stem != path.stem:
                 self._numbers[path.stem] = number
-                LOGGER.warning(f"{path.stem} has results of another file: the results of {path} are called {stem}")
+                LOGGER.warning(
+                    f"{path.stem} is taken by the results of another file: those of {path} are called {stem}"
+                )
             self._taken.add(stem)
             self._stems[path] = stem
         return self._stems[path]

@@ -57,7 +57,7 @@ class CocoPredictions:
     def write(self, file: Path) -> bool:
         """Write all predictions to ``file``; returns False, and writes nothing, if there are none."""
         if not self.rows:
-            LOGGER.warning(f"nothing was predicted: {file.name} is not written")
+            LOGGER.warning(f"there are no predictions: {file.name} is not written")
             return False
         with atomic_path(file) as draft:
             draft.write_text(json.dumps(self.rows), encoding="utf-8")
@@ -98,7 +98,7 @@ def score_by_pycocotools(
             evaluation.accumulate()
             evaluation.summarize()
     except (AssertionError, KeyError, IndexError, TypeError, ValueError) as error:
-        LOGGER.warning(f"not scored by pycocotools: {predictions} does not fit {annotations} ({error!r})")
+        LOGGER.warning(f"not scored by pycocotools: {predictions} and {annotations} do not match ({error!r})")
         return None
     table = [line for line in printed.getvalue().splitlines() if line.startswith(" Average")]
     LOGGER.info("\n".join(["pycocotools:", *table]))

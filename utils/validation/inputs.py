@@ -110,8 +110,8 @@ def open_inputs(options: ValOptions, data: str | Dataset, given: Given, open_bac
         square = getattr(model, "fixed_size", None) is not None
         if square:
             LOGGER.info(
-                f"{weights_of(options)} takes one image size: images are padded to squares, where files of any size "
-                "and checkpoints get rectangles; mAP may differ in the third decimal"
+                f"{weights_of(options)} takes one image size: its images are padded to squares, while files of any "
+                "size and checkpoints get rectangles; mAP may differ in the third decimal"
             )
         loader = make_loader(replace(options, single_cls=single_cls), checked, image_size, stride, square, device)
     if given.model is None:
@@ -148,7 +148,7 @@ def joins_classes(model: Backend, options: ValOptions, data: Dataset) -> bool:
         return True
     if len(model.names) != data["nc"]:
         raise OtherClassesError(
-            f"{weights_of(options)} knows {len(model.names)} classes but {options.data} has {data['nc']}: "
+            f"{weights_of(options)} has {len(model.names)} classes but {options.data} has {data['nc']}: "
             "validate with the data set that the model was trained on"
         )
     return False
@@ -158,7 +158,7 @@ def square_side(size: Sequence[int], weights: str | list[str]) -> int:
     """Return the side of a square (height, width) in pixels. Raises InputError for other sizes of an export."""
     if len(set(size)) > 1:
         raise InputError(
-            f"{weights} takes images of {size[0]}x{size[1]} pixels, and validation has square ones: export with one "
+            f"{weights} takes images of {size[0]}x{size[1]} pixels, and validation uses square ones: export with one "
             "--imgsz, or with --dynamic"
         )
     return size[0]
@@ -169,7 +169,7 @@ def warn_of(options: ValOptions) -> None:
     if options.conf_thres > AP_THRESHOLDS[0] and options.task in SPLITS:
         LOGGER.warning(f"confidence threshold {options.conf_thres:g}: mAP is comparable with {AP_THRESHOLDS[0]} only")
     if options.save_hybrid:
-        LOGGER.warning("the true labels join the predictions: the figures below say nothing about the model")
+        LOGGER.warning("the true labels are among the predictions: the figures below say nothing about the model")
 
 
 def make_loader(

@@ -93,7 +93,7 @@ def save_predictions(evaluation: Evaluation) -> tuple[float, float] | None:
         return None
     LOGGER.info(f"Predictions saved to {file}")
     if options.split != "val":
-        LOGGER.info(f"not scored by pycocotools: {COCO_ANNOTATIONS} is about the val split")
+        LOGGER.info(f"not scored by pycocotools: {COCO_ANNOTATIONS} belongs to the val split")
         return None
     annotations = Path(evaluation.inputs.data["path"]) / COCO_ANNOTATIONS
     return score_by_pycocotools(file, annotations, evaluation.predictions.image_ids)
