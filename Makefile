@@ -27,6 +27,7 @@ TOOLS := $(VENV)/.tools-installed
 endif
 # Commands get the interpreter by an absolute path, because some of them start further processes elsewhere.
 RUN := "$(abspath $(VENV))/bin/python"
+PYTEST := $(RUN) -m pytest -q -n auto --dist loadfile
 
 .PHONY: help demo quick changed test nightly check bench lint types imports format clean
 
@@ -38,16 +39,16 @@ demo: $(RUNTIME)
 	$(RUN) prune_tools/pipeline.py --name demo --data data/mask_demo.yaml $(DEMO) $(ARGS)
 
 quick: $(TOOLS)
-	$(RUN) -m pytest -q -n auto --dist loadfile -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 changed: $(TOOLS)
-	files=$$($(RUN) -m tests.changed $(SINCE)) && $(RUN) -m pytest -q -n auto --dist loadfile $$files $(ARGS)
+	files=$$($(RUN) -m tests.changed $(SINCE)) && $(PYTEST) $$files $(ARGS)
 
 test: $(TOOLS)
-	$(RUN) -m pytest -q -n auto --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
 
 nightly: $(TOOLS)
-	HYPOTHESIS_PROFILE=nightly $(RUN) -m pytest -q -n auto --dist loadfile $(ARGS)
+	HYPOTHESIS_PROFILE=nightly $(PYTEST) $(ARGS)
 
 check: lint types test
 
