@@ -84,9 +84,11 @@ def scale_coords(
             from the two shapes if absent. As in YOLOv5, the height ratio applies to both axes.
     """
     if ratio_pad is None:
-        gain = min(img1_shape[0] / img0_shape[0], img1_shape[1] / img0_shape[1])
-        left = (img1_shape[1] - gain * img0_shape[1]) / 2
-        top = (img1_shape[0] - gain * img0_shape[0]) / 2
+        boxed_height, boxed_width = img1_shape[:2]
+        height, width = img0_shape[:2]
+        gain = min(boxed_height / height, boxed_width / width)
+        top = (boxed_height - height * gain) / 2
+        left = (boxed_width - width * gain) / 2
     else:
         gain = ratio_pad[0][0]
         left, top = ratio_pad[1]
