@@ -71,13 +71,13 @@ def build_model(
 
 
 def _warn_of_other_modules(model: DetectionModel, source: DetectionModel, cfg: str, file: str) -> None:
-    """Say in what --cfg, which counts, makes another network of the weights."""
-    found = differences(model, source)
-    if found:
+    """Warn of the differences between the network of --cfg, which counts, and that of the checkpoint."""
+    modules = differences(model, source)
+    if modules:
         LOGGER.warning(
             f"WARNING: --cfg {cfg} is another network than {file}, and it counts: "
-            f"{found[0].words('in --cfg', 'in the checkpoint')}"
-            f"{f' ({len(found)} differences in all)' if len(found) > 1 else ''}; "
+            f"{modules[0].words('in --cfg', 'in the checkpoint')}"
+            f"{f' ({len(modules)} differences in all)' if len(modules) > 1 else ''}; "
             "leave --cfg out to train the network of the checkpoint"
         )
 
@@ -85,10 +85,10 @@ def _warn_of_other_modules(model: DetectionModel, source: DetectionModel, cfg: s
 def _takes_new_anchors(
     options: TrainOptions, hyp: dict[str, Any], model: DetectionModel, source: DetectionModel
 ) -> bool:
-    """Tell whether the anchors are those of the configuration; if not, they come with the weights.
+    """Tell whether the anchors are those of the configuration, instead of those of the weights.
 
-    As in v6.2 they are with --cfg or anchors among the hyperparameters. Runs that go on with a trained head keep the
-    anchors that its outputs mean.
+    As in v6.2 they are, given --cfg or anchors among the hyperparameters. Runs that continue with a trained head keep
+    the anchors that its outputs refer to.
     """
     if options.resume:
         return False
@@ -103,7 +103,7 @@ def _same_outputs(model: DetectionModel, source: DetectionModel) -> bool:
 
 
 def has_head_of(model: DetectionModel, source: DetectionModel) -> bool:
-    """Tell whether the head of ``model`` has the outputs of that of ``source`` and means the same anchors by them."""
+    """Tell whether the head of ``model`` has the outputs and the anchors of that of ``source``."""
     if not _same_outputs(model, source):
         return False
     head: Any = model.model[-1]
@@ -113,8 +113,8 @@ def has_head_of(model: DetectionModel, source: DetectionModel) -> bool:
 
 def freeze_layers(model: torch.nn.Module, layers: list[int]) -> None:
     """Stop the gradients of the first n layers ([n]) or of exactly the layers listed."""
-    chosen = range(layers[0]) if len(layers) == 1 else layers
-    prefixes = tuple(f"model.{number}." for number in chosen)
+    numbers = range(layers[0]) if len(layers) == 1 else layers
+    prefixes = tuple(f"model.{number}." for number in numbers)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = not name.startswith(prefixes)
         if not parameter.requires_grad:

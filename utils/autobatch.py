@@ -16,7 +16,7 @@ from utils.log import LOGGER, colorstr
 from utils.training.options import TrainOptions
 from utils.training.state import autocast_dtype
 
-DEFAULT_BATCH = 16  # without a GPU, whose memory could be measured
+DEFAULT_BATCH = 16  # without a GPU
 MEMORY_SHARE = 0.9  # of the free memory that the batch may fill
 TRIED_SIZES = (1, 2, 4, 8, 16)
 REPEATS = 3
@@ -26,12 +26,12 @@ GIGABYTE = 1e9
 def resolve_batch_size(
     options: TrainOptions, model: nn.Module, image_size: int, device: torch.device, callbacks: Callbacks
 ) -> TrainOptions:
-    """``options`` with a batch size: --batch-size -1 becomes what fits, and ``on_params_update`` tells of it."""
+    """``options`` with a batch size: --batch-size -1 becomes the largest that fits, passed to ``on_params_update``."""
     if options.batch_size != AUTO_BATCH:
         return options
-    found = auto_batch_size(model, image_size, device, autocast_dtype(options.amp, device))
-    callbacks.run("on_params_update", {"batch_size": found})
-    return replace(options, batch_size=found)
+    batch_size = auto_batch_size(model, image_size, device, autocast_dtype(options.amp, device))
+    callbacks.run("on_params_update", {"batch_size": batch_size})
+    return replace(options, batch_size=batch_size)
 
 
 def auto_batch_size(
@@ -39,8 +39,8 @@ def auto_batch_size(
 ) -> int:
     """Images per batch for training ``model`` on ``device``: measured on a GPU, 16 elsewhere.
 
-    Training steps on blank images of a few sizes give a straight line, memory by batch size; the result is where it
-    meets nine tenths of the memory that is free. ``precision`` is that of mixed precision, None without it.
+    Memory is measured in training steps on a few blank images and is taken to grow linearly with the batch size; the
+    result fills nine tenths of the free memory. ``precision`` is that of mixed precision, None without it.
     """
     label = colorstr("AutoBatch: ")
     if device.type != "cuda":
@@ -71,8 +71,8 @@ def check_train_batch_size(model: nn.Module, imgsz: int = 640, amp: bool = True)
 def fitting_batch_size(sizes: Sequence[int], used: Sequence[float], free: float, failed: bool = False) -> int:
     """Largest batch whose memory, by the line through (``sizes``, ``used`` bytes), is ``MEMORY_SHARE`` of ``free``.
 
-    With ``failed`` the size after the last one did not fit, so nothing beyond the last is offered. Raises InputError
-    when not even one image fits.
+    With ``failed`` the size after the last one did not fit, so the result is at most the last. Raises InputError if not
+    even one image fits.
     """
     if not sizes:
         raise InputError("not even one image fits the GPU's memory: choose a smaller --imgsz or a smaller model")
@@ -86,7 +86,7 @@ def fitting_batch_size(sizes: Sequence[int], used: Sequence[float], free: float,
 def _memory_of_step(
     model: nn.Module, size: int, image_size: int, device: torch.device, precision: torch.dtype | None
 ) -> float:
-    """Bytes that training steps with ``size`` images reserve at most; the model's batch norms stay as they are."""
+    """Peak memory in bytes of training steps with ``size`` images; the model's batch norms stay as they are."""
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     was_training = model.training
     torch.cuda.empty_cache()

@@ -145,9 +145,9 @@ class Loggers(Plugin):
 
 
 class CarefulWriter:
-    """TensorBoard's writer; what it cannot write is told once and then left out: it must not cost the run.
+    """TensorBoard's writer; the first file error is logged, and nothing more is written, so that the run continues.
 
-    Its methods are those of ``SummaryWriter``. They are not broken off by signals, as that writer's locks would stay
+    Its methods are those of ``SummaryWriter``. Signals do not interrupt them, since that writer's locks would stay
     closed.
     """
 
@@ -171,7 +171,7 @@ class CarefulWriter:
             self.broken = True
             LOGGER.warning(
                 f"WARNING: TensorBoard's event file cannot be written ({error.strerror or error}): "
-                "the run goes on without it"
+                "the run continues without it"
             )
             return None
 

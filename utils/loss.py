@@ -18,7 +18,7 @@ def smooth_BCE(eps: float = 0.1) -> tuple[float, float]:
     return 1.0 - eps / 2, eps / 2
 
 
-MOST_VALUES = 2**25  # of logits at the candidates of a layer; of more, the matches are picked out
+MOST_VALUES = 2**25  # logits at a layer's candidates; beyond that, only the matches are computed
 
 
 def _layer_weights(layer_count: int) -> list[float]:
@@ -28,24 +28,25 @@ def _layer_weights(layer_count: int) -> list[float]:
 
 
 def _take_rows(logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Rows (K, 5 + nc) of a map (B, na, H, W, 5 + nc) at flat ``positions``, with a gradient that can be repeated.
+    """Rows (K, 5 + nc) of a map (B, na, H, W, 5 + nc) at flat ``positions`` (K,), with a reproducible gradient.
 
-    Positions occur twice, so the gradient adds up, and in floating point the order counts. It is fixed for index_select
-    on CPUs, where that of indexing depends on the threads; on GPUs it is the other way round.
+    Positions can repeat, so the gradient is a sum, and its order matters in floating point. On CPUs index_select has a
+    fixed order and indexing has not; on GPUs it is the other way round.
     """
     flat = logits.reshape(-1, logits.shape[-1])
     return flat[positions] if flat.is_cuda else flat.index_select(0, positions)
 
 
 class FocalLoss(nn.Module):
-    """Down-weight what is already predicted well (Lin et al. 2017, https://arxiv.org/abs/1708.02002).
+    """Down-weights well-predicted elements (Lin et al. 2017, https://arxiv.org/abs/1708.02002).
 
     Wraps a ``BCEWithLogitsLoss``; its own ``reduction`` is applied after the weighting.
     """
 
     def __init__(self, loss_fcn: nn.BCEWithLogitsLoss, gamma: float = 1.5, alpha: float = 0.25):
         super().__init__()
-        self.gamma, self.alpha = gamma, alpha
+        self.gamma = gamma
+        self.alpha = alpha
         self.reduction = loss_fcn.reduction
         self.register_buffer("pos_weight", loss_fcn.pos_weight, persistent=False)
 
@@ -67,7 +68,7 @@ class FocalLoss(nn.Module):
 
 
 def _elementwise(criterion: nn.Module, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return what ``criterion``, a BCEWithLogitsLoss or a FocalLoss around one, averages."""
+    """The unreduced loss of ``criterion``, a BCEWithLogitsLoss or a FocalLoss around one."""
     if isinstance(criterion, FocalLoss):
         return criterion.elementwise(logits, target)
     weight: Any = criterion.pos_weight
@@ -81,8 +82,8 @@ class ComputeLoss:
     ``na nc nl anchors stride``. With ``autobalance`` the layers' objectness weights follow their losses.
 
     Attributes:
-        masked: compute with shapes that do not depend on the values of the targets, so that no host waits for a GPU
-            and a CUDA graph can hold it; the default on GPUs. The result is the same, but for the rounding of sums.
+        masked: use shapes that do not depend on the values of the targets, so that the host never waits for the GPU
+            and a CUDA graph can record the loss; the default on GPUs. Only the rounding of sums differs.
     """
 
     sort_obj_iou = False  # True: a cell claimed several times takes the largest overlap instead of the last one
@@ -106,7 +107,7 @@ class ComputeLoss:
 
     @property
     def recordable(self) -> bool:
-        """True if a CUDA graph can hold the computation: it does the same for all values, all of it on the device."""
+        """True if a CUDA graph can record the computation: the same operations for all values, all on the device."""
         return self.masked and not self.autobalance
 
     def _criterion(self, positive_weight: float) -> nn.Module:
@@ -123,7 +124,8 @@ class ComputeLoss:
         normalised to the image, and rows that are none, as ``assignment.pad_labels`` adds them. A layer without matches
         contributes its objectness only. ``images`` are those of a training batch, for losses that wrap this one.
         """
-        box_term, class_term = torch.zeros(1, device=self.device), torch.zeros(1, device=self.device)
+        box_term = torch.zeros(1, device=self.device)
+        class_term = torch.zeros(1, device=self.device)
         object_terms = []
         layers = self.assign(p, targets)
         for logits, matched, share in zip(p, layers, self._shares(layers), strict=True):
@@ -135,9 +137,9 @@ class ComputeLoss:
                 box_term = box_term + matched.mean(1.0 - overlap) * share
                 objectness = self._objectness(logits, matched, overlap.detach().clamp(min=0))
                 if self.nc > 1:
-                    wanted = torch.full_like(rows[:, 5:], self.cn)  # (K, nc)
-                    wanted.scatter_(1, matched.classes[:, None], self.cp)
-                    class_term = class_term + self._class_loss(rows[:, 5:], wanted, matched) * share
+                    target = torch.full_like(rows[:, 5:], self.cn)  # (K, nc)
+                    target.scatter_(1, matched.classes[:, None], self.cp)
+                    class_term = class_term + self._class_loss(rows[:, 5:], target, matched) * share
             object_terms.append(self.BCEobj(logits[..., 4].float(), objectness))
         object_term = torch.stack([t * weight for t, weight in zip(object_terms, self.balance, strict=True)]).sum(0)
         if self.autobalance:
@@ -147,10 +149,10 @@ class ComputeLoss:
         return weighted.sum(0, keepdim=True) * len(p[0]), weighted.detach()
 
     def _shares(self, layers: list[LayerTargets]) -> list[float] | torch.Tensor:
-        """By how much this rank's means over its matches count, layer by layer.
+        """Weight of this rank's means over its matches, layer by layer.
 
-        In data-parallel training a rank with more matches counts for more, so that the mean over the ranks is that over
-        all matches, as one process would compute it. Only training steps, in which all ranks take part, ask the others.
+        In data-parallel training a rank with more matches gets more weight, so that the mean over the ranks is that
+        over all matches, as one process would compute it. The ranks communicate in training steps only.
         """
         if not torch.is_grad_enabled() or ranks()[1] == 1:
             return [1.0] * len(layers)
@@ -168,21 +170,21 @@ class ComputeLoss:
         unit = 2 * rows[..., :4].sigmoid()
         return torch.cat((unit[..., :2] - 0.5, unit[..., 2:].square() * anchors), -1)
 
-    def _class_loss(self, logits: torch.Tensor, wanted: torch.Tensor, matched: LayerTargets) -> torch.Tensor:
+    def _class_loss(self, logits: torch.Tensor, target: torch.Tensor, matched: LayerTargets) -> torch.Tensor:
         """Mean over the rows that match and over the classes, of logits and targets (K, nc)."""
         if matched.valid is None:
-            return self.BCEcls(logits, wanted)
-        return matched.mean(_elementwise(self.BCEcls, logits, wanted))
+            return self.BCEcls(logits, target)
+        return matched.mean(_elementwise(self.BCEcls, logits, target))
 
     def _objectness(self, logits: torch.Tensor, matched: LayerTargets, overlap: torch.Tensor) -> torch.Tensor:
-        """The map (B, na, H, W) of what the objectness should be: the overlap (K,) in the cells of its rows, else 0.
+        """The objectness targets (B, na, H, W): the overlap (K,) in the cells of its rows, else 0.
 
-        In a cell claimed twice the later row counts. Rows that share a cell write one value, that of the last of them,
-        so the outcome does not depend on the order in which a device performs the writes.
+        In a cell claimed twice the later row counts. All rows of a cell write the same value, that of the last of
+        them, so the result does not depend on the order in which a device performs the writes.
         """
         shape = logits.shape[:4]
-        spare = shape.numel()  # one cell more, for rows that do not match
-        positions = matched.positions(logits)
+        spare = shape.numel()  # index of an extra cell, for rows that do not match
+        positions = matched.positions(logits)  # (K,)
         if matched.valid is not None:
             positions = torch.where(matched.valid, positions, spare)
         value = (1.0 - self.gr) + self.gr * overlap

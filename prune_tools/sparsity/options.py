@@ -67,7 +67,7 @@ class SparseOptions(RecipeOptions):
     skip: list[str] = option([], "leave these layers alone, as --skip of prune.py does", nargs="+")
     target_share: float | None = option(
         None,
-        f"wanted share of nearly zero gammas at the end, in (0, 1); default: {TARGET_SHARE}",
+        f"share of nearly zero gammas to reach by the end, in (0, 1); default: {TARGET_SHARE}",
         type=float,
         above=0,
         below=1,

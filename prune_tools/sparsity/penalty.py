@@ -183,7 +183,7 @@ class SparsityPenalty(Plugin):
             )
 
     def allowed_loss(self, epoch: int) -> float:
-        """How far mAP50 may be below the best after ``epoch``: up to twice ``max_map_loss`` at high learning rates.
+        """The distance of mAP50 below the best that is allowed after ``epoch``: up to twice ``max_map_loss`` at first.
 
         The accuracy that a high learning rate costs comes back when the rate falls.
         """
@@ -223,7 +223,7 @@ class SparsityPenalty(Plugin):
         return ByBudget(self.gammas.groups, costs, settings.target, settings.round_to)
 
     def _grade(self, averaged: torch.Tensor) -> float:
-        """How close the averaged model with these magnitudes is to the goal; best.pt has the highest grade."""
+        """Grade the averaged model with these magnitudes: its progress towards the goal, in [0, 1]."""
         if self.polarizer is None:
             return min(self.share, self.settings.target_share)
         small = (averaged[self.polarizer.chosen] < NEARLY_ZERO).float()

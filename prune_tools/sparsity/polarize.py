@@ -160,7 +160,7 @@ class Polarizer:
         return 1 - (1 - done) ** 3
 
     def step(self, batches: int) -> None:
-        """After an optimizer step that applied ``batches`` batches: choose further channels, shrink the chosen ones."""
+        """Choose further channels and shrink the chosen ones, after an optimizer step for ``batches`` batches."""
         self.passed += batches / self.batches
         if not self.held or self.passed - self.progress > LONGEST_HOLD * self.epochs:
             self.progress += batches / self.batches

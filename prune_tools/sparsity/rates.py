@@ -24,7 +24,7 @@ MEMORY = 0.5  # weight of earlier epochs in the measured force
 
 
 def mobility(optimizer: torch.optim.Optimizer) -> float:
-    """How far a constant gradient of 1 moves a gamma per step, in the long run."""
+    """The distance by which a constant gradient of 1 moves a gamma per step, in the long run."""
     group = optimizer.param_groups[NORMS]
     return group["lr"] / (1 - group.get("momentum", 0.0))
 
@@ -36,7 +36,7 @@ def decayed(rate: float, epoch: float, epochs: int) -> float:
 
 @dataclass
 class Course:
-    """Where the gammas started and which force of the loss acts on them, measured once per epoch.
+    """The way of the gammas, and the force with which the loss acts on them, measured once per epoch.
 
     Attributes:
         start: (count,), magnitudes before the first epoch.

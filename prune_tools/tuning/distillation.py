@@ -1,16 +1,15 @@
 """Knowledge distillation: the unpruned model's outputs as soft targets, as a plug-in of the training loop.
 
-A label says which few cells hold an object; the teacher says for every cell and anchor how likely an object is, where
-its box lies and which class it has, also for the objects that nobody labelled. The narrow student is trained to follow
-both. Boxes and classes count by the teacher's objectness, so that what it puts into empty cells, where it was never
-trained, is not taught (Mehta and Ozturk, Object Detection at 200 Frames Per Second, 2018). Both networks see the same
-augmented images.
+Labels mark the few cells that hold an object; the teacher gives, for every cell and anchor, the probability of an
+object, its box and its class, also for objects that nobody labelled. The narrow student learns from both. Boxes and
+classes are weighted by the teacher's objectness, so that its output in empty cells, where it was never trained, is not
+taught (Mehta and Ozturk, Object Detection at 200 Frames Per Second, 2018). Both networks see the same augmented images.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -21,56 +20,55 @@ from utils.checkpoint import de_parallel
 from utils.dataset.classes import class_names
 from utils.errors import InputError
 from utils.log import LOGGER
+from utils.loss import ComputeLoss
 from utils.metrics import bbox_iou
 from utils.training.assignment import constant
+from utils.training.state import TrainingState
 
-if TYPE_CHECKING:
-    from utils.loss import ComputeLoss
-    from utils.training.state import TrainingState
-
-LEAST_OBJECTNESS = 0.01  # boxes and classes of less likely cells are not compared: they would hardly count
+LEAST_OBJECTNESS = 0.01  # boxes and classes of less likely cells are not compared: their weight would be negligible
 ANCHOR_TOLERANCE = 1e-2  # cells; half precision in files rounds anchors by less
 
 
 def soft_cross_entropy(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """Binary Kullback-Leibler divergence of each pair of logits, same shape: 0 where they agree, never below."""
-    wanted = teacher_logits.sigmoid()
-    cross = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    return cross - functional.binary_cross_entropy_with_logits(teacher_logits, wanted, reduction="none")
+    """Binary Kullback-Leibler divergence of each pair of logits, same shape: 0 where they agree, else positive."""
+    target = teacher_logits.sigmoid()
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return cross_entropy - functional.binary_cross_entropy_with_logits(teacher_logits, target, reduction="none")
 
 
 def output_distance(
     student: list[torch.Tensor], teacher: list[torch.Tensor], loss: ComputeLoss
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """How far the student's head is from the teacher's: box, objectness and class term, scalars before their gains.
+    """Distance of the student's head from the teacher's: box, objectness and class term, scalars before their gains.
 
     Args:
         student: raw logits of each level, (B, na, H, W, 5 + nc).
         teacher: the same of the teacher.
-        loss: the labels' loss; its anchors decode the boxes and its weights of the levels are used here, too.
+        loss: the labels' loss, for its anchors and its weights of the levels.
 
     Returns:
         1 - CIoU of the boxes and the divergence of the classes, both averaged with the teacher's objectness as weight,
         and the divergence of the objectness, averaged over a level's cells and summed over the levels by their weights.
     """
-    box, objectness, classes = (student[0].new_zeros((), dtype=torch.float) for _ in range(3))
-    for level, (own, wanted) in enumerate(zip(student, teacher, strict=True)):
-        divergence = soft_cross_entropy(own[..., 4].float(), wanted[..., 4].float())
+    box = objectness = classes = student[0].new_zeros((), dtype=torch.float)
+    for level, (own, target) in enumerate(zip(student, teacher, strict=True)):
+        divergence = soft_cross_entropy(own[..., 4].float(), target[..., 4].float())  # (B, na, H, W)
         objectness = objectness + divergence.mean() * loss.balance[level]
-        weight = wanted[..., 4].float().sigmoid()  # (B, na, H, W)
+        weight = target[..., 4].float().sigmoid()  # (B, na, H, W)
         likely = weight > LEAST_OBJECTNESS
-        anchors = loss.anchors[level].to(weight)[:, None, None].expand(*weight.shape, 2)
-        if loss.masked:  # all cells: how many are likely must not decide what is launched
-            rows, wanted_rows, share = own, wanted, torch.where(likely, weight, 0.0)
-        else:
-            rows, wanted_rows, share, anchors = own[likely], wanted[likely], weight[likely], anchors[likely]
-        share = share / share.sum().clamp(min=LEAST_OBJECTNESS)  # 0 where nothing is likely
-        rows, wanted_rows = rows.float(), wanted_rows.float()  # (..., 5 + nc); half precision would blur the overlap
-        overlap = bbox_iou(loss.decode(rows, anchors), loss.decode(wanted_rows, anchors), CIoU=True).squeeze(-1)
+        anchors = loss.anchors[level].to(weight)[:, None, None].expand(*weight.shape, 2)  # (B, na, H, W, 2)
+        if loss.masked:  # all cells: the number of likely ones must not decide what is launched
+            weight = torch.where(likely, weight, 0.0)
+        else:  # K cells
+            own, target, weight, anchors = own[likely], target[likely], weight[likely], anchors[likely]
+        share = weight / weight.sum().clamp(min=LEAST_OBJECTNESS)  # (K,) or (B, na, H, W); 0 if nothing is likely
+        own = own.float()  # (..., 5 + nc); half precision would blur the overlap
+        target = target.float()
+        overlap = bbox_iou(loss.decode(own, anchors), loss.decode(target, anchors), CIoU=True).squeeze(-1)
         box = box + ((1 - overlap) * share).sum()
         if loss.nc > 1:
-            apart = soft_cross_entropy(rows[..., 5:], wanted_rows[..., 5:]).mean(-1)
-            classes = classes + (apart * share).sum()
+            divergence = soft_cross_entropy(own[..., 5:], target[..., 5:]).mean(-1)
+            classes = classes + (divergence * share).sum()
     return box, objectness, classes
 
 
@@ -86,7 +84,8 @@ class Distillation(Plugin):
 
     def __init__(self, teacher: str | Path, gain: float = 1.0) -> None:
         """Read the teacher, so that a bad file stops a run before anything is written."""
-        self.path, self.gain = teacher, gain
+        self.path = teacher
+        self.gain = gain
         self.teacher = attempt_load(teacher).requires_grad_(False)
         self.label_loss: Any = None  # the run's own, from on_training_ready on
         self._sums = torch.zeros(3)  # of the distances in an epoch
@@ -131,25 +130,25 @@ class Distillation(Plugin):
     def __call__(
         self, p: list[torch.Tensor], targets: torch.Tensor, images: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The labels' loss and its items, as ``ComputeLoss``; with a training batch's images the teacher's, too."""
+        """The labels' loss and its items, as ``ComputeLoss``; with a training batch's images, plus the distance."""
         loss, items = self.label_loss(p, targets)
         if images is None:  # validation
             return loss, items
         with torch.no_grad():
-            wanted = self.teacher(images)
+            target = self.teacher(images)
         hyp = self.state.hyp
-        terms = torch.stack(output_distance(p, wanted, self.label_loss))  # (3,)
+        terms = torch.stack(output_distance(p, target, self.label_loss))  # (3,)
         terms = terms * constant((hyp["box"], hyp["obj"], hyp["cls"]), terms.device)
         self._sums += terms.detach()
         return loss + self.gain * terms.sum() * len(p[0]), items
 
 
 def check_heads(teacher: Any, student: Any, path: str | Path) -> None:
-    """Raise InputError unless both models speak of the same classes, levels and anchors."""
-    for what, read in (("classes", class_names), ("strides", _strides)):
+    """Raise InputError unless both models have the same classes, strides and anchors."""
+    for quantity, read in (("classes", class_names), ("strides", _strides)):
         if read(teacher) != read(student):
             raise InputError(
-                f"--teacher {path} has the {what} {read(teacher)}, the model to train {read(student)}: "
+                f"--teacher {path} has the {quantity} {read(teacher)}, the model to train {read(student)}: "
                 "take the model that this one was pruned from"
             )
     ours, theirs = student.model[-1].anchors, teacher.model[-1].anchors

@@ -41,7 +41,7 @@ class Recipe:
         return ROOT / "data/hyps" / self.hyp
 
     def summary(self) -> str:
-        """What it changes besides hyperparameters, in words."""
+        """The changes of the recipe besides hyperparameters, in words."""
         parts = ["a step after every batch" if self.every_batch else "gradients of 64 images for each step"]
         if self.average_epochs:
             parts.append(f"weights averaged over {self.average_epochs:g} epochs")

@@ -4,9 +4,9 @@ A label belongs to every anchor whose sides differ from its own by less than the
 centre and in up to two neighbours that the centre is nearest to. Rows are ordered by neighbour (centre, left, up,
 right, down), then by anchor, then by label.
 
-The rows come in one of two forms: just those that match, which is the least work, but their number depends on the
-values, so that a GPU would have to be waited for; or all 5 * anchors * labels candidates and a mask, whose shapes are
-known beforehand, so that a CUDA graph can hold them.
+The rows come in one of two forms. Either they are just the matches: this is the least work, but their number depends on
+the values, so that the host has to wait for the GPU. Or they are all 5 * anchors * labels candidates with a mask: their
+shapes are known in advance, so that a CUDA graph can record them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import torch
 
-# What is subtracted from a label's centre, in cells, to find the cell that is offered it: own, left, up, right, down.
+# Offsets, in cells, subtracted from a label's centre to find the candidate cells: own, left, up, right, down
 _NEIGHBOUR_OFFSETS = ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (-0.5, 0.0), (0.0, -0.5))
-LEAST_LABELS = 64  # that ``pad_labels`` makes room for
-NO_IMAGE = -1.0  # index of the image in rows that are no label
+LEAST_LABELS = 64  # rows of ``pad_labels`` at least
+NO_IMAGE = -1.0  # image index of padding rows
 
 
 class LayerTargets(NamedTuple):
@@ -62,7 +62,7 @@ class LayerTargets(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def constant(values: tuple, device: torch.device) -> torch.Tensor:
-    """A tensor of ``values``, not to be written to; made once for a device: each copy to a GPU would wait for it."""
+    """A read-only tensor of ``values``, made once per device: each copy to a GPU would make the host wait."""
     return torch.tensor(values, device=device)
 
 
@@ -72,10 +72,10 @@ def padded_count(count: int) -> int:
 
 
 def pad_labels(labels: torch.Tensor, device: torch.device, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Copy ``labels`` (n, 6) to ``device`` with rows added that are none, up to ``padded_count(n)``.
+    """Copy ``labels`` (n, 6) to ``device``, with padding rows up to ``padded_count(n)``.
 
     Args:
-        labels: rows of image index, class, x, y, w, h. From pinned memory the copy does not wait.
+        labels: rows of image index, class, x, y, w, h; in pinned memory, so that the copy is asynchronous.
         out: (``padded_count(n)``, 6), written to instead of a new tensor.
     """
     if out is None:
@@ -92,11 +92,11 @@ def assign(
 
     Args:
         heads: maps (B, na, H, W, ...), of which the shapes are read.
-        labels: (n, 6) rows of image index, class, x, y, w, h, normalised to the image. Those with a negative image
-            are none.
+        labels: (n, 6) rows of image index, class, x, y, w, h, normalised to the image; rows with a negative image
+            index are padding.
         anchors: (nl, na, 2) in grid cells.
         anchor_t: largest ratio of a label's sides to those of its anchors.
-        masked: return all candidates with a mask instead of the matches.
+        masked: return all candidates with a mask, instead of only the matches.
     """
     layer = _candidates if masked else _matches
     offsets = constant(_NEIGHBOUR_OFFSETS, labels.device)
@@ -156,5 +156,5 @@ def _candidates(
     column, row = cell[:, None].expand(*shape, 2).reshape(-1, 2).unbind(1)
     image, classes = labels[:, :2].long().clamp(min=0).expand(*shape[:2], count, 2).reshape(-1, 2).unbind(1)
     anchor = torch.arange(anchor_count, device=labels.device)[:, None].expand(shape).reshape(-1)
-    boxes = torch.where(valid[:, None], boxes, 1.0)  # without area, they would give gradients that are no numbers
+    boxes = torch.where(valid[:, None], boxes, 1.0)  # boxes without area would have NaN gradients
     return LayerTargets(image, anchor, row, column, classes, boxes, anchors[anchor], valid)

@@ -1,9 +1,9 @@
 """Forward, loss and backward of one training batch: operation by operation, or replayed as a CUDA graph.
 
-A small network keeps a GPU busy for less time than Python needs to launch its thousands of kernels. A CUDA graph holds
-them all, and one launch runs them. It repeats exactly what was recorded, at the same addresses: the shapes must be
-those of the recording, no value may decide what is computed, and nothing in Python runs again. Whatever does not fit
-runs operation by operation, with the same result. Optimizer, clipping, penalties, averages and hooks stay outside.
+A small network keeps a GPU busy for less time than Python needs to launch its thousands of kernels. A CUDA graph has a
+record of them all, and one launch replays it exactly, at the same addresses: the shapes must be those of the recording,
+no value may decide what is computed, and no Python code runs again. Batches that do not fit run operation by
+operation, with the same result. Optimizer, clipping, penalties, averages and hooks stay outside the graph.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from utils.training.assignment import pad_labels, padded_count
 if TYPE_CHECKING:
     from utils.training.state import TrainingState
 
-WARMUP_BATCHES = 2  # before anything is recorded: libraries are loaded and gradients get their places in the first ones
-MOST_RECORDINGS = 12  # pairs of an image shape and a number of labels
+WARMUP_BATCHES = 2  # before the first recording: they load libraries and allocate the gradients
+MOST_RECORDINGS = 12  # pairs of an image shape and a padded number of labels
 
 
 class BatchStep:
     """Runs batches operation by operation."""
 
-    keeps_gradients = False  # whether gradients stay where they are, and are set to zero, between optimizer steps
+    keeps_gradients = False  # gradients keep their memory and are set to zero between optimizer steps
 
     def __init__(self, state: TrainingState) -> None:
-        """Keep the run's state; its model, loss and scaler are looked up for each batch."""
+        """Keep the run's state, whose model, loss and scaler may be replaced between batches."""
         self.state = state
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (B, 3, H, W) -> what the network gets: float in 0..1 on the device, in channels-last memory."""
+        """uint8 images (B, 3, H, W) -> the network's input: float in 0..1 on the device, in channels-last memory."""
         return prepare_images(images, self.state.device)
 
     def __call__(self, images: torch.Tensor, targets: torch.Tensor, steps: bool = True) -> torch.Tensor:
         """Add the gradients of a batch to those of the parameters.
 
         Args:
-            images: (B, 3, H, W), as ``prepare`` gives them.
+            images: (B, 3, H, W), as ``prepare`` returns them.
             targets: (n, 6) rows of image index, class, x, y, w, h, normalised; on any device.
-            steps: whether an optimizer step follows, for which several ranks exchange gradients.
+            steps: an optimizer step follows, for which several ranks exchange gradients.
 
         Returns:
             The box, objectness and class loss (3,), without gradient.
@@ -68,14 +68,14 @@ class BatchStep:
 
 
 class Recorder(Protocol):
-    """Turns a function into something that repeats on the device what the function launched."""
+    """Records what a function launches on the device, so that it can be repeated."""
 
     def __call__(self, function: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
-        """Record without computing; returns what repeats it, and the function's result, which each repeat rewrites."""
+        """Record without computing; returns the replay function, and the result, which each replay overwrites."""
 
 
 class CudaRecorder:
-    """Records CUDA graphs that share their memory: they run one by one, and nobody reads what an earlier one left."""
+    """Records CUDA graphs that share their memory: they run one at a time, and no result outlives the next run."""
 
     def __init__(self) -> None:
         """Make the pool."""
@@ -84,16 +84,16 @@ class CudaRecorder:
     def __call__(self, function: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
         """See Recorder."""
         graph = torch.cuda.CUDAGraph()
-        # Threads of loaders go on to pin memory meanwhile, which only the mode 'thread_local' allows
+        # The loader's threads pin memory during the capture, which only the mode 'thread_local' allows
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = function()
         return graph.replay, result
 
 
 class RecordedStep(BatchStep):
-    """Replays batches of shapes that it has recorded, and runs the others operation by operation.
+    """Replays batches of recorded shapes, and runs the others operation by operation.
 
-    Images and labels are copied to fixed addresses, the labels padded to a power of two, and gradients are added up in
+    Images and labels are copied to fixed addresses, labels are padded to a power of two, and gradients are summed in
     place.
     """
 
@@ -104,13 +104,13 @@ class RecordedStep(BatchStep):
         super().__init__(state)
         self.record = record
         self.recordings: dict[tuple[Any, ...], tuple[Callable[[], None], torch.Tensor]] = {}
-        self.given_up = ""  # why nothing is recorded any more
+        self.given_up = ""  # reason for which nothing is recorded any more
         self._modules = list(state.model.modules())
         self._parameters = list(state.model.parameters())
         self._images: torch.Tensor | None = None  # the largest batch; smaller ones use a part of it
         self._labels: dict[int, torch.Tensor] = {}  # by number of rows
         self._warm = 0  # batches that were run operation by operation
-        self._fixed: tuple[Any, ...] = ()  # of what the recordings are, see ``_structure``
+        self._fixed: tuple[Any, ...] = ()  # the ``_structure`` that the recordings rely on
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """As ``BatchStep.prepare``, at a fixed address; valid until the next batch."""
@@ -138,7 +138,7 @@ class RecordedStep(BatchStep):
         return items
 
     def _can_replay(self, images: torch.Tensor) -> bool:
-        """Tell if ``images`` lie at the fixed address and all is as it was recorded, or can be recorded now."""
+        """Tell if ``images`` lie at the fixed address and the recordings, if any, are still valid."""
         if self._images is None or images.data_ptr() != self._images.data_ptr():
             return False
         if self._warm < WARMUP_BATCHES:
@@ -148,7 +148,7 @@ class RecordedStep(BatchStep):
         if hooked is not None:
             return self._give_up(f"a hook is registered on {type(hooked).__name__}, which would not be called")
         structure = self._structure()
-        if self.recordings and not self._same(structure):  # a layer was frozen, say: warm up and record once more
+        if self.recordings and not self._same(structure):  # e.g. a layer was frozen: warm up and record again
             self.recordings.clear()
             self._warm = 1
             return False
@@ -156,7 +156,7 @@ class RecordedStep(BatchStep):
         return True
 
     def _structure(self) -> tuple[Any, ...]:
-        """List what a recording relies on: training flags, which parameters are trained, where gradients lie."""
+        """List what a recording relies on: training flags, trained parameters, the gradients' memory, the loss."""
         return (
             [module.training for module in self._modules],
             [parameter.requires_grad for parameter in self._parameters],
@@ -193,12 +193,12 @@ class RecordedStep(BatchStep):
     def _give_up(self, reason: str) -> bool:
         self.given_up = reason
         self.recordings.clear()
-        LOGGER.warning(f"CUDA graph: not used, {reason}; training goes on operation by operation, with the same result")
+        LOGGER.warning(f"CUDA graph: not used, {reason}; training continues without it, with the same result")
         return False
 
 
 def batch_step(state: TrainingState) -> BatchStep:
-    """The way in which the batches of a run are computed: recorded on a GPU where shapes and process allow it."""
+    """Choose how batches are computed: recorded on a GPU, where shapes and process allow it, else one by one."""
     options = state.run.options
     reasons = {
         "--multi-scale changes the shapes": options.multi_scale,

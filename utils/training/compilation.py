@@ -1,4 +1,4 @@
-"""torch.compile for training: whether it works on this machine, and how it is used."""
+"""torch.compile for training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BACKEND = "inductor"
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile one line for ``device``. Raises InputError, saying what is missing, where that fails."""
+    """Compile one line for ``device``. Raises InputError, naming what is missing, if that fails."""
     probe = torch.compile(lambda values: values.sin() + 1, backend=BACKEND)
     try:
         probe(torch.zeros(8, device=device))
@@ -27,7 +27,7 @@ def check_compiler(device: torch.device) -> None:
 def compile_model(model: nn.Module) -> None:
     """Have ``model`` compiled, forward and backward, when it is first called.
 
-    This happens inside the module: its class, its parameters and what is copied or pickled of it stay as they are.
+    This happens inside the module: its class, its parameters, and its copies and pickles stay the same.
     """
     LOGGER.info("torch.compile: the model is compiled now; the first batches take minutes")
     model.compile(backend=BACKEND)

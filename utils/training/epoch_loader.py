@@ -1,4 +1,4 @@
-"""A loader whose worker processes prepare the first batches of an epoch while the run does something else."""
+"""A loader whose worker processes prepare the first batches of an epoch ahead, while the run does something else."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ LAST_BATCHES = 10
 
 
 class EpochLoader:
-    """Iterates a ``DataLoader`` epoch by epoch; everything else is that loader's.
+    """Iterates a ``DataLoader`` epoch by epoch; all other attributes are that loader's.
 
-    ``begin_next`` starts an epoch that will be iterated later. The batches are those of an epoch that starts then:
-    ``generator_state`` gives the state of the sampler's generator from which they are drawn, and what was prepared of
-    a data set that has changed since is thrown away.
+    ``begin_next`` starts an epoch that is iterated later, with the same batches as if it started then:
+    ``generator_state`` returns the state of the sampler's generator from which they are drawn, and batches of a data
+    set that has changed since are discarded.
 
     Attributes:
         near_end: called when LAST_BATCHES of an epoch are left, at its start if it has fewer.

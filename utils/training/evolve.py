@@ -1,4 +1,4 @@
-"""Evolution of hyperparameters: each generation mutates one of the best so far, trains with it and is recorded."""
+"""Evolution of hyperparameters: each generation mutates one of the best so far, trains with it, and is recorded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SPANS: dict[str, tuple[float, float]] = {
     "lr0": (1e-5, 0.1), "lrf": (0.01, 1.0), "momentum": (0.6, 0.98), "weight_decay": (0.0, 0.001),
     "warmup_epochs": (0.0, 5.0), "warmup_momentum": (0.0, 0.95), "warmup_bias_lr": (0.0, 0.2),
 }  # fmt: skip
-# How strongly it mutates, 0 = never; 1 where nothing else is said
+# Strength of its mutations, 0 = never; 1 unless it is named here
 GAINS: dict[str, float] = {
     "momentum": 0.3,
     "anchors": 2.0,
@@ -60,16 +60,20 @@ class Evolution:
     """
 
     def __init__(self, folder: Path, hyp: dict[str, Any], anchors: bool = True, seed: int = 0) -> None:
-        """Start from ``hyp``; without ``anchors`` their number is not evolved. Raises InputError for another record."""
+        """Start from ``hyp``; without ``anchors`` their number is not evolved. Raises InputError for a wrong record."""
         start = {name: value for name, value in hyp.items() if name != "anchors" or anchors}
         if anchors:
             start.setdefault("anchors", DEFAULT_ANCHORS)
-        self.folder, self.start, self.names, self.seed = folder, start, list(start), seed
+        self.folder = folder
+        self.start = start
+        self.names = list(start)
+        self.seed = seed
         self.file = folder / "evolve.csv"
         table = np.zeros((0, len(METRICS) + len(self.names)))
         if self.file.is_file():
             table = _read_generations(self.file, [*METRICS, *self.names])
-        self.results, self.values = table[:, : len(METRICS)], table[:, len(METRICS) :]
+        self.results = table[:, : len(METRICS)]
+        self.values = table[:, len(METRICS) :]
 
     @property
     def fitness(self) -> np.ndarray:
@@ -78,21 +82,21 @@ class Evolution:
 
     def propose(self) -> dict[str, float]:
         """The hyperparameters of the next generation, in their ranges: the first is the start itself."""
-        chosen = np.array([float(self.start[name]) for name in self.names])
+        values = np.array([float(self.start[name]) for name in self.names])  # (genes,)
         if len(self.results):
             generator = np.random.default_rng((self.seed, len(self.results)))
-            chosen = self._parent(generator) * self._mutation(generator)
-        ranges = np.array([SPANS[name] for name in self.names])
-        return dict(zip(self.names, chosen.clip(*ranges.T).round(5).tolist(), strict=True))
+            values = self._parent(generator) * self._mutation(generator)
+        lowest, highest = np.array([SPANS[name] for name in self.names]).T
+        return dict(zip(self.names, values.clip(lowest, highest).round(5).tolist(), strict=True))
 
     def _parent(self, generator: np.random.Generator) -> np.ndarray:
-        """One of the best generations, by chance, the fitter the likelier."""
+        """(genes,) of one of the best generations, drawn with a probability that rises with fitness."""
         best = np.argsort(-self.fitness, kind="stable")[:PARENTS]
         weight = self.fitness[best] - self.fitness[best].min() + 1e-6
         return self.values[generator.choice(best, p=weight / weight.sum())]
 
     def _mutation(self, generator: np.random.Generator) -> np.ndarray:
-        """A factor for each gene, at least one of which is not 1."""
+        """(genes,) factors, at least one of which is not 1."""
         gains = np.array([GAINS.get(name, 1.0) for name in self.names])
         factors = np.ones(len(gains))
         while (factors == 1).all():
@@ -102,7 +106,7 @@ class Evolution:
         return factors
 
     def record(self, hyp: dict[str, float], results: Sequence[float]) -> None:
-        """Add a generation to the three files; ``results`` are the 7 of ``METRICS``, not a number counts as 0."""
+        """Add a generation to the three files; ``results`` are the 7 of ``METRICS``; NaN counts as 0."""
         row = np.nan_to_num(np.array(results, dtype=float), posinf=0.0, neginf=0.0)
         self.results = np.vstack([self.results, row])
         self.values = np.vstack([self.values, [hyp[name] for name in self.names]])
@@ -124,7 +128,7 @@ class Evolution:
 
 
 def _read_generations(file: Path, columns: list[str]) -> np.ndarray:
-    """The numbers of evolve.csv, (generations, columns). Raises InputError when it is damaged or of other columns."""
+    """The numbers of evolve.csv, (generations, columns). Raises InputError when it is damaged or has other columns."""
     text = file.read_text(encoding="utf-8", errors="replace")
     rows = [[cell.strip() for cell in row] for row in csv.reader(text.replace("\0", "?").splitlines())]
     if rows and rows[0] != columns and all(cell in rows[0] for cell in METRICS):

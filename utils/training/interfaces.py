@@ -1,4 +1,4 @@
-"""What a training run needs from outside utils: train.py passes ``models.transfer`` and ``val.run``."""
+"""Interfaces of what a training run needs from outside utils: train.py passes ``models.transfer`` and ``val.run``."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Validation(Protocol):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a training run is given beside its options.
+    """Everything that a training run is given in addition to its options.
 
     Attributes:
         networks, validate: from the folders above utils.
         callbacks: the actions at the hooks.
-        device, world: where this process computes, and which of how many processes it is.
+        device, world: of this process.
     """
 
     networks: Networks

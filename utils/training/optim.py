@@ -21,7 +21,7 @@ BIASES, DECAYED, NORMS = range(3)  # positions of the parameter groups; checkpoi
 
 def _is_norm(module: nn.Module) -> bool:
     """Tell whether ``module`` is one of torch's normalisation layers."""
-    return any(kind.__module__.startswith("torch.nn.") and "Norm" in kind.__name__ for kind in type(module).__mro__)
+    return any(base.__module__.startswith("torch.nn.") and "Norm" in base.__name__ for base in type(module).__mro__)
 
 
 def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
@@ -64,8 +64,8 @@ def smart_optimizer(
         momentum: momentum; the first beta of Adam and AdamW (the second is 0.999).
         decay: weight decay of group 1; the others have none.
 
-    The fused kernels of torch update all parameters in one pass, where there are any for the optimizer and the device.
-    A step that loss scaling skips leaves no trace in any of them.
+    Where torch has fused kernels for the optimizer and the device, they update all parameters in one pass. A step that
+    loss scaling skips changes nothing in any optimizer.
 
     Raises:
         InputError: another ``name``.
@@ -91,27 +91,26 @@ def smart_optimizer(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Load a state dict, whichever kernels its run used: those of ``optimizer`` stay, and its switches (Nesterov)."""
-    kernels = [
-        {name: value for name, value in group.items() if name in ("fused", "foreach") or isinstance(value, bool)}
-        for group in optimizer.param_groups
-    ]
-    groups = [{**group, **kernel} for group, kernel in zip(saved["param_groups"], kernels, strict=True)]
+    """Load a state dict, but keep the kernels (fused, foreach) and switches (Nesterov) of ``optimizer``."""
+    groups = []
+    for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        kept = {key: value for key, value in own.items() if key in ("fused", "foreach") or isinstance(value, bool)}
+        groups.append({**group, **kept})
     optimizer.load_state_dict({**saved, "param_groups": groups})
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
-            # Fused kernels on GPUs want one memory layout for all; another program's run may have had another
+            # Fused kernels on GPUs need one memory layout for all; another program may have used another
             if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 state[name] = torch.empty_like(parameter).copy_(value)
     _start_momentum(optimizer)
 
 
 def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Give SGD's fused kernel momentum buffers of zeros, in place of those that it would make in its first step.
+    """Give SGD's fused kernel momentum buffers of zeros, instead of those that it would make in its first step.
 
-    That kernel allocates them without a value and, when the loss scale has overflowed, returns before it writes to
-    them: every later step would add what was in that memory. From zeros the first step is the published one.
-    Parameters must lie in memory as they will be trained.
+    That kernel leaves them uninitialised if the loss scale overflows in the first step, and every later step would add
+    that memory's content. From zeros the first step is the published one. The buffers get the parameters' memory
+    layout, which must not change any more.
     """
     if not isinstance(optimizer, torch.optim.SGD):
         return
@@ -129,7 +128,7 @@ def overflow_flag(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer
     """
     if not scaler.is_enabled():
         return None
-    flags = scaler._found_inf_per_device(optimizer)  # there is no public way to it before the step
+    flags = scaler._found_inf_per_device(optimizer)  # torch has no public way to ask before the step
     return torch.stack([*flags.values()]).sum()
 
 
@@ -144,7 +143,7 @@ def one_cycle(y1: float = 0.0, y2: float = 1.0, steps: int = 100) -> Callable[[f
 
 
 def _ramped_decay(decay: float, tau: float, updates: Any) -> Any:
-    """The decay after ``updates`` updates, a number or a tensor."""
+    """The decay after ``updates`` updates; number in, number out; tensor in, tensor out."""
     if isinstance(updates, torch.Tensor):
         return -decay * torch.expm1(-updates / tau)
     return -decay * math.expm1(-updates / tau)
@@ -239,7 +238,7 @@ class ModelEMA:
         self, model: nn.Module, include: Iterable[str] = (), exclude: Iterable[str] = ("process_group", "reducer")
     ) -> None:
         """Copy public instance attributes of ``model`` (all, or those in ``include``) onto the averaged model."""
-        wanted, unwanted = set(include), set(exclude)
+        included, excluded = set(include), set(exclude)
         for name, value in vars(de_parallel(model)).items():
-            if not name.startswith("_") and name not in unwanted and (not wanted or name in wanted):
+            if not name.startswith("_") and name not in excluded and (not included or name in included):
                 setattr(self.ema, name, value)

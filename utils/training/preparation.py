@@ -41,6 +41,27 @@ class Prepared:
     val_loader: EpochLoader | None
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a run, read and checked.
+
+    Attributes:
+        options: of the command, with --single-cls as the checkpoint needs it.
+        data: the checked data set.
+        names: of the classes.
+        hyp: hyperparameters, unscaled.
+        checkpoint: that the run starts from, None from scratch.
+        counters: of the interrupted run that is resumed, else None.
+    """
+
+    options: TrainOptions
+    data: dict[str, Any]
+    names: list[str]
+    hyp: dict[str, Any]
+    checkpoint: dict[str, Any] | None
+    counters: Counters | None
+
+
 def prepare(
     options: TrainOptions, folder: RunFolder, around: Surroundings, loggers: Loggers | None,
     hyp: dict[str, Any] | None = None, resumption: Resumption | None = None,
@@ -56,63 +77,78 @@ def prepare(
         resumption: of an interrupted run, whose options these are.
 
     Raises:
-        InputError: an input that no run can use, before anything is written where possible.
+        InputError: an input that no run can use; most are found before anything is written.
     """
     if options.compile:
         check_compiler(around.device)
     around.callbacks.run("on_pretrain_routine_start")
+    inputs = _read_inputs(options, around, hyp, resumption)
+    run, model = _make_run(inputs, around)
+    if run.is_main:
+        folder.start(run.options, inputs.hyp)
+    prepared = _build(run, model)
+    state = prepared.state
+    state.loggers = loggers
+    if inputs.counters is not None and inputs.checkpoint is not None:
+        restore(inputs.checkpoint, inputs.counters, state, options.start_file)
+        state.best.saved = folder.best.exists()
+        if loggers is not None:
+            trim_results(loggers.csv, state.first_epoch)
+            loggers.first_epoch = state.first_epoch
+    elif run.is_main:
+        _fit_anchors(state, keep=_keeps_anchors(inputs, around, model))
+        if run.plots:
+            plot_labels(np.concatenate(state.loader.dataset.labels, 0), run.names, folder.path)
+    state.forward = parallel(model, run.device, run.options.sync_bn)
+    if run.options.compile:
+        compile_model(model)
+    if run.is_main:
+        run.callbacks.run("on_pretrain_routine_end")
+    return prepared
+
+
+def _read_inputs(
+    options: TrainOptions, around: Surroundings, hyp: dict[str, Any] | None, resumption: Resumption | None
+) -> Inputs:
+    """Read data set, checkpoint and hyperparameters."""
     if resumption is not None:
         data = resumption.dataset()
     else:
         data = check_dataset(options.data, allow_scripts=options.allow_download_scripts)
     checkpoint = around.networks.load_checkpoint(options.start_file) if options.start_file else None
     unscaled_hyp = read_hyperparameters(hyp or check_file(options.hyp))
-    seed_everything(options.seed)
-
     options = _with_class_mode(options, data, checkpoint)
     names = [SINGLE_CLASS] if options.single_cls and data["nc"] != 1 else list(data["names"].values())
-    counters: Counters | None = None
+    counters = None
     if options.resume and checkpoint is not None:
         counters = judge(checkpoint, options.start_file)
         check_names(checkpoint["model"], names, options.start_file, options.data)
-    model: Any = around.networks.build_model(options, dict(unscaled_hyp), len(names), checkpoint).to(around.device)
+    return Inputs(options, data, names, unscaled_hyp, checkpoint, counters)
+
+
+def _make_run(inputs: Inputs, around: Surroundings) -> tuple[Run, nn.Module]:
+    """Seed the random numbers, build the network, and derive the sizes of the run from it."""
+    options, class_count = inputs.options, len(inputs.names)
+    seed_everything(options.seed)
+    model: Any = around.networks.build_model(options, dict(inputs.hyp), class_count, inputs.checkpoint)
+    model.to(around.device)
     around.networks.freeze_layers(model, options.freeze)
     grid_side = grid_size(model)
     image_size = check_img_size(options.imgsz, grid_side, floor=grid_side * 2)
+    levels = model.model[-1].nl
     run = Run(
         options=resolve_batch_size(options, model, image_size, around.device, around.callbacks),
-        data=data,
-        names=names,
-        hyp=scaled_hyperparameters(
-            unscaled_hyp, model.model[-1].nl, len(names), image_size, label_smoothing=options.label_smoothing
-        ),
-        unscaled_hyp=unscaled_hyp,
+        data=inputs.data,
+        names=inputs.names,
+        hyp=scaled_hyperparameters(inputs.hyp, levels, class_count, image_size, options.label_smoothing),
+        unscaled_hyp=inputs.hyp,
         image_size=image_size,
         grid_size=grid_side,
         device=around.device,
         world=around.world,
         callbacks=around.callbacks,
     )
-    if run.is_main:
-        folder.start(run.options, unscaled_hyp)
-    prepared = _build(run, model)
-    prepared.state.loggers = loggers
-    if counters is not None and checkpoint is not None:
-        restore(checkpoint, counters, prepared.state, options.start_file)
-        prepared.state.best.saved = folder.best.exists()
-        if loggers is not None:
-            trim_results(loggers.csv, prepared.state.first_epoch)
-            loggers.first_epoch = prepared.state.first_epoch
-    elif run.is_main:
-        _fit_anchors(prepared.state, keep=_keeps_anchors(run.options, around, model, checkpoint))
-        if run.plots:
-            plot_labels(np.concatenate(prepared.state.loader.dataset.labels, 0), names, folder.path)
-    prepared.state.forward = parallel(model, run.device, options.sync_bn)
-    if options.compile:
-        compile_model(model)
-    if run.is_main:
-        run.callbacks.run("on_pretrain_routine_end")
-    return prepared
+    return run, model
 
 
 def _with_class_mode(options: TrainOptions, data: dict[str, Any], checkpoint: dict[str, Any] | None) -> TrainOptions:
@@ -141,13 +177,11 @@ def _build(run: Run, model: Any) -> Prepared:
     return Prepared(state, val_loader)
 
 
-def _keeps_anchors(
-    options: TrainOptions, around: Surroundings, model: nn.Module, checkpoint: dict[str, Any] | None
-) -> bool:
+def _keeps_anchors(inputs: Inputs, around: Surroundings, model: nn.Module) -> bool:
     """Tell whether the anchors must stay because the run continues with the trained head that means them."""
-    if checkpoint is None or not options.keeps_anchors:
+    if inputs.checkpoint is None or not inputs.options.keeps_anchors:
         return False
-    return around.networks.has_head_of(model, checkpoint["model"])
+    return around.networks.has_head_of(model, inputs.checkpoint["model"])
 
 
 def _fit_anchors(state: TrainingState, keep: bool) -> None:

@@ -22,7 +22,7 @@ RESULT_COLUMNS = (
 
 
 class EpochResult(NamedTuple):
-    """What ``on_fit_epoch_end`` passes on: in the order of v6.2's list of floats, and of ``RESULT_COLUMNS``.
+    """The figures that ``on_fit_epoch_end`` passes on, in the order of v6.2's list of floats and of RESULT_COLUMNS.
 
     The validation figures are those of the last validation, zeros before the first.
     """

@@ -1,4 +1,4 @@
-"""What a training run keeps in its folder: options, hyperparameters and checkpoints."""
+"""The folder of a training run: options, hyperparameters and checkpoints."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class RunFolder:
         write_yaml(self.path / "opt.yaml", self._record(options, hyp))
 
     def _set_earlier_run_aside(self) -> None:
-        """With --exist-ok: an earlier run's last.pt beside this run's opt.yaml would be resumed with wrong options."""
+        """With --exist-ok: an earlier run's last.pt would be resumed with this run's opt.yaml."""
         (self.path / "results.csv").unlink(missing_ok=True)
         if self.last.exists():
             earlier = self.last.with_name("earlier_last.pt")

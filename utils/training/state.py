@@ -1,4 +1,4 @@
-"""One training run: what stays the same in it (``Run``), and what moves from batch to batch (``TrainingState``)."""
+"""One training run: ``Run`` has its constants, ``TrainingState`` all that changes from batch to batch."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ QUAD_FACTOR = 4  # an image made of four counts for four
 
 @dataclass(frozen=True)
 class Run:
-    """What does not change during a training run.
+    """The constants of a training run.
 
     Attributes:
-        options: those of the command, with the batch size and the class mode that were found for it.
+        options: those of the command, with the batch size and --single-cls resolved.
         data: the checked data set.
         names: of the classes.
         hyp: hyperparameters, the loss gains scaled to this run; ``unscaled_hyp``: the same as they were given.
         image_size: pixels of the longer side, a multiple of ``grid_size``.
         grid_size: pixels; the largest stride of the head, at least 32.
-        device, world: where this process computes, and which of how many processes it is.
+        device, world: of this process.
         callbacks: the actions at the hooks.
     """
 
@@ -88,7 +88,7 @@ class Run:
 
 @dataclass
 class TrainingState:
-    """What changes during a training run.
+    """Everything that changes during a training run.
 
     Plug-ins get it from ``on_training_ready`` on. They may replace ``compute_loss`` and ``optimizer``, and set
     ``accumulate``, ``nominal_batch_size``, ``warmup_batches``, ``grade`` and ``plugins``.
@@ -140,7 +140,7 @@ class TrainingState:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         return self.run.device
 
     @property

@@ -1,4 +1,4 @@
-"""Which epoch of a run is the best, and when to stop waiting for a better one."""
+"""The best epoch of a run, and when to stop waiting for a better one."""
 
 from __future__ import annotations
 
