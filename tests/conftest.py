@@ -19,7 +19,6 @@ import torch
 from models.yolo import DetectionModel
 from prune_tools.sparsity.gammas import ChannelGammas
 from tests.colour_detector import save_colour_detector
-from tests.profiles import load_profile
 from tests.pruning_networks import random_gammas, trainable_network
 from tests.slow import is_slow
 from utils.downloads import OFFLINE_VARIABLE
@@ -43,11 +42,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the GPU, before torch looks for one, and say how much is tried; in each process of xdist."""
+    """Hide the GPU, before torch looks for one; in each process of xdist."""
     if not config.getoption(GPU_OPTION):
         os.environ.setdefault(HIDDEN_GPUS, os.environ.get(VISIBLE_GPUS, ALL_GPUS))
         os.environ[VISIBLE_GPUS] = ""
-    load_profile()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, Phase, settings
-
 DAY, NIGHT = "day", "nightly"
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", DAY)
 NIGHTLY = PROFILE == NIGHT
 
-COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-PROFILES = {
-    DAY: settings(max_examples=6, derandomize=True, phases=[Phase.explicit, Phase.generate], **COMMON),
-    NIGHT: settings(max_examples=200, print_blob=True, **COMMON),
-}
-
 
 def load_profile() -> None:
-    """Let all properties be tried as the profile of the environment says; shrinking is left to the night."""
-    for name, chosen in PROFILES.items():
-        settings.register_profile(name, chosen)
+    """Let properties be tried as the profile of the environment says; shrinking, which takes minutes, is for the night.
+
+    Modules with properties call it: hypothesis takes long to load, and the others do without it.
+    """
+    from hypothesis import HealthCheck, Phase, settings
+
+    common = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+    day = settings(max_examples=6, derandomize=True, phases=[Phase.explicit, Phase.generate], **common)
+    settings.register_profile(DAY, day)
+    settings.register_profile(NIGHT, settings(max_examples=200, print_blob=True, **common))
     settings.load_profile(PROFILE)

@@ -17,9 +17,12 @@ from prune_tools.channels.structure import Structure
 from prune_tools.planning.costs import CostModel
 from prune_tools.repair.folding import fold_constants
 from prune_tools.yolo_pruned import largest_difference, mask_model, prune_model
+from tests.profiles import load_profile
 from tests.pruning_networks import pad_by_repetition, random_images, random_plan, with_random_norms
 from utils.errors import InputError
 from utils.model_info import count_parameters, gflops
+
+load_profile()
 
 WIDTHS = st.sampled_from([8, 12, 16])
 KERNELS = st.sampled_from([1, 3])
