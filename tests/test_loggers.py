@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from utils.callbacks import Callbacks
+from utils.drawing.background import DrawingProcess
 from utils.log import LOGGER
 from utils.loggers import RESULT_COLUMNS, Loggers
 
@@ -121,6 +122,19 @@ def test_first_three_batches_are_drawn_from_copies(tmp_path: Path) -> None:
     drawn = sorted(path.name for path in tmp_path.glob("*.jpg"))
     assert drawn == ["train_batch0.jpg", "train_batch1.jpg", "train_batch2.jpg"]
     assert cv2.imread(str(tmp_path / drawn[0]))[60, 32].min() > 240
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_pictures_are_there_after_the_first_epoch_and_no_process_stays(tmp_path: Path, monkeypatch, cores: int) -> None:
+    monkeypatch.setattr("utils.loggers.usable_cores", lambda: cores)
+    processes = []
+    start = DrawingProcess.__init__
+    monkeypatch.setattr(DrawingProcess, "__init__", lambda self, charts: processes.append(self) or start(self, charts))
+    loggers = Loggers(tmp_path, tensorboard=False)
+    loggers.on_train_batch_end(0, nn.Identity(), *batch(), True)
+    loggers.on_fit_epoch_end(VALUES, 0, 0.1, 0.1)
+    assert (tmp_path / "train_batch0.jpg").is_file()
+    assert len(processes) == cores - 1 and all(process.exit_code is not None for process in processes)
 
 
 def test_picture_that_cannot_be_drawn_is_only_reported(tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:

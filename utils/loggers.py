@@ -129,11 +129,12 @@ class Loggers(Plugin):
 
     def _end_drawing(self) -> None:
         """Wait for the pictures being drawn, but not if a signal ends the run: they are not worth the time."""
-        if self._drawing is not None:
-            with self._drawing:
+        drawing = self._drawing
+        self._drawing = None
+        if drawing is not None:
+            with drawing:
                 if not requested():
-                    self._drawing.finish()
-            self._drawing = None
+                    drawing.finish()
 
     def _append_row(self, epoch: int, values: list[float]) -> None:
         """One line in results.csv; the header goes before the first one, so a resumed run carries on in its file."""
