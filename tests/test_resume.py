@@ -34,7 +34,8 @@ from utils.training.hyperparameters import read_hyperparameters
 from utils.training.optim import smart_optimizer
 from utils.training.options import TrainOptions
 from utils.training.resume import resume_options, trim_results
-from utils.training.resume_record import Judge, _check_optimizer, judge, restore
+from utils.training.resume_checks import Judge, check_optimizer, judge
+from utils.training.resume_record import restore
 from utils.training.run_folder import RunFolder
 from utils.training.state import TrainingState
 from utils.training.stopping import BestEpoch
@@ -492,15 +493,15 @@ def test_moments_of_another_form(name):
     layer(torch.ones(1, 3, 2, 2)).sum().backward()
     optimizer.step()
     good = copy.deepcopy(optimizer.state_dict())
-    _check_optimizer(Judge("last.pt"), optimizer, good)
+    check_optimizer(Judge("last.pt"), optimizer, good)
     moments = [key for key in good["state"][0] if key != "step"]
     wrong = [{**good["state"][0], key: value} for key in moments for value in (3.0, torch.ones(()), torch.ones(1, 3))]
     wrong += [{**good["state"][0], "step": torch.ones(3)}]
     wrong += [{"step": 1.0}] if name != "SGD" else []
     for state in wrong:
         with pytest.raises(InputError, match="'optimizer"):
-            _check_optimizer(Judge("last.pt"), optimizer, {**good, "state": {**good["state"], 0: state}})
+            check_optimizer(Judge("last.pt"), optimizer, {**good, "state": {**good["state"], 0: state}})
     other = copy.deepcopy(good)
     other["param_groups"][0]["maximize"] = True
     with pytest.raises(InputError, match="maximize"):
-        _check_optimizer(Judge("last.pt"), optimizer, other)
+        check_optimizer(Judge("last.pt"), optimizer, other)

@@ -18,7 +18,8 @@ from utils.checkpoint import save_checkpoint
 from utils.training.engine import MAX_GRADIENT_NORM, optimizer_step, warm_up
 from utils.training.epoch_loader import EpochLoader
 from utils.training.optim import smart_optimizer
-from utils.training.resume_record import judge, restore, snapshot
+from utils.training.resume_checks import judge
+from utils.training.resume_record import restore, snapshot
 from utils.training.state import TrainingState
 
 pytestmark = pytest.mark.slow  # many short trainings

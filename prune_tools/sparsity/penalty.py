@@ -28,7 +28,7 @@ from utils.callbacks import Plugin
 from utils.distributed import from_first, plain_norms
 from utils.log import LOGGER
 from utils.training.results import EpochResult
-from utils.training.resume_record import Judge
+from utils.training.resume_checks import Judge
 from utils.training.state import TrainingState
 
 FIRST_JUDGEMENT = 0.1  # share of the run; earlier projections are too uncertain for a warning

@@ -28,7 +28,8 @@ from utils.training.interfaces import Surroundings
 from utils.training.loaders import training_loader, validation_loader
 from utils.training.options import TrainOptions
 from utils.training.resume import Resumption, trim_results
-from utils.training.resume_record import Counters, check_names, judge, restore
+from utils.training.resume_checks import Counters, judge
+from utils.training.resume_record import check_names, restore
 from utils.training.run_folder import RunFolder
 from utils.training.state import Run, TrainingState, build_state
 
