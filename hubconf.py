@@ -60,5 +60,13 @@ def _released(name: str) -> Any:
     return load
 
 
-yolov5n, yolov5s, yolov5m, yolov5l, yolov5x = (_released(f"yolov5{size}") for size in "nsmlx")
-yolov5n6, yolov5s6, yolov5m6, yolov5l6, yolov5x6 = (_released(f"yolov5{size}6") for size in "nsmlx")
+yolov5n = _released("yolov5n")
+yolov5s = _released("yolov5s")
+yolov5m = _released("yolov5m")
+yolov5l = _released("yolov5l")
+yolov5x = _released("yolov5x")
+yolov5n6 = _released("yolov5n6")
+yolov5s6 = _released("yolov5s6")
+yolov5m6 = _released("yolov5m6")
+yolov5l6 = _released("yolov5l6")
+yolov5x6 = _released("yolov5x6")

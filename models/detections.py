@@ -60,7 +60,8 @@ class Detections:
         unreadable: Mapping[int, str] | None = None,
     ) -> None:
         """Arguments as the attributes of their names; ``shape`` is s."""
-        self.imgs, self.pred, self.files, self.times = imgs, pred, files, times
+        self.imgs, self.pred = imgs, pred
+        self.files, self.times = files, times
         self.names = names_by_index(names)
         self.n, self.s = len(pred), shape
         self.unreadable = dict(unreadable or {})

@@ -57,7 +57,8 @@ def letterbox(
         spare_w, spare_h = spare_w % stride, spare_h % stride
     elif scaleFill:
         scale_x, scale_y = target_w / width, target_h / height
-        inner_w, inner_h, spare_w, spare_h = target_w, target_h, 0, 0
+        inner_w, inner_h = target_w, target_h
+        spare_w = spare_h = 0
 
     if (inner_w, inner_h) != (width, height):
         im = cv2.resize(im, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)

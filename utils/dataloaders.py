@@ -81,9 +81,9 @@ def collate_fn4(batch: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, tupl
             images.append(enlarged[0].round().to(torch.uint8))
             labels.append(group[0][1])
             continue
-        first, second, third, fourth = (item[0] for item in group)  # (3, H, W) each
-        left = torch.cat((first, second), 1)  # (3, 2 H, W)
-        right = torch.cat((third, fourth), 1)
+        pictures = [item[0] for item in group]  # (3, H, W) each
+        left = torch.cat(pictures[:2], 1)  # (3, 2 H, W)
+        right = torch.cat(pictures[2:], 1)
         images.append(torch.cat((left, right), 2))  # (3, 2 H, 2 W)
         group_labels = [item[1].clone() for item in group]
         for number, rows in enumerate(group_labels):
@@ -105,7 +105,8 @@ class SeededSampler(Sampler):
     def __init__(
         self, count: int, generator: torch.Generator, shuffle: bool = True, rank: int = 0, ranks: int = 1
     ) -> None:
-        self.count, self.generator, self.shuffle, self.rank, self.ranks = count, generator, shuffle, rank, ranks
+        self.count, self.generator, self.shuffle = count, generator, shuffle
+        self.rank, self.ranks = rank, ranks
 
     def __len__(self) -> int:
         return -(-self.count // self.ranks)

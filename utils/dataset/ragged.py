@@ -8,7 +8,6 @@ array is one object.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ class Ragged(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self.counts)
 
-    def __getitem__(self, number: Any) -> Any:
+    def __getitem__(self, number: int) -> np.ndarray:  # type: ignore[override]
         start = self.starts[number]
         return self.rows[start : start + self.counts[number]]
 
@@ -50,7 +49,7 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._bytes)
 
-    def __getitem__(self, number: Any) -> Any:
+    def __getitem__(self, number: int) -> str:  # type: ignore[override]
         return self._bytes[number].tobytes().decode("utf-8", "surrogateescape")
 
     def reordered(self, order: np.ndarray) -> Texts:
@@ -70,7 +69,7 @@ class Polygons(Sequence[list[np.ndarray | None]]):
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, number: Any) -> Any:
+    def __getitem__(self, number: int) -> list[np.ndarray | None]:  # type: ignore[override]
         start = self._labels.starts[number]
         end = start + self._labels.counts[number]
         if not len(self.points.rows) or not self.points.counts[start:end].any():

@@ -70,7 +70,8 @@ class LoadImages:
             )
         self.files = images + videos
         self.image_count = len(images)
-        self.img_size, self.stride, self.auto, self.vid_stride = img_size, stride, auto, vid_stride
+        self.img_size, self.stride, self.auto = img_size, stride, auto
+        self.vid_stride = vid_stride
         self.cap: cv2.VideoCapture | None = None
         self._restart()
 

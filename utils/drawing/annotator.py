@@ -82,7 +82,7 @@ class Annotator:
         Control characters in ``label`` are spelled out.
         """
         label = terminal_text(label)
-        left, top, right, bottom = (round(float(value)) for value in box)
+        left, top, right, bottom = _whole_pixels(box)
         cv2.rectangle(self.im, (left, top), (right, bottom), color, thickness=self.line_width)
         if not label:
             return
@@ -96,7 +96,7 @@ class Annotator:
 
     def rectangle(self, xy: Sequence[float], color: Colour = WHITE, width: int = 1) -> None:
         """Draw a frame of ``width`` pixels around x1, y1, x2, y2."""
-        left, top, right, bottom = (round(float(value)) for value in xy)
+        left, top, right, bottom = _whole_pixels(xy)
         cv2.rectangle(self.im, (left, top), (right, bottom), color, thickness=width)
 
     def text(self, xy: Sequence[float], text: str, txt_color: Colour = WHITE) -> None:
@@ -138,6 +138,11 @@ class Annotator:
             picture = Image.fromarray(np.ascontiguousarray(patch))
             ImageDraw.Draw(picture).text((corner[0] - left, corner[1] - top), text, fill=color, font=self._font())
             patch[:] = np.asarray(picture)
+
+
+def _whole_pixels(box: Sequence[float]) -> list[int]:
+    """Round x1, y1, x2, y2, which may be tensors of one number."""
+    return [round(float(value)) for value in box]
 
 
 @dataclass(frozen=True)
