@@ -37,11 +37,6 @@ class Format:
     int8_packages: tuple[tuple[str, str], ...] = ()
     half_images: bool = False
 
-    @property
-    def is_folder(self) -> bool:
-        """Tell whether an export is a folder of several files."""
-        return not self.suffix.startswith(".") or self.suffix == ".mlpackage"
-
     def path(self, weights: str | Path, int8: bool = False) -> Path:
         """Path for the export of a checkpoint: next to it, with this format's suffix, and a mark for INT8."""
         return Path(weights).with_name(Path(weights).stem + (INT8_MARK if int8 else "") + self.suffix)
