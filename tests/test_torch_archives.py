@@ -69,8 +69,12 @@ def test_sizes_in_64_bits_that_contradict_the_index(good):
         for name, payload in entries.items():
             with archive.open(name, "w", force_zip64=True) as stream:
                 stream.write(payload)
-    load_checkpoint(good)
+        starts = [entry.header_offset for entry in archive.infolist()]
     content = bytearray(good.read_bytes())
+    for start in starts:  # "see the 64 bits", which Python 3.10 leaves out
+        content[start + 18 : start + 26] = b"\xff" * 8
+    good.write_bytes(bytes(content))
+    load_checkpoint(good)
     content[content.index(b"\x01\x00\x10\x00") + 4] ^= 1
     good.write_bytes(bytes(content))
     assert "contradicts the header" in refusal(good)

@@ -6,11 +6,13 @@ import builtins
 import errno
 import io
 import os
+import pathlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+PATHLIB: Any = getattr(pathlib, "_NormalAccessor", None)  # of Python 3.10, which keeps functions of its own
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 PATCHED = ("open", "write", "fsync", "replace", "rename", "mkdir", "truncate", "ftruncate")  # of os
 
@@ -51,6 +53,9 @@ class FailingWrites:
         for name in PATCHED:
             setattr(os, name, self._counted(name))
         builtins.open = io.open = self._open
+        for name in _names_in_pathlib():
+            self._before[f"pathlib.{name}"] = vars(PATHLIB)[name]
+            setattr(PATHLIB, name, staticmethod(self._open if name == "open" else getattr(os, name)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,6 +63,8 @@ class FailingWrites:
         for name in PATCHED:
             setattr(os, name, self._before[name])
         builtins.open = io.open = self._before["io.open"]
+        for name in _names_in_pathlib():
+            setattr(PATHLIB, name, self._before[f"pathlib.{name}"])
 
     def _counted(self, name: str) -> Callable[..., Any]:
         ordinary = self._before[name]
@@ -91,6 +98,10 @@ class FailingWrites:
                 return False
         named = isinstance(path, str | bytes | os.PathLike)
         return named and os.path.abspath(os.fsdecode(path)).startswith(self.folder)
+
+
+def _names_in_pathlib() -> list[str]:
+    return [name for name in PATCHED if name in vars(PATHLIB or object)]
 
 
 class CountedFile(io.FileIO):
