@@ -114,3 +114,19 @@ def test_plugins_get_the_state_and_their_records_when_training_begins() -> None:
     callbacks.begin(state)
     assert heard == [(state, 0)]  # the record comes after the hook
     assert callbacks.state_dict() == {"Counting": {"count": 3}}
+
+
+def test_two_plugins_with_one_name_are_refused() -> None:
+    callbacks = Callbacks()
+    callbacks.add(Counting())
+    with pytest.raises(InputError, match="two plug-ins have the name 'Counting'"):
+        callbacks.add(Counting())
+
+
+def test_plugins_added_for_a_block_are_removed_after_it() -> None:
+    callbacks, plugin = Callbacks(), Counting()
+    with pytest.raises(ZeroDivisionError), callbacks.added(plugin):
+        callbacks.run("on_train_epoch_end", epoch=0)
+        raise ZeroDivisionError
+    callbacks.run("on_train_epoch_end", epoch=1)
+    assert plugin.count == 1 and callbacks.plugins == []

@@ -15,7 +15,8 @@ Single functions are registered as in YOLOv5 v6.2, with ``Callbacks.register_act
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from inspect import isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,8 @@ class Plugin:
     """Base class of what takes part in a run. Every hook is a method; those that do nothing here are never called.
 
     Attributes:
-        name: identifies the plug-in in ``Callbacks.remove_actions`` and its record in checkpoints; the class's name
-            unless it is set.
+        name: of its actions and of its record in checkpoints; the class's name unless the class sets it. All plug-ins
+            of a run have different names.
         state: the training run, from ``on_training_ready`` on.
     """
 
@@ -172,11 +173,25 @@ class Callbacks:
         self.stop_training = False
 
     def add(self, plugin: Plugin) -> None:
-        """Register the hooks that the class of ``plugin`` overrides."""
+        """Register the hooks that the class of ``plugin`` overrides. Raises InputError if its name is taken."""
+        if plugin.name in (other.name for other in self.plugins):
+            raise InputError(f"two plug-ins have the name {plugin.name!r}: set 'name' in the class of one of them")
         for hook in HOOKS:
             if getattr(type(plugin), hook) is not getattr(Plugin, hook):
                 self.register_action(hook, plugin.name, getattr(plugin, hook))
         self.plugins.append(plugin)
+
+    @contextmanager
+    def added(self, *plugins: Plugin) -> Iterator[None]:
+        """Have ``plugins`` take part during the block only, so that other runs can use the same callbacks."""
+        try:
+            for plugin in plugins:
+                self.add(plugin)
+            yield
+        finally:
+            for plugin in plugins:
+                if plugin in self.plugins:
+                    self.remove_actions(plugin.name)
 
     def register_action(self, hook: str, name: str = "", callback: Callable[..., Any] | None = None) -> None:
         """Have ``callback`` called at ``hook``, after those already there. Raises InputError for an unknown hook."""

@@ -26,11 +26,11 @@ def fine_tune(options: FinetuneOptions, callbacks: Callbacks) -> Results | None:
     if resumption is None and not options.weights:
         options = replace(options, weights=str(newest_file(ROOT / "runs/val", "pruned_model.pt", REMEDY)))
         LOGGER.info(f"Fine-tuning the newest pruned model, {options.weights}")
-    for plugin in plugins_of(options):
-        callbacks.add(plugin)
+    plugins = plugins_of(options)
     if not (options.noval or options.evolve or options.nosave):
-        callbacks.add(KeepStart(options))
-    return train.main(options, callbacks, next_steps=steps_after_finetuning, resumption=resumption)
+        plugins.append(KeepStart(options))
+    with callbacks.added(*plugins):
+        return train.main(options, callbacks, next_steps=steps_after_finetuning, resumption=resumption)
 
 
 def steps_after_finetuning(best: str, options: FinetuneOptions) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -156,26 +157,20 @@ def run_training(
     resumption: Resumption | None = None,
 ) -> tuple[Results | None, TrainOptions]:  # fmt: skip
     """One run, arguments as in ``prepare``; its last results (None if a callback stopped it) and final options."""
-    callbacks = around.callbacks
     loggers: Loggers | None = None
-    if around.world.is_main:
-        loggers = Loggers(folder.path, plots=not options.noplots, tensorboard=not options.evolve)
-        callbacks.add(loggers)
-    try:
+    with ExitStack() as closing:
+        if around.world.is_main:
+            loggers = Loggers(folder.path, plots=not options.noplots, tensorboard=not options.evolve)
+            closing.enter_context(around.callbacks.added(loggers))
+            closing.callback(loggers.close)
+        closing.callback(around.callbacks.run, "teardown")
+        closing.callback(folder.writer.finish)
         trainer = Trainer(prepare(options, folder, around, loggers, hyp, resumption), folder, around)
         finished = trainer.fit()
         trainer.state.forward = trainer.state.model  # drops the process group, so that its threads can end
         trainer.state.batch_step = None  # and the memory of recorded batches
         if finished and around.world.is_main:
             trainer.finish()
-    finally:
-        try:
-            folder.writer.finish()
-        finally:
-            callbacks.run("teardown")
-            if loggers is not None:
-                loggers.close()
-                callbacks.remove_actions(loggers.name)
     return (from_first(trainer.results) if finished else None), trainer.run.options
 
 
