@@ -105,7 +105,7 @@ def test_what_does_not_run_here_is_a_line_among_the_others(weights, tmp_path, mo
     assert options.imgsz == [64]  # rounded, and measured once
     there, checkpoint, made = latency.measure(options)
     assert there.runtime == "tensorrt" and "a.engine needs an NVIDIA GPU" in there.note
-    assert checkpoint.median > 0 and "--include engine builds on the GPU" in made.note
+    assert checkpoint.median > 0 and "--include engine has to run on the GPU" in made.note
     (line,) = latency.measure(latency.LatencyOptions([weights], ["torch"], [64], threads=[1], half=True))
     assert "half precision needs a GPU" in line.note
     monkeypatch.setattr(latency, "runner_of", lambda backend: (_ for _ in ()).throw(RuntimeError("no\nmemory")))

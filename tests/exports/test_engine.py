@@ -20,7 +20,7 @@ from utils.errors import InputError
 
 def test_an_engine_needs_a_gpu(monkeypatch, stock, tmp_path):
     monkeypatch.setattr(export, "is_installed", lambda name: True)
-    with pytest.raises(InputError, match="--include engine builds on the GPU"):
+    with pytest.raises(InputError, match="--include engine has to run on the GPU"):
         export.run(weights=str(stock), include=["engine"])
     (tmp_path / "a.engine").write_bytes(b"x")
     with pytest.raises(InputError, match="needs an NVIDIA GPU"):

@@ -71,7 +71,7 @@ def test_another_image_size_is_refused_by_name(exported, tiny_dataset, tmp_path)
     with pytest.raises(InputError, match=r"takes images of \(64, 64\), got \(32, 64\)"):
         DetectMultiBackend(path)(torch.zeros(1, 3, 32, 64))
     oblong = exported("pruned", "onnx", imgsz=(64, 96))
-    with pytest.raises(InputError, match="64x96 pixels, and validation has square ones"):
+    with pytest.raises(InputError, match="64x96 pixels, and validation uses square ones"):
         val.run(str(tiny_dataset), str(oblong), save_dir=tmp_path)
 
 
