@@ -158,6 +158,7 @@ def test_bad_pictures_are_named(model: AutoShape, source: object, reason: str):
         model(source, size=64)
 
 
+@pytest.mark.slow
 def test_one_of_several_that_cannot_be_read_is_left_out(
     model: AutoShape, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
@@ -423,6 +424,7 @@ def test_networks_without_weights(hubconf):
     assert (network.yaml["ch"], network.model[-1].nc, network.model[-1].nl) == (4, 3, 4)
 
 
+@pytest.mark.slow
 def test_released_model_finds_what_v62_found(shared_folder: Path):
     """The released yolov5n on two photographs, against what YOLOv5's detect.py recorded for them at 320 pixels."""
     file = shared_folder / "weights/yolov5n.pt"

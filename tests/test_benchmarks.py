@@ -123,6 +123,7 @@ def test_training_is_measured(tiny_dataset, tiny_cfg):
     assert float(figures[1].note.split("differ by ")[1].split()[0]) < 1e-4  # the losses of the two ways
 
 
+@pytest.mark.slow
 def test_an_epoch_has_the_same_losses_and_weights_both_ways(tiny_dataset, tiny_cfg):
     description = check_dataset(str(tiny_dataset))
     options = training.TrainingOptions(str(tiny_dataset), str(tiny_cfg), 64, batch_size=2)

@@ -24,6 +24,7 @@ def test_training_batches_are_whole_and_of_the_training_images(tiny_dataset):
     assert len(list(read_training_images(data, 1000, 64, 32, batch_size=4))) == 3  # all of the 12
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_the_images():
     model = thin("yolov5n").float()
     before = deepcopy(model.state_dict())

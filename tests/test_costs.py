@@ -37,6 +37,7 @@ def test_costs_are_those_of_the_pruned_network(name, scope):
     assert expected["flops"] == pytest.approx(1e9 * gflops(pruned, 640), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_hand_counted():
     """The 32 channels behind the second convolution of yolov5n: itself, its norm, and two readers."""
     groups, costs = cost_model(DetectionModel("yolov5n.yaml"))

@@ -287,6 +287,7 @@ def test_seed_decides_order(small, two_processors, workers):
     assert [batch[0] for batch in first[0]] != [batch[0] for batch in other[0]]
 
 
+@pytest.mark.slow
 def test_workers_change_nothing_and_epochs_differ(small, two_processors):
     none, _ = epochs(small, 3, 0)
     one, state = epochs(small, 3, 1)
@@ -410,6 +411,7 @@ def test_memory_is_pinned_for_runs_on_a_gpu_only(tmp_path, monkeypatch, device, 
     assert loader.pin_memory is pinned
 
 
+@pytest.mark.slow
 def test_shipped_data_set(shared_folder, tmp_path):
     """Golden values of v6.2 for the validation split of the mask data set."""
     import json

@@ -75,6 +75,7 @@ def test_other_settings_replace_a_set_and_other_files_are_safe(tmp_path):
         draw(tmp_path / "mine", SMALL)
 
 
+@pytest.mark.slow
 def test_labels_are_valid_and_the_yaml_finds_the_set(drawn):
     assert {path.parent.name for path in drawn.glob("images/*/*.jpg")} == {"train", "val"}
     faces = 0

@@ -425,6 +425,7 @@ def test_a_picture_named_like_a_frame_is_not_overwritten(run, pictures, video, t
     assert set(found) == {"clip_3", *(f"clip_2_{number}" for number in range(1, 8))}
 
 
+@pytest.mark.slow
 def test_class_names_of_any_kind(run, tmp_path, heard):
     for names in (
         ["..", "."],
@@ -498,6 +499,7 @@ def test_the_model_is_warm_before_times_count(run, monkeypatch):
     assert shapes == [((2, 3, 64, 64), 0)] and calls
 
 
+@pytest.mark.slow
 def test_batches_find_what_single_images_give(run, mixed, monkeypatch, heard):
     sizes, original = [], Detector.batch
 

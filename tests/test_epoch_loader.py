@@ -40,6 +40,7 @@ def rows(loader: EpochLoader) -> list[list[int]]:
     return [[int(value) for part in batch for value in part] for batch in loader]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_same_epochs_come_whether_begun_ahead_or_not(workers):
     plain, ahead = loader_of(Numbers(), workers), loader_of(Numbers(), workers)

@@ -169,6 +169,7 @@ def test_the_file_stays_after_a_kill_and_does_no_harm(tmp_path):
     assert {path.name for path in folder.iterdir()} == {"result"}
 
 
+@pytest.mark.slow
 def test_numbers_have_no_end_and_the_first_free_one_is_taken(tmp_path):
     (tmp_path / "a.jpg").touch()
     for number in range(2, 10_050):

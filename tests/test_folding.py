@@ -56,6 +56,7 @@ def test_equals_the_gamma_zeroed_model_without_zero_padding(name, scope):
     assert largest_difference(pruned, expected, random_images(full))[1] < 1e-9
 
 
+@pytest.mark.slow
 def test_transposed_convolution_is_named_where_a_constant_ends():
     full = with_random_norms(DetectionModel(OWN_CONFIG))
     path = next(path for path, module in full.named_modules() if isinstance(module, nn.ConvTranspose2d))
@@ -82,6 +83,7 @@ def test_is_exact_inside_zero_padding():
     assert difference.max() > 1e-6
 
 
+@pytest.mark.slow
 def test_constants_of_zero_change_nothing():
     full = thin("yolov5n")
     for module in full.modules():

@@ -86,6 +86,7 @@ def test_finished_cells_are_kept(trained, tiny_dataset, tmp_path, monkeypatch):
         Frontier(options(trained, tiny_dataset, tmp_path, epochs=2))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_reached_says_so(trained, tiny_dataset, tmp_path):
     cells = Frontier(options(trained, tiny_dataset, tmp_path, methods=["original"], flops=[0.05])).run()
     assert "keeps" in cells[0].problem and "not reached" in frontier.as_table(cells, (0.4, 0.2))

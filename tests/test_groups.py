@@ -26,6 +26,7 @@ def nano() -> DetectionModel:
     return DetectionModel("yolov5n.yaml")
 
 
+@pytest.mark.slow
 def test_plain_convolution(nano):
     assert members(nano, "model.1.conv") == [
         "output model.1.conv[0:32]", "norm model.1.bn[0:32]",
@@ -95,6 +96,7 @@ def test_ghost_couples_depthwise_convolutions():
     assert group.exclusion("seed") and not group.exclusion("all")
 
 
+@pytest.mark.slow
 def test_transformer_is_left_whole_and_named():
     group = next(group for group in find_groups(thin("yolov5s-transformer")) if group.name == "model.8.cv1.conv")
     assert "flatten" in group.reason
@@ -201,6 +203,7 @@ def test_description_names_what_stays(nano):
     assert "read by   model.9.cv2.conv[0:128], model.9.cv2.conv[128:256]" in text
 
 
+@pytest.mark.slow
 def test_command_prints_groups(capsys: pytest.CaptureFixture):
     groups.main(parse(groups.GroupsOptions, "", ["--cfg", "yolov3-tiny.yaml"]))
     assert capsys.readouterr().out.strip().endswith("3184 of 3184 normalised channels can be pruned in scope all")

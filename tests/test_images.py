@@ -146,6 +146,7 @@ def test_a_named_pipe_is_not_waited_for(tmp_path):
             function(tmp_path / "a.jpg")
 
 
+@pytest.mark.slow
 def test_more_pixels_than_pillow_allows_are_fine(tmp_path):
     Image.new("1", (20000, 10000)).save(tmp_path / "aerial.png")
     assert inspect_image(tmp_path / "aerial.png") == ((20000, 10000), "")

@@ -190,6 +190,7 @@ def test_unreadable_images_are_named_and_left_out(tmp_path):
         assert name in record.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_measured_size_is_that_of_the_decoded_image(tmp_path, suffix, orientation):

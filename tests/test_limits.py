@@ -174,6 +174,7 @@ def test_the_work_of_the_common_modules_is_known_beforehand(monkeypatch):
         assert counted == [made.numel()], module
 
 
+@pytest.mark.slow
 def test_hooks_are_taken_back():
     with pytest.raises(InputError), limited_size():
         nn.ModuleList(nn.Identity() for _ in range(MOST_MODULES + 1))

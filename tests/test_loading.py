@@ -66,6 +66,7 @@ def boxes(model: nn.Module, size: int = 64) -> torch.Tensor:
 # -- real files --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("fuse", [False, True])
 def test_files_of_the_releases(shared_folder, release, fuse):

@@ -91,6 +91,7 @@ def test_event_file_holds_scalars_graph_and_pictures(tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "results.png")).shape == (1200, 2400, 3)
 
 
+@pytest.mark.slow
 def test_graph_leaves_the_live_model_and_random_numbers_alone(tmp_path: Path) -> None:
     loggers, model = Loggers(tmp_path), Network().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -102,6 +103,7 @@ def test_graph_leaves_the_live_model_and_random_numbers_alone(tmp_path: Path) ->
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_graph_that_cannot_be_traced_is_only_reported(tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
     loggers = Loggers(tmp_path)
     loggers.on_train_batch_end(0, nn.Linear(7, 7), *batch(), True)
@@ -109,6 +111,7 @@ def test_graph_that_cannot_be_traced_is_only_reported(tmp_path: Path, heard: pyt
     assert "graph cannot be recorded" in heard.text
 
 
+@pytest.mark.slow
 def test_first_three_batches_are_drawn_from_copies(tmp_path: Path) -> None:
     import cv2
 
@@ -137,6 +140,7 @@ def test_pictures_are_there_after_the_first_epoch_and_no_process_stays(tmp_path:
     assert len(processes) == cores - 1 and all(process.exit_code is not None for process in processes)
 
 
+@pytest.mark.slow
 def test_picture_that_cannot_be_drawn_is_only_reported(tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
     images, targets, paths = batch()
     loggers = Loggers(tmp_path / "missing", tensorboard=False)

@@ -223,6 +223,7 @@ def test_files_that_are_no_configuration(tmp_path):
 # -- construction ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fresh_model_has_the_documented_state(nano):
     assert nano.stride.tolist() == [8, 16, 32]
     assert nano.names == [str(index) for index in range(80)]

@@ -146,6 +146,7 @@ def test_torch_implementation_follows_the_rule_exactly(threshold, count, spread)
     assert suppress_overlaps(boxes, scores, threshold).tolist() == expected
 
 
+@pytest.mark.slow
 def test_small_blocks_give_the_same(monkeypatch):
     boxes, scores = crowded_boxes(500, seed=3)
     expected = suppress_overlaps(boxes, scores, 0.3)
@@ -185,6 +186,7 @@ def test_validation_sized_input_is_not_cut_by_time(plain_torch):
         assert (detections[:-1, 4] >= detections[1:, 4]).all()
 
 
+@pytest.mark.slow
 def test_both_implementations_agree():
     operator = nms._compiled_nms("cpu")
     if operator is None:

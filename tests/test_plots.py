@@ -190,6 +190,7 @@ def test_results_of_several_runs(tmp_path: Path) -> None:
     assert size_of(tmp_path / "results.png") == (2400, 1200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "epoch,loss\n0,word\n", "epoch,loss\n0,1,2\n", "epoch,loss\n0,1\n1\n"])
 def test_other_csv_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.csv").write_text(text)

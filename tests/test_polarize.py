@@ -50,6 +50,7 @@ def test_polarizing_keeps_at_zero_what_was_there_already(gammas):
     assert (gammas.magnitudes()[~chosen] > 0).all()
 
 
+@pytest.mark.slow
 def test_polarizing_for_a_budget_saves_what_is_asked_for(gammas, network):
     costs = CostModel(replace(Structure.of(network), groups=gammas.groups))
     choose = ByBudget(gammas.groups, costs, Target("flops", 0.5, relative=True), round_to=2)

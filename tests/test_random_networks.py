@@ -127,6 +127,7 @@ def test_folded_equals_the_gamma_zeroed_model_without_zero_padding(config, seed)
     assert largest_difference(pruned, expected, random_images(full))[1] < 1e-9
 
 
+@pytest.mark.slow
 def test_every_normalised_channel_that_stays_has_a_reason():
     config: dict[str, Any] = {
         "nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": 3,

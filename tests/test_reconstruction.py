@@ -159,6 +159,7 @@ def test_what_lies_before_the_first_cut_and_all_gammas_stay():
     assert all(name.endswith(("conv.weight", "running_mean")) or ".m." in name for name in changed)
 
 
+@pytest.mark.slow
 def test_nothing_is_solved_where_nothing_was_removed():
     full = thin("yolov5n")
     pruned, structure, groups, _ = prune(full)

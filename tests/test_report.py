@@ -144,6 +144,7 @@ def test_chromium_shows_it(folder):
     check_page(Page(done.stdout))
 
 
+@pytest.mark.slow
 def test_json_holds_the_same_figures(folder):
     figures = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert [step["parameters"] for step in figures["steps"]] == [1_766_623, 900_000]

@@ -289,6 +289,7 @@ def test_the_start_weights_are_measured(run_options, tmp_path, tiny_dataset, net
         measure_start(replace(options, weights=str(tmp_path / "absent.pt")))
 
 
+@pytest.mark.slow
 def test_automatic_penalties_give_way_when_the_map_falls(gammas, network):
     """At the highest learning rate twice the loss is allowed, at the lowest just the loss."""
     plug_in = started(

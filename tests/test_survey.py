@@ -288,6 +288,7 @@ def test_nothing_to_analyse(checkpoint, tiny_dataset, tmp_path):
         sensitivity.run(**chosen(checkpoint, tiny_dataset, tmp_path, min_channels=10_000))
 
 
+@pytest.mark.slow
 def test_kept_batches_are_read_once_and_survive_validation(tiny_dataset, tmp_path):
     options = ValOptions(data=str(tiny_dataset), batch_size=3, workers=0)
     loader = make_loader(options, check_dataset(str(tiny_dataset)), 128, 32)

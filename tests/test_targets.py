@@ -86,6 +86,7 @@ def test_target_is_met(parts, quantity, share, round_to):
         assert not len(gone) or scores[plan.kept[group.name]].min() >= scores[gone].max()
 
 
+@pytest.mark.slow
 def test_absolute_and_relative_targets_agree(parts):
     costs = parts[2]
     planner = TargetPlanner(*parts)

@@ -153,6 +153,7 @@ def test_models_that_are_none(tmp_path, structure):
     refusal(tmp_path / "model.pt")
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers(tmp_path):
     model = tiny_model()
     model.model[1].cv1.conv.weight.data[3] = float("inf")

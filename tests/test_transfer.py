@@ -216,6 +216,7 @@ def test_the_class_count_may_change(tmp_path, caplog):
     assert f"Transferred {total - heads}/{total} items" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_widths_of_a_network_that_others_have_pruned_are_measured(tmp_path):
     source = tiny_network()
     narrow = source.model[2].m[0]
@@ -226,6 +227,7 @@ def test_the_widths_of_a_network_that_others_have_pruned_are_measured(tmp_path):
     assert torch.equal(outputs(rebuilt_by_training(path, 2)), outputs(load_checkpoint(path)["model"]))
 
 
+@pytest.mark.slow
 def test_a_module_that_no_configuration_describes_is_named(tmp_path):
     source = tiny_network()
     vars_of = {name: vars(source.model[4])[name] for name in ("i", "f", "type", "np")}
@@ -315,6 +317,7 @@ def test_pruning_with_the_configuration_of_another_network_is_refused(tiny_cfg, 
 # -- images ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_networks_for_other_images_are_refused_where_they_are_opened(tmp_path):
     path = saved(tiny_network(ch=4), tmp_path / "four.pt")
     write_yaml(tmp_path / "one.yaml", {**TINY_MODEL, "ch": 1})

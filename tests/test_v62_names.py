@@ -308,6 +308,7 @@ def test_a_box_is_cut_out(tmp_path):
     assert square.shape == (40, 40, 3) and square[0, 0].tolist() == [255, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_study_is_drawn(tmp_path):
     row = "0.5 0.5 0.5 0.4 0 0 0 1 2 3\n"
     (tmp_path / "study_coco_a.txt").write_text(row * 2, encoding="utf-8")

@@ -124,6 +124,7 @@ def test_the_number_of_classes_must_fit(run, tmp_path, tiny_dataset):
         run(data=data)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_not_one_model(run, weights, tmp_path):
     blind = colour_detector()
     torch.nn.init.constant_(blind.model[-1].m[0].bias, -20.0)
@@ -150,6 +151,7 @@ def test_workers(tiny_dataset, workers):
     assert (loader.num_workers, len(loader)) == (workers, 2)
 
 
+@pytest.mark.slow
 def test_thresholds_and_limits(run, tmp_path, heard):
     def count(**options: object) -> int:
         run(save_txt=True, save_dir=tmp_path / "out", **options)
@@ -171,6 +173,7 @@ def test_single_class(run, tmp_path, heard):
     assert "square" not in heard.text and f"all{4:11d}{9:11d}" in heard.text
 
 
+@pytest.mark.slow
 def test_augmented_inference_differs(run):
     assert run(augment=True)[0][3] != run()[0][3]
 
@@ -208,6 +211,7 @@ def test_hybrid_labels_contain_the_true_ones(run, tiny_dataset, tmp_path, heard)
     assert plain[2] < 0.9
 
 
+@pytest.mark.slow
 def test_run_folders(run, tmp_path):
     for _ in range(2):
         run(save_txt=True, name="mine")

@@ -35,6 +35,7 @@ def narrowed(**changes: object) -> dict:
     return {**read_config("yolov5n.yaml"), "nc": 3, "channels": {**NARROWED, **changes}}
 
 
+@pytest.mark.slow
 def test_a_narrowed_network_builds_and_runs(plain):
     model = DetectionModel(narrowed())
     for path, widths in NARROWED.items():

@@ -61,6 +61,7 @@ def test_pruned_equals_masked(config, tmp_path):
     assert found.shape == expected.shape and torch.allclose(found.double(), expected, rtol=0.1, atol=5.0)  # FP16
 
 
+@pytest.mark.slow
 def test_one_channel_in_every_layer_twice_over(nano):
     groups = select_groups(find_groups(nano), "all")
     pruned = deepcopy(nano)
@@ -85,6 +86,7 @@ def test_a_pruned_model_can_be_pruned_again(name):
         first = second
 
 
+@pytest.mark.slow
 def test_pruned_yaml_takes_another_class_count(nano):
     groups = select_groups(find_groups(nano))
     pruned = deepcopy(nano)
@@ -94,6 +96,7 @@ def test_pruned_yaml_takes_another_class_count(nano):
     assert [head.in_channels for head in other.model[-1].m] == [head.in_channels for head in pruned.model[-1].m]
 
 
+@pytest.mark.slow
 def test_surgery_leaves_the_source_alone(nano):
     before, description = {name: value.clone() for name, value in nano.state_dict().items()}, deepcopy(nano.yaml)
     groups = select_groups(find_groups(nano))
@@ -104,6 +107,7 @@ def test_surgery_leaves_the_source_alone(nano):
     assert all(torch.equal(value, before[name]) for name, value in nano.state_dict().items())
 
 
+@pytest.mark.slow
 def test_wrong_surgery_is_noticed(nano):
     groups = select_groups(find_groups(nano))
     plan, pruned = random_plan(groups), deepcopy(nano)

@@ -16,6 +16,7 @@ from utils.errors import InputError, MissingFileError
 from utils.version import MADE_BY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.torchscript", "a.onnx", "a_openvino_model", "a.tflite", "a_ncnn_model"])
 def test_missing_and_damaged_exports(tmp_path, name):
     with pytest.raises(MissingFileError, match=f"no such export: .*{name}"):

@@ -118,6 +118,7 @@ def test_onnx_sums_fit_into_16_bits(quantized, which, flag):
         assert not arrays[weight_zero].any() and np.abs(arrays[weight].astype(int)).max() * 255 * 2 <= 32767
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 3])
 def test_biases_make_up_for_the_errors_of_weights(groups):
     onnx = pytest.importorskip("onnx")
