@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models.export_options import DEFAULT_DATA, ExportOptions
+from models.exporters.options import DEFAULT_DATA, ExportOptions
 from models.formats import SAFETENSORS, Format, export_formats, find_formats
 from utils.commands.cli import run_command, show_arguments
 from utils.commands.next_steps import following

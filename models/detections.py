@@ -17,8 +17,7 @@ from utils.detection.display import display_problem
 from utils.drawing.annotator import BoxStyle, crop_box, draw_detections, write_picture
 from utils.errors import InputError
 from utils.geometry.boxes import xyxy2xywh
-from utils.log import LOGGER
-from utils.names import terminal_text
+from utils.log import LOGGER, terminal_text
 from utils.storage.files import fitting_name, increment_path, make_folder
 from utils.storage.results import CropNames, Incomplete, folder_names, one_result
 

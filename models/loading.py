@@ -16,9 +16,8 @@ from torch import nn
 from models import yolo
 from models.checkpoints.rebuilding import module_classes, rebuild
 from models.checkpoints.safetensors_models import SUFFIX, read_model
-from models.checkpoints.soundness import check_detector, check_finite, check_runs
+from models.checkpoints.soundness import check_channels, check_detector, check_finite, check_runs
 from models.ensemble import Ensemble
-from models.prerequisites import check_channels
 from utils.checkpoint import CLEARED_KEYS, MODULE_KEYS, RESUME_KEY, plain, plain_checkpoint, save_checkpoint
 from utils.downloads import fetch_weights
 from utils.errors import CheckpointError, InputError, MissingFileError

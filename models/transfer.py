@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from models.checkpoints.soundness import PICTURE_CHANNELS, check_channels, check_unfused
 from models.configuration import read_config
 from models.description import describe_file
 from models.loading import attempt_load, load_checkpoint, strip_optimizer
 from models.module_settings import differences
-from models.prerequisites import PICTURE_CHANNELS, check_channels, check_unfused
 from models.yolo import DetectionModel
 from utils.checkpoint import copy_matching
 from utils.checks import check_file

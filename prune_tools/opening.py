@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from models.checkpoints.soundness import check_runs
+from models.checkpoints.soundness import check_channels, check_runs, check_unfused
 from models.description import describe_file
 from models.loading import deployed, load_checkpoint
 from models.module_settings import differences
-from models.prerequisites import check_channels, check_unfused
 from models.yolo import DetectionModel
 from prune_tools.options import DEFAULT_CFG, PruningOptions
 from prune_tools.training_images import Batch, repair_images

@@ -30,8 +30,7 @@ from utils.detection.video_files import VideoFile
 from utils.downloads import OFFLINE_VARIABLE
 from utils.drawing.annotator import crop_box
 from utils.errors import InputError
-from utils.names import safe_name
-from utils.storage.files import ROOT
+from utils.storage.files import ROOT, safe_name
 from utils.storage.results import CropNames, UniqueStems
 
 

@@ -12,8 +12,8 @@ import pytest
 from utils import log
 from utils.commands.cli import run_command
 from utils.errors import InputError
-from utils.log import LOGGER, colorstr, setup_logging
-from utils.names import safe_name, terminal_text
+from utils.log import LOGGER, colorstr, setup_logging, terminal_text
+from utils.storage.files import safe_name
 from utils.storage.results import folder_names
 
 ORDINARY = ["person", "traffic light", "口罩", "Café", "no-mask_2", "می‌خواهم", "👩‍🚒", "it's 100%", "a.b"]

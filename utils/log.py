@@ -1,4 +1,5 @@
-"""The project's logger. Importing it configures nothing: ``setup_logging`` does, called by each command."""
+"""The project's logger, and text made safe for terminals. Importing it configures nothing: commands call
+``setup_logging``."""
 
 from __future__ import annotations
 
@@ -6,12 +7,13 @@ import logging
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from utils.names import terminal_text
-
 LOGGER = logging.getLogger("yolov5")
+JOINERS = "\u200c\u200d"  # invisible, but part of the spelling of Persian, Indic scripts and emoji
+INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format (bidi overrides ...), surrogates, line separators
 
 _STYLES = {
     "black": 30,
@@ -96,3 +98,19 @@ def colorstr(*arguments: str) -> str:
     if not sys.stderr.isatty():
         return text
     return "".join(f"\033[{_STYLES[style]}m" for style in styles) + text + "\033[0m"
+
+
+def terminal_text(text: object, keep: str = "") -> str:
+    """``text`` with its control characters escaped, as ``\\x1b``, so it cannot colour, move or hide anything.
+
+    Those in ``keep`` stay. Letters of all scripts, emoji and their joiners are not changed.
+    """
+    return "".join(
+        letter if letter in keep or not is_invisible(letter) else letter.encode("unicode_escape").decode("ascii")
+        for letter in str(text)
+    )
+
+
+def is_invisible(letter: str) -> bool:
+    """Tell whether a character shows nothing: control and format characters, surrogates, line separators."""
+    return letter not in JOINERS and unicodedata.category(letter) in INVISIBLE

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.log import LOGGER
-from utils.names import terminal_text
+from utils.log import LOGGER, terminal_text
 
 SMALLEST_GRID = 32  # pixels
 _COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.Linear, nn.Upsample)

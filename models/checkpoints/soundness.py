@@ -1,4 +1,4 @@
-"""Requirements of a usable detection model: its layers and their sources, its head, names and numbers."""
+"""Requirements of a usable detection model (layers and their sources, head, names, numbers) and of commands on it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from models import yolo
+from models.common import Conv, Focus
 from models.limits import SIDE, check_uncommon, watched_pass
 from utils.dataset.classes import MOST_CLASSES
 from utils.errors import CheckpointError, InputError
 from utils.model_info import grid_size
 from utils.torch_files.records import shown
 
+PICTURE_CHANNELS = 3  # of all images from files and cameras
 MOST_LAYERS = 1000
 MOST_LEVELS = 10
 MOST_ANCHORS = 100
@@ -197,3 +199,36 @@ def _problem_of_attributes(model: nn.Module, head: yolo.Detect) -> str | None:
         return f"it has {shown(attributes['inplace'])} as inplace"
     strides = attributes.get("stride")
     return None if strides is None else _problem_of_strides(strides, head.nl)
+
+
+# -- requirements of commands ------------------------------------------------------------------------------------------
+
+
+def input_channels(model: Any) -> int:
+    """Channels of the images that a DetectionModel takes: those of its first convolution, else those of its YAML."""
+    first = model.model[0]
+    for module in first.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels // (4 if isinstance(first, Focus) else 1)
+    return int(model.yaml.get("ch", PICTURE_CHANNELS))
+
+
+def check_channels(model: Any, file: str | Path, channels: int = PICTURE_CHANNELS) -> None:
+    """Raise InputError unless ``model``, opened from ``file``, takes images with this many channels."""
+    own = input_channels(model)
+    if own != channels:
+        raise InputError(
+            f"{file} takes images with {own} channel{'s' * (own != 1)} (ch: {own}), but this program reads pictures "
+            f"with {channels}: use a model with ch: {channels}, which is the default"
+        )
+
+
+def check_unfused(model: nn.Module, file: str | Path) -> None:
+    """Raise InputError if convolution blocks of ``model``, opened from ``file``, have lost their batch norms."""
+    fused = [path for path, module in model.named_modules() if isinstance(module, Conv) and not hasattr(module, "bn")]
+    if fused:
+        raise InputError(
+            f"{file} is fused: {len(fused)} of its batch norms are folded into their convolutions (the first at "
+            f"{fused[0]}), and training and pruning need them; use the checkpoint that was fused, such as best.pt or "
+            "last.pt of its training"
+        )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.backends import DetectMultiBackend
-from models.export_options import NmsSettings
+from models.exporters.options import NmsSettings
 from models.exporters.verify import detections_of
 from utils.errors import InputError
 from utils.geometry.boxes import box_iou

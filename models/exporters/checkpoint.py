@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from models.backends import DetectMultiBackend
-from models.export_options import NmsSettings
-from models.exporters import ExportJob, exporter
 from models.exporters.agreement import Agreement, agreement
 from models.exporters.graph import ExportModel
 from models.exporters.graph_nms import WithNms
 from models.exporters.images import ImageBatches
+from models.exporters.job import ExportJob, exporter
+from models.exporters.options import NmsSettings
 from models.exporters.request import ExportRequest
 from models.exporters.verify import Difference, compare
 from models.formats import Format

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.export_options import NmsSettings
+from models.exporters.options import NmsSettings
 from utils.geometry.nms import suppress_overlaps
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from models.export_options import CALIBRATION_IMAGES, COMPARISON_IMAGES, DEFAULT_DATA, ExportOptions, NmsSettings
-from models.exporters import GraphSettings
 from models.exporters.images import calibration_files, choose_files
+from models.exporters.job import GraphSettings
+from models.exporters.options import CALIBRATION_IMAGES, COMPARISON_IMAGES, DEFAULT_DATA, ExportOptions, NmsSettings
 from utils.errors import MissingFileError
 from utils.log import LOGGER
 

@@ -8,7 +8,7 @@ import logging
 import sys
 
 from models.backends.coreml import INPUT
-from models.exporters import ExportJob
+from models.exporters.job import ExportJob
 from models.exporters.tracing import traced
 from models.metadata import KEY
 from utils.commands.packages import require

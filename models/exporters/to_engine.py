@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.backends.tensorrt import LENGTH_BYTES
-from models.exporters import ExportJob
+from models.exporters.job import ExportJob
 from models.exporters.to_onnx import INPUT, onnx_model
 from utils.commands.packages import require
 from utils.errors import InputError

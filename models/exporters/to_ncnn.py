@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from models.exporters import ExportJob
+from models.exporters.job import ExportJob
 from models.exporters.tracing import traced
 from models.metadata import FILE_NAME
 from utils.commands.packages import require

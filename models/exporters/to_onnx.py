@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from models.exporters import ExportJob
+from models.exporters.job import ExportJob
 from models.formats import DEFAULT_OPSET
 from utils.commands.packages import require
 from utils.errors import InputError

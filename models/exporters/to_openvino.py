@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from models.exporters import ExportJob
+from models.exporters.job import ExportJob
 from models.exporters.to_onnx import saved_onnx
 from models.metadata import FILE_NAME, KEY
 from utils.commands.packages import require

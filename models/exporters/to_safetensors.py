@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 
 from models.checkpoints.safetensors_models import SUFFIX, write_model
+from models.checkpoints.soundness import check_unfused
 from models.description import describe_file
-from models.exporters import ExportJob
+from models.exporters.job import ExportJob
 from models.loading import deployed, load_checkpoint
-from models.prerequisites import check_unfused
 from utils.errors import InputError
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 
-from models.exporters import ExportJob
+from models.exporters.job import ExportJob
 from models.metadata import FILE_NAME
 from utils.commands.packages import require
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 
 from models.backends.torchscript import METADATA_FILE
-from models.exporters import ExportJob
+from models.exporters.job import ExportJob
 from models.exporters.tracing import traced
 
 

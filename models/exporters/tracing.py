@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from models.exporters import ExportJob
+from models.exporters.job import ExportJob
 
 
 def traced(job: ExportJob) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.backends import DetectMultiBackend
-from models.export_options import NmsSettings
+from models.exporters.options import NmsSettings
 from utils.augmentations import letterbox
 from utils.dataset.images import read_image
 from utils.errors import InputError

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from models.backends.opening import open_runtime
-from models.exporters import ExportJob, exporter
 from models.exporters.graph import ExportModel
+from models.exporters.job import ExportJob, exporter
 from models.formats import FORMATS
 from models.metadata import Metadata
 from utils.commands.packages import require

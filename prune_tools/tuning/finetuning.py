@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import train
-from models.export_options import ExportOptions
+from models.exporters.options import ExportOptions
 from prune_tools.tuning.keep_start import KeepStart
 from prune_tools.tuning.options import FinetuneOptions
 from prune_tools.tuning.schedule import plugins_of, start_or_resume

@@ -10,8 +10,8 @@ import torch
 
 import export
 from models.backends import DetectMultiBackend
-from models.exporters import ExportJob, GraphSettings, exporter
 from models.exporters.graph import ExportModel
+from models.exporters.job import ExportJob, GraphSettings, exporter
 from models.loading import attempt_load
 from models.metadata import Metadata, parse_metadata
 from tests.exports.helpers import SIZE, needs

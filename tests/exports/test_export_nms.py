@@ -8,9 +8,9 @@ import torch
 import detect
 import val
 from models.backends import DetectMultiBackend
-from models.export_options import NmsSettings
 from models.exporters.agreement import agreement
 from models.exporters.images import ImageBatches, choose_files
+from models.exporters.options import NmsSettings
 from utils.errors import InputError
 from utils.geometry.nms import non_max_suppression
 

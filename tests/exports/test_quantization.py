@@ -16,10 +16,10 @@ import detect
 import export
 import val
 from models.backends import DetectMultiBackend
-from models.export_options import NmsSettings
 from models.exporters import images as image_files
 from models.exporters import quantization, to_onnx
 from models.exporters.agreement import Agreement, agreement
+from models.exporters.options import NmsSettings
 from tests.exports.helpers import skip_where_openvino_is_misled
 from utils.errors import InputError
 from utils.storage.files import ROOT, read_yaml, write_yaml

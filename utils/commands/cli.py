@@ -13,8 +13,7 @@ from utils.commands import interrupts
 from utils.commands.allocator import keep_freed_memory
 from utils.commands.options import parse
 from utils.errors import InputError, loader_failure, without_middle
-from utils.log import LOGGER, colorstr, log_once, setup_logging
-from utils.names import terminal_text
+from utils.log import LOGGER, colorstr, log_once, setup_logging, terminal_text
 
 BROKEN_PIPE = 13  # number of SIGPIPE, which Windows does not have
 _WRITERS_OF_TORCH = re.compile(r"inline_container|PytorchStreamWriter|iostream error|No space left on device")

@@ -9,7 +9,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from utils.names import terminal_text
+from utils.log import terminal_text
 
 PROBE = "import cv2, numpy; cv2.imshow('probe', numpy.zeros((9, 9, 3), 'uint8')); cv2.waitKey(1)"
 PROBE_SECONDS = 20

@@ -13,8 +13,7 @@ from utils.detection.inputs import Picture
 from utils.detection.video_files import VideoFile
 from utils.drawing.annotator import crop_box, write_picture
 from utils.errors import InputError
-from utils.log import LOGGER, log_once
-from utils.names import terminal_text
+from utils.log import LOGGER, log_once, terminal_text
 from utils.storage.files import fitting_name, make_folder
 from utils.storage.results import CropNames, Incomplete, UniqueStems, folder_names, one_result
 

@@ -23,8 +23,7 @@ from utils.detection.threads import ReadAhead, WriteBehind
 from utils.device import device_line, select_device
 from utils.drawing.annotator import BoxStyle, draw_detections
 from utils.errors import InputError
-from utils.log import LOGGER, colorstr
-from utils.names import terminal_text
+from utils.log import LOGGER, colorstr, terminal_text
 from utils.storage.files import fitting_name, make_folder
 from utils.storage.folder_lock import claimed_folder
 

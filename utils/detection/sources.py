@@ -14,8 +14,7 @@ from utils.augmentations import letterbox
 from utils.dataset.images import IMAGE_SUFFIXES, read_image
 from utils.detection.captures import missing_bytes, next_frame, open_file, retrieved
 from utils.errors import InputError, MissingFileError
-from utils.log import LOGGER
-from utils.names import terminal_text
+from utils.log import LOGGER, terminal_text
 from utils.storage.text_lists import QUOTES, TextList, find_listed, locations, quoted
 
 IMG_FORMATS = IMAGE_SUFFIXES

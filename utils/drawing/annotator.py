@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.drawing.fonts import load_font
 from utils.errors import InputError
-from utils.names import terminal_text
+from utils.log import terminal_text
 from utils.storage.files import atomic_path
 
 Colour = tuple[int, int, int]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from utils.drawing.fonts import DEFAULT_FAMILY, find_font
 from utils.errors import InputError, MissingFileError
-from utils.names import terminal_text
+from utils.log import terminal_text
 from utils.storage.files import atomic_path
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError, MissingFileError, short_repr
+from utils.log import is_invisible
 from utils.storage.drafts import open_draft, synchronise
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds train.py
+SEPARATORS = '\\/:*?"<>|'
+DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)  # on Windows
 
 
 def make_folder(path: str | Path) -> Path:
@@ -198,3 +202,14 @@ def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
     with atomic_path(path) as draft:
         draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def safe_name(name: str) -> str:
+    """``name`` as a file or folder name that is valid on every system: no separators, nothing invisible or special.
+
+    ``..``, the device names of Windows (``nul``, ``com1.txt``) and final dots or spaces are changed with underscores.
+    Different names may become equal: ``folder_names`` keeps them distinct.
+    """
+    plain = "".join("_" if letter in SEPARATORS or is_invisible(letter) else letter for letter in name)
+    plain = re.sub(r"^\.+|[. ]+$", "_", plain)
+    return f"_{plain}" if not plain or DEVICES.match(plain) else plain

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from utils.errors import InputError, is_of_one_file, reason
 from utils.log import LOGGER
-from utils.names import safe_name
-from utils.storage.files import fitting_name
+from utils.storage.files import fitting_name, safe_name
 
 REMEMBERED_NAMES = 10_000  # of crops, whose last number is known
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from utils.drawing.background import Draw, at_once
 from utils.geometry.boxes import scale_coords, xywh2xyxy
-from utils.log import LOGGER
+from utils.log import LOGGER, terminal_text
 from utils.metrics import ap_per_class, match_predictions
-from utils.names import terminal_text
 
 
 @dataclass
