@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -77,6 +78,14 @@ def no_drawing_processes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("utils.drawing.background.usable_cores", lambda: 1)
         yield
+
+
+@pytest.fixture
+def asked_pictures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return what is to be drawn beside the work, which is not done: it takes most of the time of a short training."""
+    asked: list[Any] = []
+    monkeypatch.setattr("utils.drawing.background.attempt", lambda picture: asked.append(picture) or "")
+    return asked
 
 
 @pytest.fixture(scope="module")

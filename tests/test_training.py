@@ -382,7 +382,7 @@ def test_best_is_written_before_last(tiny_dataset, tmp_path, monkeypatch):
     assert written == ["best.pt", "epoch0.pt", "last.pt", "best.pt", "last.pt"]  # saved, then stripped
 
 
-def test_hooks_fire_at_their_documented_moments(tiny_dataset, tmp_path):
+def test_hooks_fire_at_their_documented_moments(tiny_dataset, asked_pictures, tmp_path):
     fired: list[str] = []
     callbacks = Callbacks()
     arguments: dict[str, tuple] = {}
