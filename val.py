@@ -41,7 +41,7 @@ def process_batch(detections: torch.Tensor, labels: torch.Tensor, iouv: torch.Te
     return detections.new_tensor(match_predictions(detections, labels, iouv)).bool()
 
 
-def run(data: str | dict[str, Any], weights: str | list[str] = "", **keywords: Any) -> Results:
+def run(data: str | Path | dict[str, Any], weights: str | Path | list[str] = "", **keywords: Any) -> Results:
     """As ``validate``, but return the results alone: a file that could not be written is only warned of."""
     results, shortcomings = validate(data, weights, **keywords)
     if shortcomings:
@@ -50,8 +50,8 @@ def run(data: str | dict[str, Any], weights: str | list[str] = "", **keywords: A
 
 
 def validate(
-    data: str | dict[str, Any],
-    weights: str | list[str] = "",
+    data: str | Path | dict[str, Any],
+    weights: str | Path | list[str] = "",
     *,
     model: Any = None,
     dataloader: Any = None,
@@ -85,7 +85,7 @@ def validate(
     from utils.validation.inputs import Given, open_inputs, results_folder
     from utils.validation.loop import evaluate
 
-    name = data if isinstance(data, str) else str(data.get("path", ""))
+    name = data.get("path", "") if isinstance(data, dict) else data
     options = build(ValOptions, data=str(name), **({"weights": weights} if weights else {}), **keywords)
     if options.task == "study":
         raise InputError("task 'study' consists of many runs: call val.study(ValOptions(task='study', ...))")

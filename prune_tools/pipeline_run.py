@@ -27,7 +27,7 @@ from prune_tools.survey.record import Surveys, find_surveys, surveys_of
 from prune_tools.tuning.options import FinetuneOptions
 from prune_tools.tuning.recipes import recipe_after
 from utils.commands.interrupts import advising, same_command
-from utils.commands.next_steps import following, handed_on, log_next
+from utils.commands.next_steps import following, handed_on, log_next, no_proposals
 from utils.commands.options import build, identity_of
 from utils.dataset.description import check_dataset
 from utils.dataset.labels import find_images
@@ -118,7 +118,8 @@ class Pipeline:
                 LOGGER.info(f"Step {number}/{len(steps)}, {step.name}: already finished, {done}")
             else:
                 LOGGER.info(colorstr(f"\nStep {number}/{len(steps)}: {step.name}"))
-                done = self._make(step, start)
+                with no_proposals():
+                    done = self._make(step, start)
                 recorded["checkpoint"] = str(done.relative_to(self.folder))
                 write_yaml(self.folder / RECORD, self.record)
             before, start, checkpoints[step.name] = recorded["folder"], done, done

@@ -226,9 +226,10 @@ def test_rounds_shrink_by_the_same_factor_and_share_the_epochs(tiny_dataset, tmp
     assert (1 - share.percent) ** 2 == pytest.approx(0.6)
 
 
-def test_two_rounds_prune_twice_and_learn_from_the_base(tiny_dataset, tmp_path):
+def test_two_rounds_prune_twice_and_learn_from_the_base(tiny_dataset, tmp_path, heard):
     chosen = {"rounds": 2, "sparse_epochs": 2, "target_flops": "0.5", "skip": ["model.1"]}
     folder = pipeline.main(options(tiny_dataset, tmp_path / "runs", **chosen))
+    assert heard.text.count("Next: ") == 1  # that of the pipeline, none of its steps
     rows = list(csv.DictReader((folder / "table.csv").open()))
     names = [f"round1-{step}" for step in STEPS[1:]]
     assert [row["step"] for row in rows] == ["base", *names, *STEPS[1:]]

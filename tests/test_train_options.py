@@ -388,7 +388,7 @@ def test_exist_ok(bench):
     assert sorted(path.name for path in bench.folder.iterdir()) == ["exp", "exp2"]
 
 
-def test_resume(bench):
+def test_resume(bench, heard):
     callbacks = Callbacks()
 
     def stop(*_: object) -> None:
@@ -397,6 +397,8 @@ def test_resume(bench):
     callbacks.register_action("on_model_save", callback=stop)
     folder = bench.run(callbacks, epochs=2, noval=True)
     assert load_checkpoint(folder / "weights/last.pt")["epoch"] == 0
+    assert f"A callback stopped the run; continue with --resume {folder / 'weights/last.pt'}" in heard.text
+    assert "Next: " not in heard.text
     train.main(build(TrainOptions, resume=str(folder / "weights/last.pt")))
     assert load_checkpoint(folder / "weights/last.pt")["epoch"] == -1
     assert len((folder / "results.csv").read_text().splitlines()) == 3

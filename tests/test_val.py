@@ -95,6 +95,10 @@ def test_a_label_file_that_cannot_be_written_does_not_cost_the_others(run, comma
         command("--save-txt", "--exist-ok", "--imgsz", 128)
 
 
+def test_paths_are_taken_like_text(run, tiny_dataset, weights):
+    assert run(data=Path(tiny_dataset), weights=Path(weights))[0] == run()[0]
+
+
 def test_the_result(run):
     results, by_class, milliseconds = run()
     assert len(results) == 7 and results[4:] == (0, 0, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 import torch
@@ -25,7 +26,9 @@ class TorchScriptRuntime(Runtime):
             logging.INFO,
         )
         extra: dict[str, str | bytes] = {METADATA_FILE: ""}
-        self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # it is deprecated, and what replaces it reads other files
+            self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
         self.metadata = parse_metadata(extra[METADATA_FILE], path)
         self.device = device
 

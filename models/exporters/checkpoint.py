@@ -24,7 +24,7 @@ from models.metadata import Metadata
 from utils.checks import check_img_size
 from utils.dataset.classes import class_names
 from utils.downloads import fetch_weights
-from utils.log import LOGGER, colorstr
+from utils.log import LOGGER, colorstr, warnings_only
 from utils.model_info import grid_size
 from utils.storage.files import atomic_output
 from utils.version import MADE_BY
@@ -97,7 +97,8 @@ class CheckpointExport:
         """Compare an export with the checkpoint; return the result in words."""
         if kind.argument == "coreml" and sys.platform != "darwin":
             return "not compared with PyTorch: CoreML models run on Apple's systems only"
-        backend = DetectMultiBackend(path, device=self.images.device)
+        with warnings_only():  # no advice about files of unknown origin: this one has just been written
+            backend = DetectMultiBackend(path, device=self.images.device)
         what = f"the {kind.title} {'INT8 ' if self.calibration else ''}export"
         words = self._judge(backend, what, self.size, self.request.batch)
         other = other_size(self.size, self.stride, at_most=self.size if kind.argument == "engine" else None)

@@ -76,6 +76,7 @@ def test_the_command_says_what_it_made_and_what_comes_next(stock, tmp_path, tiny
     files = export.run(weights=str(weights), **how)
     assert files == [tmp_path / "my detector.torchscript", tmp_path / "my detector.onnx"]
     assert caplog.text.count("largest difference from PyTorch: ") == 2
+    assert "only from sources that you trust" not in caplog.text  # the files are the user's own
     assert f"Exports saved to {tmp_path}" in caplog.text
     for file in files:
         assert f"python detect.py --weights '{file}' --source" in caplog.text

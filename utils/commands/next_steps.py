@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
 
 from utils.commands.options import AUTO_BATCH, command_line, default_of, flag_words, quoted, to_dict
 from utils.log import LOGGER
 
 ALWAYS = ("data", "imgsz")  # repeated even if they are the defaults, which differ between the commands
+_silent = False
 
 
 class ScriptOptions(Protocol):
@@ -18,9 +20,21 @@ class ScriptOptions(Protocol):
     script: ClassVar[str]
 
 
+@contextmanager
+def no_proposals() -> Iterator[None]:
+    """Have ``log_next`` log nothing within the block, which runs the next steps itself."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
+
+
 def log_next(*commands: str) -> None:
     """Log the commands that may come next, the likeliest first."""
-    LOGGER.info("Next: " + "\n  or: ".join(commands))
+    if not _silent:
+        LOGGER.info("Next: " + "\n  or: ".join(commands))
 
 
 def following(

@@ -22,6 +22,7 @@ from torch import nn
 
 from utils.callbacks import Callbacks
 from utils.commands.cli import show_arguments
+from utils.commands.interrupts import resume_flag
 from utils.commands.next_steps import log_next
 from utils.device import device_line
 from utils.distributed import from_first, processes
@@ -205,5 +206,8 @@ def train(
         with run_folder(options, resumed_folder) as path:
             folder = RunFolder(path)
             results, options = run_training(options, folder, around, resumption=resumption)
-    log_next(*next_steps(str(folder.best), options))
+    if results is not None:
+        log_next(*next_steps(str(folder.best), options))
+    elif advice := resume_flag(folder.last):
+        LOGGER.info(f"A callback stopped the run; {advice}")
     return results

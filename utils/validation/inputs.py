@@ -72,7 +72,9 @@ class Inputs:
     single_cls: bool
 
 
-def open_inputs(options: ValOptions, data: str | Dataset, given: Given, open_backend: Callable[..., Any]) -> Inputs:
+def open_inputs(
+    options: ValOptions, data: str | Path | Dataset, given: Given, open_backend: Callable[..., Any]
+) -> Inputs:
     """Check the data set, open the model and make the loader, unless they are given.
 
     Args:
