@@ -49,8 +49,8 @@ def detect(session, image, confidence=0.25, overlap=0.45):
     corners = np.hstack((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]))
     padding = (np.array([width, height]) - np.array(image.shape[1::-1]) * scale) / 2
     corners = np.clip((corners - np.tile(padding, 2)) / scale, 0, np.tile(image.shape[1::-1], 2))
-    found = np.column_stack((corners, scores, classes))
-    return found[np.argsort(-found[:, 4])]
+    detections = np.column_stack((corners, scores, classes))
+    return detections[np.argsort(-detections[:, 4])]
 
 
 if __name__ == "__main__":

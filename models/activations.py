@@ -17,8 +17,8 @@ from models.blocks import Conv
 from utils.errors import InputError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind
-    for kind in (
+    module_class.__name__: module_class
+    for module_class in (
         nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU, nn.LogSigmoid,
         nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.SELU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Softsign, nn.Tanh,
     )
@@ -49,20 +49,20 @@ def parse_module(text: Any, table: dict[str, type[nn.Module]], key: str) -> nn.M
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         call = tree if isinstance(tree, ast.Call) else ast.Call(func=tree, args=[], keywords=[])
-        kind = table[ast.unparse(call.func).removeprefix("torch.").removeprefix("nn.")]
+        module_class = table[ast.unparse(call.func).removeprefix("torch.").removeprefix("nn.")]
         positional = [ast.literal_eval(value) for value in call.args]
         named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise problem from error
-    signature = inspect.signature(kind)
+    signature = inspect.signature(module_class)
     try:
         arguments = signature.bind(*positional, **named).arguments
-        if kind is nn.Identity and (positional or named):
+        if module_class is nn.Identity and (positional or named):
             raise TypeError("it takes no arguments")
         for name, value in arguments.items():
             if not _suits(value, signature.parameters[name].default):
                 raise TypeError(f"{name} cannot be {value!r}")
-        return kind(**arguments)
+        return module_class(**arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise InputError(f"{key}: {shown}: {error}") from error
 

@@ -113,9 +113,9 @@ def format_of(path: str | Path) -> Format:
         InputError: it cannot be run.
     """
     name = str(Path(path).name).lower()
-    for suffix, kind in SUFFIXES_NOT_OFFERED.items():
+    for suffix, title in SUFFIXES_NOT_OFFERED.items():
         if name.endswith(suffix):
-            raise InputError(f"cannot run {path}: {kind} is not offered, export to another format with export.py")
+            raise InputError(f"cannot run {path}: {title} is not offered, export to another format with export.py")
     if name.endswith(".xml"):
         return next(entry for entry in FORMATS if entry.argument == "openvino")
     for entry in FORMATS:

@@ -216,11 +216,11 @@ class _Meter(TorchDispatchMode):
         made = func(*args, **(kwargs or {}))
         first = made[0] if isinstance(made, (tuple, list)) and made else made
         if isinstance(first, Tensor):
-            kind = func.overloadpacket
+            operation = func.overloadpacket
             products = 1
-            if kind is _aten.convolution:
+            if operation is _aten.convolution:
                 products = args[1].numel() // max(first.shape[1], 1)
-            elif kind in (_aten.mm, _aten.bmm, _aten.addmm):
+            elif operation in (_aten.mm, _aten.bmm, _aten.addmm):
                 products = args[-1].shape[-2]
             self.work.add(first.numel(), products)
         return made

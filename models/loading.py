@@ -86,8 +86,8 @@ def _check_kind(path: str | Path, content: Any) -> None:
     """Raise CheckpointError unless ``content`` is a dict with a detection model."""
     start = f"{path} is not a YOLOv5 detection checkpoint: expected a dict whose 'model' is a DetectionModel, got "
     if isinstance(content, nn.Module):
-        kind = type(content).__name__
-        raise CheckpointError(start + f"a bare {kind}: save it as torch.save({{'model': model}}, path)")
+        type_name = type(content).__name__
+        raise CheckpointError(start + f"a bare {type_name}: save it as torch.save({{'model': model}}, path)")
     if not isinstance(content, dict):
         raise CheckpointError(start + f"an object of type {type(content).__name__}: choose another file")
     candidates = content, content.get("model"), content.get("state_dict")

@@ -29,8 +29,8 @@ from utils.errors import InputError
 LAYERS: dict[str, type[nn.Module]] = {
     **ACTIVATIONS,
     **{
-        kind.__name__: kind
-        for kind in (
+        layer_class.__name__: layer_class
+        for layer_class in (
             nn.AvgPool2d, nn.BatchNorm2d, nn.ConstantPad2d, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.ReflectionPad2d,
             nn.ReplicationPad2d, nn.Upsample, nn.ZeroPad2d,
         )
@@ -152,8 +152,8 @@ def measure_modules(model: nn.Module, reference: nn.Module) -> dict[str, Any]:
         if difference.setting:
             modules.setdefault(path, {})[difference.setting] = difference.got
             continue
-        kind = type(difference.got)
-        if LAYERS.get(kind.__name__) is not kind:
+        layer_class = type(difference.got)
+        if LAYERS.get(layer_class.__name__) is not layer_class:
             raise InputError(difference.words("in the network", "in its configuration"))
         modules[path] = module_text(difference.got)
     return modules

@@ -229,8 +229,8 @@ def _build(d: Mapping[str, Any], channels: int) -> tuple[Any, list[int], list[tu
             layer, number, arguments = builder.build(row)
         except InputError as error:
             raise InputError(f"layer {index} {short_repr(values)}: {error}") from error
-        kind = find_module(row.module)
-        vars(layer).update(i=index, f=row.source, type=f"{kind.__module__}.{kind.__qualname__}")  # type: ignore[union-attr]
+        module_class = find_module(row.module)
+        vars(layer).update(i=index, f=row.source, type=f"{module_class.__module__}.{module_class.__qualname__}")  # type: ignore[union-attr]
         saved.extend(source % index for source in row.sources if source != -1)
         network.model.append(layer)
         lines.append((number, arguments))

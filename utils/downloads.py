@@ -165,8 +165,8 @@ def _fetch(url: str, part: Path, attempts: int, progress: bool) -> None:
             return
         except urllib.error.HTTPError as error:
             if error.code not in _TEMPORARY:
-                kind = NotOnServerError if error.code == 404 else InputError
-                raise kind(
+                error_class = NotOnServerError if error.code == 404 else InputError
+                raise error_class(
                     f"cannot download {url}: the server answers {error.code} {error.reason}; check the address"
                 ) from error
             reason: Any = f"the server answers {error.code} {error.reason}"

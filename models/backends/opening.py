@@ -35,12 +35,12 @@ def open_runtime(path: Path, device: torch.device, dnn: bool = False) -> Runtime
     Raises:
         MissingFileError: it does not exist. InputError: it is damaged, or its library is missing.
     """
-    kind = format_of(path)
+    file_format = format_of(path)
     if is_url(str(path)):
         path = fetch_weights(path)
     if not path.exists():
-        raise MissingFileError(f"no such export: {path}: make it with export.py --include {kind.argument}")
-    module, name = RUNTIMES["dnn" if dnn else kind.argument]
+        raise MissingFileError(f"no such export: {path}: make it with export.py --include {file_format.argument}")
+    module, name = RUNTIMES["dnn" if dnn else file_format.argument]
     runtime = getattr(import_module(f"models.backends.{module}"), name)
     try:
         opened = runtime(path, device)
@@ -48,9 +48,9 @@ def open_runtime(path: Path, device: torch.device, dnn: bool = False) -> Runtime
         raise
     except Exception as error:  # each library raises its own errors
         remedy = "it is damaged or of another version, export it again"
-        if kind.argument == "openvino" and os.environ.get(ONEDNN_LIMIT):
+        if file_format.argument == "openvino" and os.environ.get(ONEDNN_LIMIT):
             remedy = f"{ONEDNN_LIMIT} is set, with which OpenVINO does not always work: unset it"
-        raise InputError(f"{path} cannot be loaded as {kind.title}: {remedy} ({one_line(error)})") from error
+        raise InputError(f"{path} cannot be loaded as {file_format.title}: {remedy} ({one_line(error)})") from error
     if device.type == "cuda" and opened.device.type == "cpu":
         LOGGER.info(f"{path} runs on the CPU")
     return opened

@@ -92,12 +92,12 @@ def _category(value: Any) -> str:
 
 
 @functools.cache
-def example(kind: type[nn.Module]) -> nn.Module | None:
+def example(module_class: type[nn.Module]) -> nn.Module | None:
     """A small module of a class; None if its constructor takes none of the arguments tried."""
     with torch.random.fork_rng(devices=[]):  # initialisation draws random weights
         for arguments in ((), (1,), (8, 8), (1, 1, 1), (1, (1,)), (8, 8, 1, 1)):
             try:
-                return kind(*arguments)
+                return module_class(*arguments)
             except (TypeError, ValueError, IndexError, ArithmeticError, AssertionError, RuntimeError):
                 continue
     return None
@@ -106,35 +106,36 @@ def example(kind: type[nn.Module]) -> nn.Module | None:
 # -- one module --------------------------------------------------------------------------------------------------------
 
 
-def check_module(record: ModuleRecord, kind: type[nn.Module], path: str) -> None:
-    """Raise Refusal unless the record is a valid module of class ``kind``; its submodules are not examined."""
+def check_module(record: ModuleRecord, module_class: type[nn.Module], path: str) -> None:
+    """Raise Refusal unless the record is a valid module of class ``module_class``; its submodules are not examined."""
     state: dict[str, Any] = record.state or {}
     for store in STORES:
         if type(state.get(store)) not in (dict, OrderedRecord):
             _refuse(path, f"has no {store}")
-    _check_names(state, kind, path)
+    _check_names(state, module_class, path)
     _check_contents(state, path)
-    if issubclass(kind, nn.Sequential | nn.ModuleList) and None in state["_modules"].values():
+    if issubclass(module_class, nn.Sequential | nn.ModuleList) and None in state["_modules"].values():
         _refuse(path, "is a list of layers, and one is missing")
-    if issubclass(kind, nn.ModuleList) and list(state["_modules"]) != [str(at) for at in range(len(state["_modules"]))]:
+    numbers = [str(index) for index in range(len(state["_modules"]))]
+    if issubclass(module_class, nn.ModuleList) and list(state["_modules"]) != numbers:
         _refuse(path, "is a list of layers that are not numbered one after the other")
-    if not kind.__module__.startswith("models.yolo"):  # models.checkpoints.soundness checks these as a whole
-        _compare(state, kind, path)
-    if kind.__module__.startswith("torch.") or issubclass(kind, nn.modules.conv._ConvNd):
-        _check_layer(state, kind, path)
+    if not module_class.__module__.startswith("models.yolo"):  # models.checkpoints.soundness checks these as a whole
+        _compare(state, module_class, path)
+    if module_class.__module__.startswith("torch.") or issubclass(module_class, nn.modules.conv._ConvNd):
+        _check_layer(state, module_class, path)
     else:
         for name in _BLOCK_ATTRIBUTES.keys() & state.keys():
             if not _BLOCK_ATTRIBUTES[name](state[name]):
                 _refuse(path, f"has {shown(state[name])} as its {name}")
 
 
-def _check_names(state: dict[str, Any], kind: type[nn.Module], path: str) -> None:
+def _check_names(state: dict[str, Any], module_class: type[nn.Module], path: str) -> None:
     """Require names that are plain, unique, and hide nothing of the class."""
     taken: set[str] = set()
     for store in STORES:
         for name in state[store]:
             bad = type(name) is not str or not _NAME.fullmatch(name) or name.startswith("__") or name in taken
-            if bad or (name in state and state[name] is not None) or _hides(kind, name):
+            if bad or (name in state and state[name] is not None) or _hides(module_class, name):
                 _refuse(path, f"has a part named {shown(name)}")
             taken.add(name)
     for name, value in state.items():
@@ -145,13 +146,13 @@ def _check_names(state: dict[str, Any], kind: type[nn.Module], path: str) -> Non
         if name.startswith("_"):
             if (value and value is not True) or name.startswith("__"):
                 _refuse(path, f"has hooks or other inner state ({name})")
-        elif _hides(kind, name) and not (name == "type" and type(value) is str):  # layers of a model have this one
+        elif _hides(module_class, name) and not (name == "type" and type(value) is str):  # layers have this one
             _refuse(path, f"has an attribute in place of its method {name}")
 
 
-def _hides(kind: type[nn.Module], name: str) -> bool:
+def _hides(module_class: type[nn.Module], name: str) -> bool:
     """Tell whether a class has a method, property or nested class of this name."""
-    member = getattr(kind, name, None)
+    member = getattr(module_class, name, None)
     return callable(member) or hasattr(member, "__get__") or hasattr(nn.Module, name)
 
 
@@ -188,20 +189,20 @@ def _overlaps(tensor: TensorRecord) -> bool:
     return False
 
 
-def _compare(state: dict[str, Any], kind: type[nn.Module], path: str) -> None:
+def _compare(state: dict[str, Any], module_class: type[nn.Module], path: str) -> None:
     """Require the attributes of the example, of the same kinds; a layer of an older torch may lack later ones."""
-    model = example(kind)  # type: ignore[arg-type]
+    model = example(module_class)  # type: ignore[arg-type]
     if model is None:
         return
     for name in model._modules:
-        fused = name == "bn" and hasattr(kind, "forward_fuse")
+        fused = name == "bn" and hasattr(module_class, "forward_fuse")
         if not fused and name not in state and state["_modules"].get(name) is None:
             _refuse(path, f"lacks its part {name}")
     for store in ("_parameters", "_buffers"):
         for name in getattr(model, store):
             if name not in state[store]:
                 _refuse(path, f"lacks its {name}")
-    of_torch = kind.__module__.startswith("torch.")
+    of_torch = module_class.__module__.startswith("torch.")
     for name, value in vars(model).items():
         present = name in state or name in state["_modules"]
         if name.startswith("_") or (not present and of_torch and name not in _LAYER_ATTRIBUTES):
@@ -217,7 +218,7 @@ def _compare(state: dict[str, Any], kind: type[nn.Module], path: str) -> None:
 # -- layers of torch ---------------------------------------------------------------------------------------------------
 
 
-def _check_layer(state: dict[str, Any], kind: type[nn.Module], path: str) -> None:
+def _check_layer(state: dict[str, Any], module_class: type[nn.Module], path: str) -> None:
     for name, value in state.items():
         rule = _LAYER_ATTRIBUTES.get(name, _bounded)
         if not name.startswith("_") and name not in ("i", "f", "type", "np") and not rule(value):
@@ -227,10 +228,10 @@ def _check_layer(state: dict[str, Any], kind: type[nn.Module], path: str) -> Non
         for store in ("_parameters", "_buffers")
         for name, value in state[store].items()
     }
-    for name, expected in _expected_shapes(state, kind).items():
+    for name, expected in _expected_shapes(state, module_class).items():
         if shapes.get(name) not in (None, expected):
             _refuse(path, f"has a {name} of shape {list(shapes[name])}, expected {list(expected)}")
-    if issubclass(kind, nn.modules.conv._ConvNd | nn.Linear) and shapes.get("weight") is None:
+    if issubclass(module_class, nn.modules.conv._ConvNd | nn.Linear) and shapes.get("weight") is None:
         _refuse(path, "has no weight")
 
 
@@ -243,9 +244,9 @@ def _bounded(value: Any) -> bool:
     return value is None or type(value) in (bool, range, TensorRecord) or (type(value) is str and len(value) <= 1000)
 
 
-def _expected_shapes(state: dict[str, Any], kind: type[nn.Module]) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(state: dict[str, Any], module_class: type[nn.Module]) -> dict[str, tuple[int, ...]]:
     """Shapes of parameters and buffers according to the attributes."""
-    if issubclass(kind, nn.modules.conv._ConvNd):
+    if issubclass(module_class, nn.modules.conv._ConvNd):
         inputs = state["in_channels"]
         outputs = state["out_channels"]
         groups = state["groups"]
@@ -257,12 +258,12 @@ def _expected_shapes(state: dict[str, Any], kind: type[nn.Module]) -> dict[str, 
         if not fits or inputs % groups or outputs % groups:
             raise Refusal("a convolution whose channels or groups do not fit together")
         return {"weight": (rows, columns // groups, *sizes), "bias": (outputs,)}
-    if issubclass(kind, nn.modules.batchnorm._NormBase):
+    if issubclass(module_class, nn.modules.batchnorm._NormBase):
         shape = (state["num_features"],)
         return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), shape) | {"num_batches_tracked": ()}
-    if issubclass(kind, nn.Linear):
+    if issubclass(module_class, nn.Linear):
         return {"weight": (state["out_features"], state["in_features"]), "bias": (state["out_features"],)}
-    if issubclass(kind, nn.MultiheadAttention):
+    if issubclass(module_class, nn.MultiheadAttention):
         width = state["embed_dim"]
         heads = state["num_heads"]
         if width % heads or state["head_dim"] * heads != width:

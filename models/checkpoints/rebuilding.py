@@ -38,20 +38,24 @@ def module_classes() -> dict[str, type[nn.Module]]:
     """Every module class that a checkpoint may name: {path in the file: class}."""
     classes = dict(MOVED)
     for module in (blocks, rare_blocks, head, yolo):  # without Ensemble, whose models are separate files
-        for kind in vars(module).values():
-            if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ in PATHS:
-                classes[f"{kind.__module__}.{kind.__name__}"] = kind
+        for module_class in vars(module).values():
+            if (
+                isinstance(module_class, type)
+                and issubclass(module_class, nn.Module)
+                and module_class.__module__ in PATHS
+            ):
+                classes[f"{module_class.__module__}.{module_class.__name__}"] = module_class
     layers = [nn.Sequential, nn.ModuleList, nn.modules.linear.NonDynamicallyQuantizableLinear, *vars(nn).values()]
-    for kind in layers:
+    for module_class in layers:
         if (
-            not isinstance(kind, type)
-            or not issubclass(kind, nn.Module)
-            or issubclass(kind, nn.modules.lazy.LazyModuleMixin)
+            not isinstance(module_class, type)
+            or not issubclass(module_class, nn.Module)
+            or issubclass(module_class, nn.modules.lazy.LazyModuleMixin)
         ):
             continue
-        home = kind.__module__.removeprefix("torch.nn.modules.")
-        if home in LAYER_HOMES or kind in (nn.Sequential, nn.ModuleList):
-            classes[f"{kind.__module__}.{kind.__name__}"] = kind
+        home = module_class.__module__.removeprefix("torch.nn.modules.")
+        if home in LAYER_HOMES or module_class in (nn.Sequential, nn.ModuleList):
+            classes[f"{module_class.__module__}.{module_class.__name__}"] = module_class
     return classes
 
 
@@ -82,8 +86,8 @@ def _check(record: ModuleRecord, checked: set[int], path: str) -> None:
     if id(record) in checked:
         return
     checked.add(id(record))
-    kind = module_classes()[record.path]
-    check_module(record, kind, path)
+    module_class = module_classes()[record.path]
+    check_module(record, module_class, path)
     for name, child in record.state["_modules"].items():  # type: ignore[index]
         if child is not None:
             if issubclass(module_classes()[child.path], yolo.DetectionModel):
@@ -113,9 +117,9 @@ class _Maker:
         """The module of a checked record."""
         if id(record) in self.made:
             return self.made[id(record)]
-        kind = module_classes()[record.path]
+        module_class = module_classes()[record.path]
         state = dict(record.state or {})
-        module = kind.__new__(kind)
+        module = module_class.__new__(module_class)
         nn.Module.__init__(module)
         attributes = vars(module)
         for store in ("_parameters", "_buffers"):
@@ -143,8 +147,8 @@ def _complete(module: nn.Module) -> None:
         attributes["_reversed_padding_repeated_twice"] = _doubled(module)
     if type(module) in yolo.INPLACE_ACTIVATIONS:
         attributes.setdefault("inplace", True)
-    kind: Any = type(module)
-    model = example(kind) if kind.__module__.startswith("torch.") else None
+    module_class: Any = type(module)
+    model = example(module_class) if module_class.__module__.startswith("torch.") else None
     for name, value in vars(model).items() if model is not None else ():
         if name not in attributes and name not in module._modules and not name.startswith("_"):
             attributes[name] = value

@@ -51,28 +51,30 @@ class CheckpointExport:
         output = tuple(self._predict(self.images).shape)
         LOGGER.info(f"{self.weights}: images {tuple(self.images.shape)}, output {output}")
 
-    def export(self, kind: Format) -> Path:
+    def export(self, export_format: Format) -> Path:
         """Write one format next to the checkpoint and return its path.
 
         Raises:
             InputError: it cannot be written, or computes something else than the checkpoint; then it is removed.
         """
         started = time.perf_counter()
-        target = kind.path(self.weights, int8=self.calibration is not None)
+        target = export_format.path(self.weights, int8=self.calibration is not None)
         with atomic_output(target) as draft:
-            exporter(kind.argument)(self._job(kind, draft))
-            difference = self._compare(kind, draft)
+            exporter(export_format.argument)(self._job(export_format, draft))
+            difference = self._compare(export_format, draft)
             size = sum(file.stat().st_size for file in [draft, *draft.rglob("*")] if file.is_file())
         seconds = time.perf_counter() - started
-        LOGGER.info(f"{colorstr(f'{kind.title}:')} {target} ({size / 2**20:.1f} MiB, {seconds:.1f} s), {difference}")
+        LOGGER.info(
+            f"{colorstr(f'{export_format.title}:')} {target} ({size / 2**20:.1f} MiB, {seconds:.1f} s), {difference}"
+        )
         return target
 
-    def _job(self, kind: Format, path: Path) -> ExportJob:
+    def _job(self, export_format: Format, path: Path) -> ExportJob:
         request = self.request
-        half = request.half and kind.half_images
+        half = request.half and export_format.half_images
         network: nn.Module = ExportModel(self.model, self.size, request.dynamic, half)
         network = WithNms(network, request.nms) if request.nms else network
-        device = self.images.device if kind.gpu else torch.device("cpu")
+        device = self.images.device if export_format.gpu else torch.device("cpu")
         images = self.images.to(device, torch.half if half else torch.float)
         return ExportJob(
             network.to(device), images, path, self._metadata(), request.graph, self.calibration, self.weights
@@ -93,15 +95,15 @@ class CheckpointExport:
             made_by=f"{MADE_BY}, torch {torch.__version__}",
         )
 
-    def _compare(self, kind: Format, path: Path) -> str:
+    def _compare(self, export_format: Format, path: Path) -> str:
         """Compare an export with the checkpoint; return the result in words."""
-        if kind.argument == "coreml" and sys.platform != "darwin":
+        if export_format.argument == "coreml" and sys.platform != "darwin":
             return "not compared with PyTorch: CoreML models run on Apple's systems only"
         with warnings_only():  # no advice about files of unknown origin: this one has just been written
             backend = DetectMultiBackend(path, device=self.images.device)
-        what = f"the {kind.title} {'INT8 ' if self.calibration else ''}export"
+        what = f"the {export_format.title} {'INT8 ' if self.calibration else ''}export"
         words = self._judge(backend, what, self.size, self.request.batch)
-        other = other_size(self.size, self.stride, at_most=self.size if kind.argument == "engine" else None)
+        other = other_size(self.size, self.stride, at_most=self.size if export_format.argument == "engine" else None)
         if self.request.dynamic and other:
             self._judge(backend, f"{what} at another image size", other, 2)
         return words

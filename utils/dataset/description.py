@@ -136,8 +136,10 @@ def _read_description(data: str | Path | Mapping[str, Any]) -> tuple[str, Mappin
         raise InputError(f"{data or 'the data set'} is not a file: give the YAML file that describes the data set")
     content = read_yaml(file)
     if not isinstance(content, Mapping):
-        kind = type(content).__name__
-        raise InputError(f"{file} does not describe a data set: expected the keys train, val and names, got {kind}")
+        type_name = type(content).__name__
+        raise InputError(
+            f"{file} does not describe a data set: expected the keys train, val and names, got {type_name}"
+        )
     _warn_of_changed_names(file, content)
     return str(file), content, [ROOT, file.resolve().parent]
 

@@ -60,12 +60,12 @@ class DatasetFolder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the mark after success, or if nothing arrived: then data may still be put there by hand."""
-        if kind is None:
+        if error_type is None:
             shutil.rmtree(self.root / ARCHIVES, ignore_errors=True)
-        if kind is None or {path.name for path in self.root.iterdir()} <= {MARKER, ARCHIVES}:
+        if error_type is None or {path.name for path in self.root.iterdir()} <= {MARKER, ARCHIVES}:
             self._marker.unlink()
         for folder in (self.root / ARCHIVES, *([] if self._existed else [self.root])):
             if folder.is_dir() and not any(folder.iterdir()):

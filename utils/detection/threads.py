@@ -89,9 +89,9 @@ class WriteBehind:
         """Return itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         """Wait for all calls."""
         self._queue.put(END)
         self._thread.join()
-        if self._error is not None and kind is None:
+        if self._error is not None and error_type is None:
             raise self._error

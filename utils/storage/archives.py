@@ -69,14 +69,14 @@ def _unpack_zip(archive: zipfile.ZipFile, file: Path, staging: Path) -> None:
     entries = []
     for info in archive.infolist():
         path = _inside(info.filename, file)
-        kind = stat.S_IFMT(info.external_attr >> 16)
+        file_type = stat.S_IFMT(info.external_attr >> 16)
         if info.is_dir():
             continue
         link = None
-        if kind == stat.S_IFLNK:
+        if file_type == stat.S_IFLNK:
             pointed = archive.read(info).decode("utf-8", errors="replace")
             link = _inside(posixpath.join(posixpath.dirname(path), pointed), file)
-        elif kind not in (0, stat.S_IFREG):
+        elif file_type not in (0, stat.S_IFREG):
             raise InputError(f"{file} is refused: its entry {info.filename} is neither a file nor a folder")
         entries.append(_Entry(path, info.file_size, link, info))
     for entry, source in _resolved(entries, file, staging):

@@ -34,31 +34,31 @@ class Builder:
 
     def build(self, value: Any) -> Any:
         """The plain value or tensor of a record. Raises Refusal for a module."""
-        kind = type(value)
-        if kind in SCALARS:
+        value_type = type(value)
+        if value_type in SCALARS:
             return value
         key = id(value)
         if key not in self.made:
-            self.made[key] = self._build(kind, value)
+            self.made[key] = self._build(value_type, value)
         return self.made[key]
 
-    def _build(self, kind: type, value: Any) -> Any:
-        if kind is list or kind is tuple:
-            return kind([self.build(part) for part in value])
-        if kind is dict or kind is OrderedRecord:
+    def _build(self, value_type: type, value: Any) -> Any:
+        if value_type is list or value_type is tuple:
+            return value_type([self.build(part) for part in value])
+        if value_type is dict or value_type is OrderedRecord:
             return {name: self.build(part) for name, part in value.items()}
-        if kind is TensorRecord:
+        if value_type is TensorRecord:
             return self._tensor(value)
-        if kind is ParameterRecord:
+        if value_type is ParameterRecord:
             return nn.Parameter(self.build(value.tensor), value.requires_grad)
-        if kind is NamespaceRecord:
+        if value_type is NamespaceRecord:
             return self.build(value.state)
-        if kind is ArrayRecord:
+        if value_type is ArrayRecord:
             return value.values
-        if kind is ValueRecord:
+        if value_type is ValueRecord:
             makers: dict[str, Any] = {"device": torch.device, "size": torch.Size, "dtype": lambda dtype: dtype}
             return makers[value.kind](value.value)
-        if kind is ModuleRecord:
+        if value_type is ModuleRecord:
             raise Refusal(f"an object of {value.path} where plain values are expected")
         return value  # a set or a range
 

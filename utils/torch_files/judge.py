@@ -47,9 +47,9 @@ class _Scales:
         self.modules: list[ModuleRecord] = []
 
     def weigh(self, value: Any, depth: int) -> int:
-        kind = type(value)
-        if kind in SCALARS:
-            return VALUE_BYTES + len(value) if kind is str or kind is bytes else VALUE_BYTES
+        value_type = type(value)
+        if value_type in SCALARS:
+            return VALUE_BYTES + len(value) if value_type is str or value_type is bytes else VALUE_BYTES
         known = self.weights.get(id(value))
         if known is not None:
             if known == _IN_PROGRESS:
@@ -65,31 +65,31 @@ class _Scales:
         return weight
 
     def _parts(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is list or kind is tuple or kind is set:
+        value_type = type(value)
+        if value_type is list or value_type is tuple or value_type is set:
             return value
-        if kind is dict or kind is OrderedRecord:
+        if value_type is dict or value_type is OrderedRecord:
             return [*value, *value.values()]
-        if kind is ModuleRecord or kind is NamespaceRecord:
+        if value_type is ModuleRecord or value_type is NamespaceRecord:
             if value.state is None:
                 raise Refusal(f"{_kind(value)} without a state")
-            if kind is ModuleRecord:
+            if value_type is ModuleRecord:
                 self.modules.append(value)
                 if len(self.modules) > MOST_MODULES:
                     raise Refusal(f"more than {MOST_MODULES} modules")
             return (value.state,)
-        if kind is ParameterRecord:
+        if value_type is ParameterRecord:
             return (value.tensor,)
-        if kind is TensorRecord:
+        if value_type is TensorRecord:
             self.tensor_bytes -= math.prod(value.size) * value.storage.dtype.itemsize
             if self.tensor_bytes < 0:
                 raise Refusal("tensors that are far larger than the numbers stored for them")
             return ()
-        if kind is ArrayRecord:
+        if value_type is ArrayRecord:
             if not value.filled:
                 raise Refusal("a NumPy array without values")
             return (value.values,)
-        if kind is range or kind is ValueRecord:
+        if value_type is range or value_type is ValueRecord:
             return ()
         raise Refusal(f"{shown(value)} where a value is expected")
 

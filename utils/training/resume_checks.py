@@ -58,9 +58,9 @@ class Judge:
             raise self.refuse(name, f"expected true or false, got {_shown(value)}")
         return value
 
-    def kind(self, name: str, value: Any, kind: type | tuple[type, ...], words: str) -> Any:
-        """An instance of ``kind``, which ``words`` describe."""
-        if not isinstance(value, kind):
+    def instance(self, name: str, value: Any, expected: type | tuple[type, ...], words: str) -> Any:
+        """An instance of ``expected``, which ``words`` describe."""
+        if not isinstance(value, expected):
             raise self.refuse(name, f"expected {words}, got {type(value).__name__}")
         return value
 
@@ -84,14 +84,14 @@ class Judge:
         Infinity, which stands for "never", is allowed. The keys ``optional`` may hold None.
         """
         if isinstance(own, dict):
-            self.kind(name, value, dict, "a mapping")
+            self.instance(name, value, dict, "a mapping")
             if value.keys() != own.keys():
                 raise self.refuse(name, f"expected the keys {', '.join(own)}, got {', '.join(map(str, value)):.60}")
             for key, own_value in own.items():
                 if not (key in optional and value[key] is None):
                     self.alike(f"{name}: {key}", value[key], own_value, optional)
         elif isinstance(own, torch.Tensor):
-            self.kind(name, value, torch.Tensor, "a tensor")
+            self.instance(name, value, torch.Tensor, "a tensor")
             if value.shape != own.shape or value.dtype != own.dtype or bool(value.isnan().any()):
                 raise self.refuse(name, f"expected {own.dtype} of shape {tuple(own.shape)}, without NaN")
         elif type(value) is not type(own) and not (type(own) in (int, float) and type(value) in (int, float)):
@@ -156,7 +156,7 @@ def judge(checkpoint: dict[str, Any], path: str) -> Counters:
     saved = checkpoint.get("resume")
     if saved is None:
         return counters
-    judged.kind("resume", saved, dict, "a mapping")
+    judged.instance("resume", saved, dict, "a mapping")
     for name in ("python", "numpy", "torch", "cuda", "loader", "scaler", "maps", "last_step", "accumulate", "stopper"):
         if name not in saved:
             raise judged.refuse("resume", f"it has no {name!r}")
@@ -170,12 +170,12 @@ def judge(checkpoint: dict[str, Any], path: str) -> Counters:
     )
     counters.last_step = judged.count("last_step", saved["last_step"], -1)
     counters.accumulate = judged.count("accumulate", saved["accumulate"], 1)
-    maps = judged.kind("maps", saved["maps"], list, "a list")
+    maps = judged.instance("maps", saved["maps"], list, "a list")
     counters.maps = [judged.number("maps", value, 0, 1) for value in maps]
     # Files of earlier versions lack the following three
     counters.best_grade = judged.number("best_grade", _value(saved, "best_grade", 0.0))
-    counters.plugins = judged.kind("plugins", _value(saved, "plugins", {}), dict, "a mapping")
-    counters.data = judged.kind("data", _value(saved, "data", {}), dict, "a mapping")
+    counters.plugins = judged.instance("plugins", _value(saved, "plugins", {}), dict, "a mapping")
+    counters.data = judged.instance("data", _value(saved, "data", {}), dict, "a mapping")
     for record in counters.data.values():
         if not isinstance(record, torch.Tensor) or record.dtype != torch.int64 or record.shape[1:] != (3,):
             raise judged.refuse("data", "it is not a record of images")
@@ -192,13 +192,13 @@ def _value(content: dict[str, Any], name: str, default: Any) -> Any:
 def _judge_generators(judged: Judge, saved: dict[str, Any]) -> None:
     """Try the states on new generators."""
     version, words, gauss = judged.parts("python", saved["python"], 3)
-    judged.kind("python", words, tuple, "a tuple of numbers")
+    judged.instance("python", words, tuple, "a tuple of numbers")
     fault = "it is not the state of a random generator"
     judged.accepted("python", lambda: random.Random().setstate((version, words, None)), fault)
     if gauss is not None:
         judged.number("python", gauss)
     name, keys, position, has_gauss, cached = judged.parts("numpy", saved["numpy"], 5)
-    judged.kind("numpy", keys, torch.Tensor, "a tensor")
+    judged.instance("numpy", keys, torch.Tensor, "a tensor")
     fits = keys.dtype == torch.int64 and keys.shape == (MERSENNE_WORDS,)
     if name != "MT19937" or not fits or int(keys.min()) < 0 or int(keys.max()) >= 1 << 32 or not bool(keys.any()):
         raise judged.refuse("numpy", "it is not the state of a random generator")
@@ -208,10 +208,10 @@ def _judge_generators(judged: Judge, saved: dict[str, Any]) -> None:
     judged.generator("torch", saved["torch"])
     if saved["loader"] is not None:
         judged.generator("loader", saved["loader"])
-    for value in judged.kind("cuda", saved["cuda"], list, "a list"):
+    for value in judged.instance("cuda", saved["cuda"], list, "a list"):
         if not isinstance(value, torch.Tensor) or value.dtype != torch.uint8 or value.shape != (CUDA_BYTES,):
             raise judged.refuse("cuda", "it is not a list of states of random generators")
-    scaler = judged.kind("scaler", saved["scaler"], dict, "a mapping")
+    scaler = judged.instance("scaler", saved["scaler"], dict, "a mapping")
     if scaler:
         for key in ("scale", "growth_factor", "backoff_factor"):
             judged.number("scaler", scaler.get(key), 1e-30, 1e30)
@@ -222,14 +222,14 @@ def _judge_generators(judged: Judge, saved: dict[str, Any]) -> None:
 def check_optimizer(judged: Judge, optimizer: torch.optim.Optimizer, saved: Any) -> None:
     """Raise InputError unless ``saved`` has the groups of ``optimizer`` and states that fit its parameters."""
     name = "optimizer"
-    groups = judged.kind(name, saved, dict, "a mapping").get("param_groups")
-    states = judged.kind(name, saved.get("state"), dict, "a mapping as its 'state'")
+    groups = judged.instance(name, saved, dict, "a mapping").get("param_groups")
+    states = judged.instance(name, saved.get("state"), dict, "a mapping as its 'state'")
     own = optimizer.param_groups
     if not isinstance(groups, list) or len(groups) != len(own):
         raise judged.refuse(name, f"expected {len(own)} groups of parameters")
     by_index: dict[Any, torch.Tensor] = {}
     for group, known in zip(groups, own, strict=True):
-        indices = judged.kind(name, group, dict, "mappings as its groups").get("params")
+        indices = judged.instance(name, group, dict, "mappings as its groups").get("params")
         if not isinstance(indices, list) or len(indices) != len(known["params"]):
             raise judged.refuse(name, "its groups have other parameters than the run's")
         judged.accepted(name, lambda: by_index.update(zip(indices, known["params"], strict=True)), "wrong indices")  # noqa: B023
@@ -243,7 +243,7 @@ def check_optimizer(judged: Judge, optimizer: torch.optim.Optimizer, saved: Any)
     needed = [*NEEDED_MOMENTS.get(type(optimizer).__name__, ())]
     needed += ["momentum_buffer"] if "square_avg" in needed and optimizer.defaults["momentum"] else []
     for index, moments in states.items():
-        judged.kind(name, moments, dict, "mappings as its states")
+        judged.instance(name, moments, dict, "mappings as its states")
         for key in needed:
             if moments and moments.get(key) is None:
                 raise judged.refuse(name, f"a state has no {key!r}")
@@ -270,7 +270,7 @@ def _check_moment(judged: Judge, name: str, value: Any, parameter: torch.Tensor,
     if is_step and not isinstance(value, torch.Tensor):
         judged.number(name, value, 0)
         return
-    judged.kind(name, value, torch.Tensor, "a tensor")
+    judged.instance(name, value, torch.Tensor, "a tensor")
     if value.shape != (torch.Size([]) if is_step else parameter.shape) or not value.is_floating_point():
         raise judged.refuse(name, f"shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}")
     if not bool(value.isfinite().all()):

@@ -120,7 +120,7 @@ def check_names(model: Any, names: list[str], path: str, data: str) -> None:
 
 def _load_network(judged: Judge, key: str, source: Any, network: Any) -> None:
     """Load the weights of ``source``, which must be finite and of the same network."""
-    weights = judged.kind(key, source, torch.nn.Module, "a network").float().state_dict()
+    weights = judged.instance(key, source, torch.nn.Module, "a network").float().state_dict()
     for name, value in weights.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise judged.refuse(key, f"{name} holds values that are not numbers")

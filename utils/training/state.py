@@ -91,7 +91,7 @@ class TrainingState:
     """Everything that changes during a training run.
 
     Plug-ins get it from ``on_training_ready`` on. They may replace ``compute_loss`` and ``optimizer``, and set
-    ``accumulate``, ``nominal_batch_size``, ``warmup_batches``, ``grade`` and ``plugins``.
+    ``accumulate``, ``nominal_batch_size``, ``warmup_batches`` and ``grade``.
 
     Attributes:
         model: the network being trained; ``ema``: the moving average of its weights, which is validated and saved.
