@@ -59,7 +59,8 @@ def _training_batches(
     checked = check_dataset(data, splits=("train",))
     head: Any = model.model[-1]
     stride = int(max(model.stride))
-    for images, labels, _ in read_training_images(checked, count, image_size, stride, single_cls=head.nc == 1):
+    other_classes = checked["nc"] != head.nc  # allowed with --single-cls, and then all objects are of class 0
+    for images, labels, _ in read_training_images(checked, count, image_size, stride, single_cls=other_classes):
         yield images.float() / 255, labels
 
 

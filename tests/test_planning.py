@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 
 import pytest
@@ -12,10 +13,12 @@ from prune_tools.make_plan import make_plan, with_hyperparameters
 from prune_tools.planning import latency
 from prune_tools.planning.options import PlanOptions
 from prune_tools.yolo_pruned import prune_model
+from tests.conftest import draw_tiny_dataset
 from tests.pruning_networks import thin
 from utils.commands.options import build
 from utils.errors import InputError
 from utils.model_info import count_parameters, gflops
+from utils.storage.files import read_yaml, write_yaml
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +145,16 @@ def test_taylor_scores_from_training_images(nano, tiny_dataset):
     groups, plan = planned(nano, str(tiny_dataset), percent=0.3, score="taylor", score_images=8)
     by_gamma = planned(nano, percent=0.3)[1]
     assert any(plan.kept[group.name].tolist() != by_gamma.kept[group.name].tolist() for group in groups)
+
+
+def test_taylor_scores_from_classes_that_the_head_does_not_have(nano, tmp_path):
+    """They are allowed with --single-cls."""
+    data = draw_tiny_dataset(tmp_path / "data")
+    write_yaml(data, read_yaml(data) | {"nc": 100, "names": [f"class{index}" for index in range(100)]})
+    for file in (tmp_path / "data/labels/train").glob("*.txt"):
+        file.write_text(re.sub("^1 ", "99 ", file.read_text(), flags=re.MULTILINE))
+    _, plan = planned(nano, str(data), percent=0.3, score="taylor", score_images=8)
+    assert sum(map(len, plan.kept.values())) > 0
 
 
 def test_own_hyperparameters_count(nano):

@@ -248,6 +248,7 @@ def test_automatic_rate_reaches_the_share(run_options, tmp_path):
         ({"max_map_loss": 0.1}, "add --sr auto"),
         ({"penalty": "polarize", "sr": 0.1}, "takes no --sr 0.1"),
         ({"sr": "auto", "noval": True}, "leave --noval out"),
+        ({"sr": "auto", "evolve": 2}, "leave --evolve out"),
     ],
 )
 def test_impossible_options_are_refused(changes, message):

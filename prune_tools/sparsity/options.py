@@ -128,8 +128,9 @@ class SparseOptions(RecipeOptions):
                 f"--penalty polarize brings the chosen gammas to zero at its own pace, it takes no --sr {self.sr:g}: "
                 "leave it out (--sr 0 switches the penalty off)"
             )
-        if self.sr == AUTO and self.noval and self.st:
-            raise InputError("--sr auto and --penalty polarize watch the mAP of every epoch: leave --noval out")
+        if self.sr == AUTO and self.st and (self.noval or self.evolve):
+            flag = "--evolve" if self.evolve else "--noval"
+            raise InputError(f"--sr auto and --penalty polarize watch the mAP of every epoch: leave {flag} out")
 
     def target(self) -> Target | None:
         """The goal as parameters or operations; None if it is a share of the channels."""
