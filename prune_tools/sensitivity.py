@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Which layers must not be pruned? Prune each layer alone, without training, and see what it costs.
+"""Find the layers to protect: prune each one alone, without training, and measure what that costs.
 
     python prune_tools/sensitivity.py --weights runs/train/exp4/weights/best.pt --data data/mask.yaml --imgsz 320
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How far can this model be pruned? Prune at many ratios without training, and see where accuracy falls.
+"""Find out how far a model can be pruned: prune at many ratios without training, and see where accuracy falls.
 
     python prune_tools/sweep.py --weights runs/train/exp4/weights/best.pt --data data/mask.yaml --imgsz 320
     python prune_tools/sweep.py --weights best.pt --data data/mask.yaml --by flops --ratios 0.3 0.4 0.5 --images 200

@@ -13,7 +13,7 @@ from utils import downloads
 
 
 class Site:
-    """What the server offers, and what it was asked for.
+    """Content of the server, and the requests that it got.
 
     Attributes:
         url: its address, without a slash at the end.

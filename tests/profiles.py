@@ -1,4 +1,4 @@
-"""How much is tried: little by day; with HYPOTHESIS_PROFILE=nightly everything, and other random examples each time."""
+"""Amount of trials: few by day; with HYPOTHESIS_PROFILE=nightly everything, and other random examples each time."""
 
 from __future__ import annotations
 

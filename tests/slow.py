@@ -1,4 +1,4 @@
-"""Which tests are slow, found by what they use: conftest.py marks them so that ``make quick`` leaves them out.
+"""Slow tests, recognised by what they use: conftest.py marks them so that ``make quick`` leaves them out.
 
 A test is slow when its own code, a fixture of it, or what these call in the folder of the tests, trains, prunes or
 exports by a command, or starts a process. Tests that take long for another reason carry the mark ``slow`` themselves.

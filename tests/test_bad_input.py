@@ -1,4 +1,4 @@
-"""What a user can get wrong ends in one clear line and exit code 1 or 2, and what was saved before stays whole."""
+"""User errors end in one clear line and exit code 1 or 2, and what was saved before stays whole."""
 
 from __future__ import annotations
 

@@ -53,7 +53,11 @@ def tarred(files: dict[str, bytes | str]) -> bytes:
 
 
 def labels_of(name: str, root: Path, split: str) -> dict[str, str]:
-    """Where the shipped YAML file says: {image name: label text, '' without a file}, as the data loader finds them."""
+    """Read the labels at the places that the shipped YAML file names, as the data loader does.
+
+    Returns:
+        {image name: label text, '' without a file}.
+    """
     content = {**read_yaml(ROOT / f"data/{name}.yaml"), "path": str(root)}
     images = find_images(check_dataset(content, splits=(split,), autodownload=False)[split])
     pairs = zip(images, map(Path, img2label_paths(images)), strict=True)

@@ -1,4 +1,4 @@
-"""Which package may import which, what a module may import at its top, and that importing changes nothing."""
+"""Packages import only those below them, modules nothing heavy at their top, and that importing changes nothing."""
 
 from __future__ import annotations
 

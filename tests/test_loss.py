@@ -23,7 +23,7 @@ FIRST, SECOND = [0, 1, 0.30, 0.55, 0.2, 0.3], [0, 0, 0.7, 0.2, 0.1, 0.1]
 
 
 class Network(nn.Module):
-    """What the loss reads of a detector."""
+    """Stand-in for a detector with what the loss reads."""
 
     def __init__(self, nc: int = 2, anchors: list[list[int]] | None = None, **changes: float):
         super().__init__()

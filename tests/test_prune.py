@@ -126,7 +126,7 @@ def test_repairs_are_switched_one_by_one(checkpoint, tiny_dataset, tmp_path, cap
 
 
 def test_the_proposed_teacher_can_teach(checkpoint, tiny_cfg, tmp_path):
-    """What a model was trained from may have other classes, or be narrower, or be gone."""
+    """The model's start may have other classes, or be narrower, or be gone."""
     content = load_checkpoint(checkpoint)
     files = {"alike": content["model"], "narrow": DetectionModel(tiny_cfg), "other": deepcopy(content["model"])}
     files["narrow"].names, files["other"].names = content["model"].names, ["disc", "circle"]

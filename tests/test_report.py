@@ -81,7 +81,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 class Page(HTMLParser):
-    """What a page is made of."""
+    """Elements of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a run loads: libraries that it does not need, or not yet, would make its start slow."""
+"""Libraries that a run loads: those that it does not need, or not yet, would make its start slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which epoch is the best, and when a run ends early."""
+"""The best epoch, and early stopping."""
 
 from __future__ import annotations
 

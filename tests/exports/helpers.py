@@ -1,4 +1,4 @@
-"""What the tests of exports share: sizes, formats, and the comparison with the checkpoint."""
+"""Shared by the tests of exports: sizes, formats, and the comparison with the checkpoint."""
 
 from __future__ import annotations
 

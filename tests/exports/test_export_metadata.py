@@ -1,4 +1,4 @@
-"""What exported files say about themselves, and files that say nothing or nonsense."""
+"""Metadata of exported files, and files that say nothing or nonsense."""
 
 from __future__ import annotations
 

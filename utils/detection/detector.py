@@ -20,7 +20,7 @@ REMEMBERED_CALLS = 100_000  # whose times percentiles are computed from
 
 @dataclass(frozen=True)
 class Selection:
-    """Which predictions become detections: the arguments of non-maximum suppression.
+    """Arguments of non-maximum suppression, which choose the predictions that become detections.
 
     Attributes:
         confidence: minimum. iou: overlap above which the weaker of two boxes is dropped.

@@ -147,7 +147,7 @@ def _whole_pixels(box: Sequence[float]) -> list[int]:
 
 @dataclass(frozen=True)
 class BoxStyle:
-    """How detections are drawn.
+    """Style of drawn detections.
 
     Attributes:
         line_width: of the boxes in pixels; None for 3/1000 of the mean side length of the image.
