@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prune_tools.tuning.options import FinetuneOptions
 from utils.commands.options import build
 from utils.errors import InputError
 from utils.plots import plot_evolve
@@ -105,3 +106,17 @@ def test_a_generation_whose_loss_explodes_is_the_worst(tmp_path: Path) -> None:
     evolve(build(TrainOptions, evolve=1, project=str(tmp_path), resume=True), train)  # goes on in the same folder
     assert len((tmp_path / "exp/evolve.csv").read_text().splitlines()) == 5
     assert read_yaml(tmp_path / "exp/hyp_evolve.yaml")["momentum"] > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options_class, has_anchors", [(TrainOptions, True), (FinetuneOptions, False)])
+def test_a_trained_head_keeps_its_anchors_in_fine_tuning(tmp_path: Path, options_class, has_anchors) -> None:
+    proposals: list[dict[str, Any]] = []
+
+    def train(options: TrainOptions, folder: object, hyp: dict[str, Any]) -> list[float]:
+        proposals.append(hyp)
+        return [0.5] * len(METRICS)
+
+    hyp_file = str(ROOT / "data/hyps/hyp.scratch-low.yaml")
+    evolve(build(options_class, weights="pruned.pt", hyp=hyp_file, evolve=1, project=str(tmp_path)), train)
+    assert ("anchors" in proposals[0]) == has_anchors

@@ -170,7 +170,8 @@ def _evolve_in(
     asked = options
     options = replace(options, noval=True, nosave=True, noplots=True, resume=False)
     start = read_hyperparameters(check_file(options.hyp))
-    evolution = Evolution(folder, start, anchors=not options.noautoanchor, seed=options.seed)
+    keeps_anchors = options.noautoanchor or (options.keeps_anchors and bool(options.weights))
+    evolution = Evolution(folder, start, anchors=not keeps_anchors, seed=options.seed)
     for number in range(options.evolve or 0):
         hyp = evolution.propose()
         LOGGER.info(colorstr(f"\nGeneration {number + 1}/{options.evolve}: ") + str(hyp))
