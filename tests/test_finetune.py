@@ -136,7 +136,7 @@ def test_a_run_never_ends_below_its_start(files, tiny_dataset, tmp_path, caplog,
     for name, before in (("worse", 0.0), ("better", 1.0)):
         monkeypatch.setattr(start, "measure_start", lambda _, before=before: (before,) * 4)  # P, R, mAP50, mAP50-95
         finetune.main(options(files, tiny_dataset, tmp_path / name, epochs=1))
-    assert caplog.text.count("no epoch came up to the start") == 1
+    assert caplog.text.count("no epoch reached the accuracy of the start weights") == 1
     kept = [same(weights_of(tmp_path / name / "exp/weights/best.pt"), weights_of(files["student"]))
             for name in ("worse", "better")]  # fmt: skip
     assert kept == [False, True]

@@ -31,6 +31,7 @@ from utils.training.results import EpochResult
 from utils.training.resume_checks import Judge
 from utils.training.state import TrainingState
 
+HIGHEST_RATE = 0.1  # --sr that is proposed; a run that needs more needs more epochs
 FIRST_JUDGEMENT = 0.1  # share of the run; earlier projections are too uncertain for a warning
 ROUNDING = 0.002  # tolerance of shares: whole channels, and channels that half precision moves over the limit
 
@@ -296,10 +297,13 @@ class SparsityPenalty(Plugin):
         if verdict and verdict != self.verdict:
             path, push = remaining_path(state, 0, state.epochs, self._decays)
             better = self.course.needed(goal, path, push, origin=self.course.start)
+            remedy = f"about --sr {better:.2g} would do, or let --sr auto find it"
+            if better > HIGHEST_RATE:
+                remedy = "no usable rate gets there in so few batches: train longer, or with --penalty polarize"
             LOGGER.warning(
                 f"--sr {self.rate:g} is too {verdict} for {state.epochs} epochs of {len(state.loader)} batches: about "
                 f"{projected:.0%} of the prunable channels will end below {NEARLY_ZERO:g}, and the goal is {goal:.0%}; "
-                f"about --sr {better:.2g} would do, or let --sr auto find it"
+                f"{remedy}"
             )
         self.verdict = verdict
 

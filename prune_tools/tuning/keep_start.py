@@ -18,6 +18,7 @@ from utils.metrics import fitness
 from utils.training.interfaces import Results
 from utils.training.options import TrainOptions
 
+NEGLIGIBLE = 5e-5  # loss of fitness that no table shows
 SAFE_BATCH = 16  # images, while --batch-size -1 has not been resolved
 
 
@@ -67,12 +68,12 @@ class KeepStart(Plugin):
         """Compare ``results``, those of ``best``, with the start's by the fitness that chooses best.pt."""
         if self.results is None:
             return
-        if _merit(self.results) <= _merit(results):
+        if _merit(self.results) <= _merit(results) + NEGLIGIBLE:
             return
         LOGGER.warning(
-            f"WARNING: no epoch came up to the start (mAP50 {results[2]:.3f} after {self.results[2]:.3f}, mAP50-95 "
-            f"{results[3]:.3f} after {self.results[3]:.3f}): best.pt holds the start weights; train for more epochs, "
-            "or with a lower lr0"
+            f"WARNING: no epoch reached the accuracy of the start weights (mAP50 {results[2]:.3f} after "
+            f"{self.results[2]:.3f}, mAP50-95 {results[3]:.3f} after {self.results[3]:.3f}): best.pt holds the start "
+            "weights; train for more epochs, or with a lower lr0"
         )
         strip_optimizer(self.options.weights, best)
 
