@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from data.scripts.converters.label_files import coco_labels, read_coco, write_list
+from data.scripts.converters.label_files import coco_labels, read_coco
 from utils.dataset.download import DatasetFolder
+from utils.dataset.splits import write_image_list
 
 SOURCE = "http://images.cocodataset.org"  # http, as its certificate has another name; train and val have checksums
 GIGABYTES = {"train": 19.3, "val": 1.0, "test": 6.6}
@@ -42,11 +43,12 @@ def convert(root: Path, split: str, segments: bool = False) -> None:
     content = read_coco(root / "annotations" / f"instances_{part}.json")
     labels = root / "labels" / part
     coco_labels(content, lambda image: labels / f"{Path(image['file_name']).stem}.txt", polygons=segments)
-    write_list(root / f"{part}.txt", sorted(f"images/{part}/{image['file_name']}" for image in content["images"]))
+    images = root / "images" / part
+    write_image_list(root / f"{part}.txt", sorted(str(images / image["file_name"]) for image in content["images"]))
 
 
 def list_test_images(root: Path) -> None:
     """Write test-dev2017.txt, the part of the test images that the public evaluation uses."""
     content = json.loads((root / "annotations" / "image_info_test-dev2017.json").read_text(encoding="utf-8"))
     names = sorted(image["file_name"] for image in content["images"])
-    write_list(root / "test-dev2017.txt", [f"images/test2017/{name}" for name in names])
+    write_image_list(root / "test-dev2017.txt", [str(root / "images/test2017" / name) for name in names])

@@ -47,12 +47,6 @@ def write_labels(path: Path, lines: Iterable[str]) -> None:
         draft.write_text("".join(f"{line}\n" for line in dict.fromkeys(lines) if line), encoding="ascii")
 
 
-def write_list(path: Path, images: Iterable[str]) -> None:
-    """Write the list file of a split; ``images`` are relative to its folder."""
-    with atomic_path(path, sync=False) as draft:
-        draft.write_text("".join(f"./{image}\n" for image in images), encoding="utf-8")
-
-
 def join_rings(rings: Sequence[np.ndarray]) -> np.ndarray:
     """Join polygons, each (N, 2), into one closed line (M, 2) that goes there and back at their nearest corners."""
     joined = rings[0]  # (J, 2)
