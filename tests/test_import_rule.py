@@ -52,7 +52,10 @@ MAY_IMPORT = {  # besides itself; one line for each package
 HEAVY = {"pandas", "seaborn", "matplotlib", "tensorboard", "torchvision", "scipy", "PIL", "thop"}
 RE_EXPORTS = "utils.general"  # v6.2's names for other people's code
 # Files that import what a table of names says
-COMPUTED = {"models/common.py", "utils/commands/packages.py", "utils/general.py", "utils/torch_utils.py"}
+COMPUTED = {
+    "models/common.py", "utils/augmentations.py", "utils/commands/packages.py", "utils/general.py",
+    "utils/torch_utils.py",
+}  # fmt: skip
 TYPES, MAIN = "TYPE_CHECKING", "__main__"  # guards: such imports do not run when the module is imported
 
 # Imports every module named on the command line and prints what that changed in the process.

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from importlib import import_module
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
@@ -19,6 +20,16 @@ from utils.geometry.tiles import GREY
 BOX_AREA_KEPT = 0.10  # a box must keep more than this share of its area in a warp
 POLYGON_AREA_KEPT = 0.01  # the same, if the box comes from a polygon
 MIXUP_CONCENTRATION = 32.0  # of the beta distribution: the weights of both images are near 0.5
+
+# v6.2's names that other programs import from here; their modules import this one
+_ELSEWHERE = {"Albumentations": "utils.other_versions", "copy_paste": "utils.dataset.mosaic"}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a name of ``_ELSEWHERE``, imported on first use."""
+    if name in _ELSEWHERE:
+        return getattr(import_module(_ELSEWHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def letterbox(

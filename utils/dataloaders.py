@@ -18,6 +18,7 @@ from utils.augmentations import letterbox
 from utils.dataset.items import Item, LoadImagesAndLabels, Shapes, SplitPath
 from utils.dataset.labels import check_class_indices, img2label_paths
 from utils.dataset.splits import autosplit
+from utils.detection.live import LoadScreenshots, LoadWebcam
 from utils.detection.sources import IMG_FORMATS, VID_FORMATS, LoadImages
 from utils.detection.streams import LoadStreams
 from utils.distributed import current_world, first_rank_first, ranks
@@ -30,7 +31,9 @@ __all__ = [
     "VID_FORMATS",
     "LoadImages",
     "LoadImagesAndLabels",
+    "LoadScreenshots",
     "LoadStreams",
+    "LoadWebcam",
     "SeededSampler",
     "autosplit",
     "collate_fn",

@@ -35,6 +35,9 @@ from utils.geometry.nms import non_max_suppression
 from utils.geometry.segments import resample_segments, segment2box, segments2boxes, xyn2xy
 from utils.log import LOGGER, colorstr
 from utils.log import setup_logging as set_logging
+from utils.other_versions import Profile, apply_classifier, clean_str, is_ascii, plot_one_box
+from utils.plots import save_one_box
+from utils.resources import usable_cores
 from utils.storage.files import ROOT, increment_path, write_yaml
 from utils.storage.files import read_yaml as yaml_load
 from utils.training.evolve import Evolution
@@ -42,8 +45,12 @@ from utils.training.optim import one_cycle
 from utils.validation.coco_json import COCO_CATEGORIES
 
 __all__ = [
+    "DATASETS_DIR",
     "LOGGER",
+    "NUM_THREADS",
     "ROOT",
+    "Profile",
+    "apply_classifier",
     "box_iou",
     "check_amp",
     "check_dataset",
@@ -55,6 +62,8 @@ __all__ = [
     "check_suffix",
     "check_version",
     "check_yaml",
+    "clean_str",
+    "clip_boxes",
     "clip_coords",
     "coco80_to_coco91_class",
     "colorstr",
@@ -66,6 +75,7 @@ __all__ = [
     "increment_path",
     "init_seeds",
     "intersect_dicts",
+    "is_ascii",
     "labels_to_class_weights",
     "labels_to_image_weights",
     "logging",
@@ -73,9 +83,12 @@ __all__ = [
     "methods",
     "non_max_suppression",
     "one_cycle",
+    "plot_one_box",
     "print_args",
     "print_mutation",
     "resample_segments",
+    "save_one_box",
+    "scale_boxes",
     "scale_coords",
     "segment2box",
     "segments2boxes",
@@ -90,6 +103,10 @@ __all__ = [
     "yaml_load",
     "yaml_save",
 ]
+
+DATASETS_DIR = ROOT.parent / "datasets"
+NUM_THREADS = min(8, max(1, usable_cores() - 1))  # v6.2's number of threads
+clip_boxes, scale_boxes = clip_coords, scale_coords  # their names in v7.0
 
 MIB = 1 << 20
 AMP_IMAGE_SIDE = 640  # pixels

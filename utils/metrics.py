@@ -21,6 +21,7 @@ Rows = torch.Tensor | np.ndarray
 __all__ = [
     "ConfusionMatrix",
     "ap_per_class",
+    "bbox_ioa",
     "bbox_iou",
     "box_iou",
     "compute_ap",
@@ -86,6 +87,16 @@ def _spans(box: torch.Tensor, xywh: bool) -> tuple[torch.Tensor, torch.Tensor, t
 def _area(size: torch.Tensor) -> torch.Tensor:
     """Sizes (..., 2) -> areas (..., 1)."""
     return size[..., :1] * size[..., 1:]
+
+
+def bbox_ioa(box1: NDArray, box2: NDArray, eps: float = 1e-7) -> NDArray:
+    """Share of each of ``box2`` (n, 4) that lies in ``box1``: (4,) -> (n,), as in v6.2; (m, 4) -> (m, n), as in v7.0.
+
+    Boxes are corners x1, y1, x2, y2 in any unit.
+    """
+    first = np.asarray(box1)[..., None, :]  # (..., 1, 4)
+    shared = np.minimum(first[..., 2:], box2[:, 2:]) - np.maximum(first[..., :2], box2[:, :2])  # (..., n, 2)
+    return shared.clip(0).prod(-1) / ((box2[:, 2:] - box2[:, :2]).prod(-1) + eps)
 
 
 def match_predictions(detections: Rows, labels: Rows, iou_thresholds: Rows) -> NDArray:

@@ -21,6 +21,7 @@ from utils.drawing.charts import (
 from utils.drawing.pictures import feature_visualization, output_to_target, plot_images, plot_labels
 from utils.log import LOGGER
 from utils.metrics import fitness
+from utils.other_versions import color_list, plot_one_box
 from utils.storage.files import increment_path, make_folder
 from utils.validation.study import SIZES, plot_studies
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Annotator",
+    "color_list",
     "colors",
     "feature_visualization",
     "output_to_target",
@@ -37,6 +39,7 @@ __all__ = [
     "plot_images",
     "plot_labels",
     "plot_mc_curve",
+    "plot_one_box",
     "plot_pr_curve",
     "plot_results",
     "plot_val_study",

@@ -20,6 +20,7 @@ from utils.errors import InputError
 from utils.log import LOGGER
 from utils.model_info import count_parameters, fuse_conv_and_bn, module_gflops
 from utils.model_info import log_info as model_info
+from utils.other_versions import is_parallel, load_classifier
 from utils.training.optim import ModelEMA, load_optimizer, smart_optimizer
 from utils.training.stopping import EarlyStopping
 
@@ -31,6 +32,8 @@ __all__ = [
     "fuse_conv_and_bn",
     "initialize_weights",
     "intersect_dicts",
+    "is_parallel",
+    "load_classifier",
     "model_info",
     "profile",
     "scale_img",  # noqa: F822
@@ -40,8 +43,11 @@ __all__ = [
     "smart_optimizer",
     "smart_resume",
     "time_sync",
+    "time_synchronized",
     "torch_distributed_zero_first",
 ]
+
+time_synchronized = time_sync  # its name up to v5.0
 
 # Names that live above this folder: imported on first use, so that nothing here depends on them
 _ELSEWHERE = {"scale_img": "models.tta"}
@@ -51,6 +57,8 @@ def __getattr__(name: str) -> Any:
     """Return a name of ``_ELSEWHERE``."""
     if name in _ELSEWHERE:
         return getattr(import_module(_ELSEWHERE[name]), name)
+    if name == "TracedModel":
+        raise ImportError("utils.torch_utils has no TracedModel, which is YOLOv7's: use torch.jit.trace, or export.py")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
