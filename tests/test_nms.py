@@ -162,6 +162,25 @@ def test_limit_gives_the_first_of_all(limit):
     assert torch.equal(suppress_overlaps(boxes, scores, 0.4, limit), suppress_overlaps(boxes, scores, 0.4)[:limit])
 
 
+@pytest.mark.parametrize("spread", [5, 60])  # pixels: hundreds of boxes are kept, or a few
+def test_the_best_boxes_are_enough_while_they_fill_the_limit(spread, monkeypatch):
+    given = []
+
+    def operator(boxes, scores, threshold):
+        given.append(len(boxes))
+        return suppress_overlaps(boxes, scores, threshold)
+
+    monkeypatch.setattr(nms, "_compiled_nms", lambda device_type: operator)
+    generator = torch.Generator().manual_seed(2)
+    centres = (torch.rand(900, 2, generator=generator) * 300 / spread).round() * spread
+    rows = torch.cat((centres, torch.full((900, 2), 12.0), torch.rand(900, 2, generator=generator)), 1)[None]
+    everything = non_max_suppression(rows, 0.01, 0.5, max_det=10_000)[0]
+    assert given == [len(rows[0][rows[0, :, 4] * rows[0, :, 5] > 0.01])]
+    given.clear()
+    assert torch.equal(non_max_suppression(rows, 0.01, 0.5, max_det=40)[0], everything[:40])
+    assert given[0] == 320 and len(given) == (1 if len(everything) >= 80 else 2)
+
+
 @pytest.mark.parametrize(("numerator", "threshold"), [(9, 0.45), (12, 0.6), (14, 0.7), (2, 0.1)])
 def test_overlap_right_at_the_threshold_is_judged_in_double_precision(numerator, threshold):
     """IoU n/20 in single precision may lie above or below the threshold's decimal value, as in 0.6 -> 0.60000002."""

@@ -27,6 +27,7 @@ from utils.log import log_once
 CLASS_OFFSET_PIXELS = 7680  # shift between boxes of different classes, so that they never overlap
 MAX_CANDIDATES = 30_000  # highest-scored boxes of an image that enter the suppression
 BLOCK_BOXES = 256  # boxes that the torch implementation compares with one another at a time
+FIRST_BOXES = 8  # times the detections asked for: boxes that the compiled operator gets at first; then times 8 again
 KEPT_BLOCK_BOXES = 4096  # kept boxes compared with a block at a time: limits memory
 
 CompiledNMS = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -169,8 +170,24 @@ def _suppress(candidates: torch.Tensor, iou_thres: float, agnostic: bool, max_de
     if compiled is None:
         keep = suppress_overlaps(corners, confidence, iou_thres, max_det)
     else:
-        keep = compiled(corners, confidence, iou_thres)[:max_det]
+        keep = _first_kept(compiled, corners, confidence, iou_thres, max_det)
     return candidates[keep]
+
+
+def _first_kept(
+    nms: CompiledNMS, corners: torch.Tensor, confidence: torch.Tensor, iou_thres: float, limit: int
+) -> torch.Tensor:
+    """Indices (k,) of the first ``limit`` boxes that ``nms`` keeps of corners (n, 4) by falling confidence (n,).
+
+    A box is judged by the better ones alone. So the worse ones need not be looked at while enough of the better ones
+    are kept, as with a network that has hardly been trained, whose thousands of boxes suppress few others.
+    """
+    size = FIRST_BOXES * limit
+    while True:
+        keep = nms(corners[:size], confidence[:size], iou_thres)
+        if len(keep) >= limit or size >= len(corners):
+            return keep[:limit]
+        size *= FIRST_BOXES
 
 
 @cache
