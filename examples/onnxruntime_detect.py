@@ -22,6 +22,8 @@ def load(path):
     texts = session.get_modelmeta().custom_metadata_map
     if "names" not in texts or "imgsz" not in texts:
         sys.exit(f"{path} has no class names and image size: it was not written by export.py")
+    if json.loads(texts.get("anchors", "null")):
+        sys.exit(f"{path} was exported with --raw-heads: run it with onnxruntime_raw_heads.py, or export it without")
     if any(json.loads(texts.get(flag, "null")) for flag in ("nms", "half")) or json.loads(texts["batch"]) > 1:
         sys.exit(f"{path} was exported with --nms, --half or --batch-size, which this example does not read: leave out")
     return session

@@ -20,7 +20,7 @@ class Format:
         title: its name for people. argument: its word after ``--include``. suffix: added to the stem of the checkpoint;
             a folder if it does not begin with a dot.
         cpu, gpu: where it runs.
-        can: the properties of the file (``half``, ``dynamic``, ``nms``, ``int8``) that it can be exported with.
+        can: the properties of the file (``half``, ``dynamic``, ``nms``, ``int8``, ``raw_heads``) that are possible.
         flags: further flags of export.py that concern it. half_images: a file with ``half`` takes FP16 images; others
             only store FP16 and take FP32.
         packages: import name -> package to install, for the export. int8_packages: those that ``int8`` needs besides.
@@ -37,9 +37,10 @@ class Format:
     int8_packages: tuple[tuple[str, str], ...] = ()
     half_images: bool = False
 
-    def path(self, weights: str | Path, int8: bool = False) -> Path:
-        """Path for the export of a checkpoint: next to it, with this format's suffix, and a mark for INT8."""
-        return Path(weights).with_name(Path(weights).stem + (INT8_MARK if int8 else "") + self.suffix)
+    def path(self, weights: str | Path, int8: bool = False, raw_heads: bool = False) -> Path:
+        """Path for the export of a checkpoint: next to it, with this format's suffix, and marks for what it is."""
+        marks = RAW_MARK * raw_heads + INT8_MARK * int8
+        return Path(weights).with_name(Path(weights).stem + marks + self.suffix)
 
 
 _ONNX = (("onnx", "onnx"), ("onnxruntime", "onnxruntime"))
@@ -52,8 +53,8 @@ FORMATS = (
     PYTORCH,
     Format("TorchScript", "torchscript", ".torchscript", True, True, frozenset({"half", "dynamic"}),
            half_images=True),
-    Format("ONNX", "onnx", ".onnx", True, True, frozenset({"half", "dynamic", "nms", "int8"}), _GRAPH_FLAGS, _ONNX,
-           half_images=True),
+    Format("ONNX", "onnx", ".onnx", True, True, frozenset({"half", "dynamic", "nms", "int8", "raw_heads"}),
+           _GRAPH_FLAGS, _ONNX, half_images=True),
     Format("OpenVINO", "openvino", "_openvino_model", True, False, frozenset({"half", "dynamic", "nms", "int8"}),
            _GRAPH_FLAGS, (("onnx", "onnx"), ("openvino", "openvino")), (("nncf", "nncf"),)),
     Format("TensorRT", "engine", ".engine", False, True, frozenset({"half", "dynamic"}),
@@ -69,6 +70,7 @@ OPSETS = 11, 20  # of ONNX: Resize as it is used came with 11, and torch's traci
 DEFAULT_OPSET = 17
 INT8_OPSET = 13  # ranges for each channel came with it
 INT8_MARK = "_int8"  # behind the stem of the checkpoint
+RAW_MARK = "_raw"
 
 # Formats of v6.2 and v7.0 whose converters are not maintained for current PyTorch: {argument: what to use instead}
 NOT_OFFERED = {

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models.configuration import MOST_ANCHORS
 from utils.commands.options import LARGEST_IMAGE, MOST
 from utils.dataset.classes import MOST_CLASSES
 from utils.errors import InputError, one_line, short_repr
@@ -29,6 +30,9 @@ class Metadata:
         batch: images per call; with ``dynamic`` any number. dynamic: the file takes any batch and size.
         half: its numbers are FP16. int8: its convolutions are INT8.
         nms: the thresholds of the NMS inside, or None: then the output is (B, N, 5 + nc).
+        anchors: (levels, anchors, 2) width and height in pixels of a file with raw heads, whose outputs are a map
+            (B, anchors * (5 + nc), rows, columns) per level, before the sigmoid; None: it decodes them itself.
+        strides: pixels per cell of each of these levels, or None.
         task: always 'detect'. weights: the checkpoint's file name. made_by: program and library versions.
     """
 
@@ -40,6 +44,8 @@ class Metadata:
     half: bool = False
     int8: bool = False
     nms: dict[str, Any] | None = None
+    anchors: list[list[list[float]]] | None = None
+    strides: list[float] | None = None
     task: str = "detect"
     weights: str = ""
     made_by: str = field(default="")
@@ -126,6 +132,8 @@ def _checked(content: Any, source: str | Path) -> Metadata:
         "imgsz": isinstance(size, list) and len(size) == 2 and all(_is_count(side) for side in size),
         "batch": _is_count(values.get("batch", 1)),
         "nms": values.get("nms") is None or _fits_nms(values["nms"]),
+        "anchors": values.get("anchors") is None or _fits_anchors(values["anchors"]),
+        "strides": _fits_strides(values.get("strides"), values.get("anchors")),
         "task": values.get("task", "detect") == "detect",
     }
     fits |= {name: isinstance(values.get(name, False), bool) for name in ("dynamic", "half", "int8")}
@@ -143,6 +151,27 @@ def _is_number(value: Any, least: float, most: float) -> bool:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and _is_number(value, 1, MOST)
+
+
+def _fits_anchors(value: Any) -> bool:
+    """Tell whether this is a list of equally long lists of pairs of sides in pixels."""
+    levels = value if isinstance(value, list) and all(isinstance(level, list) for level in value) else []
+    lengths = {len(level) for level in levels}
+    if len(levels) > MOST_ANCHORS or len(lengths) != 1 or not 1 <= max(lengths) <= MOST_ANCHORS:
+        return False
+    return all(
+        isinstance(pair, list) and len(pair) == 2 and all(_is_number(side, 0, LARGEST_IMAGE) for side in pair)
+        for level in levels
+        for pair in level
+    )
+
+
+def _fits_strides(value: Any, anchors: Any) -> bool:
+    """Tell whether there is a stride for each level of ``anchors``, and none without anchors."""
+    if value is None or anchors is None:
+        return value is None and anchors is None
+    levels = isinstance(value, list) and isinstance(anchors, list) and len(value) == len(anchors)
+    return levels and all(_is_number(stride, 1, LARGEST_IMAGE) for stride in value)
 
 
 def _fits_nms(value: Any) -> bool:

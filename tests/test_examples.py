@@ -27,6 +27,7 @@ from tests.colour_detector import save_colour_detector
 from utils.storage.files import ROOT
 
 EXAMPLE = ROOT / "examples/onnxruntime_detect.py"
+RAW_EXAMPLE = ROOT / "examples/onnxruntime_raw_heads.py"
 
 
 @pytest.fixture(scope="module")
@@ -38,36 +39,43 @@ def graph(tmp_path_factory, tiny_dataset) -> Path:
     return export.run(weights=str(weights), include=["onnx"], imgsz=128, data=str(tiny_dataset))[0]
 
 
-def _example() -> Any:
-    """The example as a module."""
-    spec = importlib.util.spec_from_file_location("onnxruntime_detect", EXAMPLE)
+@pytest.fixture(scope="module")
+def raw_graph(graph, tiny_dataset) -> Path:
+    """The same detector with raw heads."""
+    weights = graph.with_suffix(".pt")
+    return export.run(weights=str(weights), include=["onnx"], imgsz=128, data=str(tiny_dataset), raw_heads=True)[0]
+
+
+def _example(path: Path = EXAMPLE) -> Any:
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_example_stands_alone():
+@pytest.mark.parametrize("path", [EXAMPLE, RAW_EXAMPLE])
+def test_the_example_stands_alone(path):
     imported = {
         alias.name
-        for node in ast.walk(ast.parse(EXAMPLE.read_text()))
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Import)
         for alias in node.names
     }
     assert imported == {"json", "sys", "cv2", "numpy", "onnxruntime"}
-    assert not [node for node in ast.walk(ast.parse(EXAMPLE.read_text())) if isinstance(node, ast.ImportFrom)]
+    assert not [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
 
 
-def test_plain_onnxruntime_finds_what_detect_finds(graph, tiny_dataset, tmp_path):
-    import onnxruntime
-
-    example = _example()
+@pytest.mark.parametrize("path, name", [(EXAMPLE, "graph"), (RAW_EXAMPLE, "raw_graph")])
+def test_plain_onnxruntime_finds_what_detect_finds(path, name, request, graph, tiny_dataset, tmp_path):
+    example = _example(path)
     source = tiny_dataset.parent / "images/val"
     folder = detect.run(
         weights=str(graph), source=str(source), project=str(tmp_path), save_txt=True, save_conf=True, nosave=True,
         conf_thres=0.1,
     )  # fmt: skip
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    session = example.load(str(request.getfixturevalue(name)))
     boxes = 0
     for file in sorted(source.glob("*.jpg")):
         image = cv2.imread(str(file))
@@ -83,6 +91,19 @@ def test_plain_onnxruntime_finds_what_detect_finds(graph, tiny_dataset, tmp_path
     assert boxes > 5
     empty = example.detect(session, np.zeros((50, 70, 3), np.uint8), confidence=0.9)
     assert empty.shape == (0, 6)
+
+
+def test_each_example_names_the_other_where_that_reads_the_file(graph, raw_graph, tiny_dataset):
+    with pytest.raises(
+        SystemExit, match=r"_raw\.onnx was exported with --raw-heads: run it with onnxruntime_raw_heads"
+    ):
+        _example().load(str(raw_graph))
+    with pytest.raises(SystemExit, match=r"was not written by export\.py --raw-heads: use onnxruntime_detect\.py"):
+        _example(RAW_EXAMPLE).load(str(graph))
+    how = {"include": ["onnx"], "imgsz": 64, "data": str(tiny_dataset), "raw_heads": True, "half": True}
+    weights = shutil.copy(graph.with_suffix(".pt"), graph.with_name("half_precision.pt"))
+    with pytest.raises(SystemExit, match="exported with --half or --batch-size, which this example does not read"):
+        _example(RAW_EXAMPLE).load(str(export.run(weights=str(weights), **how)[0]))
 
 
 def test_the_example_as_a_command(graph, tiny_dataset, tmp_path):

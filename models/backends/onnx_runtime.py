@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.backends.runtime import Runtime
+from models.map_decoder import decoder_of
 from models.metadata import parse_texts
 from utils.commands.packages import require
 from utils.log import LOGGER
@@ -36,6 +37,7 @@ class OnnxRuntime(Runtime):
         self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         self.input = self.session.get_inputs()[0]
         self.metadata = parse_texts(self._texts(), path)
+        self._decoder = decoder_of(self.metadata, self.device)
 
     def _texts(self) -> dict[str, str]:
         """The file's properties; for files of v6.2, which lack the image size, it is read from the graph."""
@@ -50,5 +52,6 @@ class OnnxRuntime(Runtime):
 
     def __call__(self, images: Tensor) -> Tensor:
         """See ``Runtime``."""
-        (output,) = self.session.run(None, {self.input.name: images.cpu().numpy()})
-        return torch.from_numpy(output).to(self.device)
+        arrays = self.session.run(None, {self.input.name: images.cpu().numpy()})
+        outputs = [torch.from_numpy(array).to(self.device) for array in arrays]
+        return self._decoder(outputs) if self._decoder else outputs[0]

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from models.backends import DetectMultiBackend
+from models.description import anchors_in_pixels
 from models.exporters.agreement import Agreement, agreement
 from models.exporters.graph import ExportModel
 from models.exporters.graph_nms import WithNms
 from models.exporters.images import ImageBatches
-from models.exporters.job import ExportJob, exporter
+from models.exporters.job import OUTPUT_OF_NMS, ExportJob, exporter
 from models.exporters.options import NmsSettings
 from models.exporters.request import ExportRequest
 from models.exporters.verify import Difference, compare
@@ -58,7 +59,7 @@ class CheckpointExport:
             InputError: it cannot be written, or computes something else than the checkpoint; then it is removed.
         """
         started = time.perf_counter()
-        target = export_format.path(self.weights, int8=self.calibration is not None)
+        target = export_format.path(self.weights, self.calibration is not None, self.request.raw_heads)
         with atomic_output(target) as draft:
             exporter(export_format.argument)(self._job(export_format, draft))
             difference = self._compare(export_format, draft)
@@ -72,18 +73,21 @@ class CheckpointExport:
     def _job(self, export_format: Format, path: Path) -> ExportJob:
         request = self.request
         half = request.half and export_format.half_images
-        network: nn.Module = ExportModel(self.model, self.size, request.dynamic, half)
-        network = WithNms(network, request.nms) if request.nms else network
+        plain = ExportModel(self.model, self.size, request.dynamic, half, request.raw_heads)
+        network: nn.Module = WithNms(plain, request.nms) if request.nms else plain
+        outputs = [OUTPUT_OF_NMS] if request.nms else plain.output_names
         device = self.images.device if export_format.gpu else torch.device("cpu")
         images = self.images.to(device, torch.half if half else torch.float)
         return ExportJob(
-            network.to(device), images, path, self._metadata(), request.graph, self.calibration, self.weights
+            network.to(device), images, path, self._metadata(), request.graph, outputs, self.calibration, self.weights
         )
 
     def _metadata(self) -> Metadata:
         request = self.request
+        head = self.model.model[-1]
+        anchors = anchors_in_pixels(head).unflatten(1, (-1, 2))  # (levels, anchors, 2)
         return Metadata(
-            names=class_names(self.model) or [f"class{index}" for index in range(self.model.model[-1].nc)],
+            names=class_names(self.model) or [f"class{index}" for index in range(head.nc)],
             stride=self.stride,
             imgsz=list(self.size),
             batch=request.batch,
@@ -91,6 +95,8 @@ class CheckpointExport:
             half=request.half,
             int8=self.calibration is not None,
             nms=request.nms.to_dict() if request.nms else None,
+            anchors=anchors.tolist() if request.raw_heads else None,
+            strides=head.stride.tolist() if request.raw_heads else None,
             weights=self.weights.name,
             made_by=f"{MADE_BY}, torch {torch.__version__}",
         )

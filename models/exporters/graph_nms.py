@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.exporters.graph import ExportModel
 from models.exporters.options import NmsSettings
 from utils.geometry.nms import suppress_overlaps
 
@@ -44,7 +45,7 @@ class WithNms(nn.Module):
     score; unused rows are zeros.
     """
 
-    def __init__(self, model: nn.Module, settings: NmsSettings) -> None:
+    def __init__(self, model: ExportModel, settings: NmsSettings) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
@@ -53,7 +54,7 @@ class WithNms(nn.Module):
         """(B, 3, H, W) -> (B, topk_all, 6)."""
         settings = self.settings
         # Added rows of zeros are never selected, and make N at least topk_all
-        predictions = functional.pad(self.model(images), (0, 0, 0, settings.topk_all))  # (B, N, 5 + nc)
+        predictions = functional.pad(self.model.forward(images), (0, 0, 0, settings.topk_all))  # (B, N, 5 + nc)
         objectness = predictions[..., 4:5]  # (B, N, 1)
         classes = predictions[..., 5:]  # (B, N, nc)
         centre = predictions[..., :2]

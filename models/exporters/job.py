@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +12,9 @@ import torch
 from torch import nn
 
 from models.metadata import Metadata
+
+OUTPUT = "output"  # its name in v6.2
+OUTPUT_OF_NMS = "detections"  # another name, for programs that cannot read the metadata
 
 if TYPE_CHECKING:
     from models.exporters.images import ImageBatches
@@ -36,11 +39,13 @@ class ExportJob:
     """One file to write.
 
     Attributes:
-        model: maps ``image`` to one tensor (``models.exporters.graph``), on the image's device.
+        model: maps ``image`` to one tensor, or to one for each level of raw heads (``models.exporters.graph``), on the
+            image's device.
         image: example input (batch, 3, H, W) in 0..1, in FP16 for a file that takes FP16 images.
         path: the file or folder to write, with the format's suffix; it does not exist yet.
         metadata: written into the file; states its properties (dynamic, half, nms).
         settings: of the graph.
+        outputs: names of the outputs in an ONNX graph.
         calibration: images that determine the ranges of INT8 numbers; None: the file is not INT8.
         source: the checkpoint.
     """
@@ -50,6 +55,7 @@ class ExportJob:
     path: Path
     metadata: Metadata
     settings: GraphSettings = field(default_factory=GraphSettings)
+    outputs: Sequence[str] = (OUTPUT,)
     calibration: ImageBatches | None = None
     source: Path | None = None
 

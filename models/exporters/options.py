@@ -18,7 +18,7 @@ REFUSED = {  # flags of v6.2 that no format supports
 }
 CALIBRATION_IMAGES = 128
 COMPARISON_IMAGES = 32
-PROPERTIES = ("half", "dynamic", "int8", "nms")  # of the file: every format in --include must support them
+PROPERTIES = ("half", "dynamic", "int8", "nms", "raw_heads")  # of the file: every format in --include must support them
 NMS_FLAGS = ("agnostic_nms", "topk_per_class", "topk_all", "iou_thres", "conf_thres")
 
 
@@ -80,6 +80,9 @@ class ExportOptions:
         None, "TensorRT: memory to build with, in GiB (default: 4)", type=float, at_least=0
     )
     nms: bool = option(False, "apply NMS inside the graph: output (batch, topk-all, 6) of x1 y1 x2 y2 score class")
+    raw_heads: bool = option(
+        False, "for NPUs: end at the last convolutions, one map per level before the sigmoid; written as <name>_raw"
+    )
     agnostic_nms: bool = option(False, "with --nms: let boxes of different classes suppress each other")
     topk_per_class: int | None = option(
         None, "with --nms: maximum number of detections per class (default: 100)", type=int, at_least=1
@@ -116,7 +119,8 @@ class ExportOptions:
             unable = [each.argument for each in formats if name not in each.can]
             if getattr(self, name) and unable:
                 able = " ".join(each.argument for each in FORMATS if name in each.can) or "no format yet"
-                raise InputError(f"--{name} is not possible with --include {unable[0]}: possible with {able}")
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag} is not possible with --include {unable[0]}: possible with {able}")
         for name in sorted(set().union(*(each.flags for each in FORMATS))):
             concerned = [each.argument for each in FORMATS if name in each.flags]
             if getattr(self, name) not in (None, False) and not any(name in each.flags for each in formats):
@@ -126,6 +130,8 @@ class ExportOptions:
             raise InputError(f"--{given[0].replace('_', '-')} has no effect without NMS inside the graph: add --nms")
         if self.calibration_images is not None and not self.int8:
             raise InputError("--calibration-images has no effect without INT8: add --int8")
+        if self.raw_heads and self.nms:
+            raise InputError("--raw-heads and --nms contradict each other, as NMS needs boxes: give one of them")
         if self.int8 and self.half:
             raise InputError("--int8 and --half contradict each other: give one of them")
         quantizes_onnx = self.int8 and any(each.argument == "onnx" for each in formats)

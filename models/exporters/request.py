@@ -18,7 +18,8 @@ class ExportRequest:
 
     Attributes:
         imgsz: (height, width) in pixels. batch: images per call. dynamic: any size and batch. half: FP16.
-        nms: settings of NMS inside the file, or None. graph: settings of formats made from ONNX graphs.
+        nms: settings of NMS inside the file, or None. raw_heads: the file gives the maps of the head.
+        graph: settings of formats made from ONNX graphs.
         calibration_files: images for the calibration of INT8; if empty, the exports are not INT8.
         comparison_files: images on which the exports are compared; if empty, a generated image.
     """
@@ -28,6 +29,7 @@ class ExportRequest:
     dynamic: bool = False
     half: bool = False
     nms: NmsSettings | None = None
+    raw_heads: bool = False
     graph: GraphSettings = field(default_factory=GraphSettings)
     calibration_files: Sequence[str] = ()
     comparison_files: Sequence[str] = ()
@@ -44,6 +46,7 @@ def make_request(options: ExportOptions) -> ExportRequest:
         dynamic=options.dynamic,
         half=options.half,
         nms=options.nms_settings(),
+        raw_heads=options.raw_heads,
         graph=GraphSettings(options.opset, options.simplify, options.workspace, options.verbose),
         calibration_files=calibration,
         comparison_files=comparison_files(options),

@@ -24,8 +24,7 @@ from models.formats import DEFAULT_OPSET
 from utils.commands.packages import require
 from utils.errors import InputError
 
-INPUT, OUTPUT = "images", "output"  # names of v6.2
-OUTPUT_OF_NMS = "detections"  # another name, for programs that cannot read the metadata
+INPUT = "images"  # its name in v6.2
 NO_GRAPH = "torchscript"  # a format that is not made from an ONNX graph
 _STANDARD_OUTPUT = 1  # file descriptor
 
@@ -51,11 +50,6 @@ def onnx_model(job: ExportJob) -> Any:
     if job.settings.simplify:
         require("onnxslim", "--simplify")
     opset = job.settings.opset or DEFAULT_OPSET
-    nms = job.metadata.nms
-    output = OUTPUT_OF_NMS if nms else OUTPUT
-    axes: dict[str, dict[int, str]] = {}
-    if job.metadata.dynamic:
-        axes = {INPUT: {0: "batch", 2: "height", 3: "width"}, output: {0: "batch"} if nms else {0: "batch", 1: "boxes"}}
     printed: list[str] = []
     try:
         with warnings.catch_warnings(), kept_output(printed), TemporaryDirectory() as folder:
@@ -66,9 +60,9 @@ def onnx_model(job: ExportJob) -> Any:
                 (job.image,),
                 file,
                 input_names=[INPUT],
-                output_names=[output],
+                output_names=list(job.outputs),
                 opset_version=opset,
-                dynamic_axes=axes,
+                dynamic_axes=_dynamic_axes(job),
                 dynamo=False,
             )
             model = onnx.load(file)
@@ -87,6 +81,7 @@ def onnx_model(job: ExportJob) -> Any:
         )
     if job.settings.simplify:
         model = require("onnxslim", "--simplify").slim(model)
+    nms = job.metadata.nms
     if nms:  # tracing does not see the sizes of its output
         sides = model.graph.output[0].type.tensor_type.shape.dim
         sides[1].dim_value = nms["topk_all"]
@@ -96,6 +91,19 @@ def onnx_model(job: ExportJob) -> Any:
     for name, text in job.metadata.to_texts().items():
         model.metadata_props.add(key=name, value=text)
     return model
+
+
+def _dynamic_axes(job: ExportJob) -> dict[str, dict[int, str]]:
+    """The axes of inputs and outputs that have no fixed size, by name."""
+    if not job.metadata.dynamic:
+        return {}
+    axes = {INPUT: {0: "batch", 2: "height", 3: "width"}}
+    for level, name in enumerate(job.outputs):
+        if job.metadata.anchors:
+            axes[name] = {0: "batch", 2: f"rows{level}", 3: f"columns{level}"}
+        else:
+            axes[name] = {0: "batch"} if job.metadata.nms else {0: "batch", 1: "boxes"}
+    return axes
 
 
 @contextmanager
@@ -129,7 +137,7 @@ def unsupported(message: str, opset: int, graph: str) -> str:
     origin = ""
     if scope:  # Class::name of each module on the path, split by slashes
         steps = [step.rpartition("::") for step in scope[1].split("/")]
-        path = ".".join(name for _, _, name in steps if name.removeprefix("network"))
+        path = ".".join(name for _, _, name in steps if name)
         origin = f", computed by {path} ({steps[-1][0].rpartition('.')[2]})," if path else ""
     start = f"ONNX opset {opset} cannot hold this network: the operator {operator}{origin} "
     newer = re.search(r"added in version (\d+)", message)
