@@ -10,7 +10,7 @@ from prune_tools.options import PruneOptions
 from prune_tools.planning.goals import Target, target_of
 from prune_tools.planning.options import DEFAULT_ROUNDING
 from prune_tools.sparsity.options import AUTO, PENALTIES, SparseOptions
-from prune_tools.tuning.recipes import RECIPES
+from prune_tools.tuning.recipes import LEAST_EPOCHS, RECIPES
 from utils.commands.options import (
     LARGEST_IMAGE,
     LARGEST_SEED,
@@ -26,7 +26,10 @@ from utils.storage.files import ROOT
 from utils.training.options import TrainOptions
 
 DEFAULT_FLOPS = "0.5"
+SPARSE_EPOCHS, EPOCHS_ONCE = 50, 80  # of sparse training after a base, and in its place
+BASE_EPOCHS = 100
 STEPS = ("base", "sparse", "pruned", "finetuned")  # of one round
+UNPRUNED = STEPS[:2]
 
 # The steps that depend on an option (see ``option``'s identity); all do where nothing else is said
 BASE = ("base",)
@@ -34,6 +37,7 @@ SPARSE = ("sparse",)
 PRUNED = ("pruned",)
 FINETUNED = ("finetuned",)
 GOAL = ("sparse", "pruned")
+TAUGHT = ("sparse", "finetuned")
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,36 @@ class PipelineOptions(CheckedOptions):
         320, "image size in pixels, longer side", "--img", "--img-size", at_least=1, at_most=LARGEST_IMAGE
     )
     batch_size: int = option(16, "images per batch", at_least=1)
-    base_epochs: int = option(100, "epochs of the base model", at_least=1, identity=BASE)
-    sparse_epochs: int = option(50, "epochs of sparse training", at_least=1, identity=SPARSE)
-    finetune_epochs: int = option(50, "epochs of fine-tuning", at_least=1, identity=FINETUNED)
+    once: bool = option(
+        False,
+        "train no base: sparse training starts from --weights, and until 60 % of its epochs the channels that it has "
+        "chosen return if the loss comes to need them; then prune and fine-tune",
+        identity=SPARSE,
+    )
+    teacher: str = option(
+        "",
+        "checkpoint whose outputs are soft targets of sparse training and fine-tuning, such as a larger model trained "
+        "on the same data; default: the base, with --once none",
+        path=True,
+        handed_on=False,
+        identity=TAUGHT,
+    )
+    base_epochs: int = option(BASE_EPOCHS, "epochs of the base model", at_least=1, identity=BASE)
+    sparse_epochs: int | None = option(
+        None,
+        f"epochs of sparse training; default: {SPARSE_EPOCHS}, with --once {EPOCHS_ONCE}",
+        type=int,
+        at_least=1,
+        identity=SPARSE,
+    )
+    finetune_epochs: int | None = option(
+        None,
+        "epochs of fine-tuning; default: by the share of the operations that remains, 50 for half of them, 100 for a "
+        "quarter",
+        type=int,
+        at_least=1,
+        identity=FINETUNED,
+    )
     rounds: int = option(
         1,
         "prune in so many equal steps, each with its part of the sparse and the fine-tuning epochs",
@@ -150,24 +181,40 @@ class PipelineOptions(CheckedOptions):
         """Build the options of every step, so that a bad value stops before the first and not before the third."""
         super().__post_init__()
         settle(self, skip=as_list(self.skip))
+        if self.sparse_epochs is None:
+            settle(self, sparse_epochs=EPOCHS_ONCE if self.once else SPARSE_EPOCHS)
+        if self.once:
+            self._check_once()
         if self.percent is None and not self.target_params and not self.target_flops:
             settle(self, target_flops=DEFAULT_FLOPS)
         if self.percent is not None and self.round_to not in (None, 1):
             raise InputError(f"--round-to {self.round_to} is for --target-flops and --target-params: leave it out")
         if self.round_to is None:
             settle(self, round_to=DEFAULT_ROUNDING if self.percent is None else 1)
-        if self.rounds > min(self.sparse_epochs, self.finetune_epochs):
+        sparse, tuning = self.sparse_epochs or SPARSE_EPOCHS, self.finetune_epochs or LEAST_EPOCHS
+        if self.rounds > min(sparse, tuning):
             raise InputError(
-                f"--rounds must be at most --sparse-epochs ({self.sparse_epochs}) and --finetune-epochs "
-                f"({self.finetune_epochs}), got {self.rounds}: each round trains for an epoch or more"
+                f"--rounds must be at most --sparse-epochs ({sparse}) and --finetune-epochs ({tuning}), got "
+                f"{self.rounds}: each round trains for an epoch or more"
             )
         common = {"imgsz": self.imgsz, "batch_size": self.batch_size}
-        for epochs in (self.base_epochs, self.finetune_epochs):
+        for epochs in (self.base_epochs, tuning):
             build(TrainOptions, epochs=epochs, **common)
         if self.recipe not in ("", *RECIPES):
             raise InputError(f"unknown --recipe {short_repr(self.recipe)}: choose one of {', '.join(RECIPES)}")
         build(PruneOptions, **self.of_pruning(), **common)
         build(SparseOptions, epochs=self.sparse_epochs, **self.of_penalty(), **common)
+
+    def _check_once(self) -> None:
+        """Raise InputError for what a training without a base cannot do."""
+        refused = {
+            "--rounds": self.rounds > 1,
+            "--base-epochs": self.base_epochs != BASE_EPOCHS,
+            "--penalty l1 or prox": self.penalty != "polarize",
+        }
+        for flag, given in refused.items():
+            if given:
+                raise InputError(f"--once trains no base, and its sparse training polarizes once: leave {flag} out")
 
     def target(self) -> Target | None:
         """The budget; None when a percentage counts."""
@@ -194,7 +241,7 @@ class PipelineOptions(CheckedOptions):
         """Options of sparse training: the channels to bring to zero are those that pruning will remove."""
         scope = self.scope or ("all" if self.percent is None else "seed")
         options: dict[str, Any] = {"penalty": self.penalty, "scope": scope, "skip": self.skip}
-        options["max_map_loss"] = self.max_map_loss
+        options |= {"max_map_loss": self.max_map_loss, "reversible": self.once}
         if self.penalty != "polarize":
             options["sr"] = AUTO if self.sr is None else self.sr
         elif self.sr is not None:

@@ -11,7 +11,7 @@ import torch
 
 from models.loading import load_checkpoint
 from prune_tools.channels.structure import Structure
-from prune_tools.pipeline_options import PipelineOptions
+from prune_tools.pipeline_options import UNPRUNED, PipelineOptions
 from prune_tools.planning.scores import gamma_scores
 from prune_tools.report.pictures import gamma_histogram, layer_widths
 from prune_tools.report.report import Report
@@ -31,9 +31,10 @@ def report_of(
     surveys: dict[str, dict[str, Any]],
 ) -> Report:
     """The report of a finished run, without detections; ``folders`` and ``checkpoints`` are by step."""
-    models = {step: load_checkpoint(checkpoints[step])["model"].float() for step in ("base", "sparse", "pruned")}
+    unpruned = [step for step in UNPRUNED if step in checkpoints]
+    models = {step: load_checkpoint(checkpoints[step])["model"].float() for step in (*unpruned, "pruned")}
     gammas = {}
-    for step in ("base", "sparse"):  # in a later round the sparse model is narrower
+    for step in unpruned:  # in a later round the sparse model is narrower
         groups = Structure.of(models[step]).protect(options.skip).select(options.of_penalty()["scope"]).groups
         gammas[step] = torch.cat(list(gamma_scores(models[step], groups).values()))
     threshold = None  # a budget has none: channels are also removed by their cost
@@ -43,7 +44,7 @@ def report_of(
     return Report(
         title=f"{Path(options.weights or options.cfg).stem}, pruned with {options.goal()}",
         rows=rows,
-        widths=(layer_widths(models["base"]), layer_widths(models["pruned"])),
+        widths=(layer_widths(models[unpruned[0]]), layer_widths(models["pruned"])),
         gammas=gamma_histogram(gammas, threshold),
         commands=[
             command_line("prune_tools/pipeline.py", PipelineOptions, to_dict(options)),

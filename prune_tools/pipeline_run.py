@@ -14,8 +14,9 @@ from detect import DetectOptions
 from export import ExportOptions
 from models.loading import attempt_load, load_checkpoint
 from prune_tools import finetune, prune, train_sparity
+from prune_tools.forecast import log_forecast, with_epochs
 from prune_tools.options import PruneOptions
-from prune_tools.pipeline_options import STEPS, PipelineOptions
+from prune_tools.pipeline_options import STEPS, UNPRUNED, PipelineOptions
 from prune_tools.pipeline_report import report_of
 from prune_tools.planning.costs import IMAGE_SIZE
 from prune_tools.planning.goals import Target
@@ -40,6 +41,7 @@ from utils.storage.folder_lock import held_folder
 from utils.training.options import TrainOptions
 
 RECORD = "pipeline.yaml"
+ADDED_LATER = {"single_cls": False, "once": False, "teacher": ""}  # options that records of earlier versions lack
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,12 @@ class Step:
     round: int
 
 
-def steps_of(rounds: int) -> list[Step]:
-    """All steps: one for the base and three for each round; those of the last round are named by their work alone."""
-    steps = [Step(STEPS[0], STEPS[0], 1)]
+def steps_of(rounds: int, once: bool = False) -> list[Step]:
+    """All steps: one for the base, not if it is trained ``once``, and three for each round.
+
+    Those of the last round are named by their work alone.
+    """
+    steps = [] if once else [Step(STEPS[0], STEPS[0], 1)]
     for number in range(1, rounds + 1):
         prefix = "" if number == rounds else f"round{number}-"
         steps += [Step(prefix + work, work, number) for work in STEPS[1:]]
@@ -108,7 +113,7 @@ class Pipeline:
     def run(self) -> dict[str, Path]:
         """Run what is not finished; returns the checkpoint of each step."""
         checkpoints: dict[str, Path] = {}
-        before, steps = "", steps_of(self.options.rounds)
+        before, steps = "", steps_of(self.options.rounds, self.options.once)
         start = Path()  # the checkpoint of the step before
         for number, step in enumerate(steps, start=1):
             recorded = self._open(step, before)
@@ -130,10 +135,10 @@ class Pipeline:
         options = identity_of(self.options, step.work) | {"after": before}
         if self.options.rounds > 1 and step.work != "base":
             options["rounds"] = self.options.rounds
+        if self.options.once and step.work == "sparse":
+            options |= {"weights": self.options.weights, "cfg": self.options.cfg}
         recorded = self.record.get(step.name)
-        if (
-            recorded is None or {"single_cls": False, **recorded["options"]} != options
-        ):  # earlier records do not have it
+        if recorded is None or {**ADDED_LATER, **recorded["options"]} != {**ADDED_LATER, **options}:
             recorded = {"options": options, "folder": increment_path(self.folder / step.name).name, "checkpoint": ""}
             self.record[step.name] = recorded
             write_yaml(self.folder / RECORD, self.record)
@@ -143,7 +148,7 @@ class Pipeline:
         """Run one step from the checkpoint ``start``; returns its own."""
         if step.work == "base":
             return self._base(step.name)
-        target = target_of_round(self.options, step.round, self._teacher(), start)
+        target = target_of_round(self.options, step.round, self._unpruned(), start)
         options = self.options.of_round(step.round, target)
         if step.work == "sparse":
             return self._sparse(step.name, options, start)
@@ -158,8 +163,10 @@ class Pipeline:
 
     def _sparse(self, step: str, options: PipelineOptions, start: Path) -> Path:
         keywords = {"weights": str(start), "epochs": options.sparse_epochs, **options.of_penalty()}
+        if options.once:
+            keywords |= {"weights": options.weights, "cfg": options.cfg}
         if options.penalty == "polarize":
-            keywords["teacher"] = str(self._teacher())
+            keywords["teacher"] = self._teacher()
         return self._train(train_sparity.main, SparseOptions, step, **keywords)
 
     def _pruned(self, step: str, options: PipelineOptions, start: Path) -> Path:
@@ -180,19 +187,28 @@ class Pipeline:
         return Path(prune.main(prune_options)) / "pruned_model.pt"
 
     def _finetuned(self, step: str, options: PipelineOptions, start: Path) -> Path:
-        keywords = {"weights": str(start), "epochs": options.finetune_epochs, "teacher": str(self._teacher())}
+        keywords = {"weights": str(start), "epochs": options.finetune_epochs, "teacher": self._teacher()}
         keywords["recipe"] = options.recipe or ("" if options.hyp else self._recipe(start.parent))
         return self._train(finetune.main, FinetuneOptions, step, **keywords)
 
     def _recipe(self, pruned: Path) -> str:
-        """The recipe for the model in the folder ``pruned``, by the share of the base's mAP50 that it has kept."""
+        """The recipe for the model in the folder ``pruned``, by the share of the base's mAP50 that it has kept.
+
+        Without a base, by the share of that of the sparse model.
+        """
         figures = json.loads((pruned / "report.json").read_text(encoding="utf-8"))
-        metrics = validate(self._teacher(), self.options)
+        metrics = validate(self._unpruned(), self.options)
         return recipe_after(figures["steps"][-1]["map50"], metrics[2])
 
-    def _teacher(self) -> Path:
-        """The base model's checkpoint."""
-        return self.folder / self.record["base"]["checkpoint"]
+    def _unpruned(self) -> Path:
+        """The checkpoint of the first step, the base if there is one; empty before it exists."""
+        first = steps_of(self.options.rounds, self.options.once)[0]
+        checkpoint = self.record[first.name]["checkpoint"]
+        return self.folder / checkpoint if checkpoint else Path()
+
+    def _teacher(self) -> str:
+        """The checkpoint that teaches: the one given, else the base's; '' for none."""
+        return self.options.teacher or ("" if self.options.once else str(self._unpruned()))
 
     def _train(self, command: Any, options_class: type, step: str, **keywords: Any) -> Path:
         """One training in the folder of ``step``, resumed if it was interrupted; returns its best checkpoint."""
@@ -269,11 +285,13 @@ def pipeline_run(options: PipelineOptions) -> Path:
     run_folder = Path(options.project) / options.name
     surveys = find_surveys(options, run_folder)
     with held_folder(make_folder(run_folder)), advising(same_command):
-        return _run_and_report(options, surveys)
+        return _run_and_report(with_epochs(options), surveys)
 
 
 def _run_and_report(options: PipelineOptions, surveys: Surveys) -> Path:
     pipeline = Pipeline(options)
+    if not pipeline.record:
+        log_forecast(options)
     checkpoints = pipeline.run()
     folder = pipeline.folder
     LOGGER.info(colorstr("\nComparing the models"))
@@ -283,12 +301,12 @@ def _run_and_report(options: PipelineOptions, surveys: Surveys) -> Path:
         draft.write_text(text + "\n", encoding="utf-8")
     save_csv(rows, folder / "table.csv")
     save_picture(rows, folder / "table.png")
-    surveys = surveys_of(surveys, [checkpoints["base"], checkpoints["sparse"]])
+    surveys = surveys_of(surveys, [checkpoints[step] for step in UNPRUNED if step in checkpoints])
     report = report_of(options, pipeline.folders, checkpoints, rows, surveys)
     draw_gammas(report.gammas, folder / "gammas.png")
     images = find_images(check_dataset(options.data, splits=("val",))["val"])
     draw_run(checkpoints, images, options.imgsz, options.device, folder)
-    shown = {step: checkpoints[step] for step in (STEPS[0], STEPS[-1])}
+    shown = {step: checkpoints[step] for step in (next(iter(checkpoints)), STEPS[-1])}
     report.show_detections(shown, images, options.imgsz, options.device)
     report.save(folder)
     names = "report.html and .json, table.txt, .csv and .png, gammas.png, widths.png, detections.jpg"

@@ -249,3 +249,33 @@ def test_two_rounds_prune_twice_and_learn_from_the_base(tiny_dataset, tmp_path, 
     (kept,) = (layer for layer in report["layers"] if layer["name"] == "model.1.bn")
     assert kept["after"] == kept["before"]
     assert read_yaml(folder / "sparse/opt.yaml")["skip"] == ["model.1"]
+
+
+@pytest.mark.slow
+def test_once_trains_no_base(tiny_dataset, tmp_path, finished):
+    teacher = str(finished / "base/weights/best.pt")
+    once = {"once": True, "base_epochs": 100, "sparse_epochs": 2, "teacher": teacher}
+    folder = pipeline.main(options(tiny_dataset, tmp_path, **once))
+    assert list(read_yaml(folder / pipeline_run.RECORD)) == ["sparse", "pruned", "finetuned"]
+    rows = list(csv.DictReader((folder / "table.csv").open()))
+    assert [row["step"] for row in rows] == ["sparse", "pruned", "finetuned"]
+    assert int(rows[0]["parameters"]) > int(rows[1]["parameters"]) == int(rows[2]["parameters"])
+    sparse, tuned = (read_yaml(folder / step / "opt.yaml") for step in ("sparse", "finetuned"))
+    assert (sparse["reversible"], sparse["penalty"], sparse["weights"]) == (
+        True,
+        "polarize",
+        str(varied_weights(tmp_path)),
+    )
+    assert sparse["teacher"] == tuned["teacher"] == teacher
+    figures = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert set(figures["gammas"]["counts"]) == {"sparse"}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [({"rounds": 2}, "--rounds"), ({"base_epochs": 3}, "--base-epochs"), ({"penalty": "l1"}, "--penalty l1")],
+)
+def test_once_refuses_what_needs_a_base(changes, message):
+    with pytest.raises(InputError, match=message):
+        build(PipelineOptions, once=True, **changes)
+    assert build(PipelineOptions, once=True).sparse_epochs > build(PipelineOptions).sparse_epochs

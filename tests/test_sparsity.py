@@ -188,9 +188,11 @@ class StopAfterSaving:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("penalty", ["prox", "polarize"])
+@pytest.mark.parametrize(
+    "penalty", [{"penalty": "prox"}, {"penalty": "polarize"}, {"penalty": "polarize", "reversible": True}]
+)
 def test_resuming_an_automatic_run_is_exact(run_options, tmp_path, penalty, monkeypatch):
-    chosen = {"penalty": penalty, "sr": "auto", "epochs": 4}
+    chosen = {"sr": "auto", "epochs": 4, **penalty}
     train_sparity.main(run_options(name="whole", **chosen))
     real = Callbacks.run
 
@@ -249,6 +251,7 @@ def test_automatic_rate_reaches_the_share(run_options, tmp_path):
         ({"max_map_loss": -0.1, "sr": "auto"}, "--max-map-loss must lie"),
         ({"max_map_loss": 0.1}, "add --sr auto"),
         ({"penalty": "polarize", "sr": 0.1}, "takes no --sr 0.1"),
+        ({"penalty": "prox", "reversible": True}, "--reversible is for --penalty polarize"),
         ({"sr": "auto", "noval": True}, "leave --noval out"),
         ({"sr": "auto", "evolve": 2}, "leave --evolve out"),
     ],

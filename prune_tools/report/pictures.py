@@ -128,8 +128,8 @@ def draw_run(
     checkpoints: dict[str, Path], image_paths: Sequence[str], image_size: int, device: str, folder: Path
 ) -> None:
     """Write widths.png and detections.jpg of a finished pipeline run into ``folder``."""
-    base = load_checkpoint(checkpoints["base"])["model"].float()
+    before = load_checkpoint(next(iter(checkpoints.values())))["model"].float()  # of the first step
     pruned = load_checkpoint(checkpoints["pruned"])["model"].float()
-    draw_widths(base, pruned, folder / "widths.png")
+    draw_widths(before, pruned, folder / "widths.png")
     tiles = picture_detections(checkpoints["finetuned"], image_paths[:TILES], image_size, device)
     write_picture(folder / "detections.jpg", _sheet(tiles))

@@ -30,6 +30,8 @@ class ChannelGammas:
         norms: the batch norms by path that hold them.
         count: number of channels.
         layer: (count,), number of the channel group that a channel belongs to.
+
+    G stands for the number of gammas that belong to channels.
     """
 
     def __init__(self, model: nn.Module, scope: str = "seed", skip: Sequence[str] = ()) -> None:
@@ -100,12 +102,25 @@ class ChannelGammas:
         """(count,): |gamma|, or the root mean square of several coupled ones."""
         return self._magnitudes(self._join(self._weights()))
 
-    def saliency(self) -> torch.Tensor:
+    def values(self) -> torch.Tensor:
+        """(G,): all gammas that belong to channels."""
+        return self._join(self._weights())
+
+    def of_channels(self, mask: torch.Tensor) -> torch.Tensor:
+        """A mask of channels (count,) -> the mask of their gammas (G,)."""
+        return mask[self._owner]
+
+    def saliency(self, values: torch.Tensor | None = None) -> torch.Tensor:
         """(count,): squared first-order estimate of what the loss gains when the channel's gammas become zero.
 
         Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019; it needs gradients.
+
+        Args:
+            values: (G,), gammas to take instead of the present ones: for a channel that is zero, what the loss would
+                gain if it had those.
         """
-        return self._per_channel(self._join(self._weights()) * self._join(self._gradients())).square()
+        values = self.values() if values is None else values
+        return self._per_channel(values * self._join(self._gradients())).square()
 
     @torch.no_grad()
     def add_subgradient(self, rate: float) -> None:
@@ -122,6 +137,14 @@ class ChannelGammas:
         values = joined[self._positions]  # (G,)
         factors = (1 - amounts / self._magnitudes(values).clamp(min=TINY)).clamp(min=0)  # (count,)
         joined[self._positions] = values * factors[self._owner].to(values)
+        torch._foreach_copy_(self._weights(), list(joined.split(self._widths)))
+
+    @torch.no_grad()
+    def assign(self, values: torch.Tensor, channels: torch.Tensor) -> None:
+        """Set the gammas of the channels in a mask (count,) to those of ``values`` (G,)."""
+        joined = torch.cat(self._weights())
+        own = joined[self._positions]  # (G,)
+        joined[self._positions] = torch.where(self.of_channels(channels), values.to(own), own)
         torch._foreach_copy_(self._weights(), list(joined.split(self._widths)))
 
     @torch.no_grad()

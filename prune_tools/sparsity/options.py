@@ -91,6 +91,12 @@ class SparseOptions(RecipeOptions):
         at_most=1,
     )
 
+    reversible: bool = option(
+        False,
+        "with polarize: until 60 % of the run chosen channels return if the loss comes to need them; for a start that "
+        "has not been trained on these data yet",
+    )
+
     def __post_init__(self) -> None:
         """Check the penalty, and fill in what depends on it."""
         super().__post_init__()
@@ -102,6 +108,8 @@ class SparseOptions(RecipeOptions):
             )
         if self.sr is None:
             settle(self, sr=AUTO if self.penalty == "polarize" else DEFAULT_RATE)
+        if self.reversible and self.penalty != "polarize":
+            raise InputError(f"--reversible is for --penalty polarize, not {self.penalty}: leave it out")
         self._settle_goal()
         self._check_rate()
 

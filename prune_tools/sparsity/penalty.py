@@ -52,6 +52,7 @@ class PenaltySettings:
         round_to: with a target, the number of channels that each layer keeps is a multiple of this.
         max_map_loss: the automatic rate and ``polarize`` pause while mAP50 is more than this below that of the start
             or of the best epoch; see SparsityPenalty.allowed_loss.
+        reversible: with 'polarize', chosen channels may return until the last choice.
     """
 
     penalty: str = "l1"
@@ -63,6 +64,7 @@ class PenaltySettings:
     target: Target | None = None
     round_to: int = 1
     max_map_loss: float = 0.03
+    reversible: bool = False
 
 
 class SparsityPenalty(Plugin):
@@ -116,7 +118,9 @@ class SparsityPenalty(Plugin):
         self.course = Course(start, start)
         self.rate = 0.0 if isinstance(settings.sr, str) else settings.sr
         if settings.penalty == "polarize" and self.active:
-            self.polarizer = Polarizer(self.gammas, self._chooser(plain), state.epochs, len(state.loader))
+            self.polarizer = Polarizer(
+                self.gammas, self._chooser(plain), state.epochs, len(state.loader), settings.reversible
+            )
         if self.automatic:
             path, push = remaining_path(state, 0, max(round(DEADLINE * state.epochs), 1), schedule=False)
             self.rate = self.course.needed(settings.target_share, path, push)
@@ -219,9 +223,9 @@ class SparsityPenalty(Plugin):
         """The rule by which 'polarize' chooses channels of ``model``."""
         settings = self.settings
         if settings.target is None:
-            return ByShare(self.gammas.layer, settings.target_share)
+            return ByShare(self.gammas.layer, settings.target_share, settings.reversible)
         costs = CostModel(Structure(model, trace_model(model), self.gammas.groups))
-        return ByBudget(self.gammas.groups, costs, settings.target, settings.round_to)
+        return ByBudget(self.gammas.groups, costs, settings.target, settings.round_to, settings.reversible)
 
     def _grade(self, averaged: torch.Tensor) -> float:
         """Grade the averaged model with these magnitudes: its progress towards the goal, in [0, 1]."""

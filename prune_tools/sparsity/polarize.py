@@ -5,6 +5,10 @@ needs least are pushed, a growing number of them, each to exactly zero within ab
 others take over. The choice follows Molchanov et al. (Importance Estimation for Neural Network Pruning, CVPR 2019),
 the growing penalty on a fixed set Wang et al. (Neural Pruning via Growing Regularization, ICLR 2021), and the number of
 chosen channels the cubic schedule of Zhu and Gupta (To Prune, or Not to Prune, 2017).
+
+A reversible choice also lets chosen channels return until the last choice, as Hou et al. do (CHEX: Channel Exploration
+for CNN Model Compression, CVPR 2022): in a training that starts far from its goal, early gradients say little of what
+the trained network will need.
 """
 
 from __future__ import annotations
@@ -28,6 +32,12 @@ LEAST_DISTANCE = 0.25  # of the mean gamma: a chosen one falls at least as fast 
 FREE_SHARE = 0.1  # share of each layer's channels that is never chosen, at least one channel
 STRIDE = 0.1  # epochs between choices
 
+# Of a reversible choice
+REVERSIBLE_FIRST, REVERSIBLE_LAST = 0.15, 0.6  # in place of FIRST and LAST: the network has to learn its task first
+MEMORY = 1.0  # epochs over which saliencies are averaged
+STAY = 0.5  # factor on the saliency of chosen channels: only clearly needed ones return, and do not flicker
+RETURN = 0.25  # of the gammas that a channel had when it was chosen: what it returns with
+
 
 class Chooser(Protocol):
     """Chooses the channels that should go to zero."""
@@ -37,7 +47,7 @@ class Chooser(Protocol):
 
         Args:
             saliency: (count,), how much the loss needs each channel.
-            chosen: (count,), mask of the channels chosen before, which stay chosen.
+            chosen: (count,), mask of the channels chosen before, which stay chosen unless the choice is reversible.
             done: progress towards the goal, in [0, 1].
         """
 
@@ -48,15 +58,20 @@ class ByShare:
     Args:
         layer: (count,), number of the group of each channel.
         share: of all channels, in the end.
+        reversible: chosen channels may return.
     """
 
-    def __init__(self, layer: torch.Tensor, share: float) -> None:
+    def __init__(self, layer: torch.Tensor, share: float, reversible: bool = False) -> None:
         """Choose nothing yet."""
         self.layer = layer
         self.share = share
+        self.reversible = reversible
 
     def __call__(self, saliency: torch.Tensor, chosen: torch.Tensor, done: float) -> torch.Tensor:
         """See Chooser."""
+        if self.reversible:
+            saliency = torch.where(chosen, STAY * saliency, saliency)
+            chosen = torch.zeros_like(chosen)
         missing = round(self.share * done * len(chosen)) - int(chosen.sum())
         candidates = torch.where(chosen | self._spared(saliency), math.inf, saliency)
         new = candidates.argsort()[: max(missing, 0)]  # (missing,) indices
@@ -87,13 +102,22 @@ class ByBudget:
         costs: of the network at given widths.
         target: 'params' or 'flops' that remain in the end.
         round_to: each layer keeps a multiple of this many channels.
+        reversible: chosen channels may return.
 
     Raises:
         InputError: the target cannot be reached, or the network costs no more than that.
     """
 
-    def __init__(self, groups: Sequence[ChannelGroup], costs: CostModel, target: Target, round_to: int = 1) -> None:
+    def __init__(
+        self,
+        groups: Sequence[ChannelGroup],
+        costs: CostModel,
+        target: Target,
+        round_to: int = 1,
+        reversible: bool = False,
+    ) -> None:
         """Check that the target can be reached."""
+        self.reversible = reversible
         self.groups = groups
         self.costs = costs
         self.quantity = target.quantity
@@ -107,8 +131,10 @@ class ByBudget:
         budget = self.present - done * (self.present - self.final)
         if budget >= self.present:
             return chosen
-        scores = torch.where(chosen, 0.0, saliency + TINY).cpu()  # (count,); those chosen before go first
-        return chosen | self._plan(scores, budget).to(chosen.device)
+        # (count,); those chosen before go first, or, if the choice is reversible, are at a disadvantage
+        scores = torch.where(chosen, STAY * saliency if self.reversible else 0.0, saliency + TINY).cpu()
+        planned = self._plan(scores, budget).to(chosen.device)
+        return planned if self.reversible else chosen | planned
 
     def _plan(self, scores: torch.Tensor, budget: float) -> torch.Tensor:
         """Mask (count,) of the channels to remove for ``budget``."""
@@ -132,14 +158,20 @@ class Polarizer:
         choose: chooses those to push.
         epochs: of the run.
         batches: per epoch.
+        reversible: ``choose`` may let channels return.
     """
 
-    def __init__(self, gammas: ChannelGammas, choose: Chooser, epochs: int, batches: int) -> None:
+    def __init__(
+        self, gammas: ChannelGammas, choose: Chooser, epochs: int, batches: int, reversible: bool = False
+    ) -> None:
         """Choose nothing yet."""
         self.gammas = gammas
         self.choose = choose
         self.epochs = epochs
         self.batches = batches
+        self.first, self.last = (REVERSIBLE_FIRST, REVERSIBLE_LAST) if reversible else (FIRST, LAST)
+        # (G,), for a reversible choice: the gammas of chosen channels when they were chosen
+        self.reference = gammas.values().float() if reversible else None
         self.saliency = torch.zeros(gammas.count, device=gammas.layer.device)  # (count,), summed over steps
         self.speed = torch.zeros_like(self.saliency)  # (count,), by which a gamma falls per batch
         self.chosen = torch.zeros_like(self.saliency, dtype=torch.bool)  # (count,)
@@ -150,12 +182,17 @@ class Polarizer:
 
     def observe(self) -> None:
         """Add the saliency of an optimizer step, before the step: it needs gradients."""
-        self.saliency += self.gammas.saliency()
+        if self.reference is None:
+            self.saliency += self.gammas.saliency()
+            return
+        chosen = self.gammas.of_channels(self.chosen)  # (G,)
+        values = torch.where(chosen, self.reference, self.gammas.values().float())  # (G,)
+        self.saliency += self.gammas.saliency(values)
 
     @property
     def done(self) -> float:
         """Progress towards the goal by the schedule, in [0, 1]."""
-        start, end = FIRST * self.epochs, max(LAST * self.epochs, 1.0)
+        start, end = self.first * self.epochs, max(self.last * self.epochs, 1.0)
         done = min(max((self.progress - start) / (end - start), 0.0), 1.0)
         return 1 - (1 - done) ** 3
 
@@ -168,16 +205,33 @@ class Polarizer:
             self.next_choice = self.progress + STRIDE if self.done < 1 else math.inf
             chosen = self.choose(self.saliency, self.chosen, self.done)
             new = chosen & ~self.chosen
+            if self.reference is not None:
+                self._return(self.chosen & ~chosen)
+                self.reference = torch.where(self.gammas.of_channels(new), self.gammas.values(), self.reference)
             self.chosen = chosen
             magnitudes = self.gammas.magnitudes()
             # Gammas near zero would otherwise get too little push to withstand the optimizer
             distance = magnitudes.clamp(min=LEAST_DISTANCE * magnitudes.mean())
             self.speed[new] = distance[new] / (FALL * self.batches)
         self.gammas.shrink(self.speed * self.chosen * batches)
+        if self.reference is not None:  # later steps count for more
+            self.saliency *= max(1 - 1 / (MEMORY * self.batches), 0.0) ** batches
+
+    def _return(self, channels: torch.Tensor) -> None:
+        """Give the channels of a mask (count,), which are on their way to zero or there, a part of their gammas back.
+
+        One that has not fallen so far yet keeps what it has.
+        """
+        assert self.reference is not None
+        back = RETURN * self.reference  # (G,)
+        present = self.gammas.values()  # (G,)
+        self.gammas.assign(torch.where(present.abs() < back.abs(), back.to(present), present), channels)
 
     def state_dict(self) -> dict[str, Any]:
         """The fields that a resumed run needs."""
-        names = ("saliency", "speed", "chosen", "passed", "progress", "next_choice", "held")
+        names = ["saliency", "speed", "chosen", "passed", "progress", "next_choice", "held"]
+        if self.reference is not None:
+            names.append("reference")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:

@@ -50,6 +50,7 @@ def make_penalty(options: SparseOptions) -> SparsityPenalty:
         target=options.target(),
         round_to=options.round_to or 1,
         max_map_loss=MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
+        reversible=options.reversible,
     )
     return SparsityPenalty(settings, cache(partial(start_map50, options)) if rate == AUTO else None)
 
