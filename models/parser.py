@@ -30,6 +30,7 @@ MOST_REPEATS = 500  # of one row, after depth_multiple
 MOST_ARGUMENTS = 200  # of one row, including those in lists
 LONGEST_SUM = 100  # characters of an argument such as nc + 5
 _TAKES_REPEATS = {"BottleneckCSP", "C3", "C3TR", "C3Ghost", "C3x"}  # the repeat count is an argument of the block
+_MAY_BE_EMPTY = _TAKES_REPEATS - {"C3TR"}  # without repeats they still have their outer convolutions, as in v6.2
 _TAKES_CHANNELS = _TAKES_REPEATS | {
     "Conv", "DWConv", "GhostConv", "CrossConv", "MixConv2d", "Focus", "Bottleneck", "GhostBottleneck",
     "SPP", "SPPF", "C3SPP", "DWConvTranspose2d", "nn.ConvTranspose2d",
@@ -248,8 +249,9 @@ def _checked_row(index: int, values: Any) -> Row:
     row = Row(*values)
     if not isinstance(row.module, str) or not isinstance(row.arguments, list):
         raise InputError("module must be a name and arguments a list")
-    if type(row.number) is not int or not 1 <= row.number <= MOST_REPEATS:
-        expected = f"a whole number above 0 and at most {MOST_REPEATS}"
+    least = 0 if row.module in _MAY_BE_EMPTY else 1
+    if type(row.number) is not int or not least <= row.number <= MOST_REPEATS:
+        expected = f"a whole number of at least {least} and at most {MOST_REPEATS}"
         raise InputError(f"number must be {expected}, got {short_repr(row.number)}")
     if not 1 <= len(row.sources) <= MOST_ROWS or not all(
         type(source) is int and (source == -1 or -index <= source < index) for source in row.sources

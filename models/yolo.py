@@ -29,7 +29,7 @@ from models.tta import predict_augmented
 from utils.autoanchor import check_anchor_order
 from utils.errors import InputError
 from utils.log import LOGGER
-from utils.model_info import fuse_conv_and_bn, is_foldable, log_info, module_gflops
+from utils.model_info import fuse_conv_and_bn, grid_size, is_foldable, log_info, module_gflops
 
 PROFILE_RUNS = 10
 INPLACE_ACTIVATIONS = (nn.Hardswish, nn.LeakyReLU, nn.ReLU, nn.ReLU6, nn.SiLU)
@@ -114,8 +114,8 @@ class DetectionModel(nn.Module):
         """
         if not augment:
             return self._run_layers(x, profile, visualize)
-        head: Any = self.model[-1]
-        boxes = predict_augmented(lambda image: self._run_layers(image)[0], x, int(self.stride.max()), head.nl)
+        strides = self.stride.tolist()
+        boxes = predict_augmented(lambda image: self._run_layers(image)[0], x, grid_size(self), strides)
         return boxes, None
 
     def _run_layers(self, x: Any, profile: bool = False, visualize: str | Path | bool = False) -> Any:

@@ -22,6 +22,7 @@ from prune_tools.training_images import read_training_images
 from prune_tools.yolo_pruned import prune_model
 from utils.dataset.description import check_dataset
 from utils.log import LOGGER
+from utils.model_info import grid_size
 from utils.storage.files import ROOT
 from utils.training.hyperparameters import read_hyperparameters, scaled_hyperparameters
 
@@ -58,7 +59,7 @@ def _training_batches(
     """Images (B, 3, H, W) in 0..1 and labels (T, 6) of about ``count`` training images."""
     checked = check_dataset(data, splits=("train",))
     head: Any = model.model[-1]
-    stride = int(max(model.stride))
+    stride = grid_size(model)
     other_classes = checked["nc"] != head.nc  # allowed with --single-cls, and then all objects are of class 0
     for images, labels, _ in read_training_images(checked, count, image_size, stride, single_cls=other_classes):
         yield images.float() / 255, labels

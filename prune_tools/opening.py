@@ -137,7 +137,7 @@ class Inputs(Generic[AnyOptions]):
         """The training images that the repairs look at; none if there are no such repairs."""
         options = self.options
         count = max(options.reconstruct, options.recalibrate)
-        stride = int(max(self.model.stride))
+        stride = grid_size(self.model)
         return repair_images(self.data, count, options.imgsz, stride, options.single_cls) if count else []
 
 

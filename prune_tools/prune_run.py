@@ -26,7 +26,7 @@ from prune_tools.report.report import Report, layer_table
 from prune_tools.report.table import Row, as_text, row_of
 from prune_tools.survey.options import SweepOptions
 from prune_tools.survey.record import Surveys, find_surveys, surveys_of
-from prune_tools.tuning.distillation import check_heads
+from prune_tools.tuning.distillation import matching_levels
 from prune_tools.tuning.options import FinetuneOptions
 from prune_tools.tuning.recipes import DEFAULT, recipe_after
 from prune_tools.yolo_pruned import save_pruned
@@ -110,7 +110,7 @@ def find_teacher(checkpoint: dict[str, Any], weights: str) -> str:
         with suppress(InputError, OSError):
             if candidate and Path(str(candidate)).is_file():
                 teacher = load_checkpoint(str(candidate))["model"]
-                check_heads(teacher, student, str(candidate))
+                matching_levels(teacher, student, str(candidate))
                 if count_parameters(teacher) >= count_parameters(student):
                     return str(candidate)
     return weights

@@ -45,7 +45,7 @@ def read_training_images(
         data: a checked data set mapping with the split 'train'.
         count: images; rounded down to whole batches, but at least one batch, and at most all images.
         image_size: pixels; images are letterboxed to squares of this side.
-        stride: the network's largest stride in pixels.
+        stride: pixels of which the sides of an image must be multiples.
         single_cls: treat all classes as one.
         batch_size: images of one batch; all batches are equally large.
 

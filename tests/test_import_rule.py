@@ -36,6 +36,8 @@ MAY_IMPORT = {  # besides itself; one line for each package
     "prune_tools.channels": "utils models",
     "prune_tools.repair": "utils models prune_tools prune_tools.channels prune_tools.planning",
     "prune_tools.planning": "utils utils.commands models* prune_tools.channels",
+    "prune_tools.units": "utils* models* scripts prune_tools prune_tools.channels prune_tools.planning"
+    " prune_tools.repair",
     "prune_tools.sparsity": "utils utils.commands utils.training scripts prune_tools prune_tools.channels"
     " prune_tools.planning prune_tools.tuning",
     "prune_tools.tuning": "utils* models models.exporters scripts",

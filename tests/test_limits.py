@@ -63,7 +63,7 @@ def test_anchors(anchors):
     (row("Conv", 10**30), "layer 1"), (row("Conv", float("inf")), "layer 1"), (row("Conv", -8), "makes -8 channels"),
     (row("Conv", 0), "makes 0 channels"), (row("Conv", float("nan")), "layer 1"),
     (row("nn.LSTM", 10, 10, 10**9), "modules"), (row("nn.Transformer", 8, 2, 10**9), "takes sequences"),
-    (row("C3", 16, number=10**9), "number must be a whole number above 0 and at most 500"),
+    (row("C3", 16, number=10**9), "number must be a whole number of at least 0 and at most 500"),
     (row("nn.Identity", number=501), "at most 500"),
     (row("MixConv2d", 64, [1] * 5000), "more than 200 arguments"),
     (row("nn.Upsample", None, 500, "nearest"), "layer 1 .* values of an image"),

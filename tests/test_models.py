@@ -425,7 +425,7 @@ def test_augmentation_mirrors_boxes_back(monkeypatch):
         x = picture[0, 0].sum(0).argmax().item() + 0.5
         return torch.tensor([[[x, 5.0, 2.0, 3.0, 0.9]] * 21])
 
-    boxes = tta.predict_augmented(brightest, image, 32, 3)
+    boxes = tta.predict_augmented(brightest, image, 32, [8, 16, 32])
     assert torch.all(boxes[..., 0] == 10.5)
     assert boxes.shape[1] == (21 - 1) + (21 - 16)
 

@@ -239,6 +239,9 @@ class Refit:
         else:
             samples = self._record(number)
         for path in self.convolutions[number]:
+            if path not in self.narrow:  # of a silenced block: what follows sees other inputs
+                self.inputs_differ = True
+                continue
             cut = self.cuts.get(path)
             self.inputs_differ |= cut is not None and cut.inputs is not None
             if self.inputs_differ:
@@ -340,7 +343,8 @@ def reconstruct(
 
     Args:
         structure: of the network before surgery, in evaluation mode.
-        pruned: the narrowed network, in evaluation mode; its norms keep gamma, beta and variance.
+        pruned: the narrowed network, in evaluation mode; its norms keep gamma, beta and variance. Blocks of the full
+            network may be identities in it.
         cuts: the channels that surgery kept of each module (the result of ``prune_model``).
         batches: training images; they and both networks' maps of them are kept in memory.
         recording: an ``empty_recording``, filled by the first call; further calls with the same network, batches and

@@ -76,7 +76,8 @@ class Distillation(Plugin):
     """Adds the distance between student and teacher to the loss of every training batch.
 
     Args:
-        teacher: checkpoint of the unpruned model, with the head (classes, anchors) of the student.
+        teacher: checkpoint of the unpruned model. Its head has the classes of the student, and all levels of the
+            student with their anchors; further levels teach nothing.
         gain: weight of the distance, next to the labels' loss; its three terms have the gains of that loss.
     """
 
@@ -88,6 +89,7 @@ class Distillation(Plugin):
         self.gain = gain
         self.teacher = attempt_load(teacher).requires_grad_(False)
         self.label_loss: Any = None  # the run's own, from on_training_ready on
+        self.levels: list[int] = []  # of the teacher, one for each of the student's
         self._sums = torch.zeros(3)  # of the distances in an epoch
         self._batches = 0
 
@@ -95,11 +97,11 @@ class Distillation(Plugin):
         """Compare the teacher with the student, and wrap the run's loss.
 
         Raises:
-            InputError: the teacher's classes, levels or anchors are not those of the student.
+            InputError: the teacher's classes are not those of the student, or it lacks a level or its anchors.
         """
         self.label_loss = state.compute_loss
         self.teacher.to(state.device, memory_format=torch.channels_last)
-        check_heads(self.teacher, de_parallel(state.model), self.path)
+        self.levels = matching_levels(self.teacher, de_parallel(state.model), self.path)
         self.teacher.model[-1].training = True  # the head alone: it then returns raw logits and decodes nothing
         self._sums = self._sums.to(state.device)
         state.compute_loss = self
@@ -135,7 +137,8 @@ class Distillation(Plugin):
         if images is None:  # validation
             return loss, items
         with torch.no_grad():
-            target = self.teacher(images)
+            heads = self.teacher(images)
+        target = [heads[level] for level in self.levels]
         hyp = self.state.hyp
         terms = torch.stack(output_distance(p, target, self.label_loss))  # (3,)
         terms = terms * constant((hyp["box"], hyp["obj"], hyp["cls"]), terms.device)
@@ -143,20 +146,32 @@ class Distillation(Plugin):
         return loss + self.gain * terms.sum() * len(p[0]), items
 
 
-def check_heads(teacher: Any, student: Any, path: str | Path) -> None:
-    """Raise InputError unless both models have the same classes, strides and anchors."""
-    for quantity, read in (("classes", class_names), ("strides", _strides)):
-        if read(teacher) != read(student):
-            raise InputError(
-                f"--teacher {path} has the {quantity} {read(teacher)}, the model to train {read(student)}: "
-                "take the model that this one was pruned from"
-            )
-    ours, theirs = student.model[-1].anchors, teacher.model[-1].anchors
-    if ours.shape != theirs.shape or (ours.float().cpu() - theirs.float().cpu()).abs().max() > ANCHOR_TOLERANCE:
+def matching_levels(teacher: Any, student: Any, path: str | Path) -> list[int]:
+    """The level of the teacher's head that has the stride of each level of the student's.
+
+    Raises:
+        InputError: the two have different classes, or the teacher lacks a stride or has other anchors there.
+    """
+    if class_names(teacher) != class_names(student):
+        raise InputError(
+            f"--teacher {path} has the classes {class_names(teacher)}, the model to train {class_names(student)}: "
+            "take the model that this one was pruned from"
+        )
+    theirs, ours = _strides(teacher), _strides(student)
+    if ours != theirs and (not set(ours) <= set(theirs) or len(set(theirs)) < len(theirs)):
+        raise InputError(
+            f"--teacher {path} has levels of the strides {theirs}, the model to train {ours}, and each level needs one "
+            "of its own stride as its teacher: take the model that this one was pruned from"
+        )
+    levels = list(range(len(ours))) if ours == theirs else [theirs.index(stride) for stride in ours]
+    anchors = student.model[-1].anchors.float().cpu()  # (nl, na, 2)
+    expected = teacher.model[-1].anchors.float().cpu()[levels]  # (nl, na, 2)
+    if anchors.shape != expected.shape or (anchors - expected).abs().max() > ANCHOR_TOLERANCE:
         raise InputError(
             f"--teacher {path} has other anchors than the model to train: take the model that this one was pruned "
             "from, and --noautoanchor if the anchors were changed at the start of this run"
         )
+    return levels
 
 
 def _strides(model: Any) -> list[int]:

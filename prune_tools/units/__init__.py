@@ -1,0 +1,1 @@
+"""Units above channels: head levels with all that only they read, and residual blocks."""
