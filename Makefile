@@ -7,6 +7,7 @@
 #   make test                     all tests
 #   make nightly                  all tests, with more networks, and 200 random ones where there are six by day
 #   make check                    lint, types, all tests
+#   make docs                     the documentation as a site, in site/
 #   make bench                    the timed sections of docs/BENCHMARKS.md, in about eight minutes; ARGS=Training: only this
 #   make test PYTHON=python3.12   another Python for a new .venv
 #   make test VENV=/some/env      an environment of your own, taken as it is: nothing is installed into it
@@ -29,10 +30,10 @@ endif
 RUN := "$(abspath $(VENV))/bin/python"
 PYTEST := $(RUN) -m pytest -q -n auto --dist loadfile
 
-.PHONY: help demo quick changed test nightly check bench lint types imports format clean
+.PHONY: help demo quick changed test nightly check bench docs lint types imports format clean
 
 help:
-	@sed -n '4,13s/^# *//p' Makefile
+	@sed -n '4,14s/^# *//p' Makefile
 
 demo: $(RUNTIME)
 	$(RUN) data/scripts/draw_mask_demo.py
@@ -54,6 +55,9 @@ check: lint types test
 
 bench: $(RUNTIME)
 	$(RUN) -m benchmarks $(ARGS)
+
+docs: $(TOOLS)
+	$(RUN) -m mkdocs build --strict
 
 lint: $(TOOLS)
 	$(RUN) -m ruff check .
