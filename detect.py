@@ -17,7 +17,7 @@ from utils.commands.cli import run_command, show_arguments
 from utils.commands.options import build, parse
 from utils.detection.options import DetectOptions
 from utils.errors import InputError
-from utils.log import LOGGER
+from utils.log import LOGGER, log_as_command
 
 
 def detect(options: DetectOptions) -> tuple[Path, str]:
@@ -46,11 +46,17 @@ def run(**keywords: Any) -> Path:
 
     Returns the run folder. A file that cannot be read, or whose results cannot be written, is only warned of.
     """
+    log_as_command()
     folder, shortcomings = detect(build(DetectOptions, **keywords))
     if shortcomings:
         LOGGER.warning(shortcomings)
     return folder
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(lambda: main(parse(DetectOptions, "Detect objects in images and videos.")))
+
+
+if __name__ == "__main__":
+    cli()

@@ -23,7 +23,8 @@ from utils.commands.options import build, parse, quoted
 from utils.commands.packages import is_installed
 from utils.detection.options import DetectOptions
 from utils.errors import InputError
-from utils.log import LOGGER, colorstr
+from utils.installation import PREFIX
+from utils.log import LOGGER, colorstr, log_as_command
 from utils.validation.options import ValOptions
 
 __all__ = ["ExportOptions", "export_formats", "run"]
@@ -72,7 +73,14 @@ def report(files: Sequence[Path], options: ExportOptions) -> None:
         LOGGER.info(f"  {following('detect.py', DetectOptions, None, **detecting)}")
         if is_square or options.dynamic or not keeps_size:  # validation takes squares
             LOGGER.info(f"  {following('val.py', ValOptions, None, **validating)}")
-        LOGGER.info(f"  torch.hub.load('.', 'custom', {str(file)!r}, source='local')")
+        LOGGER.info(f"  {line_of_python(file)}")
+
+
+def line_of_python(file: Path) -> str:
+    """The line that opens an export in a program."""
+    if PREFIX:
+        return f"{PREFIX}load({str(file)!r})"
+    return f"torch.hub.load('.', 'custom', {str(file)!r}, source='local')"
 
 
 def run(**keywords: Any) -> list[Path]:
@@ -85,6 +93,7 @@ def run(**keywords: Any) -> list[Path]:
         InputError: a flag or a file cannot be used, a library is missing, or an export does not compute what the
             checkpoint does. What was exported before stays.
     """
+    log_as_command()
     return main(build(ExportOptions, **keywords))
 
 
@@ -110,5 +119,10 @@ def main(options: ExportOptions) -> list[Path]:
     return files
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(lambda: main(parse(ExportOptions, "Export a YOLOv5 detector to other formats.")))
+
+
+if __name__ == "__main__":
+    cli()

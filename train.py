@@ -17,6 +17,7 @@ import val
 from utils.commands.cli import run_training_command
 from utils.commands.next_steps import following
 from utils.commands.options import build
+from utils.log import log_as_command
 from utils.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -52,10 +53,16 @@ def steps_after_training(best: str, options: TrainOptions) -> list[str]:
 
 def run(callbacks: Callbacks | None = None, **keywords: Any) -> TrainOptions:
     """Train from Python, ``train.run(data='mask.yaml', epochs=3)``: the command line's flags as keywords."""
+    log_as_command()
     options = build(TrainOptions, **keywords)
     main(options, callbacks)
     return options
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_training_command(main, TrainOptions, "Train a YOLOv5 detector.")
+
+
+if __name__ == "__main__":
+    cli()

@@ -16,7 +16,7 @@ from utils.commands.cli import run_command, show_arguments
 from utils.commands.options import build, parse
 from utils.drawing.background import start_ahead
 from utils.errors import InputError
-from utils.log import LOGGER
+from utils.log import LOGGER, log_as_command
 from utils.validation.options import SPLITS, ValOptions
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def process_batch(detections: torch.Tensor, labels: torch.Tensor, iouv: torch.Te
 
 def run(data: str | Path | dict[str, Any], weights: str | Path | list[str] = "", **keywords: Any) -> Results:
     """As ``validate``, but return the results alone: a file that could not be written is only warned of."""
+    log_as_command()
     results, shortcomings = validate(data, weights, **keywords)
     if shortcomings:
         LOGGER.warning(shortcomings)
@@ -129,5 +130,10 @@ def main(options: ValOptions) -> None:
             raise InputError(shortcomings)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(lambda: main(parse(ValOptions, "Validate a YOLOv5 detector.")))
+
+
+if __name__ == "__main__":
+    cli()

@@ -6,7 +6,6 @@ which files pickle them.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 from models.blocks import C3, SPP, SPPF, Bottleneck, Concat, Conv, DWConv, autopad
@@ -26,6 +25,7 @@ from models.rare_blocks import (
     TransformerBlock,
     TransformerLayer,
 )
+from utils.installation import import_own
 
 __all__ = [
     "C3",
@@ -66,5 +66,5 @@ _ELSEWHERE = {
 def __getattr__(name: str) -> Any:
     """Return a name of ``_ELSEWHERE``, imported on first use."""
     if name in _ELSEWHERE:
-        return getattr(import_module(_ELSEWHERE[name]), name)
+        return getattr(import_own(_ELSEWHERE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,4 +18,4 @@ class Ensemble(nn.ModuleList):
         return torch.cat([model(x, augment, profile, visualize)[0] for model in self], dim=1), None
 
 
-Ensemble.__module__ = "models.experimental"  # its path in YOLOv5
+Ensemble.__module__ = f"{__package__}.experimental"  # its path in YOLOv5

@@ -119,4 +119,4 @@ class Detect(nn.Module):
             biases[:, 5:] += class_prior.to(biases)
 
 
-Detect.__module__ = "models.yolo"  # the path under which checkpoints pickle it
+Detect.__module__ = f"{__package__}.yolo"  # the path under which checkpoints pickle it

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models.autoshape import AutoShape
 from models.backends import DetectMultiBackend
 from models.loading import load_checkpoint
@@ -32,21 +30,20 @@ def create(
     """Build a model as the entry points of hubconf.py describe it; ``name`` may also be a checkpoint file."""
     setup_logging(rank=-1 if verbose else 1)
     try:
-        target = select_device(device)
         if pretrained and channels == 3 and classes == 80:
-            return _ready_model(name, autoshape, verbose, target)
-        return _trainable_model(str(name), pretrained, channels, classes).to(target)
+            return open_model(name, autoshape, verbose, device)
+        return _trainable_model(str(name), pretrained, channels, classes).to(select_device(device))
     except InputError as error:
         raise type(error)(f"cannot load {name}: {error} ({REMEDY})") from error
 
 
-def _ready_model(
-    name: str | Path, autoshape: bool, verbose: bool, device: torch.device
+def open_model(
+    name: str | Path, autoshape: bool = True, verbose: bool = True, device: Any = None
 ) -> AutoShape | DetectMultiBackend:
     """Open a checkpoint or an export, for pictures of any kind with ``autoshape``, else for tensors."""
     file = name if Path(name).suffix or Path(name).exists() else f"{name}.pt"  # some exports are folders
     channels = 3 if autoshape else None  # without it the caller makes the tensors
-    model = DetectMultiBackend(file, device=device, fuse=autoshape, channels=channels)
+    model = DetectMultiBackend(file, device=select_device(device), fuse=autoshape, channels=channels)
     return AutoShape(model, verbose) if autoshape else model
 
 

@@ -22,6 +22,7 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.errors import InputError, one_line
+from utils.installation import path_in_files
 
 MOST_MODULES = 6_000  # including parameter tensors; yolov5x6: 1,200
 MOST_PARAMETERS = 500_000_000  # yolov5-p7: 144 million
@@ -154,8 +155,8 @@ def is_common(module: nn.Module) -> bool:
     """Tell whether the work of a module is known beforehand, or is that of its children."""
     if next(module.children(), None) is None:
         known = (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.Upsample, *_ELEMENTWISE)
-        return type(module) in known or type(module).__module__.startswith("models.")
-    return type(module).__module__.startswith("models.") or type(module) in (nn.Sequential, nn.ModuleList)
+        return type(module) in known or path_in_files(type(module)).startswith("models.")
+    return path_in_files(type(module)).startswith("models.") or type(module) in (nn.Sequential, nn.ModuleList)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from models.module_settings import apply_modules
 from models.rare_blocks import MixConv2d, Sum
 from models.widths import apply_widths
 from utils.errors import InputError, one_line, short_repr
+from utils.installation import path_in_files
 from utils.log import LOGGER
 
 CHANNEL_MULTIPLE = 8  # widths are rounded up to this
@@ -231,7 +232,7 @@ def _build(d: Mapping[str, Any], channels: int) -> tuple[Any, list[int], list[tu
         except InputError as error:
             raise InputError(f"layer {index} {short_repr(values)}: {error}") from error
         module_class = find_module(row.module)
-        vars(layer).update(i=index, f=row.source, type=f"{module_class.__module__}.{module_class.__qualname__}")  # type: ignore[union-attr]
+        vars(layer).update(i=index, f=row.source, type=path_in_files(module_class))  # type: ignore[arg-type]
         saved.extend(source % index for source in row.sources if source != -1)
         network.model.append(layer)
         lines.append((number, arguments))

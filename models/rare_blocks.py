@@ -271,4 +271,4 @@ def _equal_parameters(total: int, kernels: tuple[int, ...]) -> list[int]:
 
 
 for _block in (MixConv2d, Sum):
-    _block.__module__ = "models.experimental"  # the path under which checkpoints pickle them
+    _block.__module__ = f"{__package__}.experimental"  # the path under which checkpoints pickle them

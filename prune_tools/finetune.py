@@ -21,6 +21,7 @@ from prune_tools.tuning.options import FinetuneOptions
 from utils.callbacks import Callbacks
 from utils.commands.cli import run_training_command
 from utils.commands.options import build
+from utils.log import log_as_command
 
 if TYPE_CHECKING:
     from utils.training.interfaces import Results
@@ -35,10 +36,16 @@ def main(options: FinetuneOptions, callbacks: Callbacks | None = None) -> Result
 
 def run(**keywords: Any) -> FinetuneOptions:
     """Fine-tuning from Python, the flags as keywords."""
+    log_as_command()
     options = build(FinetuneOptions, **keywords)
     main(options)
     return options
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_training_command(main, FinetuneOptions, "Fine-tune a pruned YOLOv5 detector.")
+
+
+if __name__ == "__main__":
+    cli()

@@ -56,5 +56,10 @@ def main(options: GroupsOptions) -> None:
     print(f"{len(groups)} groups; {free} of {total} normalised channels can be pruned in scope {options.scope}")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(lambda: main(parse(GroupsOptions, "Show which channels of a model can be pruned together.")))
+
+
+if __name__ == "__main__":
+    cli()

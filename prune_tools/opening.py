@@ -24,7 +24,7 @@ from utils.distributed import plain_norms
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER, warnings_only
 from utils.model_info import grid_size
-from utils.storage.files import ROOT, read_yaml_mapping
+from utils.storage.files import WORK, read_yaml_mapping
 from utils.validation.inputs import make_loader
 from utils.validation.options import ValOptions
 
@@ -145,7 +145,7 @@ def open_inputs(options: AnyOptions) -> Inputs[AnyOptions]:
     """Open and check model and data set. Raises InputError for what does not fit."""
     file = options.weights[0]
     if not file:
-        file = str(newest_sparse_run(ROOT / "runs/train"))
+        file = str(newest_sparse_run(WORK / "runs/train"))
         LOGGER.info(f"Pruning the newest sparse training, {file}")
     device = select_device(options.device, options.batch_size)
     LOGGER.info(device_line(device))

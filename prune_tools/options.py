@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prune_tools.planning.options import PlanOptions
 from utils.commands.options import LARGEST_IMAGE, CheckedOptions, as_list, option, settle
 from utils.errors import InputError
-from utils.storage.files import ROOT
+from utils.storage.files import ROOT, WORK
 
 DEFAULT_CFG = str(ROOT / "models/yolov5n_mask.yaml")
 
@@ -38,7 +38,7 @@ class PruningOptions(CheckedOptions):
     single_cls: bool = option(False, "treat all classes as one; set automatically for a model trained with it")
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     workers: int = option(0, "most data loading processes", at_least=0, identity=False)
-    project: str = option(str(ROOT / "runs/val"), "folder of the runs", handed_on=False, identity=False)
+    project: str = option(str(WORK / "runs/val"), "folder of the runs", handed_on=False, identity=False)
     name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken", handed_on=False, identity=False)
     exist_ok: bool = option(False, "write into the run folder even if it exists", handed_on=False, identity=False)
     half: bool = option(False, "validate in FP16 (on a GPU)")

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 from prune_tools.pipeline_options import PipelineOptions
 from utils.commands.cli import run_command, show_arguments
 from utils.commands.options import build, parse
+from utils.log import log_as_command
 
 
 def main(options: PipelineOptions) -> Path:
@@ -30,8 +31,14 @@ def main(options: PipelineOptions) -> Path:
 
 def run(**keywords: Any) -> Path:
     """Run the pipeline from Python, the flags as keywords; returns the run folder."""
+    log_as_command()
     return main(build(PipelineOptions, **keywords))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(lambda: main(parse(PipelineOptions, "Train, sparsify, prune and fine-tune a YOLOv5 detector.")))
+
+
+if __name__ == "__main__":
+    cli()

@@ -22,7 +22,7 @@ from utils.commands.options import (
     settle,
 )
 from utils.errors import InputError, short_repr
-from utils.storage.files import ROOT
+from utils.storage.files import ROOT, WORK
 from utils.training.options import TrainOptions
 
 DEFAULT_FLOPS = "0.5"
@@ -170,7 +170,7 @@ class PipelineOptions(CheckedOptions):
     )
     workers: int = option(8, "most data loading processes", at_least=0, identity=False)
     seed: int = option(0, "seed of all random numbers", at_least=0, at_most=LARGEST_SEED)
-    project: str = option(str(ROOT / "runs/pipeline"), "folder of the runs", handed_on=False, identity=False)
+    project: str = option(str(WORK / "runs/pipeline"), "folder of the runs", handed_on=False, identity=False)
     name: str = option("exp", "name of this run; an existing one is continued", handed_on=False, identity=False)
     sweep: str = option("", "run folder of sweep.py whose curve goes into report.html", handed_on=False, identity=False)
     sensitivity: str = option(

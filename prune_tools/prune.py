@@ -21,6 +21,7 @@ if __name__ == "__main__":
 from prune_tools.options import PruneOptions
 from utils.commands.cli import run_command, show_arguments
 from utils.commands.options import build, parse
+from utils.log import log_as_command
 
 
 def main(options: PruneOptions) -> Path:
@@ -33,8 +34,14 @@ def main(options: PruneOptions) -> Path:
 
 def run(**keywords: Any) -> Path:
     """Prune from Python, the flags as keywords; returns the run folder."""
+    log_as_command()
     return main(build(PruneOptions, **keywords))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(lambda: main(parse(PruneOptions, "Prune a sparsely trained YOLOv5 by its batch-norm gammas.")))
+
+
+if __name__ == "__main__":
+    cli()

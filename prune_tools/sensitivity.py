@@ -19,6 +19,7 @@ if __name__ == "__main__":
 from prune_tools.survey.options import SensitivityOptions
 from utils.commands.cli import run_command, show_arguments
 from utils.commands.options import build, parse
+from utils.log import log_as_command
 
 
 def main(options: SensitivityOptions) -> Path:
@@ -31,8 +32,14 @@ def main(options: SensitivityOptions) -> Path:
 
 def run(**keywords: Any) -> Path:
     """Analyse from Python, the flags as keywords; returns the run folder."""
+    log_as_command()
     return main(build(SensitivityOptions, **keywords))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(lambda: main(parse(SensitivityOptions, "Prune each layer alone and see which to protect.")))
+
+
+if __name__ == "__main__":
+    cli()

@@ -20,6 +20,7 @@ if __name__ == "__main__":
 from prune_tools.survey.options import SweepOptions
 from utils.commands.cli import run_command, show_arguments
 from utils.commands.options import build, parse
+from utils.log import log_as_command
 
 
 def main(options: SweepOptions) -> Path:
@@ -32,8 +33,14 @@ def main(options: SweepOptions) -> Path:
 
 def run(**keywords: Any) -> Path:
     """Sweep from Python, the flags as keywords; returns the run folder."""
+    log_as_command()
     return main(build(SweepOptions, **keywords))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(lambda: main(parse(SweepOptions, "Prune at many ratios without training and see what it costs.")))
+
+
+if __name__ == "__main__":
+    cli()

@@ -19,26 +19,34 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from prune_tools.sparsity.options import SparseOptions
+from utils.callbacks import Callbacks
 from utils.commands.cli import run_training_command
 from utils.commands.options import build
+from utils.log import log_as_command
 
 if TYPE_CHECKING:
     from utils.training.interfaces import Results
 
 
-def main(options: SparseOptions) -> Results | None:
+def main(options: SparseOptions, callbacks: Callbacks | None = None) -> Results | None:
     """Train with the penalty; returns what train.main returns."""
     from prune_tools.sparsity.training import train_sparsely
 
-    return train_sparsely(options)
+    return train_sparsely(options, callbacks or Callbacks())
 
 
 def run(**keywords: Any) -> SparseOptions:
     """Sparse training from Python, the flags as keywords."""
+    log_as_command()
     options = build(SparseOptions, **keywords)
     main(options)
     return options
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_training_command(main, SparseOptions, "Sparse training with a penalty on batch-norm gammas.")
+
+
+if __name__ == "__main__":
+    cli()

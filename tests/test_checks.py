@@ -23,7 +23,7 @@ def repository(tmp_path, monkeypatch) -> Path:
     for folder in ("data/hyps", "models/hub", "utils", "elsewhere"):
         (root / folder).mkdir(parents=True)
     monkeypatch.setattr(checks, "ROOT", root)
-    monkeypatch.setattr(description, "ROOT", root)
+    monkeypatch.setattr(description, "WORK", root)
     monkeypatch.chdir(root / "elsewhere")
     return root
 

@@ -128,7 +128,7 @@ def test_space_is_checked_before_anything_is_fetched(tmp_path: Path):
 
 
 def test_a_data_set_in_a_zip_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("utils.dataset.description.ROOT", tmp_path / "repository")
+    monkeypatch.setattr("utils.dataset.description.WORK", tmp_path / "repository")
     text = b"path: ../gone\ntrain: images\nval: images\nnames: [a]\ndownload: bash evil.sh\n"
     zipped(tmp_path / "mine.zip", {"mine/data.yaml": text, "mine/images/a.jpg": b"a"})
     checked = check_dataset(tmp_path / "mine.zip")

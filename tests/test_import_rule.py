@@ -49,6 +49,8 @@ MAY_IMPORT = {  # besides itself; one line for each package
     "data.scripts.annotations": "utils* data.scripts data.scripts.converters",
     "data.scripts.converters": "utils*",
     "data.scripts.mask_demo": "",
+    "yolov5_prune": "utils* models* scripts prune_tools* yolov5_prune*",
+    "yolov5_prune.scripts": "",
     "benchmarks": "utils* models* scripts data* prune_tools*",
 }
 HEAVY = {"pandas", "seaborn", "matplotlib", "tensorboard", "torchvision", "scipy", "PIL", "thop"}
@@ -56,7 +58,7 @@ RE_EXPORTS = "utils.general"  # v6.2's names for other people's code
 # Files that import what a table of names says
 COMPUTED = {
     "models/common.py", "utils/augmentations.py", "utils/commands/packages.py", "utils/general.py",
-    "utils/torch_utils.py",
+    "utils/installation.py", "utils/torch_utils.py",
 }  # fmt: skip
 TYPES, MAIN = "TYPE_CHECKING", "__main__"  # guards: such imports do not run when the module is imported
 
@@ -112,7 +114,7 @@ class Import:
 
 
 class Collector(ast.NodeVisitor):
-    """Collects what a file imports, by statement or by ``import_module`` and ``__import__``.
+    """Collects what a file imports, by statement or by ``import_module``, ``import_own`` or ``__import__``.
 
     The name that those get may be an f-string: ``f"models.backends.{name}"`` is models.backends.*. Names that are
     computed in another way are ``?``.
@@ -157,7 +159,7 @@ class Collector(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         """Add what is imported by a call."""
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if called in ("import_module", "__import__"):
+        if called in ("import_module", "import_own", "__import__"):
             self._add(node, literal_start(node.args[0]) if node.args else "?")
         self.generic_visit(node)
 
@@ -182,7 +184,8 @@ def imports_of(source: str, path: Path) -> list[Import]:
 def project_files() -> tuple[Path, ...]:
     """Return the product's Python files, tests left out."""
     folders = {name.split(".")[0] for name in MAY_IMPORT} - {SCRIPTS}
-    return tuple(sorted([*ROOT.glob("*.py"), *(file for folder in folders for file in (ROOT / folder).rglob("*.py"))]))
+    scripts = set(ROOT.glob("*.py")) - {ROOT / "setup.py"}  # which runs when the package is built, and only then
+    return tuple(sorted([*scripts, *(file for folder in folders for file in (ROOT / folder).rglob("*.py"))]))
 
 
 @cache

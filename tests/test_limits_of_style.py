@@ -35,6 +35,7 @@ DEFERRED_IMPORTS: dict[str, int] = {
     "utils/geometry": 2,
     "utils/storage": 6,
     "utils/validation": 2,
+    "yolov5_prune": 1,
 }
 
 

@@ -20,10 +20,11 @@ HYPERPARAMETERS = {
 PACKAGES = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow"}  # where the import name differs
 OPTIONAL = {
     "onnxruntime",
+    "setuptools",
     "pycocotools",
     "torch_pruning",
     "yt_dlp",
-}  # used when the user has it, and the program says so when it is missing
+}  # used when the user has it, and the program says so when it is missing; setuptools builds the package
 LONGEST_FILE = 400  # lines, tests left out
 PLACES = ("/" + "home/", "/" + "root/", "/" + "Users/", "C:" + "\\Users", "/" + "work/", "/" + "tmp/")
 

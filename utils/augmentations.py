@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any, TypedDict
 
 import cv2
@@ -16,6 +15,7 @@ import numpy as np
 
 from utils.geometry.segments import resample_segments, segment2box
 from utils.geometry.tiles import GREY
+from utils.installation import import_own
 
 BOX_AREA_KEPT = 0.10  # a box must keep more than this share of its area in a warp
 POLYGON_AREA_KEPT = 0.01  # the same, if the box comes from a polygon
@@ -28,7 +28,7 @@ _ELSEWHERE = {"Albumentations": "utils.other_versions", "copy_paste": "utils.dat
 def __getattr__(name: str) -> Any:
     """Return a name of ``_ELSEWHERE``, imported on first use."""
     if name in _ELSEWHERE:
-        return getattr(import_module(_ELSEWHERE[name]), name)
+        return getattr(import_own(_ELSEWHERE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -21,6 +21,7 @@ from utils.commands.interrupts import deferred, obey
 from utils.distributed import plain_norms
 from utils.errors import InputError
 from utils.storage.files import atomic_path
+from utils.torch_files import stock_pickle
 from utils.torch_files.module_copy import copy_to_cpu
 from utils.version import MADE_BY
 
@@ -127,7 +128,7 @@ def file_content(state: dict[str, Any]) -> dict[str, Any]:
 def write_checkpoint(content: dict[str, Any], path: str | Path, *copies: str | Path) -> None:
     """Write what ``file_content`` returned to ``path`` and then to each of ``copies``, each atomically."""
     with deferred(), atomic_path(path) as draft, RecordingStream(draft) as stream:
-        torch.save(content, cast(Any, stream))
+        torch.save(content, cast(Any, stream), pickle_module=stock_pickle)
     for duplicate in copies:
         with deferred(), atomic_path(duplicate) as draft:
             shutil.copyfile(path, draft)

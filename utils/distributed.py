@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from utils.commands.interrupts import run_child
 from utils.device import select_device
 from utils.errors import InputError
+from utils.installation import PREFIX, words_to_start
 from utils.log import LOGGER, setup_logging
 from utils.training.options import TrainOptions
 
@@ -74,7 +75,8 @@ def launch(main: Callable[[Any], Result], options: Any) -> Result:
     for name in devices:
         select_device(name)
     starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={len(devices)}"]
-    sys.exit(run_child([*starter, *sys.argv]))
+    own_command = [*words_to_start(main.__module__.rpartition(".")[2]), *sys.argv[1:]] if PREFIX else sys.argv
+    sys.exit(run_child([*starter, *own_command]))
 
 
 def device_of_rank(device: str, world: World) -> str:

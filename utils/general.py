@@ -11,7 +11,7 @@ import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,6 +33,7 @@ from utils.errors import InputError, short_repr
 from utils.geometry.boxes import box_iou, clip_coords, scale_coords, xywh2xyxy, xywhn2xyxy, xyxy2xywh, xyxy2xywhn
 from utils.geometry.nms import non_max_suppression
 from utils.geometry.segments import resample_segments, segment2box, segments2boxes, xyn2xy
+from utils.installation import import_own
 from utils.log import LOGGER, colorstr
 from utils.log import setup_logging as set_logging
 from utils.other_versions import Profile, apply_classifier, clean_str, is_ascii, plot_one_box
@@ -119,7 +120,7 @@ _ELSEWHERE = {"strip_optimizer": "models.loading"}
 def __getattr__(name: str) -> Any:
     """Return a name of ``_ELSEWHERE``."""
     if name in _ELSEWHERE:
-        return getattr(import_module(_ELSEWHERE[name]), name)
+        return getattr(import_own(_ELSEWHERE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

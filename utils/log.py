@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 LOGGER = logging.getLogger("yolov5")
 JOINERS = "\u200c\u200d"  # invisible, but part of the spelling of Persian, Indic scripts and emoji
+COLAB = "google.colab"  # a module that its notebooks have loaded
 INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control, format (bidi overrides ...), surrogates, line separators
 
 _STYLES = {
@@ -67,6 +68,20 @@ def setup_logging(rank: int = -1) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(_PlainFormatter("%(message)s"))
         LOGGER.addHandler(handler)
+
+
+def log_as_command() -> None:
+    """Show what is logged, as the commands do, unless the caller has set up logging. For calls from Python.
+
+    A handler of the caller's, of this logger or of the root logger, is left to do its work; so is a level that this
+    logger has been given. The root handler that Google Colab installs is not the caller's.
+    """
+    if LOGGER.handlers or (logging.root.handlers and COLAB not in sys.modules):
+        return
+    level = LOGGER.level
+    setup_logging()
+    if level != logging.NOTSET:
+        LOGGER.setLevel(level)
 
 
 @contextmanager

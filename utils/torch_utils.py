@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from utils.checkpoint import de_parallel, intersect_dicts
 from utils.device import select_device, time_sync
 from utils.distributed import first_rank_first, parallel
 from utils.errors import InputError
+from utils.installation import import_own
 from utils.log import LOGGER
 from utils.model_info import count_parameters, fuse_conv_and_bn, module_gflops
 from utils.model_info import log_info as model_info
@@ -56,7 +56,7 @@ _ELSEWHERE = {"scale_img": "models.tta"}
 def __getattr__(name: str) -> Any:
     """Return a name of ``_ELSEWHERE``."""
     if name in _ELSEWHERE:
-        return getattr(import_module(_ELSEWHERE[name]), name)
+        return getattr(import_own(_ELSEWHERE[name]), name)
     if name == "TracedModel":
         raise ImportError("utils.torch_utils has no TracedModel, which is YOLOv7's: use torch.jit.trace, or export.py")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

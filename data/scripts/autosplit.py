@@ -39,5 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Path]:
     return files
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

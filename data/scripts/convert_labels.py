@@ -82,5 +82,10 @@ def command(arguments: Sequence[str] | None = None) -> Path:
     return main(parse(ConvertOptions, "Convert COCO JSON, VOC XML or LabelMe JSON to YOLO label files.", words))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(command)
+
+
+if __name__ == "__main__":
+    cli()

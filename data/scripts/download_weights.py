@@ -32,5 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fetch_weights(Path(name))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

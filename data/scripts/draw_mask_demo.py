@@ -26,12 +26,12 @@ from utils.commands.cli import run_command
 from utils.commands.options import LARGEST_IMAGE, LARGEST_SEED, MOST, argument_parser
 from utils.errors import InputError, short_repr
 from utils.log import LOGGER
-from utils.storage.files import ROOT, atomic_path, make_folder, read_yaml, write_yaml
+from utils.storage.files import WORK, atomic_path, make_folder, read_yaml, write_yaml
 
 VERSION = 2  # of the drawings: raise it when the same seed gives other pictures
 SMALLEST_SIZE = 96
 SETTINGS_FILE = "settings.yaml"  # tells what a folder holds, and whether all of it is there
-DEFAULT_OUTPUT = ROOT / "datasets" / "mask_demo"
+DEFAULT_OUTPUT = WORK / "datasets" / "mask_demo"
 
 
 @dataclass(frozen=True)
@@ -128,5 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     draw(options.output, Settings(options.images, options.size, options.seed))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

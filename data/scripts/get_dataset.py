@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
 
@@ -25,8 +24,9 @@ from utils.commands.next_steps import log_next
 from utils.commands.options import argument_parser, command_line
 from utils.dataset.download import DatasetFolder
 from utils.errors import InputError
+from utils.installation import import_own
 from utils.log import LOGGER
-from utils.storage.files import ROOT, read_yaml, write_yaml
+from utils.storage.files import ROOT, WORK, read_yaml, write_yaml
 from utils.training.options import TrainOptions
 
 DESCRIPTIONS = {"coco": "coco.yaml", "voc": "VOC.yaml"}
@@ -56,9 +56,9 @@ def get(
             raise InputError(f"{name} is not fetched by a command, {known}: for {name} follow {recipes}")
         raise InputError(f"unknown data set {name}, {known}; {recipes}, has {', '.join(RECIPES)}")
     description = ROOT / "data" / DESCRIPTIONS[name]
-    usual = (ROOT / read_yaml(description)["path"]).resolve()
+    usual = (WORK / read_yaml(description)["path"]).resolve()
     root = Path(output).resolve() if output else usual
-    fetch = import_module(f"data.scripts.converters.{name}").fetch
+    fetch = import_own(f"data.scripts.converters.{name}").fetch
     keywords = {"segments": True} if segments else {}
     if segments and "segments" not in signature(fetch).parameters:
         raise InputError(f"--segments: the annotations of {name} have boxes only, leave it out")
@@ -91,5 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     get(options.name, options.output, options.splits, options.segments, options.again)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the command with the words of the command line."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

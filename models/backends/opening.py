@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from models.backends.runtime import Runtime
 from models.formats import format_of
 from utils.downloads import fetch_weights, is_url
 from utils.errors import InputError, MissingFileError, one_line
+from utils.installation import import_own
 from utils.log import LOGGER
 
 ONEDNN_LIMIT = "ONEDNN_MAX_CPU_ISA"  # limits the instructions of oneDNN, but not of all of OpenVINO
@@ -41,7 +41,7 @@ def open_runtime(path: Path, device: torch.device, dnn: bool = False) -> Runtime
     if not path.exists():
         raise MissingFileError(f"no such export: {path}: make it with export.py --include {file_format.argument}")
     module, name = RUNTIMES["dnn" if dnn else file_format.argument]
-    runtime = getattr(import_module(f"models.backends.{module}"), name)
+    runtime = getattr(import_own(f"models.backends.{module}"), name)
     try:
         opened = runtime(path, device)
     except InputError:

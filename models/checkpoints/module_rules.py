@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.installation import path_in_files
 from utils.torch_files.records import (
     ModuleRecord,
     OrderedRecord,
@@ -119,7 +120,7 @@ def check_module(record: ModuleRecord, module_class: type[nn.Module], path: str)
     numbers = [str(index) for index in range(len(state["_modules"]))]
     if issubclass(module_class, nn.ModuleList) and list(state["_modules"]) != numbers:
         _refuse(path, "is a list of layers that are not numbered one after the other")
-    if not module_class.__module__.startswith("models.yolo"):  # models.checkpoints.soundness checks these as a whole
+    if not path_in_files(module_class).startswith("models.yolo."):  # which models.checkpoints.soundness checks
         _compare(state, module_class, path)
     if module_class.__module__.startswith("torch.") or issubclass(module_class, nn.modules.conv._ConvNd):
         _check_layer(state, module_class, path)

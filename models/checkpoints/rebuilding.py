@@ -14,11 +14,12 @@ from torch import nn
 
 from models import blocks, common, head, rare_blocks, yolo
 from models.checkpoints.module_rules import check_module, example
+from utils.installation import path_in_files
 from utils.torch_files.build import Builder
 from utils.torch_files.reader import Content
 from utils.torch_files.records import ModuleRecord, OrderedRecord, ParameterRecord, Refusal, TensorRecord
 
-PATHS = ("models.common", "models.yolo", "models.experimental")  # of our classes in files
+PATHS = ("models.common.", "models.yolo.", "models.experimental.")  # of our classes in files
 # Paths of classes in earlier releases: {path in the file: class}
 MOVED: dict[str, type[nn.Module]] = {
     "models.yolo.Model": yolo.DetectionModel,  # to v6.1
@@ -42,9 +43,9 @@ def module_classes() -> dict[str, type[nn.Module]]:
             if (
                 isinstance(module_class, type)
                 and issubclass(module_class, nn.Module)
-                and module_class.__module__ in PATHS
+                and path_in_files(module_class).startswith(PATHS)
             ):
-                classes[f"{module_class.__module__}.{module_class.__name__}"] = module_class
+                classes[path_in_files(module_class)] = module_class
     layers = [nn.Sequential, nn.ModuleList, nn.modules.linear.NonDynamicallyQuantizableLinear, *vars(nn).values()]
     for module_class in layers:
         if (

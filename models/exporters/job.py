@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from models.metadata import Metadata
+from utils.installation import import_own
 
 OUTPUT = "output"  # its name in v6.2
 OUTPUT_OF_NMS = "detections"  # another name, for programs that cannot read the metadata
@@ -62,4 +62,4 @@ class ExportJob:
 
 def exporter(argument: str) -> Callable[[ExportJob], None]:
     """The function that writes the format of an ``--include`` argument; it raises InputError if that is impossible."""
-    return import_module(f"models.exporters.to_{argument}").export
+    return import_own(f"models.exporters.to_{argument}").export

@@ -8,7 +8,7 @@ from typing import Any
 from models.formats import DEFAULT_OPSET, FORMATS, INT8_OPSET, ONE_IMAGE, OPSETS, Format, find_formats
 from utils.commands.options import LARGEST_IMAGE, as_list, check_numbers, option, settle
 from utils.errors import InputError, short_repr
-from utils.storage.files import ROOT
+from utils.storage.files import ROOT, WORK
 
 DEFAULT_DATA = str(ROOT / "data/coco128.yaml")
 REFUSED = {  # flags of v6.2 that no format supports
@@ -51,7 +51,7 @@ class ExportOptions:
         DEFAULT_DATA, "data set YAML: the exports are compared on one of its images, --int8 is calibrated on others"
     )
     weights: list[str] = option(
-        [str(ROOT / "yolov5s.pt")], "checkpoint; several are exported one by one", nargs="+", handed_on=False
+        [str(WORK / "yolov5s.pt")], "checkpoint; several are exported one by one", nargs="+", handed_on=False
     )
     imgsz: list[int] = option(
         [640],

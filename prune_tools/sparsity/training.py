@@ -22,17 +22,14 @@ HYP_OF_RECIPE = {"recipe": "", "hyp": "", "optimizer": ""}  # another penalty co
 PRUNE = "prune_tools/prune.py"
 
 
-def train_sparsely(options: SparseOptions) -> Results | None:
+def train_sparsely(options: SparseOptions, callbacks: Callbacks) -> Results | None:
     """Train with the penalty; returns what train.main returns."""
     options, resumption = start_or_resume(options)
-    callbacks = Callbacks()
     penalty = make_penalty(options) if options.st else None
-    if penalty is not None:
-        callbacks.add(penalty)
-    for plugin in plugins_of(options):
-        callbacks.add(plugin)
+    plugins = [*filter(None, [penalty]), *plugins_of(options)]
     steps = partial(steps_after_sparsity, penalty=penalty)
-    return train.main(options, callbacks, next_steps=steps, resumption=resumption)
+    with callbacks.added(*plugins):
+        return train.main(options, callbacks, next_steps=steps, resumption=resumption)
 
 
 def make_penalty(options: SparseOptions) -> SparsityPenalty:

@@ -8,7 +8,7 @@ from prune_tools.options import PruningOptions
 from prune_tools.planning.options import DEFAULT_ROUNDING, ChannelOptions
 from utils.commands.options import option, settle
 from utils.errors import InputError
-from utils.storage.files import ROOT
+from utils.storage.files import WORK
 
 FLAGS = {"channels": "percent", "params": "target_params", "flops": "target_flops"}  # of prune.py, by --by
 
@@ -52,7 +52,7 @@ class SweepOptions(SurveyOptions):
         handed_on=False,
         identity=False,
     )
-    project: str = option(str(ROOT / "runs/sweep"), "folder of the runs", handed_on=False, identity=False)
+    project: str = option(str(WORK / "runs/sweep"), "folder of the runs", handed_on=False, identity=False)
     name: str = option(
         "exp",
         "name of this run; continued if its options are the same, else exp2, exp3, ...",
@@ -116,7 +116,7 @@ class SensitivityOptions(SurveyOptions):
         at_least=0,
         handed_on=False,
     )
-    project: str = option(str(ROOT / "runs/sensitivity"), "folder of the runs", handed_on=False, identity=False)
+    project: str = option(str(WORK / "runs/sensitivity"), "folder of the runs", handed_on=False, identity=False)
     name: str = option(
         "exp",
         "name of this run; continued if its options are the same, else exp2, exp3, ...",

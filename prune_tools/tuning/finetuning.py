@@ -13,7 +13,7 @@ from utils.callbacks import Callbacks
 from utils.commands.next_steps import following
 from utils.detection.options import DetectOptions
 from utils.log import LOGGER
-from utils.storage.files import ROOT, newest_file
+from utils.storage.files import WORK, newest_file
 from utils.training.interfaces import Results
 from utils.validation.options import ValOptions
 
@@ -24,7 +24,7 @@ def fine_tune(options: FinetuneOptions, callbacks: Callbacks) -> Results | None:
     """Fine-tune; returns what train.main returns."""
     options, resumption = start_or_resume(options)
     if resumption is None and not options.weights:
-        options = replace(options, weights=str(newest_file(ROOT / "runs/val", "pruned_model.pt", REMEDY)))
+        options = replace(options, weights=str(newest_file(WORK / "runs/val", "pruned_model.pt", REMEDY)))
         LOGGER.info(f"Fine-tuning the newest pruned model, {options.weights}")
     plugins = plugins_of(options)
     if not (options.noval or options.evolve or options.nosave):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
 
 from utils.commands.options import AUTO_BATCH, command_line, default_of, flag_words, quoted, to_dict
+from utils.installation import words_to_show
 from utils.log import LOGGER
 
 ALWAYS = ("data", "imgsz")  # repeated even if they are the defaults, which differ between the commands
@@ -58,7 +59,7 @@ def following(
         values: options of the other command, which go before ``given``'s.
     """
     fields = {field.name: field for field in dataclasses.fields(options_class)}
-    words = ["python", script]
+    words = words_to_show(script)
     for name, value in values.items():
         if name not in fields:
             raise TypeError(f"{options_class.__name__} has no option {name}")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from utils.errors import InputError, short_repr
+from utils.installation import words_to_show
 from utils.version import MADE_BY
 
 Options = TypeVar("Options")
@@ -209,7 +210,7 @@ def to_dict(options: Any) -> dict[str, Any]:
 
 def command_line(script: str, options_class: type, values: Mapping[str, Any]) -> str:
     """The command that gives a script these values of its options; those that are the defaults are left out."""
-    words = ["python", script]
+    words = words_to_show(script)
     for field in dataclasses.fields(options_class):
         value = values.get(field.name)
         if value is not None and value != default_of(field):

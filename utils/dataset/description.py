@@ -15,7 +15,7 @@ from utils.dataset.download import MARKER, is_incomplete, provide
 from utils.errors import InputError, MissingFileError, short_repr
 from utils.log import LOGGER
 from utils.storage.archives import unpack
-from utils.storage.files import ROOT, read_yaml
+from utils.storage.files import WORK, read_yaml
 
 LONGEST_NAME = 1000  # characters of a class name
 
@@ -125,7 +125,7 @@ def _misfit(root: Path, entries: list[str]) -> tuple[int, int]:
 def _read_description(data: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[Path]]:
     """Return the name for messages, the content, and the folders from which a relative ``path`` may start."""
     if isinstance(data, Mapping):
-        return "the data set", data, [ROOT]
+        return "the data set", data, [WORK]
     if Path(data).suffix.lower() == ".zip":
         file = _unpacked_description(Path(check_file(data)))
         content = read_yaml(file)
@@ -141,7 +141,7 @@ def _read_description(data: str | Path | Mapping[str, Any]) -> tuple[str, Mappin
             f"{file} does not describe a data set: expected the keys train, val and names, got {type_name}"
         )
     _warn_of_changed_names(file, content)
-    return str(file), content, [ROOT, file.resolve().parent]
+    return str(file), content, [WORK, file.resolve().parent]
 
 
 def _warn_of_changed_names(file: Path, content: Mapping[str, Any]) -> None:
@@ -160,7 +160,7 @@ def _warn_of_changed_names(file: Path, content: Mapping[str, Any]) -> None:
 
 def _unpacked_description(archive: Path) -> Path:
     """The YAML file of an archived data set, which is unpacked unless that was done after the archive was made."""
-    folder = ROOT.parent / "datasets" / archive.stem
+    folder = (WORK / "../datasets" / archive.stem).resolve()
     for unpacked in (False, True):
         if unpacked:
             LOGGER.info(f"Unpacking {archive} into {folder}")

@@ -23,14 +23,15 @@ from typing import Any
 from utils.commands.interrupts import run_child
 from utils.downloads import download, is_url, only_one_process, url_name
 from utils.errors import InputError
+from utils.installation import IMPORT_FOLDER, ROOT, WORK, words_to_start
 from utils.log import LOGGER
 from utils.storage.archives import is_archive, unpack
-from utils.storage.files import ROOT, make_folder
+from utils.storage.files import make_folder
 
 MARKER, STEPS, ARCHIVES = ".download-incomplete", ".download-steps", ".download-archives"
 CONVERTERS = ROOT / "data" / "scripts" / "converters"
 RECIPES = "docs/DATA.md"  # start of a 'download' entry that refers to instructions for people
-CONVERTER_COMMAND = ROOT / "data" / "scripts" / "get_dataset.py"
+CONVERTER_COMMAND = "data/scripts/get_dataset.py"
 # Runs a user's Python text as YOLOv5 does: with the data set's description as the global 'yaml'
 RUN_PYTHON = "import json, runpy, sys; runpy.run_path(sys.argv[1], init_globals={'yaml': json.loads(sys.argv[2])})"
 
@@ -140,7 +141,7 @@ def provide(
         if len(source.split()) == 1 and is_url(source):
             _fetch_archive(title, source, root)
         elif re.fullmatch(r"[a-z0-9_]+", source) and (CONVERTERS / f"{source}.py").is_file():
-            command = [sys.executable, str(CONVERTER_COMMAND), source, "--again", "--output", str(root)]
+            command = [sys.executable, *words_to_start(CONVERTER_COMMAND), source, "--again", "--output", str(root)]
             _run(title, [*command, "--splits", *splits])
         elif source.partition("#")[0] == RECIPES:
             raise InputError(
@@ -199,12 +200,12 @@ def _run_script(title: str, source: str, description: Mapping[str, Any]) -> None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "download.py"
         file.write_text(source, encoding="utf-8")
-        bootstrap = f"import sys; sys.path.insert(0, {str(ROOT)!r}); " + RUN_PYTHON
+        bootstrap = f"import sys; sys.path[:0] = {[str(ROOT), str(IMPORT_FOLDER)]!r}; " + RUN_PYTHON
         _run(title, [sys.executable, "-c", bootstrap, str(file), json.dumps(description, default=str)])
 
 
 def _run(title: str, command: list[str]) -> None:
-    if run_child(command, cwd=ROOT):
+    if run_child(command, cwd=WORK):
         raise InputError(f"{title}: its download failed, see above")
 
 

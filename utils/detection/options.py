@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from utils.commands.options import LARGEST_IMAGE, as_list, check_numbers, option, settle
 from utils.errors import InputError, short_repr
-from utils.storage.files import ROOT
+from utils.storage.files import ROOT, WORK
 
-DEFAULT_SOURCE = str(ROOT / "data/images")  # as in v6.2; no pictures are shipped
+DEFAULT_SOURCE = str(WORK / "data/images")  # as in v6.2; no pictures are shipped
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class DetectOptions:
     """Options of detect.py."""
 
     weights: list[str] = option(
-        [str(ROOT / "yolov5s.pt")],
+        [str(WORK / "yolov5s.pt")],
         "checkpoint or export; several checkpoints make an ensemble",
         nargs="+",
         handed_on=False,
@@ -55,7 +55,7 @@ class DetectOptions:
     augment: bool = option(False, "augmented inference: three sizes, flipped")
     visualize: bool = option(False, "save pictures of each layer's output")
     update: bool = option(False, "strip the optimizer from the weights files afterwards")
-    project: str = option(str(ROOT / "runs/detect"), "folder of the runs", handed_on=False)
+    project: str = option(str(WORK / "runs/detect"), "folder of the runs", handed_on=False)
     name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken", handed_on=False)
     exist_ok: bool = option(False, "write into the run folder even if it exists", handed_on=False)
     line_thickness: int = option(3, "thickness of the boxes in pixels", at_least=1, at_most=LARGEST_IMAGE)

@@ -16,14 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from utils.installation import IMPORT_FOLDER
 from utils.log import LOGGER
 from utils.resources import usable_cores
 from utils.storage.drafts import remove_abandoned
-from utils.storage.files import ROOT
 
 PROCESSES = 2
 READY = b"ready\n"  # the first bytes that a process sends
-START = "import sys; sys.path.insert(0, sys.argv[1]); from utils.drawing.worker import serve; serve(sys.argv[2])"
+START = f"import sys; sys.path.insert(0, sys.argv[1]); from {__package__}.worker import serve; serve(sys.argv[2])"
 
 _ahead: list[DrawingProcess] = []  # processes of start_ahead that no BackgroundDrawing has taken yet
 
@@ -61,7 +61,7 @@ class DrawingProcess:
 
     def __init__(self, charts: bool = True) -> None:
         """Start it; with ``charts`` it loads matplotlib before the first picture. Raises OSError, ValueError."""
-        command = [sys.executable, "-c", START, str(ROOT), "charts" if charts else ""]
+        command = [sys.executable, "-c", START, str(IMPORT_FOLDER), "charts" if charts else ""]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdin is not None and self._process.stdout is not None
         self._pictures: IO[bytes] = self._process.stdin

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError, MissingFileError, short_repr
+from utils.installation import ROOT as ROOT
+from utils.installation import WORK as WORK
 from utils.log import is_invisible
 from utils.storage.drafts import open_draft, synchronise
 
-ROOT = Path(__file__).resolve().parents[2]  # the folder that holds train.py
 SEPARATORS = '\\/:*?"<>|'
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)  # on Windows
 

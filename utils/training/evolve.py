@@ -18,7 +18,7 @@ from utils.log import LOGGER, colorstr
 from utils.loggers import RESULT_COLUMNS
 from utils.metrics import fitness
 from utils.plots import plot_evolve
-from utils.storage.files import ROOT, atomic_path, write_yaml
+from utils.storage.files import WORK, atomic_path, write_yaml
 from utils.storage.folder_lock import claimed_folder
 from utils.training.engine import DivergedError
 from utils.training.hyperparameters import read_hyperparameters
@@ -154,7 +154,7 @@ def evolve(
         train: one training with the given options, folder and hyperparameters, which returns the results (7,) of its
             last epoch, or None when it was stopped.
     """
-    project = ROOT / "runs/evolve" if options.project == TrainOptions.project else Path(options.project)
+    project = WORK / "runs/evolve" if options.project == TrainOptions.project else Path(options.project)
     with (
         claimed_folder(project / options.name, options.exist_ok or bool(options.resume)) as folder,
         advising(lambda: "continue with --resume"),

@@ -17,7 +17,7 @@ from utils.commands.options import (
     option,
 )
 from utils.errors import InputError
-from utils.storage.files import ROOT
+from utils.storage.files import ROOT, WORK
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TrainOptions(CheckedOptions):
     keeps_anchors: ClassVar[bool] = False  # a trained head keeps its anchors, however well they fit
 
     weights: str = option(
-        str(ROOT / "yolov5s.pt"),
+        str(WORK / "yolov5s.pt"),
         "start from this checkpoint; '' starts from scratch with --cfg",
         path=True,
         handed_on=False,
@@ -110,7 +110,7 @@ class TrainOptions(CheckedOptions):
     )
     workers: int = option(8, "most data loading processes, of each training process", on_resume=OPEN, at_least=0)
     project: str = option(
-        str(ROOT / "runs/train"),
+        str(WORK / "runs/train"),
         "folder of the runs; runs/evolve by default with --evolve",
         on_resume=FOLDER,
         path=True,

@@ -90,6 +90,7 @@ def prepare(
     prepared = _build(run, model)
     state = prepared.state
     state.loggers = loggers
+    state.folder = folder.path
     if inputs.counters is not None and inputs.checkpoint is not None:
         restore(inputs.checkpoint, inputs.counters, state, options.start_file)
         state.best.saved = folder.best.exists()

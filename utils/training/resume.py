@@ -18,7 +18,7 @@ from utils.commands.options import CALL, KEPT, OPEN, build, flag_of
 from utils.dataset.description import check_dataset
 from utils.errors import InputError, MissingFileError, short_repr
 from utils.log import LOGGER
-from utils.storage.files import ROOT, atomic_path, newest_file, read_yaml_mapping
+from utils.storage.files import WORK, atomic_path, newest_file, read_yaml_mapping
 from utils.training.hyperparameters import read_hyperparameters
 from utils.training.options import TrainOptions
 from utils.training.results import RESULT_COLUMNS
@@ -80,7 +80,7 @@ def resume_options(options: SomeOptions) -> Resumption[SomeOptions]:
     if isinstance(options.resume, str):
         checkpoint = Path(options.resume)
     else:
-        checkpoint = newest_file(ROOT / "runs", "last*.pt", REMEDY)
+        checkpoint = newest_file(WORK / "runs", "last*.pt", REMEDY)
     folder = checkpoint.resolve().parent.parent
     record = folder / "opt.yaml"
     if not checkpoint.is_file() or not record.is_file():
@@ -122,7 +122,7 @@ def located(value: str, flag: str, record: Path) -> str:
             f"download it yourself, or add {flag} to this command"
         )
     path = Path(value).expanduser()
-    starts = [] if path.is_absolute() else [*record.parents, ROOT]
+    starts = [] if path.is_absolute() else [*record.parents, WORK]
     for candidate in (path, *(start / path for start in starts)):
         if candidate.exists():
             return str(candidate.absolute())

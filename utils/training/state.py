@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,6 +113,7 @@ class TrainingState:
         overflow: see optim.overflow_flag; of the latest optimizer step.
         batch_step: how batches are computed, from the first epoch on.
         loggers: on the first rank.
+        folder: of the run.
     """
 
     run: Run
@@ -137,6 +139,7 @@ class TrainingState:
     overflow: torch.Tensor | None = None
     batch_step: BatchStep | None = None
     loggers: Loggers | None = None
+    folder: Path = field(default_factory=Path)
 
     @property
     def device(self) -> torch.device:

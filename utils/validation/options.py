@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from utils.commands.options import LARGEST_IMAGE, as_list, check_numbers, option, settle
 from utils.dataset import SPLITS
 from utils.errors import InputError
-from utils.storage.files import ROOT
+from utils.storage.files import ROOT, WORK
 
 AP_THRESHOLDS = 0.001, 0.6  # minimum confidence and NMS IoU threshold of published mAP figures
 SPEED_THRESHOLDS = 0.25, 0.45  # the same as in detect.py
@@ -27,7 +27,7 @@ class ValOptions:
         False, "run the script that the data set YAML has for getting missing data", handed_on=False
     )
     weights: list[str] = option(
-        [str(ROOT / "yolov5s.pt")],
+        [str(WORK / "yolov5s.pt")],
         "checkpoint or export; several checkpoints make an ensemble",
         nargs="+",
         handed_on=False,
@@ -59,7 +59,7 @@ class ValOptions:
     save_hybrid: bool = option(False, "write labels and predictions, joined by NMS, as label files")
     save_conf: bool = option(False, "with --save-txt or --save-hybrid: append the confidence to each line")
     save_json: bool = option(False, "write the predictions in COCO's format and score them; always for coco.yaml")
-    project: str = option(str(ROOT / "runs/val"), "folder of the runs", handed_on=False)
+    project: str = option(str(WORK / "runs/val"), "folder of the runs", handed_on=False)
     name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken", handed_on=False)
     exist_ok: bool = option(False, "write into the run folder even if it exists", handed_on=False)
     half: bool = option(False, "compute in FP16 (on a GPU)")
