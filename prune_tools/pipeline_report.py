@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 
+from models.exporters.options import ExportOptions
 from models.loading import load_checkpoint
 from prune_tools.channels.structure import Structure
 from prune_tools.pipeline_options import UNPRUNED, PipelineOptions
 from prune_tools.planning.scores import gamma_scores
 from prune_tools.report.pictures import gamma_histogram, layer_widths
 from prune_tools.report.report import Report
-from prune_tools.report.table import Row
+from prune_tools.report.table import Row, tuning_verdict
 from prune_tools.sparsity.options import SparseOptions
 from prune_tools.tuning.options import FinetuneOptions
+from utils.commands.next_steps import following
 from utils.commands.options import command_line, to_dict
 from utils.storage.files import read_yaml_mapping
 from utils.training.options import TrainOptions
@@ -41,6 +43,7 @@ def report_of(
     if options.percent is not None:
         percent = options.of_round(options.rounds).percent or 0.0
         threshold = float(gammas["sparse"].sort().values[int(len(gammas["sparse"]) * percent)])
+    better = rows[-2] if tuning_verdict(rows) else rows[-1]
     return Report(
         title=f"{Path(options.weights or options.cfg).stem}, pruned with {options.goal()}",
         rows=rows,
@@ -50,6 +53,7 @@ def report_of(
             command_line("prune_tools/pipeline.py", PipelineOptions, to_dict(options)),
             *(command for step, folder in folders.items() for command in _commands(step, folder, options.hyp)),
         ],
+        export=following("export.py", ExportOptions, options, weights=better.weights, include=["onnx"]),
         notes=[
             note for step, folder in folders.items() if step.endswith("pruned") for note in _pruning(folder)["notes"]
         ],

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import val
+from models.exporters.options import ExportOptions
 from models.loading import deployed, load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools.channels.structure import Structure
@@ -157,5 +158,6 @@ def report_of(structure: Structure, plan: Plan, pruned: Pruned, rows: Sequence[R
         widths=(layer_widths(structure.model), layer_widths(pruned.model)),
         gammas=gamma_histogram({"kept": torch.cat(kept), "removed": torch.cat(removed)}),
         commands=[command_line("prune_tools/prune.py", PruneOptions, to_dict(options))],
+        export=following("export.py", ExportOptions, options, weights=rows[-1].weights, include=["onnx"]),
         notes=[plan.summary(), *filter(None, [plan.warning]), *pruned.notes],
     )

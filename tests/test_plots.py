@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
+from utils.drawing import charts
 from utils.drawing.annotator import Annotator, colors, write_picture
 from utils.drawing.charts import (
     name_in_chart,
@@ -19,6 +21,7 @@ from utils.drawing.charts import (
     plot_pr_curve,
     plot_results,
     read_results,
+    save_figure,
 )
 from utils.drawing.fonts import find_font
 from utils.drawing.pictures import feature_visualization, output_to_target, plot_images, plot_labels
@@ -110,12 +113,28 @@ def test_mosaic_is_filled_by_columns(tmp_path: Path) -> None:
     targets = torch.tensor([[3, 0, 0.5, 0.5, 0.5, 0.5]])
     plot_images(images, targets, [f"é{i}.jpg" for i in range(5)], tmp_path / "batch.png", {0: "cat"})
     mosaic = cv2.imread(str(tmp_path / "batch.png"))
-    assert mosaic.shape == (3 * 96, 3 * 128, 3)
+    assert mosaic.shape == (3 * 192 + 20, 3 * 256, 3)  # small images are twice as large; the legend has one line
     for index in range(5):
-        left, top = index // 3 * 128, index % 3 * 96
-        assert mosaic[top + 90, left + 10].tolist() == [0, 0, round((index + 1) / 5 * 255)]
-    assert mosaic[200, 300].tolist() == [255] * 3  # the empty cells
-    assert mosaic[24 + 30, 128 + 32].tolist() == list(colors(0, bgr=True))  # left edge of image 3's box
+        left, top = index // 3 * 256, index % 3 * 192
+        assert mosaic[top + 180, left + 20].tolist() == [0, 0, round((index + 1) / 5 * 255)]
+    assert mosaic[400, 600].tolist() == [255] * 3  # the empty cells
+    assert mosaic[48 + 60, 256 + 64].tolist() == list(colors(0, bgr=True))  # left edge of image 3's box
+    assert mosaic[3 * 192 + 10, 15].tolist() == list(colors(0, bgr=True))  # the square of the legend
+
+
+def test_labels_hide_no_object(tmp_path: Path) -> None:
+    rows = [[0, 0, x, y, 0.04, 0.04] for x in np.arange(0.1, 0.9, 0.05) for y in np.arange(0.1, 0.9, 0.05)]
+    rows.append([0, 1, 0.5, 0.96, 0.9, 0.02])
+    images = torch.full((1, 3, 320, 320), GREY / 255)
+    plot_images(images, torch.tensor(rows), None, tmp_path / "crowd.png", ["a long name", "b"])
+    picture = cv2.imread(str(tmp_path / "crowd.png"))
+    for _, class_index, x, y, _, _ in rows:  # its middle is as it was
+        assert picture[round(640 * y), round(640 * x)].tolist() == [GREY] * 3 or class_index == 1
+    plain = (picture[:640] == GREY).all(2).mean()
+    plot_images(images, torch.tensor(rows[-1:]), None, tmp_path / "one.png", ["a long name", "b"])
+    one = cv2.imread(str(tmp_path / "one.png"))
+    assert (one[:640] == colors(1, True)).all(2).sum() > 2 * 0.9 * 640 + 80  # the box, and the plate of its label
+    assert plain > 0.6
 
 
 def test_normalised_and_pixel_boxes_give_one_picture(tmp_path: Path) -> None:
@@ -179,15 +198,27 @@ def test_confusion_matrix_is_coloured_by_share(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_results_of_several_runs(tmp_path: Path) -> None:
+def test_results_of_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     header = ",".join(f"{name:>20}" for name in ("epoch", "train/box_loss", "metrics/mAP_0.5"))
     for name in ("results.csv", "results_old.csv"):
         (tmp_path / name).write_text(f"{header}\n0, 0.5,    nan\n1, 0.4, 0.7\n")
     columns = read_results(tmp_path / "results.csv")
     assert list(columns) == ["epoch", "train/box_loss", "metrics/mAP_0.5"]
     assert columns["train/box_loss"].tolist() == [0.5, 0.4]
+    figures = []
+
+    def save(figure: Figure, path: Path, dpi: int) -> None:
+        figures.append(figure)
+        save_figure(figure, path, dpi)
+
+    monkeypatch.setattr(charts, "save_figure", save)
     plot_results(tmp_path / "results.csv")
     assert size_of(tmp_path / "results.png") == (2400, 1200)
+    labels = ["results", "results, smoothed", "results_old", "results_old, smoothed"]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == labels
+    assert figures[0].axes[5].get_xlabel() == "epoch" and figures[0].axes[8].get_ylim()[0] == 0
+    colours = [line.get_color() for line in figures[0].axes[0].lines]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
 
 
 @pytest.mark.slow

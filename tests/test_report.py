@@ -20,9 +20,10 @@ from prune_tools.finetune import FinetuneOptions
 from prune_tools.options import PruneOptions
 from prune_tools.pipeline_options import STEPS, PipelineOptions
 from prune_tools.pipeline_report import report_of
-from prune_tools.report.pictures import gamma_histogram, spread
+from prune_tools.report import page, pictures
+from prune_tools.report.pictures import draw_gammas, gamma_histogram, spread
 from prune_tools.report.report import Report
-from prune_tools.report.table import Row
+from prune_tools.report.table import Row, tuning_verdict
 from prune_tools.survey import sensitivity, sweep
 from prune_tools.survey.options import SensitivityOptions, SweepOptions
 from prune_tools.survey.record import Point, find_surveys
@@ -60,7 +61,7 @@ def survey_contents() -> dict[str, dict]:
 def folder(tmp_path_factory) -> Path:
     """The folder of a report with everything in it."""
     rows = [
-        Row("before", 0.9, 0.8, 0.75, 0.41, 1_766_623, 4.2, 20.0, HOSTILE),
+        Row("before", 0.9, 0.8, 0.75, 0.41, 1_766_623, 4.2, 20.0, HOSTILE + 90 * "x"),
         Row("pruned", 0.8, 0.7, 0.70, 0.37, 900_000, 2.1, 12.0, "pruned_model.pt"),
     ]
     picture = np.zeros((600, 600, 3), np.uint8)
@@ -70,9 +71,11 @@ def folder(tmp_path_factory) -> Path:
         widths=({"model.0.bn": 16, "model.1.bn": 32}, {"model.0.bn": 16, "model.1.bn": 8}),
         gammas=gamma_histogram({"stays": torch.tensor([0.5, 1.0]), "goes": torch.tensor([0.0])}, 0.25),
         commands=["python prune_tools/prune.py --percent 0.3"],
+        export="python export.py --weights pruned_model.pt --include onnx",
         notes=["a note"],
+        classes={0: "face", 1: "c" * 90},
         surveys=survey_contents(),
-        images=["a.jpg", "b.jpg"],
+        images=["a.jpg", f"{'b' * 90}.jpg"],
         detections={"before": [picture, picture], "pruned": [picture, picture]},
     )
     place = tmp_path_factory.mktemp("report")
@@ -120,7 +123,8 @@ def check_page(page: Page) -> None:
     assert names.count("table") == 4 and not {"script", "link", "iframe"} & set(names)
     assert not any("href" in attributes for _, attributes in page.tags)
     for expected in ("mAP50-95", "1,766,623", "model.1.bn", "25%", "--percent 0.3", "The cliff", "--skip model.1.conv",
-                     "a note", PROGRAM, __version__, "Python", "torch", HOSTILE, "a.jpg"):  # fmt: skip
+                     "a note", "--include onnx", "face", PROGRAM, __version__, "Python", "torch", HOSTILE,
+                     "a.jpg"):  # fmt: skip
         assert expected in page.text, expected
 
 
@@ -144,6 +148,69 @@ def test_chromium_shows_it(folder):
     check_page(Page(done.stdout))
 
 
+def test_the_style_breaks_long_words_and_lets_tables_scroll():
+    style = page.PAGE.template.partition("<style>")[2].partition("</style>")[0]
+    rules = dict(re.findall(r"^([^@\n{]+?) \{([^}]*)\}", style, re.MULTILINE))
+    assert "overflow-wrap: anywhere" in rules["body"] and "overflow-x: auto" in rules[".scroll"]
+    assert "white-space: pre-wrap" in rules["pre"] and "minmax(0, 1fr)" in rules["dl"] + rules[".pair"]
+    table = page._table([("a", "b"), ("1", "2")])
+    assert table.startswith('<div class="scroll"><table>')
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(folder, tmp_path):
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("Debian's chromium is not installed")
+    frame = tmp_path / "phone.html"
+    frame.write_text(
+        f'<iframe id="f" src="{(folder / "report.html").as_uri()}" style="width:390px;height:900px"></iframe>'
+        "<script>document.getElementById('f').onload = event => { const root = event.target.contentDocument"
+        ".documentElement; document.title = `${root.scrollWidth} of ${root.clientWidth}` }</script>",
+        encoding="utf-8",
+    )
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    done = subprocess.run(
+        [browser, *flags, "--virtual-time-budget=2000", "--dump-dom", frame.as_uri()],
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    widths = re.search(r"<title>(\d+) of (\d+)</title>", done.stdout)
+    assert widths is not None and widths[1] == widths[2], done.stdout[-500:]
+
+
+def cards_of(first: Row, last: Row) -> list[str]:
+    """The class of each card of a page."""
+    return re.findall(r'<div class="(\w+)"><b>', page._cards(asdict(first), asdict(last)))
+
+
+def test_losses_and_gains_have_their_colours():
+    before = Row("base", 0.5, 0.5, 0.5, 0.4, 100, 4.0, 20.0, "a.pt")
+    after = Row("pruned", 0.5, 0.5, 0.4, 0.45, 50, 4.0, 25.0, "b.pt")
+    assert cards_of(before, after) == ["gain", "same", "loss", "loss", "gain"]  # parameters, GFLOPs, time, mAP50, mAP
+    style = page.PAGE.template
+    assert ".cards .loss b { color: var(--loss); }" in style and "--loss: #c62f2f" in style
+
+
+@pytest.mark.parametrize(("tuned", "is_said"), [(0.39, True), (0.40, True), (0.41, False)])
+def test_fine_tuning_that_did_not_help_is_named(tuned, is_said):
+    rows = [Row("base", 0, 0, 0, 0.5, 9, 1, 1, "a.pt"), Row("pruned", 0, 0, 0, 0.4, 5, 1, 1, "<b>.pt")]
+    rows.append(Row("finetuned", 0, 0, 0, tuned, 5, 1, 1, "c.pt"))
+    shown = page._verdict([asdict(row) for row in rows])
+    assert (f"mAP50-95 is {tuned:.3f}, and it was 0.400" in shown and "Use &lt;b&gt;.pt" in shown) == is_said
+    assert bool(shown) == is_said and not tuning_verdict(rows[:2]) and not tuning_verdict(rows[:1])
+
+
+def test_no_outline_of_the_gammas_hides_another(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(pictures, "save_figure", lambda figure, *_: figures.append(figure))
+    gammas = {"base": torch.ones(500), "sparse": torch.cat((torch.zeros(499), torch.ones(1)))}
+    draw_gammas(gamma_histogram(gammas), tmp_path / "gammas.png")
+    (axes,) = figures[0].axes
+    assert axes.get_yscale() == "log" and axes.get_ylim()[0] < 1  # a bin of one channel is seen
+    outlines = [patch for patch in axes.patches if not patch.get_fill()]
+    assert len(outlines) == 2 and len({tuple(patch.get_edgecolor()) for patch in outlines}) == 2
+    assert all(patch.get_alpha() < 0.2 for patch in axes.patches if patch.get_fill())
+
+
 @pytest.mark.slow
 def test_json_holds_the_same_figures(folder):
     figures = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -152,7 +219,7 @@ def test_json_holds_the_same_figures(folder):
     assert sum(figures["gammas"]["counts"]["stays"]) == 2 and figures["gammas"]["threshold"] == 0.25
     assert figures["sweep"]["conclusion"]["cliff"] == [0.1, 0.2]
     assert figures["sensitivity"]["conclusion"]["skip"] == ["model.1.conv"]
-    assert figures["images"] == ["a.jpg", "b.jpg"] and figures["commands"]
+    assert [name[-5:] for name in figures["images"]] == ["a.jpg", "b.jpg"] and figures["commands"]
     assert figures["versions"][PROGRAM] == __version__ and figures["versions"]["Python"]
 
 

@@ -14,9 +14,18 @@ from string import Template
 from typing import Any
 
 from prune_tools.report import sensitivity_view, sweep_view
-from prune_tools.report.table import Row, cells
+from prune_tools.report.table import Row, cells, tuning_verdict
 
 MOST_LAYERS = 12  # rows of the table of sensitive layers
+MOST_CLASSES = 20  # of the legend: then the colours repeat
+EXPORT = (
+    "For a device without PyTorch, export the model. --include takes onnx, openvino, ncnn, tflite, engine, coreml and "
+    "torchscript; val.py and detect.py run the exported file as they run this one."
+)
+GAMMAS = (
+    "Number of channels by |gamma|, on a logarithmic axis: those near zero are removed at little cost. Where an "
+    "outline is above the other one, there are more channels of that size."
+)
 
 PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 
@@ -32,15 +41,18 @@ def render(figures: Mapping[str, Any], diagrams: Mapping[str, bytes], detections
     steps = figures["steps"]
     sections = [
         _cards(steps[0], steps[-1]),
-        _section("Steps", _steps(steps), _lines(figures["notes"])),
-        _section("Detections", _detections(figures["images"], detections)) if detections else "",
+        _section("Steps", _steps(steps), _verdict(steps), _lines(figures["notes"])),
+        _section("Export", _paragraph(EXPORT), _lines([figures["export"]])),
+        _section("Detections", _legend(figures["classes"]), _detections(figures["images"], detections))
+        if detections
+        else "",
         _section(
             "Gammas",
             _picture(
                 diagrams["gammas"],
                 "image/png",
                 "Histogram of the batch-norm gammas",
-                "Number of channels by |gamma|: those near zero are removed at little cost.",
+                GAMMAS,
             ),
         ),
         _sweep(figures["sweep"], diagrams),
@@ -83,7 +95,7 @@ def _lines(lines: Sequence[str]) -> str:
 
 def _cards(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     """The main figures, where they were measured: the last model compared with the first."""
-    cards = []  # value, title, detail
+    cards = []  # value, title, detail, class of the page's style
     costs = (
         ("parameters", "parameters", 1e-6, " M"),
         ("gflops", "GFLOPs", 1, ""),
@@ -93,17 +105,42 @@ def _cards(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
         before, after = first[name], last[name]
         if after is not None:
             change = f"{after / before - 1:+.0%}" if before else "-"
-            cards.append((change, title, f"{scale * before:.3g} → {scale * after:.3g}{unit}"))
+            detail = f"{scale * before:.3g} → {scale * after:.3g}{unit}"
+            cards.append((change, title, detail, _judgement(before - after)))
     for name, title in (("map50", "mAP50"), ("map", "mAP50-95")):
         before, after = first[name], last[name]
         if after is not None:
             change = f"{100 * (after - before):+.1f}"
-            cards.append((f"{after:.3f}", title, f"{first['step']} {before:.3f}, {change} points"))
+            detail = f"{first['step']} {before:.3f}, {change} points"
+            cards.append((f"{after:.3f}", title, detail, _judgement(round(after - before, 3))))
     items = (
-        f"<div><b>{escape(value)}</b>{escape(title)}<span>{escape(detail)}</span></div>"
-        for value, title, detail in cards
+        f'<div class="{judgement}"><b>{escape(value)}</b>{escape(title)}<span>{escape(detail)}</span></div>'
+        for value, title, detail, judgement in cards
     )
     return '<div class="cards">\n' + "\n".join(items) + "\n</div>"
+
+
+def _judgement(gain: float) -> str:
+    """The style of a figure that has become better or worse by ``gain``."""
+    return "gain" if gain > 0 else "loss" if gain < 0 else "same"
+
+
+def _verdict(steps: Sequence[Mapping[str, Any]]) -> str:
+    text = tuning_verdict([Row(**step) for step in steps])
+    return f'<p class="warning">{escape(text)}</p>' if text else ""
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{escape(text)}</p>"
+
+
+def _legend(classes: Sequence[Mapping[str, Any]]) -> str:
+    """The classes and the colours of their boxes."""
+    items = (
+        f'<span><i style="background:rgb({",".join(map(str, each["rgb"]))})"></i>{escape(each["name"])}</span>'
+        for each in classes[:MOST_CLASSES]
+    )
+    return f'<p class="legend">{" ".join(items)}</p>' if classes else ""
 
 
 def _steps(steps: Sequence[Mapping[str, Any]]) -> str:

@@ -16,8 +16,9 @@ from utils.augmentations import letterbox
 from utils.dataset.images import read_image
 from utils.detection.detector import Detector
 from utils.device import select_device
-from utils.drawing.annotator import BoxStyle, draw_detections, write_picture
+from utils.drawing.annotator import Annotator, write_picture
 from utils.drawing.charts import new_figure, save_figure
+from utils.drawing.objects import class_legend, draw_objects
 from utils.errors import InputError
 from utils.log import log_once
 
@@ -29,6 +30,9 @@ REPORT_SIZE = 6.4, 3.8  # inches; letters stay readable on a phone
 BINS = 80  # of histograms
 TILES = 12  # validation images in the picture of detections
 COLUMNS = 4
+SMALLEST_TILE = 480  # pixels: small images are enlarged, so that the labels can be read
+FONT_SIZE = 14  # of the labels, pixels
+LEGEND_FONT = 24
 EMPTY_GREY = 114  # shown instead of a picture that cannot be read; also the grey of letterboxes
 
 
@@ -54,17 +58,21 @@ def gamma_histogram(gammas: Mapping[str, torch.Tensor], threshold: float | None 
 
 
 def draw_gammas(histogram: Mapping[str, Any], path: Path) -> None:
-    """Draw a ``gamma_histogram``."""
+    """Draw a ``gamma_histogram`` as outlines, none of which hides another, with the counts on a logarithmic axis."""
     figure = new_figure(*REPORT_SIZE)
     axes = figure.subplots()
-    for color, (name, counts) in zip(("#8da0cb", "#fc8d62"), histogram["counts"].items(), strict=False):
+    for color, (name, counts) in zip(("#3b5b9d", "#d95f02"), histogram["counts"].items(), strict=False):
         median = histogram["median"][name]
         label = name if median is None else f"{name}, median {median:.2g}"
-        axes.stairs(counts, histogram["edges"], fill=True, alpha=0.7, label=label, color=color)
+        axes.stairs(counts, histogram["edges"], fill=True, alpha=0.15, color=color)
+        axes.stairs(counts, histogram["edges"], label=label, color=color, linewidth=1.4)
     if histogram["threshold"] is not None:
         title = f"threshold {histogram['threshold']:.2g}"
         axes.axvline(histogram["threshold"], color="#444444", linestyle="--", linewidth=1, label=title)
-    axes.set(xlabel="|gamma| of the prunable channels", ylabel="channels")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7)  # a bin with one channel is still seen
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set(xlabel="|gamma| of the prunable channels", ylabel="channels in each bin (logarithmic)")
     finish(axes)
     save_figure(figure, path, DPI)
 
@@ -91,23 +99,33 @@ def draw_widths(before: nn.Module, after: nn.Module, path: Path) -> None:
     save_figure(figure, path, DPI)
 
 
-def picture_detections(weights: Path | str, images: Sequence[str], image_size: int, device: str) -> list[np.ndarray]:
-    """Each image with the detections of the model of ``weights`` drawn in: (image_size, image_size, 3) BGR."""
+def picture_detections(
+    weights: Path | str, images: Sequence[str], image_size: int, device: str
+) -> tuple[list[np.ndarray], dict[int, str]]:
+    """Each image with the detections of the model of ``weights`` drawn in.
+
+    Returns:
+        The pictures (S, S, 3) BGR, S the image size but at least SMALLEST_TILE, and the classes by index.
+    """
     detector = Detector(DetectMultiBackend(weights, select_device(device)))
+    side = max(image_size, SMALLEST_TILE)
     tiles = []
     for file in images:
         try:
             native = read_image(file)
         except InputError as error:
             log_once(f"WARNING: an empty picture is shown instead: {error}")
-            tiles.append(np.full((image_size, image_size, 3), EMPTY_GREY, np.uint8))
+            tiles.append(np.full((side, side, 3), EMPTY_GREY, np.uint8))
             continue
         network_input = letterbox(native, image_size, stride=detector.model.stride)[0]
         rgb = np.ascontiguousarray(network_input[..., ::-1].transpose(2, 0, 1))  # (3, H, W)
-        detections = detector(rgb, native.shape[:2])  # (N, 6), best first
-        drawn = draw_detections(native, detections.flip(0).tolist(), detector.names, BoxStyle(line_width=2))
-        tiles.append(letterbox(drawn, image_size, auto=False)[0])
-    return tiles
+        detections = detector(rgb, native.shape[:2]).cpu().numpy()  # (N, 6), best first
+        tile, scale, padding = letterbox(native, side, auto=False)
+        boxes = detections[:, :4] * (*scale, *scale) + (*padding, *padding)  # (N, 4) in pixels of the tile
+        annotator = Annotator(tile.copy(), 2, FONT_SIZE, pil=True, example=" ".join(detector.names.values()))
+        draw_objects(annotator, boxes, detections[:, 5].astype(int), detector.names, detections[:, 4])
+        tiles.append(annotator.result())
+    return tiles, dict(detector.names)
 
 
 def spread(images: Sequence[str], count: int) -> list[str]:
@@ -131,5 +149,7 @@ def draw_run(
     before = load_checkpoint(next(iter(checkpoints.values())))["model"].float()  # of the first step
     pruned = load_checkpoint(checkpoints["pruned"])["model"].float()
     draw_widths(before, pruned, folder / "widths.png")
-    tiles = picture_detections(checkpoints["finetuned"], image_paths[:TILES], image_size, device)
-    write_picture(folder / "detections.jpg", _sheet(tiles))
+    tiles, names = picture_detections(checkpoints["finetuned"], image_paths[:TILES], image_size, device)
+    sheet = _sheet(tiles)
+    legend = class_legend(list(names), names, sheet.shape[1], LEGEND_FONT)
+    write_picture(folder / "detections.jpg", np.concatenate((sheet, legend)))

@@ -22,6 +22,7 @@ from prune_tools.report.pictures import draw_gammas, layer_widths, picture_detec
 from prune_tools.report.sensitivity_view import draw_sensitivity
 from prune_tools.report.sweep_view import draw_sweep
 from prune_tools.report.table import Row
+from utils.drawing.annotator import colors
 from utils.storage.files import atomic_path, write_json
 from utils.version import PROGRAM, __version__
 
@@ -69,10 +70,12 @@ class Report:
         widths: channels of each layer before and after (see ``layer_widths``).
         gammas: a ``pictures.gamma_histogram``.
         commands: the commands that made the models.
+        export: the command that exports the model.
         notes: a line from the plan and from each repair.
         surveys: the content of sweep.json and sensitivity.json, by command, as far as they were run.
         images: names of the pictures in ``detections``.
         detections: by step, images (H, W, 3) BGR with that model's detections drawn in.
+        classes: names by class index, for the legend of their colours.
     """
 
     title: str
@@ -80,10 +83,12 @@ class Report:
     widths: tuple[Mapping[str, int], Mapping[str, int]]
     gammas: Mapping[str, Any]
     commands: Sequence[str]
+    export: str
     notes: Sequence[str] = ()
     surveys: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: Sequence[str] = ()
-    detections: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    detections: dict[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    classes: Mapping[int, str] = field(default_factory=dict)
 
     def show_detections(
         self, checkpoints: Mapping[str, Path | str], images: Sequence[str], image_size: int, device: str
@@ -91,9 +96,8 @@ class Report:
         """Add the detections of the models of ``checkpoints`` (by step) in a few of the images."""
         shown = spread(images, PICTURES)
         self.images = [Path(file).name for file in shown]
-        self.detections = {
-            step: picture_detections(file, shown, image_size, device) for step, file in checkpoints.items()
-        }
+        for step, file in checkpoints.items():
+            self.detections[step], self.classes = picture_detections(file, shown, image_size, device)
 
     def figures(self) -> dict[str, Any]:
         """All figures, ready for JSON."""
@@ -107,6 +111,8 @@ class Report:
             "sweep": self.surveys.get("sweep"),
             "sensitivity": self.surveys.get("sensitivity"),
             "images": list(self.images),
+            "classes": [{"name": name, "rgb": list(colors(index))} for index, name in self.classes.items()],
+            "export": self.export,
             "commands": list(self.commands),
             "notes": list(self.notes),
             "versions": versions(),

@@ -70,6 +70,22 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
+def tuning_verdict(rows: Sequence[Row]) -> str:
+    """A sentence for fine-tuning that ended no better than it began by mAP50-95; '' for any other last step.
+
+    ``rows`` are the steps in order; names of steps end with pruned and finetuned.
+    """
+    if len(rows) < 2 or not (rows[-2].step.endswith("pruned") and rows[-1].step.endswith("finetuned")):
+        return ""
+    before, after = rows[-2].map, rows[-1].map
+    if before is None or after is None or after > before:
+        return ""
+    return (
+        f"Fine-tuning did not help: mAP50-95 is {after:.3f}, and it was {before:.3f} right after pruning. Use "
+        f"{rows[-2].weights}, or fine-tune for more epochs."
+    )
+
+
 def save_csv(rows: Sequence[Any], path: Path) -> None:
     """Write a line for each of these objects of a dataclass; the columns are named as its fields."""
     with atomic_path(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:

@@ -19,6 +19,7 @@ from utils.storage.files import atomic_path
 Colour = tuple[int, int, int]
 
 WHITE: Colour = (255, 255, 255)
+BLACK: Colour = (0, 0, 0)
 PALETTE_SIZE = 20
 CROP_GAIN = 1.02  # crops are a little larger than the box
 CROP_PADDING = 10  # pixels
@@ -86,13 +87,21 @@ class Annotator:
         cv2.rectangle(self.im, (left, top), (right, bottom), color, thickness=self.line_width)
         if not label:
             return
-        text_width, text_height = self._measure(label)
-        plate_height = text_height + 3
-        plate_top = top - plate_height if top >= plate_height else top
-        left = max(min(left, self.im.shape[1] - text_width), 0)
-        plate_end = left + text_width, plate_top + plate_height
-        cv2.rectangle(self.im, (left, plate_top), plate_end, color, cv2.FILLED)
-        self._write((left, plate_top + 1), label, txt_color)
+        width, height = self.plate_size(label)
+        corner = max(min(left, self.im.shape[1] - width), 0), top - height if top >= height else top
+        self.plate(corner, label, color, txt_color)
+
+    def plate_size(self, label: str) -> tuple[int, int]:
+        """Width and height in pixels of the plate of a label."""
+        text_width, text_height = self._measure(terminal_text(label))
+        return text_width, text_height + 3
+
+    def plate(self, corner: tuple[int, int], label: str, color: Colour, txt_color: Colour = WHITE) -> None:
+        """Draw ``label`` on a plate of ``color`` with its upper left corner at ``corner``."""
+        width, height = self.plate_size(label)
+        left, top = corner
+        cv2.rectangle(self.im, corner, (left + width, top + height), color, cv2.FILLED)
+        self._write((left, top + 1), terminal_text(label), txt_color)
 
     def rectangle(self, xy: Sequence[float], color: Colour = WHITE, width: int = 1) -> None:
         """Draw a frame of ``width`` pixels around x1, y1, x2, y2."""

@@ -185,22 +185,38 @@ def plot_results(file: str | Path = "path/to/results.csv", dir: str | Path = "")
     if not files:
         raise MissingFileError(f"no results*.csv in {folder}: train there first, or name another folder")
     figure = new_figure(12, 6)
-    panels = figure.subplots(2, 5).ravel()
-    for path in files:
+    figure.set_layout_engine("constrained")  # leaves room for the legend
+    panels = figure.subplots(2, 5, sharex=True).ravel()
+    drawn: dict[str, Any] = {}  # lines of the legend by their labels
+    for number, path in enumerate(files):
         columns = read_results(path)
         epochs = columns.get("epoch", np.arange(0))
         for axes, (title, name) in zip(panels, RESULT_PANELS, strict=True):
             axes.set_title(title, fontsize=11)
             if name in columns:
-                axes.plot(epochs, columns[name], marker=".", linewidth=1.5, markersize=6, label=path.stem)
-                axes.plot(epochs, _smooth_line(columns[name]), linestyle=":", linewidth=1.5)
-    if panels[1].lines:
-        panels[1].legend()
+                style = {"color": f"C{number % 10}", "linewidth": 1.5}
+                labels = (path.stem, f"{path.stem}, smoothed") if len(files) > 1 else ("each epoch", "smoothed")
+                (drawn[labels[0]],) = axes.plot(epochs, columns[name], marker=".", markersize=5, alpha=0.6, **style)
+                (drawn[labels[1]],) = axes.plot(epochs, _smooth_line(columns[name]), linestyle=":", **style)
+    for axes, (_, name) in zip(panels, RESULT_PANELS, strict=True):
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=9)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if name.startswith("metrics/") and axes.lines:
+            axes.set_ylim(bottom=0)
+    for axes in panels[5:]:
+        axes.set_xlabel("epoch")
+    if drawn:
+        figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=4, frameon=False)
     save_figure(figure, folder / "results.png", dpi=200)
 
 
 def _smooth_line(values: NDArray) -> NDArray:
-    """Average (n,) over neighbouring epochs with Gaussian weights; at the ends over those that exist."""
+    """Average (n,) over neighbouring epochs with Gaussian weights; at the ends over those that exist.
+
+    In a short run fewer neighbours count, so that the line still follows it.
+    """
     distance = np.arange(len(values))[:, None] - np.arange(len(values))
-    weight = np.exp(-0.5 * (distance / SMOOTHING_POINTS) ** 2)
+    deviation = min(SMOOTHING_POINTS, max(len(values), 1) / 10)
+    weight = np.exp(-0.5 * (distance / deviation) ** 2)
     return weight @ values / weight.sum(1)

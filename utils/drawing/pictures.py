@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from utils.dataset.classes import names_by_index
 from utils.drawing.annotator import Annotator, colors, write_picture
 from utils.drawing.charts import name_in_chart, new_figure, save_figure
+from utils.drawing.objects import class_legend, draw_objects
 from utils.geometry.boxes import xywh2xyxy, xyxy2xywh
 from utils.log import LOGGER
 from utils.storage.files import atomic_path, make_folder
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LARGEST_SCALE = 2.0  # small images are enlarged by at most as much
+FONT_SHARE = 0.018  # of the mean side of an image
+SMALLEST_FONT = 10  # pixels
 SHOWN_CONFIDENCE = 0.25  # less certain predictions are not drawn
 MAX_NAME_TICKS = 30  # with more classes, the bars of labels.jpg have no names
 DRAWN_BOXES = 1000  # of labels.jpg
@@ -59,14 +63,17 @@ def plot_images(
 ) -> None:
     """Save the first images of a batch as one picture, filled column by column, with their boxes and file names.
 
+    A box has its label beside it where that hides no other object; otherwise its colour says its class, and a legend
+    below the images names the colours.
+
     Args:
         images: (B, 3, H, W) RGB, 0..1 or 0..255.
         targets: (n, 6) image index, class, centre x, centre y, width, height, in pixels, or normalised if none exceeds
             1.01. If there is a seventh column, it is the confidence, and rows up to .25 are not drawn.
         paths: of the images, whose file names are written into them.
         fname: file to write.
-        names: of the classes; without them the indices are written.
-        max_size: maximum of the longer side of the picture in pixels.
+        names: of the classes; without them the indices are written, and there is no legend.
+        max_size: maximum of the longer side of the images together in pixels. Small ones are enlarged up to twice.
         max_subplots: maximum number of images.
     """
     pixels = _to_array(images[:max_subplots])
@@ -75,39 +82,39 @@ def plot_images(
         pixels = pixels * 255
     batch, _, height, width = pixels.shape
     side = math.ceil(batch**0.5)  # of the grid, in images
-    scale = min(max_size / side / max(height, width), 1.0)
+    scale = min(max_size / side / max(height, width), LARGEST_SCALE)
     cell_height, cell_width = math.ceil(scale * height), math.ceil(scale * width)
     canvas = np.full((side * cell_height, side * cell_width, 3), 255, dtype=np.uint8)
 
     if rows[:, 2:6].max(initial=0) > 1.01:
         rows = rows / np.array([1, 1, width, height, width, height] + [1] * (rows.shape[1] - 6), dtype=rows.dtype)
+    if rows.shape[1] > 6:
+        rows = rows[rows[:, 6] > SHOWN_CONFIDENCE]
     known = names_by_index(names)
-    font_size = max(int((cell_height + cell_width) * side * 0.01), 10)
-    style = {"font_size": font_size, "line_width": max(round(font_size / 10), 1)}
+    font_size = max(round((cell_height + cell_width) / 2 * FONT_SHARE), SMALLEST_FONT)
     for index in range(batch):
         cell = np.ascontiguousarray(pixels[index].transpose(1, 2, 0)[..., ::-1].round().astype(np.uint8))
-        if scale < 1:
-            cell = cv2.resize(cell, (cell_width, cell_height), interpolation=cv2.INTER_AREA)
+        if scale != 1:
+            interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            cell = cv2.resize(cell, (cell_width, cell_height), interpolation=interpolation)
         title = Path(paths[index]).name[:40] if paths else ""
-        annotator = Annotator(cell, pil=True, example=" ".join((*known.values(), title)), **style)
+        example = " ".join((*known.values(), title))
+        annotator = Annotator(cell, max(round(font_size / 10), 1), font_size, pil=True, example=example)
         _draw_targets(annotator, rows[rows[:, 0] == index], known)
         annotator.rectangle((0, 0, cell_width - 1, cell_height - 1), (255, 255, 255), 1)
-        annotator.text((5, 5), title, (220, 220, 220))
+        annotator.text((6, 6), title, (50, 50, 50))  # a shadow, for bright images
+        annotator.text((5, 5), title, (230, 230, 230))
         left, top = index // side * cell_width, index % side * cell_height
         canvas[top : top + cell_height, left : left + cell_width] = annotator.result()
-    write_picture(fname, canvas)
+    shown = sorted(set(rows[rows[:, 0] < batch, 1].astype(int).tolist()) & set(known))
+    write_picture(fname, np.concatenate((canvas, class_legend(shown, known, canvas.shape[1], font_size))))
 
 
 def _draw_targets(annotator: Annotator, rows: NDArray, names: dict[int, str]) -> None:
-    """Draw normalised boxes (n, 6 or 7) into one image, the most certain last."""
+    """Draw normalised boxes (n, 6 or 7) into one image."""
     height, width = annotator.result().shape[:2]
-    for row, box in zip(rows[::-1], xywh2xyxy(rows[::-1, 2:6]) * np.array([width, height] * 2), strict=True):
-        label = names.get(int(row[1]), str(int(row[1])))
-        if len(row) > 6:
-            if row[6] <= SHOWN_CONFIDENCE:
-                continue
-            label = f"{label} {row[6]:.1f}"
-        annotator.box_label(box, label, color=colors(int(row[1]), bgr=True))
+    boxes = xywh2xyxy(rows[:, 2:6]) * np.array([width, height] * 2)  # (n, 4)
+    draw_objects(annotator, boxes, rows[:, 1].astype(int), names, rows[:, 6] if rows.shape[1] > 6 else None)
 
 
 def _to_array(values: torch.Tensor | NDArray) -> NDArray:
