@@ -52,6 +52,9 @@ class PipelineOptions(CheckedOptions):
     hyp: str = option(
         "", "hyperparameter YAML of the three trainings; default: those of the three commands", handed_on=False
     )
+    augment: str = option(
+        "", "your own augmentation in the three trainings: module:function or path/file.py:function, see docs/DATA.md"
+    )
     imgsz: int = option(
         320, "image size in pixels, longer side", "--img", "--img-size", at_least=1, at_most=LARGEST_IMAGE
     )

@@ -41,7 +41,8 @@ from utils.storage.folder_lock import held_folder
 from utils.training.options import TrainOptions
 
 RECORD = "pipeline.yaml"
-ADDED_LATER = {"single_cls": False, "once": False, "teacher": ""}  # options that records of earlier versions lack
+# Options that records of earlier versions lack
+ADDED_LATER = {"single_cls": False, "augment": "", "once": False, "teacher": ""}
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,8 @@ def test_a_step_of_a_pipeline_depends_on_its_own_options_and_those_of_all():
     }
     options = build(PipelineOptions)
     for step, names in own.items():
-        assert set(identity_of(options, step)) == names | {"data", "hyp", "imgsz", "batch_size", "seed", "single_cls"}
+        of_all = {"data", "hyp", "augment", "imgsz", "batch_size", "seed", "single_cls"}
+        assert set(identity_of(options, step)) == names | of_all
     assert set(options.of_pruning()) == own["pruned"]
 
 

@@ -55,10 +55,10 @@ MAY_IMPORT = {  # besides itself; one line for each package
 }
 HEAVY = {"pandas", "seaborn", "matplotlib", "tensorboard", "torchvision", "scipy", "PIL", "thop"}
 RE_EXPORTS = "utils.general"  # v6.2's names for other people's code
-# Files that import what a table of names says
+# Files that import what a table of names says, or the user
 COMPUTED = {
-    "models/common.py", "utils/augmentations.py", "utils/commands/packages.py", "utils/general.py",
-    "utils/installation.py", "utils/torch_utils.py",
+    "models/common.py", "utils/augmentations.py", "utils/commands/packages.py",
+    "utils/dataset/own_augmentation.py", "utils/general.py", "utils/installation.py", "utils/torch_utils.py",
 }  # fmt: skip
 TYPES, MAIN = "TYPE_CHECKING", "__main__"  # guards: such imports do not run when the module is imported
 

@@ -19,6 +19,7 @@ HYPERPARAMETERS = {
 }  # fmt: skip
 PACKAGES = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow"}  # where the import name differs
 OPTIONAL = {
+    "albumentations",
     "onnxruntime",
     "setuptools",
     "pycocotools",

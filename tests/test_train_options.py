@@ -102,7 +102,16 @@ def test_help_lists_the_published_options_and_no_others():
         "--exist-ok", "--quad", "--cos-lr", "--label-smoothing", "--patience", "--freeze", "--save-period", "--seed",
         "--local_rank",
     }  # fmt: skip
-    added = {"--help", "--version", "--amp", "--compile", "--no-cuda-graph", "--local-rank", "--allow-download-scripts"}
+    added = {
+        "--help",
+        "--version",
+        "--amp",
+        "--augment",
+        "--compile",
+        "--no-cuda-graph",
+        "--local-rank",
+        "--allow-download-scripts",
+    }
     assert flags == published | added
 
 
@@ -156,6 +165,15 @@ def test_batch_size(bench):
 def test_imgsz(bench):
     trainer = bench.prepared(imgsz=90)
     assert trainer.run.image_size == 96 and first_batch(trainer)[0].shape[2:] == (96, 96)
+
+
+def test_augment(bench, tmp_path):
+    (tmp_path / "own.py").write_text("def same(image, labels):\n    return image, labels\n")
+    trainer = bench.prepared(augment=f"{tmp_path / 'own.py'}:same")
+    own = trainer.state.loader.dataset.own_augmentation
+    assert own is not None and own.class_count == 2
+    assert trainer.val_loader.dataset.own_augmentation is None
+    assert bench.prepared().state.loader.dataset.own_augmentation is None
 
 
 def test_rect(bench):

@@ -137,6 +137,7 @@ class Loader(DataLoader):
                 if len(batch[0]):
                     yield batch
         except InputError as error:
+            self._stop_workers(iterator)
             raise InputError(str(error).strip().rpartition(f"{InputError.__name__}: ")[2]) from None
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:  # also of a truncated batch
             message = loader_failure(error)
@@ -152,6 +153,12 @@ class Loader(DataLoader):
             raise InputError(message) from error
         finally:
             self.dataset.settle()  # type: ignore[attr-defined]
+
+    def _stop_workers(self, iterator: Any) -> None:
+        """End the loader processes at once: left to Python's end, each one is waited for in vain for 5 seconds."""
+        self._iterator = None
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
 
 
 def seed_worker(_: int) -> None:

@@ -169,9 +169,10 @@ def same_command() -> str:
     return "run the same command again to continue"
 
 
-def resume_flag(checkpoint: Path) -> str:
-    """Advice for a training: how to resume it, '' while it has not saved anything."""
-    return f"continue with --resume {shlex.quote(str(checkpoint))}" if checkpoint.is_file() else ""
+def resume_flag(checkpoint: Path, augment: str = "") -> str:
+    """Advice for a training with this --augment: how to resume it, '' while it has not saved anything."""
+    again = f" --augment {shlex.quote(augment)}" if augment else ""  # the record alone must not run code
+    return f"continue with --resume {shlex.quote(str(checkpoint))}{again}" if checkpoint.is_file() else ""
 
 
 def _note(number: int, _: object) -> None:

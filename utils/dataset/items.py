@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -67,6 +67,7 @@ class LoadImagesAndLabels(Dataset):
         segments: for each image an empty list, or for each label its polygon (P, 2) as fractions, or None.
         shapes: (N, 2) width and height in pixels.
         batch: (N,) batch of each image. batch_shapes: (batches, 2) height and width in pixels (only with ``rect``).
+        own_augmentation: changes each warped image and its labels, see ``own_augmentation.OwnAugmentation``; or None.
 
     Raises:
         MissingFileError: a path does not exist.
@@ -125,6 +126,7 @@ class LoadImagesAndLabels(Dataset):
         if self.rect:
             self.batch_shapes = rectangle_shapes(self.shapes, self.batch, img_size, stride, pad)
         self.left_out = LeftOut(self.n)
+        self.own_augmentation: Callable[[np.ndarray, np.ndarray, str], tuple[np.ndarray, np.ndarray]] | None = None
 
     def _reorder(self, order: np.ndarray) -> None:
         """Keep only the images with these indices, in this order."""
@@ -195,20 +197,22 @@ class LoadImagesAndLabels(Dataset):
         image = scene.render(upside_down, mirrored)  # (H, W, 3 or 4) BGR
         if second is not None:
             image, labels = mixup(image, labels, second[0].render(upside_down, mirrored), second[1])
-        if self.augment:
-            hyp = self.hyp
-            colours = draw_colours(hyp.get("hsv_h", 0.0), hyp.get("hsv_s", 0.0), hyp.get("hsv_v", 0.0))
-            if colours is not None:
-                image = recolour(image, colours)
         height, width = image.shape[:2]
-        targets = torch.zeros((len(labels), 6))
         if len(labels):
             labels[:, 1:5] = xyxy2xywhn(labels[:, 1:5], w=width, h=height, clip=True, eps=EDGE_PIXELS)
             if mirrored:
                 labels[:, 1] = 1 - labels[:, 1]
             if upside_down:
                 labels[:, 2] = 1 - labels[:, 2]
-            targets[:, 1:] = torch.from_numpy(labels)
+        if self.own_augmentation is not None:
+            image, labels = self.own_augmentation(image, labels, self.im_files[number])
+        if self.augment:
+            hyp = self.hyp
+            colours = draw_colours(hyp.get("hsv_h", 0.0), hyp.get("hsv_s", 0.0), hyp.get("hsv_v", 0.0))
+            if colours is not None:
+                image = recolour(image, colours)
+        targets = torch.zeros((len(labels), 6))
+        targets[:, 1:] = torch.from_numpy(labels)
         return _rgb_tensor(image), targets, self.im_files[number], shapes
 
     def _draws(self, name: str) -> bool:

@@ -52,7 +52,7 @@ class DetectOptions:
     nosave: bool = option(False, "write no annotated images or videos")
     classes: list[int] | None = option(None, "keep only these class indices", nargs="+", type=int, at_least=0)
     agnostic_nms: bool = option(False, "let boxes of different classes suppress each other")
-    augment: bool = option(False, "augmented inference: three sizes, flipped")
+    augment: bool = option(False, "augmented inference: three sizes, flipped", handed_on=False)
     visualize: bool = option(False, "save pictures of each layer's output")
     update: bool = option(False, "strip the optimizer from the weights files afterwards")
     project: str = option(str(WORK / "runs/detect"), "folder of the runs", handed_on=False)

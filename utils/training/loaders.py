@@ -5,20 +5,23 @@ from __future__ import annotations
 from torch.utils.data import DataLoader
 
 from utils.dataloaders import create_dataloader
+from utils.dataset.own_augmentation import OwnAugmentation
 from utils.log import colorstr
 from utils.training.state import Run
 
 
 def training_loader(run: Run) -> DataLoader:
-    """Make the loader of the training split, for this process. Raises InputError for labels of unknown classes."""
+    """Make the loader of the training split, for this process. Raises InputError for unknown classes or --augment."""
     options = run.options
-    loader, _ = create_dataloader(
+    loader, dataset = create_dataloader(
         run.data["train"], run.image_size, options.batch_size // run.world.size, run.grid_size,
         single_cls=options.single_cls, hyp=run.hyp, augment=True, rect=options.rect, rank=run.world.rank,
         cache="none" if options.cache == "val" else options.cache, workers=options.workers,
         image_weights=options.image_weights, quad=options.quad, prefix=colorstr("train: "), shuffle=not options.rect,
         seed=options.seed, device=run.device, names=run.names,
     )  # fmt: skip
+    if options.augment:
+        dataset.own_augmentation = OwnAugmentation(options.augment, len(run.names))
     return loader
 
 

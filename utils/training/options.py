@@ -54,6 +54,11 @@ class TrainOptions(CheckedOptions):
         640, "image size in pixels, longer side, for training and validation", "--img", "--img-size", at_least=1,
         at_most=LARGEST_IMAGE,
     )  # fmt: skip
+    augment: str = option(
+        "",
+        "your own augmentation of training images: module:function or path/file.py:function, see docs/DATA.md",
+        on_resume=OPEN,
+    )
     rect: bool = option(False, "rectangular batches: no mosaic, no shuffling", handed_on=False)
     resume: bool | str = option(
         False,

@@ -14,6 +14,7 @@ from utils.checks import check_file, check_img_size
 from utils.dataset.classes import SINGLE_CLASS, SINGLE_CLASS_NOTE, class_names, is_single_class
 from utils.dataset.description import check_dataset
 from utils.dataset.labels import class_weights
+from utils.dataset.own_augmentation import load_function
 from utils.dataset.record import record_of
 from utils.device import seed_everything
 from utils.distributed import parallel
@@ -82,6 +83,8 @@ def prepare(
     """
     if options.compile:
         check_compiler(around.device)
+    if options.augment:
+        load_function(options.augment)
     around.callbacks.run("on_pretrain_routine_start")
     inputs = _read_inputs(options, around, hyp, resumption)
     run, model = _make_run(inputs, around)

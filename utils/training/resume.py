@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from utils.checks import check_file
-from utils.commands.options import CALL, KEPT, OPEN, build, flag_of
+from utils.commands.options import CALL, KEPT, OPEN, build, flag_of, flag_words, quoted
 from utils.dataset.description import check_dataset
 from utils.errors import InputError, MissingFileError, short_repr
 from utils.log import LOGGER
@@ -90,6 +90,7 @@ def resume_options(options: SomeOptions) -> Resumption[SomeOptions]:
     _check_command(checkpoint, recorded, options)
     saved, notes = _trusted(recorded, options, record)
     given = _given(options)
+    _check_augmentation(saved, given, record)
     lost = _contradicted(options, given, saved, folder)
     if lost:
         flags = ", ".join(flag_of(name) for name in lost)
@@ -220,6 +221,13 @@ def _in_words(annotation: str) -> str:
     if annotation.startswith("list["):
         return f"a list, each item {_in_words(annotation[5:-1])}"
     return _TYPES[annotation][1]
+
+
+def _check_augmentation(saved: Mapping[str, Any], given: Mapping[str, Any], record: Path) -> None:
+    """Raise InputError if only the record names a function to call: anybody may have written it."""
+    if saved.get("augment") and "augment" not in given:
+        flag = quoted(flag_words("augment", saved["augment"]))
+        raise InputError(f"{record} names a function for --augment, which runs if this command names it: add {flag}")
 
 
 def _check_links(folder: Path) -> None:

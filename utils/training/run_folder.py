@@ -37,7 +37,7 @@ def run_folder(options: TrainOptions, resumed: Path) -> Iterator[Path]:
             return held.enter_context(claimed_folder(Path(options.project) / name, options.exist_ok))
 
         folder = by_first(lock)
-        with advising(lambda: resume_flag(folder / "weights/last.pt")):
+        with advising(lambda: resume_flag(folder / "weights/last.pt", options.augment)):
             yield folder
 
 

@@ -208,6 +208,6 @@ def train(
             results, options = run_training(options, folder, around, resumption=resumption)
     if results is not None:
         log_next(*next_steps(str(folder.best), options))
-    elif advice := resume_flag(folder.last):
+    elif advice := resume_flag(folder.last, options.augment):
         LOGGER.info(f"A callback stopped the run; {advice}")
     return results

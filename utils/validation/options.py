@@ -53,7 +53,7 @@ class ValOptions:
     device: str = option("", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one")
     workers: int = option(8, "maximum number of data loading processes", at_least=0)
     single_cls: bool = option(False, "treat all classes as one")
-    augment: bool = option(False, "augmented inference: three sizes, flipped")
+    augment: bool = option(False, "augmented inference: three sizes, flipped", handed_on=False)
     verbose: bool = option(False, "always print a row per class")
     save_txt: bool = option(False, "write the predictions as label files")
     save_hybrid: bool = option(False, "write labels and predictions, joined by NMS, as label files")
