@@ -20,6 +20,7 @@ HYPERPARAMETERS = {
 PACKAGES = {"cv2": "opencv-python", "yaml": "pyyaml", "PIL": "pillow"}  # where the import name differs
 OPTIONAL = {
     "albumentations",
+    "mkdocs",
     "onnxruntime",
     "setuptools",
     "pycocotools",
