@@ -213,6 +213,28 @@ def test_other_labels_are_not_overwritten(photographs):
     assert (photographs / "1.txt").read_text().startswith("0 0.2")
 
 
+def test_another_data_yaml_is_not_overwritten(photographs):
+    labels = coco(photographs / "labels.json")
+    (photographs / "data.yaml").write_text("train: images\n")
+    with pytest.raises(
+        InputError, match=r"data\.yaml is there and describes something else: nothing was written.*--output"
+    ):
+        run(source=[str(labels)])
+    assert not (photographs / "0.txt").exists()
+    assert run(source=[str(labels)], output=str(photographs / "other")) == photographs / "other" / "data.yaml"
+    assert run(source=[str(labels)], overwrite=True) == run(source=[str(labels)])  # its own one
+
+
+def test_classes_that_no_object_has(photographs, caplog):
+    labels = coco(photographs / "labels.json")
+    with pytest.raises(
+        InputError, match=r"no object has one of the classes Cat; the annotations have cat \(4\), dog \(1\)"
+    ):
+        run(source=[str(labels)], names=["Cat"])
+    run(source=[str(labels)], names=["cat", "bird"])
+    assert "no object is called 'bird'; the annotations have cat (4), dog (1)" in caplog.text
+
+
 def test_an_image_belongs_to_one_split(photographs, caplog):
     labels = coco(photographs / "labels.json")
     part = coco(photographs / "part.json", 1)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from data.scripts import download_weights, get_dataset
-from data.scripts.converters import coco, voc
+from data.scripts.converters import coco, face_mask, voc
 from data.scripts.converters.label_files import box_line, coco_labels, join_rings, read_coco, write_labels
 from tests.loopback import Site, site
 from utils import downloads
@@ -200,6 +200,50 @@ def test_voc(site: Site, roomy: None, tmp_path: Path, monkeypatch: pytest.Monkey
     assert labels_of("VOC", tmp_path, "val") == labels_of("VOC", tmp_path, "test") == {"test_2007.jpg": line}
 
 
+def mask_archive(file: Path, count: int = face_mask.IMAGE_COUNT) -> None:
+    """Write an archive as Kaggle's, of ``count`` empty images with the objects of number 1 at the same places."""
+    items = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax>"
+        f"<ymax>{box[3]}</ymax></bndbox></object>"
+        for name, box in (
+            ("with_mask", (321, 34, 354, 69)),
+            ("without_mask", (87, 56, 107, 89)),
+            ("mask_weared_incorrect", (1, 1, 9, 9)),
+        )
+    )
+    xml = f"<annotation><size><width>400</width><height>156</height></size>{items}</annotation>"
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(count):
+            archive.writestr(f"annotations/maksssksksss{number}.xml", xml)
+            archive.writestr(f"images/maksssksksss{number}.png", b"")
+
+
+def test_photographs_with_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture, roomy: None):
+    root = tmp_path / "sets"
+    with pytest.raises(InputError, match=r"Kaggle asks for a login.*kaggle\.com/datasets/andrewmvd.*archive\.zip into"):
+        get_dataset.get("face_mask", root)
+    assert not root.exists()
+    root.mkdir()
+    mask_archive(root / "archive.zip")
+    get_dataset.get("face_mask", root)
+    counts = {part: len(list((root / "images" / part).iterdir())) for part in ("train", "val", "unused")}
+    assert counts == {"train": 569, "val": 134, "unused": 150}
+    assert (root / "labels/train/maksssksksss1.txt").read_text(encoding="utf-8").splitlines() == [
+        "1 0.843750 0.330128 0.082500 0.224359",
+        "0 0.242500 0.464744 0.050000 0.211538",
+    ]
+    assert (root / "images/val/maksssksksss4.png").exists() and (root / "labels/val/maksssksksss850.txt").exists()
+    assert "objects {'train': 1138, 'val': 268}, expected {'train': 2839, 'val': 691}" in caplog.text
+    data = check_dataset(root / "face_mask.yaml")
+    assert data["names"] == {0: "face", 1: "face_mask"} and data["val"] == str(root / "images/val")
+
+
+def test_photographs_that_are_missing_are_named(tmp_path: Path, roomy: None):
+    mask_archive(tmp_path / "archive.zip", count=3)
+    with pytest.raises(InputError, match=r"maksssksksss3\.png is missing: the archive is incomplete"):
+        get_dataset.get("face_mask", tmp_path)
+
+
 def test_voc_classes_are_those_of_the_yaml():
     assert list(read_yaml(ROOT / "data/VOC.yaml")["names"].values()) == list(voc.CLASSES)
 
@@ -239,8 +283,14 @@ def test_missing_data_with_a_recipe_are_one_line_that_names_it(tmp_path: Path, n
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("argoverse", r"argoverse is not fetched by a command, expected coco or voc: .*docs/DATA\.md, section Recipes"),
-        ("cocoa", r"unknown data set cocoa, expected coco or voc; .*docs/DATA\.md, section Recipes, has argoverse, "),
+        (
+            "argoverse",
+            r"argoverse is not fetched by a command, expected coco, face_mask or voc: .*docs/DATA\.md, section Recipes",
+        ),
+        (
+            "cocoa",
+            r"unknown data set cocoa, expected coco, face_mask or voc; .*docs/DATA\.md, section Recipes, has argo",
+        ),
     ],
 )
 def test_the_command_names_the_recipes(name: str, message: str):

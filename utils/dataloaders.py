@@ -15,8 +15,9 @@ import torch
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from utils.augmentations import letterbox
-from utils.dataset.items import Item, LoadImagesAndLabels, Shapes, SplitPath
+from utils.dataset.items import Item, LoadImagesAndLabels, Shapes, SplitPath, UnlabelledError
 from utils.dataset.labels import check_class_indices, img2label_paths
+from utils.dataset.other_labels import annotation_hint
 from utils.dataset.splits import autosplit
 from utils.detection.live import LoadScreenshots, LoadWebcam
 from utils.detection.sources import IMG_FORMATS, VID_FORMATS, LoadImages
@@ -221,11 +222,18 @@ def create_dataloader(
     own_rank, rank_count = ranks() if rank != -1 else (0, 1)
     with first_rank_first() if rank != -1 else nullcontext():
         together = batch_size * rank_count  # all ranks process one shape at a time
-        dataset = LoadImagesAndLabels(
-            path, imgsz, together, augment, hyp, rect, image_weights, cache, single_cls, stride, pad, prefix
-        )
+        try:
+            dataset = LoadImagesAndLabels(
+                path, imgsz, together, augment, hyp, rect, image_weights, cache, single_cls, stride, pad, prefix
+            )
+        except UnlabelledError as error:
+            hint = annotation_hint(error.images, names)
+            raise InputError("; ".join(filter(None, (str(error), hint)))) from None
     if names is not None:
         check_class_indices(dataset.labels, dataset.label_files, len(names), names)
+        if dataset.label_file_count < len(dataset) / 2 and (hint := annotation_hint(dataset.im_files, names)):
+            count = len(dataset) - dataset.label_file_count
+            LOGGER.warning(f"WARNING: {count} of the {len(dataset)} images of {path} have no label file: {hint}")
     batch_size = min(batch_size, len(dataset))
     worker_count = count_workers(workers, batch_size)
     sampler: Sampler = SequentialSampler(dataset)

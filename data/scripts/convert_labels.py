@@ -46,7 +46,7 @@ class ConvertOptions:
     output: str = option("", "folder of data.yaml and the lists of images; default: the folder of the first source")
     segments: bool = option(False, "write outlines where the annotations have them, for copy-paste augmentation")
     skip_difficult: bool = option(False, "leave out objects that a VOC annotation calls difficult")
-    overwrite: bool = option(False, "replace label files that are there and differ")
+    overwrite: bool = option(False, "replace label files and a data.yaml that are there and differ")
     seed: int = option(0, "of the random division by --split", at_least=0, at_most=LARGEST_SEED)
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@
     python data/scripts/get_dataset.py voc                        into ../datasets/VOC, where data/VOC.yaml expects it
     python data/scripts/get_dataset.py coco --splits val --output /data/coco
     python data/scripts/get_dataset.py coco --segments                outlines instead of boxes
+    python data/scripts/get_dataset.py face_mask                  README's photographs, from an archive of Kaggle
 
 An interrupted run continues where it stopped. The licences of the data sets are those of their authors. Other data sets
 of data/*.yaml have a recipe in docs/DATA.md.
@@ -29,7 +30,8 @@ from utils.log import LOGGER
 from utils.storage.files import ROOT, WORK, read_yaml, write_yaml
 from utils.training.options import TrainOptions
 
-DESCRIPTIONS = {"coco": "coco.yaml", "voc": "VOC.yaml"}
+DESCRIPTIONS = {"coco": "coco.yaml", "face_mask": "face_mask.yaml", "voc": "VOC.yaml"}
+KNOWN = "coco, face_mask or voc"
 RECIPES = ("argoverse", "global_wheat_2020", "objects365", "sku_110k", "visdrone", "xview")  # in docs/DATA.md
 
 
@@ -50,7 +52,7 @@ def get(
             download fails.
     """
     if name not in DESCRIPTIONS:
-        known = f"expected {' or '.join(DESCRIPTIONS)}"
+        known = f"expected {KNOWN}"
         recipes = f"{ROOT / 'docs/DATA.md'}, section Recipes"
         if name in RECIPES:
             raise InputError(f"{name} is not fetched by a command, {known}: for {name} follow {recipes}")
@@ -76,7 +78,7 @@ def get(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options and fetch."""
     parser = argument_parser("Fetch a public data set and write its labels in YOLO format.")
-    parser.add_argument("name", help=" or ".join(DESCRIPTIONS))
+    parser.add_argument("name", help=KNOWN)
     parser.add_argument("--output", default="", help="folder; default: the path in the data set's YAML file")
     parser.add_argument(
         "--splits",

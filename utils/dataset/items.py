@@ -31,6 +31,18 @@ EDGE_PIXELS = 1e-3  # boxes end at least this far from the right and lower edge 
 REDUCTIONS = (8, 4, 2)  # factors by which a JPEG can be reduced while it is decoded
 
 
+class UnlabelledError(InputError):
+    """None of the images to train with has a label file.
+
+    Attributes:
+        images: their paths.
+    """
+
+    def __init__(self, message: str, images: Sequence[str]) -> None:
+        super().__init__(message)
+        self.images = images
+
+
 class LoadImagesAndLabels(Dataset):
     """Images of a split with their labels, prepared for the network.
 
@@ -63,6 +75,7 @@ class LoadImagesAndLabels(Dataset):
 
     Attributes:
         im_files, label_files: paths.
+        label_file_count: number of label files that exist.
         labels: for each image (n, 5) float32: class, centre x, centre y, width, height, as fractions of the image.
         segments: for each image an empty list, or for each label its polygon (P, 2) as fractions, or None.
         shapes: (N, 2) width and height in pixels.
@@ -71,7 +84,7 @@ class LoadImagesAndLabels(Dataset):
 
     Raises:
         MissingFileError: a path does not exist.
-        InputError: no image is usable, or there are no labels to train with.
+        InputError: no image is usable. UnlabelledError: there are no labels to train with.
     """
 
     def __init__(
@@ -107,10 +120,12 @@ class LoadImagesAndLabels(Dataset):
         self.label_files = img2label_paths(self.im_files)
         self.shapes = table.sizes.astype(np.int64)
         self.n = len(self.im_files)
-        if augment and not table.counts["found"]:
-            raise InputError(
+        self.label_file_count = table.counts["found"]
+        if augment and not self.label_file_count:
+            raise UnlabelledError(
                 f"no labels to train with: none of the {self.n} images of {path} has a label file; "
-                f"expected, for example, {self.label_files[0]}"
+                f"expected, for example, {self.label_files[0]}",
+                self.im_files,
             )
         if single_cls:
             self.labels.rows[:, 0] = 0

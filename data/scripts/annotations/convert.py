@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from data.scripts.annotations import yaml_file
 from data.scripts.annotations.coco_json import is_coco, read_coco
 from data.scripts.annotations.image_index import ImageIndex
 from data.scripts.annotations.labelme_json import is_labelme, read_labelme
@@ -20,16 +22,17 @@ from utils.commands.next_steps import log_next
 from utils.commands.options import command_line
 from utils.dataset.images import inspect_image
 from utils.dataset.labels import img2label_paths
-from utils.dataset.splits import SPLITS, split_images, write_image_list
+from utils.dataset.splits import split_images
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER, colorstr
-from utils.storage.files import make_folder, write_yaml
+from utils.storage.files import make_folder
 from utils.training.options import TrainOptions
 
 if TYPE_CHECKING:
     from data.scripts.convert_labels import ConvertOptions
 
 SUFFIXES = (".json", ".xml")
+MOST_LISTED = 10  # classes in a message
 ASPECT_TOLERANCE = 0.01  # by which the sides of an image and of its annotation may disagree
 
 
@@ -63,11 +66,15 @@ def convert(options: ConvertOptions) -> Path:
         if not labelled[split]:
             tally.report()
             raise InputError(f"no image of {sources[split][0]} was found: name their folder with --images")
+    _check_names(names, annotations)
     parts = _divide(labelled, options)
-    _check_existing(labelled, options.overwrite)
+    folder = Path(options.output or _folder_of(options.source[0]))
+    described = yaml_file.describe(folder, parts, names)
+    if not options.overwrite:
+        _check_existing(labelled)
+        yaml_file.check_unused(folder / yaml_file.FILE_NAME, described)
     written = _write_labels(image for images in labelled.values() for image in images)
-    folder = make_folder(Path(options.output or _folder_of(options.source[0])))
-    description = _describe(folder, parts, names)
+    description = yaml_file.write_description(make_folder(folder), parts, described)
     tally.report()
     _log_table(parts, labelled, names)
     LOGGER.info(
@@ -76,6 +83,20 @@ def convert(options: ConvertOptions) -> Path:
     )
     log_next(command_line("train.py", TrainOptions, {"weights": "yolov5n.pt", "data": str(description)}))
     return description
+
+
+def _check_names(names: Sequence[str], annotations: Mapping[str, Annotations]) -> None:
+    """Raise InputError if no object has one of the classes; warn of each class without any object."""
+    counts = Counter(
+        marked.name for content in annotations.values() for image in content.images for marked in image.objects
+    )
+    listed = ", ".join(f"{name} ({count})" for name, count in counts.most_common(MOST_LISTED))
+    absent = [name for name in names if not counts[name]]
+    if len(absent) == len(names):
+        raise InputError(f"no object has one of the classes {', '.join(names)}; the annotations have {listed}: "
+                         "correct --names")  # fmt: skip
+    for name in absent:
+        LOGGER.warning(f"WARNING: no object is called {name!r}; the annotations have {listed}")
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -244,10 +265,8 @@ def _divide(labelled: Mapping[str, list[LabelledImage]], options: ConvertOptions
     return split_images(files["train"], {"train": 1 - val - test, "val": val, "test": test}, options.seed)
 
 
-def _check_existing(labelled: Mapping[str, list[LabelledImage]], overwrite: bool) -> None:
+def _check_existing(labelled: Mapping[str, list[LabelledImage]]) -> None:
     """Raise InputError if a label file is there that holds something else."""
-    if overwrite:
-        return
     for images in labelled.values():
         for image in images:
             path = _label_file(image.file)
@@ -275,20 +294,6 @@ def _write_labels(images: Iterable[LabelledImage]) -> int:
             write_labels(path, image.lines)
             written += 1
     return written
-
-
-def _describe(folder: Path, parts: Mapping[str, Sequence[str]], names: Sequence[str]) -> Path:
-    """Write the lists of images and the data set YAML; without validation images the training images serve."""
-    for split, images in parts.items():
-        write_image_list(folder / f"{split}.txt", images)
-    if "val" not in parts:
-        LOGGER.warning("WARNING: no images to validate on: the training images serve; use --split 0.1, or --val")
-    lists = {
-        split: f"{split if split in parts else 'train'}.txt" for split in SPLITS if split != "test" or split in parts
-    }
-    description = folder / "data.yaml"
-    write_yaml(description, {"path": str(folder.resolve()), **lists, "names": dict(enumerate(names))})
-    return description
 
 
 def _log_table(
