@@ -369,3 +369,19 @@ def test_autosplit_as_of_yolov5(tmp_path):
     assert sorted("".join(file.read_text() for file in files.values()).split()) == ["./images/2.png", "./images/4.png"]
     with pytest.raises(InputError, match="one of them above 0"):
         autosplit(tmp_path / "images", (0, 0))
+
+
+def test_nothing_that_can_be_written_is_an_error(tmp_path, caplog):
+    picture(tmp_path / "a.png")
+    voc(tmp_path / "a.xml", "a.png", ("cat", 50, 5, 60, 15))
+    with pytest.raises(InputError, match="no object is left to write"):
+        run(source=[str(tmp_path)])
+    assert "outside of their image, are left out, the first: 'cat' in" in caplog.text
+    assert "box 50 5 60 15 of an image of 40x20 pixels" in caplog.text
+    assert not (tmp_path / "data.yaml").exists()
+
+
+def test_images_without_any_object(tmp_path):
+    picture(tmp_path / "0.png")
+    with pytest.raises(InputError, match="no object is marked in any of the images"):
+        run(source=[str(coco(tmp_path / "labels.json", 1, annotations=[]))])

@@ -49,9 +49,11 @@ def read_coco(file: Path, content: Any, tally: Tally) -> Annotations:
         label = f"{file}: annotation {annotation.get('id')}"
         category, image = annotation.get("category_id"), annotation.get("image_id")
         if not _is_key(category) or category not in categories:
-            tally.add("annotations of an unknown category are left out", f"{label}, {short_repr(category)}")
+            tally.add(
+                "annotations of an unknown category are left out", f"{label} with category_id {short_repr(category)}"
+            )
         elif not _is_key(image) or image not in images:
-            tally.add("annotations of an unknown image are left out", f"{label}, {short_repr(image)}")
+            tally.add("annotations of an unknown image are left out", f"{label} with image_id {short_repr(image)}")
         elif annotation.get("iscrowd"):
             tally.add("crowds (iscrowd) are left out", label)
             used.add(category)

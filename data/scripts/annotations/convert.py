@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from data.scripts.annotations import yaml_file
+from data.scripts.annotations.class_counts import check_names, log_table
 from data.scripts.annotations.coco_json import is_coco, read_coco
 from data.scripts.annotations.image_index import ImageIndex
 from data.scripts.annotations.labelme_json import is_labelme, read_labelme
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from data.scripts.convert_labels import ConvertOptions
 
 SUFFIXES = (".json", ".xml")
-MOST_LISTED = 10  # classes in a message
 ASPECT_TOLERANCE = 0.01  # by which the sides of an image and of its annotation may disagree
 
 
@@ -66,37 +65,26 @@ def convert(options: ConvertOptions) -> Path:
         if not labelled[split]:
             tally.report()
             raise InputError(f"no image of {sources[split][0]} was found: name their folder with --images")
-    _check_names(names, annotations)
+    check_names(names, annotations.values(), chosen=bool(options.names))
+    if not any(image.lines for image in _all(labelled)):
+        tally.report()
+        raise InputError(f"{options.source[0]}: no object is left to write, see above")
     parts = _divide(labelled, options)
     folder = Path(options.output or _folder_of(options.source[0]))
     described = yaml_file.describe(folder, parts, names)
     if not options.overwrite:
         _check_existing(labelled)
         yaml_file.check_unused(folder / yaml_file.FILE_NAME, described)
-    written = _write_labels(image for images in labelled.values() for image in images)
+    written = _write_labels(_all(labelled))
     description = yaml_file.write_description(make_folder(folder), parts, described)
     tally.report()
-    _log_table(parts, labelled, names)
+    log_table(parts, {os.path.abspath(image.file): image.counts for image in _all(labelled)}, names)
     LOGGER.info(
         f"{written} label files written; data set described in {colorstr('bold', str(description))}; images of each "
         f"split listed in {', '.join(f'{split}.txt' for split in parts)}"
     )
     log_next(command_line("train.py", TrainOptions, {"weights": "yolov5n.pt", "data": str(description)}))
     return description
-
-
-def _check_names(names: Sequence[str], annotations: Mapping[str, Annotations]) -> None:
-    """Raise InputError if no object has one of the classes; warn of each class without any object."""
-    counts = Counter(
-        marked.name for content in annotations.values() for image in content.images for marked in image.objects
-    )
-    listed = ", ".join(f"{name} ({count})" for name, count in counts.most_common(MOST_LISTED))
-    absent = [name for name in names if not counts[name]]
-    if len(absent) == len(names):
-        raise InputError(f"no object has one of the classes {', '.join(names)}; the annotations have {listed}: "
-                         "correct --names")  # fmt: skip
-    for name in absent:
-        LOGGER.warning(f"WARNING: no object is called {name!r}; the annotations have {listed}")
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -212,15 +200,17 @@ def _label(
                 tally.add("objects of classes that --names does not have are left out", f"{marked.name!r} in {file}")
                 continue
             line = _line(marked, class_indices[marked.name], width, height, segments)
+            box = " ".join(f"{corner:g}" for corner in marked.corners)
+            label = f"{marked.name!r} in {file}, box {box} of an image of {width}x{height} pixels"
             if not line:
-                tally.add("objects without area, or outside of their image, are left out", f"{marked.name!r} in {file}")
+                tally.add("objects without area, or outside of their image, are left out", label)
             elif line in entry.lines:
                 tally.add("objects are marked twice and written once", f"{marked.name!r} in {file}")
             else:
                 entry.lines.append(line)
                 entry.counts[marked.name] = entry.counts.get(marked.name, 0) + 1
                 if _leaves_image(marked, width, height):
-                    tally.add("boxes that leave their image are cut off at its edges", f"{marked.name!r} in {file}")
+                    tally.add("boxes that leave their image are cut off at its edges", label)
     unannotated = len(index.images) - len(labelled)
     if labelled and unannotated > 0:
         first = next(image for image in index.images if image not in labelled)
@@ -267,14 +257,18 @@ def _divide(labelled: Mapping[str, list[LabelledImage]], options: ConvertOptions
 
 def _check_existing(labelled: Mapping[str, list[LabelledImage]]) -> None:
     """Raise InputError if a label file is there that holds something else."""
-    for images in labelled.values():
-        for image in images:
-            path = _label_file(image.file)
-            if path.exists() and path.read_bytes() != _text(image.lines).encode():
-                raise InputError(
-                    f"{path} is there and holds other labels: nothing was written; move the old label files away, or "
-                    "replace them with --overwrite"
-                )
+    for image in _all(labelled):
+        path = _label_file(image.file)
+        if path.exists() and path.read_bytes() != _text(image.lines).encode():
+            raise InputError(
+                f"{path} is there and holds other labels: nothing was written; move the old label files away, or "
+                "replace them with --overwrite"
+            )
+
+
+def _all(labelled: Mapping[str, list[LabelledImage]]) -> list[LabelledImage]:
+    """The images of all splits."""
+    return [image for images in labelled.values() for image in images]
 
 
 def _label_file(image: Path) -> Path:
@@ -294,20 +288,3 @@ def _write_labels(images: Iterable[LabelledImage]) -> int:
             write_labels(path, image.lines)
             written += 1
     return written
-
-
-def _log_table(
-    parts: Mapping[str, Sequence[str]], labelled: Mapping[str, list[LabelledImage]], names: Sequence[str]
-) -> None:
-    """Log the images and the objects of each class, by split, and warn of classes that a split lacks."""
-    counts = {os.path.abspath(image.file): image.counts for images in labelled.values() for image in images}
-    rows = [("class", *parts), ("images", *(str(len(images)) for images in parts.values()))]
-    for name in names:
-        numbers = [sum(counts[image].get(name, 0) for image in images) for images in parts.values()]
-        rows.append((name, *map(str, numbers)))
-        for split, number in zip(parts, numbers, strict=True):
-            if not number:
-                LOGGER.warning(f"WARNING: the {split} images have no object of class {name!r}")
-    width = max(len(row[0]) for row in rows)
-    lines = [f"{row[0]:<{width}}" + "".join(f"{cell:>9}" for cell in row[1:]) for row in rows]
-    LOGGER.info("\n".join(["", *lines, ""]))

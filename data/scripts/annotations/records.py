@@ -87,7 +87,7 @@ def read_json(file: Path) -> Any:
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text: save it in that encoding") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not JSON: {one_line(error)}") from error
+        raise InputError(f"{file} is not JSON ({one_line(error)}): it may be incomplete, export it again") from error
 
 
 def finite_numbers(values: Any, count: int) -> tuple[float, ...]:

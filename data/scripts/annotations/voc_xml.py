@@ -26,7 +26,7 @@ def read_voc(file: Path, tally: Tally, skip_difficult: bool = False) -> Annotati
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise InputError(f"{file} is not XML: {one_line(error)}") from error
+        raise InputError(f"{file} is not XML ({one_line(error)}): it may be incomplete, export it again") from error
     if root.tag != "annotation":
         raise InputError(f"{file} is not a VOC annotation: its root is <{root.tag[:40]}>, expected <annotation>")
     objects = []
