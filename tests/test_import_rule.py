@@ -51,7 +51,8 @@ MAY_IMPORT = {  # besides itself; one line for each package
     "data.scripts.mask_demo": "",
     "yolov5_prune": "utils* models* scripts prune_tools* yolov5_prune*",
     "yolov5_prune.scripts": "",
-    "benchmarks": "utils* models* scripts data* prune_tools*",
+    "benchmarks": "utils* models* scripts data* prune_tools* benchmarks.frontier",
+    "benchmarks.frontier": "utils* models* scripts data* prune_tools*",
 }
 HEAVY = {"pandas", "seaborn", "matplotlib", "tensorboard", "torchvision", "scipy", "PIL", "thop"}
 RE_EXPORTS = "utils.general"  # v6.2's names for other people's code
