@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Detect objects in images and videos with a YOLOv5 detector.
 
+python detect.py --weights best.pt                             # the pictures in data/images
 python detect.py --weights best.pt --source photo.jpg          # or folder/, 'folder/*.jpg', video.mp4, list.txt
                                             0                  # webcam
                                             rtsp://host/path   # or http://..., list.streams: a stream on each line
@@ -13,7 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from models.exporters.options import ExportOptions
 from utils.commands.cli import run_command, show_arguments
+from utils.commands.next_steps import following, log_next
 from utils.commands.options import build, parse
 from utils.detection.options import DetectOptions
 from utils.errors import InputError
@@ -36,6 +39,9 @@ def detect(options: DetectOptions) -> tuple[Path, str]:
 def main(options: DetectOptions) -> Path:
     """Run the command; returns the run folder. Raises InputError, at the end, if a file was not read or written."""
     folder, shortcomings = detect(options)
+    if len(options.weights) == 1 and options.weights[0].endswith(".pt"):  # an export is the end of the road
+        given: dict[str, Any] = {"imgsz": options.imgsz} if options.imgsz else {}
+        log_next(following("export.py", ExportOptions, None, weights=options.weights, include=["onnx"], **given))
     if shortcomings:
         raise InputError(shortcomings)
     return folder

@@ -1,25 +1,25 @@
 #!/usr/bin/env python3
 """Export a YOLOv5 detector, pruned or not, to the formats of other runtimes, and check what they compute.
 
-python export.py --weights best.pt --imgsz 320                                # best.torchscript and best.onnx
+python export.py --weights best.pt                    # best.torchscript and best.onnx, at the size of the training
 python export.py --weights best.pt --include onnx openvino --dynamic          # any batch and image size
 python export.py --weights best.pt --include onnx --nms --conf-thres 0.4      # the graph gives detections
-python export.py --weights best.pt --include openvino --int8 --data mask.yaml # calibrated on its training images
+python export.py --weights best.pt --include openvino --int8                  # calibrated on its training images
 The result is written next to the checkpoint, and val.py, detect.py and torch.hub take it like the checkpoint.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.exporters.options import DEFAULT_DATA, ExportOptions
-from models.formats import SAFETENSORS, Format, export_formats, find_formats
+from models.exporters.options import ExportOptions
+from models.formats import CHECKPOINTS, Format, export_formats, find_formats, format_of
 from utils.commands.cli import run_command, show_arguments
-from utils.commands.next_steps import following
-from utils.commands.options import build, parse, quoted
+from utils.commands.next_steps import following, log_next
+from utils.commands.options import build, parse
 from utils.commands.packages import is_installed
 from utils.detection.options import DetectOptions
 from utils.errors import InputError
@@ -49,31 +49,42 @@ def check_packages(formats: Sequence[Format], simplify: bool = False, int8: bool
         )
 
 
-def report(files: Sequence[Path], options: ExportOptions) -> None:
-    """Log where the exports are and what to run next."""
-    LOGGER.info(f"Exports saved to {colorstr('bold', str(files[-1].parent.resolve()))}. Next:")
+def next_steps(file: Path, options: ExportOptions) -> list[str]:
+    """The commands that measure an export and detect with it; none where the file cannot be run.
+
+    Args:
+        file: the export.
+        options: those that it was made with; ``data`` is '' if there is no data set.
+    """
+    if file.suffix == ".mlpackage" and sys.platform != "darwin":
+        return []
     nms = options.nms_settings()
     thresholds: dict[str, Any] = {"conf_thres": nms.conf_thres, "iou_thres": nms.iou_thres} if nms else {}
-    across = {"agnostic_nms": True} if nms and nms.agnostic else {}
-    data = "DATA.yaml" if options.data == DEFAULT_DATA else options.data
-    side = max(options.imgsz)
-    is_square = side == min(options.imgsz)
-    for file in files:
-        if file.suffix == ".mlpackage" and sys.platform != "darwin":
-            LOGGER.info(f"  on an Apple computer: open {quoted([str(file)])} with Xcode, detect.py or val.py")
-            continue
-        given: dict[str, Any] = {"weights": file, **({"device": "0"} if file.suffix == ".engine" else {})}
-        detecting = given | {"source": "IMAGES", **thresholds, **across}
-        validating = given | {"data": data, **thresholds}
-        keeps_size = file.suffix != SAFETENSORS.suffix  # .safetensors knows none, as .pt
-        if not keeps_size:
-            detecting["imgsz"] = [side] if is_square else options.imgsz
-        if not keeps_size or not is_square:
-            validating["imgsz"] = side
-        LOGGER.info(f"  {following('detect.py', DetectOptions, None, **detecting)}")
-        if is_square or options.dynamic or not keeps_size:  # validation takes squares
-            LOGGER.info(f"  {following('val.py', ValOptions, None, **validating)}")
-        LOGGER.info(f"  {line_of_python(file)}")
+    given: dict[str, Any] = {"weights": file, **({"device": "0"} if file.suffix == ".engine" else {})}
+    detecting, validating = given | thresholds, given | {"data": options.data} | thresholds
+    if nms and nms.agnostic:
+        detecting["agnostic_nms"] = True
+    height, width = options.imgsz
+    if format_of(file) in CHECKPOINTS:  # the format has no place for an image size
+        detecting["imgsz"] = [height] if height == width else options.imgsz
+        validating["imgsz"] = max(height, width)
+    elif height != width:
+        validating["imgsz"] = max(height, width)
+    squares = height == width or options.dynamic or format_of(file) in CHECKPOINTS  # validation takes no others
+    measured = [following("val.py", ValOptions, None, **validating)] if options.data and squares else []
+    return [*measured, following("detect.py", DetectOptions, None, **detecting)]
+
+
+def report(exports: Mapping[Path, ExportOptions]) -> None:
+    """Log where the exports are, and what to run next; ``exports``: file -> options that it was made with."""
+    files = list(exports)
+    LOGGER.info(f"Exports saved to {colorstr('bold', str(files[-1].parent.resolve()))}")
+    LOGGER.info(f"In Python: {line_of_python(files[-1])}")
+    steps = [step for file, options in exports.items() for step in next_steps(file, options)]
+    if any(file.suffix == ".mlpackage" for file in files) and sys.platform != "darwin":
+        LOGGER.info("An .mlpackage runs on Apple computers: open it there with Xcode, detect.py or val.py")
+    if steps:
+        log_next(*steps)
 
 
 def line_of_python(file: Path) -> str:
@@ -102,7 +113,7 @@ def main(options: ExportOptions) -> list[Path]:
     formats = find_formats(options.include)
     check_packages(formats, options.simplify, options.int8)
     from models.exporters.checkpoint import CheckpointExport
-    from models.exporters.request import make_request
+    from models.exporters.request import make_request, with_training
     from utils.device import device_line, select_device
 
     show_arguments("export", options)
@@ -110,13 +121,13 @@ def main(options: ExportOptions) -> list[Path]:
     LOGGER.info(device_line(device))
     if device.type != "cuda" and any(each.argument == "engine" for each in formats):
         raise InputError("--include engine has to run on the GPU that the engine is for: choose it with --device 0")
-    request = make_request(options)
-    files: list[Path] = []
+    exports: dict[Path, ExportOptions] = {}
     for weights in options.weights:
-        checkpoint = CheckpointExport(weights, request, device)
-        files += [checkpoint.export(each) for each in formats]
-    report(files, options)
-    return files
+        complete = with_training(options, weights)
+        checkpoint = CheckpointExport(weights, make_request(complete), device)
+        exports |= {checkpoint.export(each): complete for each in formats}
+    report(exports)
+    return list(exports)
 
 
 def cli() -> None:

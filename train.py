@@ -17,10 +17,13 @@ import val
 from utils.commands.cli import run_training_command
 from utils.commands.next_steps import following
 from utils.commands.options import build
+from utils.detection.options import DetectOptions
 from utils.log import log_as_command
 from utils.training.options import TrainOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from utils.callbacks import Callbacks
     from utils.training.interfaces import Results
     from utils.training.resume import Resumption
@@ -42,12 +45,12 @@ def main(
     return train(options, transfer, val.run, next_steps or steps_after_training, callbacks, resumption)
 
 
-def steps_after_training(best: str, options: TrainOptions) -> list[str]:
-    """Validation, and sparse training the way that costs least accuracy: with the model itself as teacher."""
-    sparsely = {"penalty": "polarize", "target_flops": "0.5", "teacher": best}
+def steps_after_training(best: str, options: TrainOptions, recorded: Collection[str] = ()) -> list[str]:
+    """Sparse training, the first step towards a smaller model, validation and detection; arguments as NextSteps."""
     return [
-        following("val.py", val.ValOptions, options, weights=best),
-        following("prune_tools/train_sparity.py", TrainOptions, options, weights=best, more=sparsely),
+        following("prune_tools/train_sparity.py", TrainOptions, options, recorded=recorded, weights=best),
+        following("val.py", val.ValOptions, options, recorded=recorded, weights=best),
+        following("detect.py", DetectOptions, options, recorded=recorded, weights=best),
     ]
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Validate a YOLOv5 detector: precision, recall, mAP.
 
-python val.py --weights runs/train/exp/weights/best.pt --data data/mask.yaml --imgsz 320
+python val.py --weights runs/train/exp/weights/best.pt                # with the data set and image size of its training
 python val.py --task study --weights yolov5n.pt yolov5s.pt       # accuracy and speed over image sizes
 """
 
@@ -11,9 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.exporters.options import ExportOptions
 from utils.callbacks import Callbacks
 from utils.commands.cli import run_command, show_arguments
+from utils.commands.next_steps import following, log_next
 from utils.commands.options import build, parse
+from utils.detection.options import DetectOptions
 from utils.drawing.background import start_ahead
 from utils.errors import InputError
 from utils.log import LOGGER, log_as_command
@@ -41,7 +44,7 @@ def process_batch(detections: torch.Tensor, labels: torch.Tensor, iouv: torch.Te
     return detections.new_tensor(match_predictions(detections, labels, iouv)).bool()
 
 
-def run(data: str | Path | dict[str, Any], weights: str | Path | list[str] = "", **keywords: Any) -> Results:
+def run(data: str | Path | dict[str, Any] = "", weights: str | Path | list[str] = "", **keywords: Any) -> Results:
     """As ``validate``, but return the results alone: a file that could not be written is only warned of."""
     log_as_command()
     results, shortcomings = validate(data, weights, **keywords)
@@ -51,7 +54,7 @@ def run(data: str | Path | dict[str, Any], weights: str | Path | list[str] = "",
 
 
 def validate(
-    data: str | Path | dict[str, Any],
+    data: str | Path | dict[str, Any] = "",
     weights: str | Path | list[str] = "",
     *,
     model: Any = None,
@@ -65,7 +68,7 @@ def validate(
     """Validate ``weights``, or a ``model`` in memory, on a split of ``data``.
 
     Args:
-        data: data set YAML or a checked data set mapping.
+        data: data set YAML or a checked data set mapping; '' takes that of the training of ``weights``.
         weights: checkpoint(s); not needed with ``model``.
         model: a network in memory; its training mode is restored afterwards.
         dataloader: use this loader instead of making one (training does).
@@ -83,24 +86,24 @@ def validate(
         InputError: an option, the data set or the weights cannot be used, or they do not go together.
     """
     from models.backends import DetectMultiBackend
-    from utils.validation.inputs import Given, open_inputs, results_folder
-    from utils.validation.loop import evaluate
+    from utils.validation import inputs, loop
 
     name = data.get("path", "") if isinstance(data, dict) else data
     options = build(ValOptions, data=str(name), **({"weights": weights} if weights else {}), **keywords)
     if options.task == "study":
         raise InputError("task 'study' consists of many runs: call val.study(ValOptions(task='study', ...))")
-    given = Given(model, dataloader, save_dir, plots, callbacks or Callbacks(), compute_loss)
-    inputs = open_inputs(options, data, given, DetectMultiBackend)
-    with results_folder(options, given) as folder:
-        return evaluate(inputs, folder)
+    given = inputs.Given(model, dataloader, save_dir, plots, callbacks or Callbacks(), compute_loss)
+    opened = inputs.open_inputs(options, data, given, DetectMultiBackend)
+    with inputs.results_folder(opened.options, given) as folder:
+        return loop.evaluate(opened, folder)
 
 
 def study(options: ValOptions) -> Path:
     """Validate each checkpoint at every image size; write the figures and study.png, and return the run folder."""
+    from models.loading import read_record
     from utils.validation.study import run_study
 
-    return run_study(options, run)
+    return run_study(options, run, read_record(options.weights[0]))
 
 
 def main(options: ValOptions) -> None:
@@ -125,9 +128,23 @@ def main(options: ValOptions) -> None:
         outcomes = [validate(data, file, plots=False, **keywords) for file in weights]
     else:
         outcomes = [validate(data, weights, **keywords)]
+    log_next(*next_steps(options))
     for _, shortcomings in outcomes:
         if shortcomings:
             raise InputError(shortcomings)
+
+
+def next_steps(options: ValOptions) -> list[str]:
+    """The commands that use the validated weights: export of a checkpoint, and detection."""
+    given: dict[str, Any] = {"imgsz": [options.imgsz]} if options.imgsz else {}
+    data = {"data": options.data} if options.data else {}
+    steps = []
+    if len(options.weights) == 1 and options.weights[0].endswith(".pt"):
+        words = {"weights": options.weights, "include": ["onnx"], **data, **given}
+        steps.append(following("export.py", ExportOptions, None, **words))
+    if options.device:
+        given["device"] = options.device
+    return [*steps, following("detect.py", DetectOptions, None, weights=options.weights, **given)]
 
 
 def cli() -> None:

@@ -25,6 +25,7 @@ from utils.log import LOGGER
 from utils.torch_files.messages import message
 from utils.torch_files.reader import read_torch_file
 from utils.torch_files.records import Refusal
+from utils.training_record import Options, TrainingRecord, training_record, with_record
 
 
 def load_checkpoint(path: str | Path, finite: bool = True) -> dict[str, Any]:
@@ -173,12 +174,24 @@ def attempt_load(
         MissingFileError, CheckpointError: a file is missing or cannot be used; InputError: the class counts differ, or
             a model takes images with other channels.
     """
+    return load_with_record(weights, device, inplace, fuse, channels)[0]
+
+
+def load_with_record(
+    weights: str | Path | Sequence[str | Path],
+    device: torch.device | str | None = None,
+    inplace: bool = True,
+    fuse: bool = True,
+    channels: int | None = 3,
+) -> tuple[Any, TrainingRecord]:
+    """The model as ``attempt_load`` loads it, and what the first file records of its training."""
     files = [weights] if isinstance(weights, str | Path) else list(weights)
     if not files:
         raise InputError("no weights given: name at least one checkpoint file")
-    members = []
+    members, records = [], []
     for file in files:
         checkpoint = load_checkpoint(file)
+        records.append(training_record(checkpoint, file))
         model = deployed(checkpoint).to(device or "cpu").float().eval()
         if channels is not None:
             check_channels(model, file, channels)
@@ -186,7 +199,7 @@ def attempt_load(
         check_runs(model, file)
         members.append(model.fuse().eval() if fuse else model)
     if len(members) == 1:
-        return members[0]
+        return members[0], records[0]
     counts = [model.model[-1].nc for model in members]
     if len(set(counts)) > 1:
         listed = ", ".join(f"{file}: {count}" for file, count in zip(files, counts, strict=True))
@@ -198,7 +211,20 @@ def attempt_load(
     ensemble.nc = counts[0]
     ensemble.yaml = members[0].yaml
     ensemble.stride = max((model.stride for model in members), key=lambda stride: float(stride.max()))
-    return ensemble.eval()
+    return ensemble.eval(), records[0]
+
+
+def read_record(file: str | Path) -> TrainingRecord:
+    """The training record of a checkpoint; empty for any other file. Raises as ``load_checkpoint`` does."""
+    if not str(file).lower().endswith((".pt", SUFFIX)):
+        return TrainingRecord(str(file))
+    return training_record(load_checkpoint(file), file)
+
+
+def with_record_of(file: str | Path, options: Options, splits: Sequence[str] = ("train", "val")) -> Options:
+    """The options with data set and image size of the training of ``file`` where they are not given."""
+    given: Any = options
+    return options if given.data and given.imgsz else with_record(options, read_record(file), splits)
 
 
 def _set_inplace(model: nn.Module, inplace: bool) -> None:

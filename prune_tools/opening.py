@@ -25,6 +25,7 @@ from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER, warnings_only
 from utils.model_info import grid_size
 from utils.storage.files import WORK, read_yaml_mapping
+from utils.training_record import recorded_fields, training_record, with_record
 from utils.validation.inputs import make_loader
 from utils.validation.options import ValOptions
 
@@ -122,6 +123,10 @@ class Inputs(Generic[AnyOptions]):
     checkpoint: dict[str, Any]
     data: dict[str, Any]
 
+    def recorded(self) -> tuple[str, ...]:
+        """The options that a command which opens the same checkpoint, or what was pruned from it, need not be given."""
+        return recorded_fields(training_record(self.checkpoint, self.options.weights[0]), self.options)
+
     def val_options(self) -> dict[str, Any]:
         """The options of a validation, for ``val.run`` and ``open_loader``: those that both commands have."""
         shared = handed_on(self.options, ValOptions)
@@ -152,9 +157,11 @@ def open_inputs(options: AnyOptions) -> Inputs[AnyOptions]:
     if options.half and device.type == "cpu":
         raise InputError("--half needs a GPU: CPUs compute FP16 slowly or not at all, leave it out")
     repair = options.reconstruct or options.recalibrate  # both look at training images
-    data = check_dataset(options.data, splits=("train", "val") if repair else ("val",))
+    splits = ("train", "val") if repair else ("val",)
     options = replace(options, weights=[check_file(file, (".pt", ".safetensors"))])
     model, checkpoint = load_model(options.weights[0])
+    options = with_record(options, training_record(checkpoint, options.weights[0]), splits)
+    data = check_dataset(options.data, splits)
     if options.cfg not in ("", DEFAULT_CFG):
         check_architecture(model, options.cfg, options.weights[0])
     options = replace(options, single_cls=uses_one_class(model, data, options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from prune_tools.planning.options import PlanOptions
 from utils.commands.options import LARGEST_IMAGE, CheckedOptions, as_list, option, settle
@@ -16,7 +17,9 @@ DEFAULT_CFG = str(ROOT / "models/yolov5n_mask.yaml")
 class PruningOptions(CheckedOptions):
     """Options of every command that prunes: what it opens, how it repairs, how it measures, where it writes."""
 
-    data: str = option(str(ROOT / "data/mask.yaml"), "data set YAML, the one of the training")
+    group: ClassVar[str] = "model, data, repairs and measurements"
+
+    data: str = option("", "data set YAML; default: that of the training of --weights")
     cfg: str = option(
         DEFAULT_CFG, "model YAML to check the checkpoint against; the default and '' accept any", identity=False
     )
@@ -30,8 +33,9 @@ class PruningOptions(CheckedOptions):
     recalibrate: int = option(0, "training images on which batch-norm statistics are re-estimated; 0 = off", at_least=0)
     batch_size: int = option(64, "images per batch", at_least=1)
     imgsz: int = option(
-        320, "image size in pixels, longer side", "--img", "--img-size", at_least=1, at_most=LARGEST_IMAGE
-    )
+        None, "image size in pixels, longer side; default: that of the training of --weights, else 640", "--img",
+        "--img-size", type=int, at_least=1, at_most=LARGEST_IMAGE,
+    )  # fmt: skip
     conf_thres: float = option(0.001, "least confidence; mAP needs 0.001", at_least=0, at_most=1)
     iou_thres: float = option(0.6, "NMS threshold", at_least=0, at_most=1)
     max_det: int = option(300, "most detections per image", at_least=1)

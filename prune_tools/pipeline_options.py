@@ -22,7 +22,7 @@ from utils.commands.options import (
     settle,
 )
 from utils.errors import InputError, short_repr
-from utils.storage.files import ROOT, WORK
+from utils.storage.files import WORK
 from utils.training.options import TrainOptions
 
 DEFAULT_FLOPS = "0.5"
@@ -44,7 +44,7 @@ TAUGHT = ("sparse", "finetuned")
 class PipelineOptions(CheckedOptions):
     """Options of the steps together."""
 
-    data: str = option(str(ROOT / "data/mask.yaml"), "data set YAML")
+    data: str = option("", "data set YAML; default: that of the training of --weights")
     weights: str = option(
         "", "start from this checkpoint; '' starts from scratch with --cfg", handed_on=False, identity=BASE
     )
@@ -56,8 +56,9 @@ class PipelineOptions(CheckedOptions):
         "", "your own augmentation in the three trainings: module:function or path/file.py:function, see docs/DATA.md"
     )
     imgsz: int = option(
-        320, "image size in pixels, longer side", "--img", "--img-size", at_least=1, at_most=LARGEST_IMAGE
-    )
+        None, "image size in pixels, longer side; default: that of the training of --weights, else 640", "--img",
+        "--img-size", type=int, at_least=1, at_most=LARGEST_IMAGE,
+    )  # fmt: skip
     batch_size: int = option(16, "images per batch", at_least=1)
     once: bool = option(
         False,
@@ -200,7 +201,7 @@ class PipelineOptions(CheckedOptions):
                 f"--rounds must be at most --sparse-epochs ({sparse}) and --finetune-epochs ({tuning}), got "
                 f"{self.rounds}: each round trains for an epoch or more"
             )
-        common = {"imgsz": self.imgsz, "batch_size": self.batch_size}
+        common = {"batch_size": self.batch_size}
         for epochs in (self.base_epochs, tuning):
             build(TrainOptions, epochs=epochs, **common)
         if self.recipe not in ("", *RECIPES):

@@ -12,7 +12,7 @@ import train
 import val
 from detect import DetectOptions
 from export import ExportOptions
-from models.loading import attempt_load, load_checkpoint
+from models.loading import attempt_load, load_checkpoint, read_record, with_record_of
 from prune_tools import finetune, prune, train_sparity
 from prune_tools.forecast import log_forecast, with_epochs
 from prune_tools.options import PruneOptions
@@ -25,7 +25,7 @@ from prune_tools.report.pictures import draw_gammas, draw_run
 from prune_tools.report.table import Row, as_text, row_of, save_csv, save_picture
 from prune_tools.sparsity.options import SparseOptions
 from prune_tools.survey.record import Surveys, find_surveys, surveys_of
-from prune_tools.tuning.options import FinetuneOptions
+from prune_tools.tuning.options import NO_TEACHER, FinetuneOptions
 from prune_tools.tuning.recipes import recipe_after
 from utils.commands.interrupts import advising, same_command
 from utils.commands.next_steps import following, handed_on, log_next, no_proposals
@@ -39,6 +39,7 @@ from utils.model_info import count_parameters, gflops
 from utils.storage.files import atomic_path, increment_path, make_folder, read_yaml_mapping, write_yaml
 from utils.storage.folder_lock import held_folder
 from utils.training.options import TrainOptions
+from utils.training_record import recorded_fields
 
 RECORD = "pipeline.yaml"
 # Options that records of earlier versions lack
@@ -167,7 +168,7 @@ class Pipeline:
         if options.once:
             keywords |= {"weights": options.weights, "cfg": options.cfg}
         if options.penalty == "polarize":
-            keywords["teacher"] = self._teacher()
+            keywords["teacher"] = self._teacher() or NO_TEACHER
         return self._train(train_sparity.main, SparseOptions, step, **keywords)
 
     def _pruned(self, step: str, options: PipelineOptions, start: Path) -> Path:
@@ -285,6 +286,7 @@ def pipeline_run(options: PipelineOptions) -> Path:
     """Run the steps, write table, pictures and report; returns the run folder."""
     run_folder = Path(options.project) / options.name
     surveys = find_surveys(options, run_folder)
+    options = with_record_of(options.weights, options)
     with held_folder(make_folder(run_folder)), advising(same_command):
         return _run_and_report(with_epochs(options), surveys)
 
@@ -314,8 +316,9 @@ def _run_and_report(options: PipelineOptions, surveys: Surveys) -> Path:
     LOGGER.info(f"\n{text}\n\nResults saved to {colorstr('bold', str(folder))}: {names}")
     LOGGER.info(f"The pruned detector: {checkpoints['finetuned']}")
     weights = str(checkpoints["finetuned"])
+    recorded = recorded_fields(read_record(weights), options)
     log_next(
-        following("detect.py", DetectOptions, options, weights=weights, source="IMAGES"),
-        following("export.py", ExportOptions, options, weights=weights, include=["onnx"]),
+        following("export.py", ExportOptions, options, recorded=recorded, weights=weights, include=["onnx"]),
+        following("detect.py", DetectOptions, options, recorded=recorded, weights=weights),
     )
     return folder

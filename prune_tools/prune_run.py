@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
@@ -78,24 +78,27 @@ def _prune_into(folder: Path, inputs: Inputs[PruneOptions], structure: Structure
     report.save(folder)
     files = "pruned_model.pt, pruned_model.yaml, orign_model.pt, report.html, report.json, report.txt"
     LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: {files}")
-    log_next(next_step(result, options, inputs.checkpoint, rows, pruned=plan.removes_any(structure.groups)))
+    pruned_any = plan.removes_any(structure.groups)
+    log_next(*next_steps(result, options, inputs.checkpoint, rows, inputs.recorded(), pruned_any))
     return folder
 
 
-def next_step(
-    result: Path, options: PruneOptions, checkpoint: dict[str, Any], rows: Sequence[Row], pruned: bool = True
-) -> str:
+def next_steps(
+    result: Path, options: PruneOptions, checkpoint: dict[str, Any], rows: Sequence[Row],
+    recorded: Collection[str] = (), pruned: bool = True,
+) -> list[str]:  # fmt: skip
     """The command of fine-tuning, with a teacher, and with a higher rate for a model that has lost accuracy.
 
     If nothing was removed, there is nothing to fine-tune: then the command that finds out how much may be.
     """
     if not pruned:
-        return following("prune_tools/sweep.py", SweepOptions, options, weights=options.weights)
+        return [following("prune_tools/sweep.py", SweepOptions, options, recorded=recorded, weights=options.weights)]
     before, after = [row.map50 for row in rows]
     recipe = DEFAULT if before is None or after is None else recipe_after(after, before)
     schedule: dict[str, Any] = {} if recipe == DEFAULT else {"recipe": recipe}
     teacher = find_teacher(checkpoint, options.weights[0])
-    return following("prune_tools/finetune.py", FinetuneOptions, options, weights=result, teacher=teacher, **schedule)
+    changes = {"weights": result, "teacher": teacher, **schedule}
+    return [following("prune_tools/finetune.py", FinetuneOptions, options, recorded=recorded, **changes)]
 
 
 def find_teacher(checkpoint: dict[str, Any], weights: str) -> str:

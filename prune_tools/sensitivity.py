@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Find the layers to protect: prune each one alone, without training, and measure what that costs.
+"""Find the sensitive layers: prune each one alone, without training, and measure what that costs.
 
-    python prune_tools/sensitivity.py --weights runs/train/exp4/weights/best.pt --data data/mask.yaml --imgsz 320
+    python prune_tools/sensitivity.py --weights runs/train/exp2/weights/best.pt
 
-Writes sensitivity.csv, sensitivity.json and sensitivity.png and prints a --skip list for sweep.py and prune.py. The
-same command continues an interrupted analysis.
+Writes sensitivity.csv, sensitivity.json and sensitivity.png and names the most sensitive layers. The same command
+continues an interrupted analysis.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from utils.log import log_as_command
 
 
 def main(options: SensitivityOptions) -> Path:
-    """Analyse, draw, print the layers to protect; returns the run folder."""
+    """Analyse, draw, print the sensitive layers; returns the run folder."""
     from prune_tools.survey.sensitivity import sensitivity_run
 
     show_arguments("sensitivity", options)
@@ -38,7 +38,7 @@ def run(**keywords: Any) -> Path:
 
 def cli() -> None:
     """Run the command with the words of the command line."""
-    run_command(lambda: main(parse(SensitivityOptions, "Prune each layer alone and see which to protect.")))
+    run_command(lambda: main(parse(SensitivityOptions, "Prune each layer alone and see which are sensitive.")))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,11 @@ def proposed(heard: pytest.LogCaptureFixture) -> list[tuple[str, Any]]:
     return [read_back(command) for command in line.removeprefix("Next: ").split("\n  or: ")]
 
 
+def as_side(imgsz: int | list[int]) -> int:
+    """Return an image size as one number."""
+    return imgsz if isinstance(imgsz, int) else imgsz[0]
+
+
 # -- quoting -----------------------------------------------------------------------------------------------------------
 
 
@@ -67,8 +72,9 @@ def test_every_word_survives_the_shell():
     options = build(TrainOptions, data=f"{AWKWARD}/d.yaml", imgsz=64, device="cpu")
     for command in train.steps_after_training(f"{AWKWARD}/-best.pt", options):
         script, found = read_back(command)
-        weights = found.weights[0] if script == "val.py" else found.weights
-        assert (weights, found.data, found.imgsz) == (f"{AWKWARD}/-best.pt", f"{AWKWARD}/d.yaml", 64)
+        weights = found.weights if script == "prune_tools/train_sparity.py" else found.weights[0]
+        assert (weights, as_side(found.imgsz)) == (f"{AWKWARD}/-best.pt", 64)
+        assert script == "detect.py" or found.data == f"{AWKWARD}/d.yaml"
     name = build(TrainOptions, name="-x")
     assert read_back(command_line("train.py", TrainOptions, to_dict(name)))[1].name == "-x"
 
@@ -111,11 +117,11 @@ def test_a_survey_hands_on_every_option_that_the_next_command_has(source, script
         if source is sweep.SweepOptions:
             command = sweep_work.prune_command(given, 0.3, Path("run"))
         else:
-            command = sensitivity_work.sweep_command(given, [])
+            command = sensitivity_work.sweep_command(given)
         assert getattr(read_back(command)[1], name) == value, name
     whole = build(source, weights="w.pt", **{name: other_value(shared[name]) for name in names - {"dnn"}})
     command = sweep_work.prune_command(whole, 0.3, Path("run")) if source is sweep.SweepOptions else (
-        sensitivity_work.sweep_command(whole, []))  # fmt: skip
+        sensitivity_work.sweep_command(whole))  # fmt: skip
     script_found, found = read_back(command)
     assert script_found == script
     assert all(getattr(found, name) == getattr(whole, name) for name in names)
@@ -130,11 +136,11 @@ def test_a_stage_hands_on_what_the_next_needs(finished):
         commands = train.steps_after_training("b.pt", build(TrainOptions, epochs=7, name="x", seed=0, **CHANGES))
     elif finished == "sparse":
         options = build(train_sparity.SparseOptions, epochs=7, name="x", **CHANGES)
-        commands = steps_after_sparsity("b.pt", options, None)
+        commands = steps_after_sparsity("b.pt", options, penalty=None)
     elif finished == "prune":
         rows = [type("Row", (), {"map50": value}) for value in (0.8, 0.2)]
         options = build(prune.PruneOptions, weights="b.pt", name="x", percent=0.3, **CHANGES)
-        commands = [prune_run.next_step(Path("p.pt"), options, {"model": None}, rows)]
+        commands = prune_run.next_steps(Path("p.pt"), options, {"model": None}, rows)
     else:
         commands = steps_after_finetuning("b.pt", build(finetune.FinetuneOptions, epochs=7, name="x", **CHANGES))
     for command in commands:
@@ -143,8 +149,7 @@ def test_a_stage_hands_on_what_the_next_needs(finished):
         assert {"imgsz"} <= kept
         for name, value in CHANGES.items():
             if name in kept:
-                wanted = [value] if name == "imgsz" and script == "detect.py" else value
-                assert getattr(found, name) == ([96, 96] if script == "export.py" and name == "imgsz" else wanted)
+                assert (as_side(found.imgsz) if name == "imgsz" else getattr(found, name)) == value
         assert getattr(found, "name", "exp") == "exp"
         if hasattr(found, "single_cls"):
             assert found.single_cls
@@ -152,13 +157,17 @@ def test_a_stage_hands_on_what_the_next_needs(finished):
 
 
 def test_defaults_that_nobody_gave_are_not_repeated_except_data_and_size():
-    words = shlex.split(following("prune_tools/finetune.py", finetune.FinetuneOptions, build(prune.PruneOptions)))
+    given = build(TrainOptions)
+    words = shlex.split(following("prune_tools/finetune.py", finetune.FinetuneOptions, given))
     assert [word for word in words if word.startswith("--")] == [f"--{name}" for name in ALWAYS]
+    command = following("prune_tools/finetune.py", finetune.FinetuneOptions, given, recorded=ALWAYS, weights="w.pt")
+    assert command == "python prune_tools/finetune.py --weights w.pt"
+    assert following("val.py", val.ValOptions, build(prune.PruneOptions)) == "python val.py"
 
 
 def test_what_one_process_cannot_use_is_left_out():
     options = build(TrainOptions, device="0,1", batch_size=-1)
-    validation, sparse = train.steps_after_training("b.pt", options)
+    sparse, validation, _ = train.steps_after_training("b.pt", options)
     assert "--device 0 " in validation + " " and "--batch-size" not in validation
     assert "--device 0,1" in sparse and "--batch-size -1" in sparse
 
@@ -166,9 +175,10 @@ def test_what_one_process_cannot_use_is_left_out():
 @pytest.mark.parametrize("options_class", [TrainOptions, train_sparity.SparseOptions, finetune.FinetuneOptions])
 def test_after_evolution_the_same_command_trains_with_what_was_found(options_class, tmp_path, heard, monkeypatch):
     monkeypatch.setattr(evolution, "plot_evolve", lambda _: None)
+    published = {"st": True} if options_class is train_sparity.SparseOptions else {}  # polarize does not evolve
     options = build(
-        options_class, evolve=1, weights="my model.pt", data="d.yaml", imgsz=64, epochs=5, project=str(tmp_path),
-        hyp="data/hyps/hyp.scratch-med.yaml", single_cls=True, cos_lr=True, exist_ok=True,
+        options_class, **published, evolve=1, weights="my model.pt", data="d.yaml", imgsz=64, epochs=5,
+        project=str(tmp_path), hyp="data/hyps/hyp.scratch-med.yaml", single_cls=True, cos_lr=True, exist_ok=True,
     )  # fmt: skip
     evolution.evolve(options, lambda *_: (0.1,) * 7)
     [(script, found)] = proposed(heard)
@@ -188,48 +198,34 @@ class Missed:
 
 
 def test_after_a_penalty_that_was_too_weak_no_more_is_pruned_than_it_has_made_small():
-    options = build(train_sparity.SparseOptions, weights="w.pt", data="d.yaml", target_share=0.4, skip=["model.9"])
-    [(script, better)] = [read_back(text) for text in steps_after_sparsity("b.pt", options, Missed(0.0))]
-    assert (script, better.penalty, better.weights, better.teacher) == (
-        "prune_tools/train_sparity.py", "polarize", "w.pt", "w.pt",
+    options = build(train_sparity.SparseOptions, weights="w.pt", data="d.yaml", sr=0.0005, skip=["model.9"])
+    [command] = steps_after_sparsity("b.pt", options, penalty=Missed(0.0))
+    script, better = read_back(command)
+    assert (script, better.penalty, better.weights, better.target_flops, better.scope) == (
+        "prune_tools/train_sparity.py", "polarize", "w.pt", "0.5", "all",
     )  # fmt: skip
-    found = [read_back(text) for text in steps_after_sparsity("b.pt", options, Missed(0.2378))]
+    assert not {"--st", "--sr", "--sr-beta", "--target-share"} & set(shlex.split(command))
+    found = [read_back(text) for text in steps_after_sparsity("b.pt", options, penalty=Missed(0.2378))]
     assert [script for script, _ in found] == ["prune_tools/train_sparity.py", "prune_tools/prune.py"]
     assert (found[1][1].percent, found[1][1].skip, found[1][1].weights) == (0.237, ["model.9"], ["b.pt"])
-    polarized = build(train_sparity.SparseOptions, penalty="polarize", target_flops="0.5", weights="w.pt", epochs=20)
-    first = read_back(steps_after_sparsity("b.pt", polarized, Missed(0.1))[0])[1]
-    assert (first.penalty, first.target_flops, first.epochs) == ("polarize", "0.5", 40)
-
-
-def test_where_most_layers_would_be_protected_the_analysis_is_repeated_with_less():
-    options = build(sensitivity.SensitivityOptions, weights="w.pt", half=False, images=7)
-    points = [Point("", 0.0, 1, 1, 1.0, 0, 0, 0, 0.5)]
-    points += [Point(f"model.{number}", 0.5, 1, 1, 1.0, 0, 0, 0, value) for number, value in enumerate((0.1, 0.2, 0.5))]
-    conclusion, text = sensitivity_work.conclude(points, options)
-    [(script, found)] = [read_back(command) for command in sensitivity_work.next_commands(options, conclusion)]
-    assert (script, found.ratios, found.images) == ("prune_tools/sensitivity.py", [0.25], 7)
-    assert "--ratios 0.25" in text
-    conclusion, _ = sensitivity_work.conclude([*points[:2], *(points[-1],) * 3], options)
-    commands = [read_back(command) for command in sensitivity_work.next_commands(options, conclusion)]
-    assert [found.skip for _, found in commands] == [["model.0"], []]
+    polarized = build(train_sparity.SparseOptions, target_flops="0.4", weights="w.pt", epochs=20)
+    first = read_back(steps_after_sparsity("b.pt", polarized, penalty=Missed(0.1))[0])[1]
+    assert (first.penalty, first.target_flops, first.epochs) == ("polarize", "0.4", 40)
 
 
 def test_without_a_proposal_a_sweep_leads_to_sparse_training_or_to_a_look_at_the_model():
     options = build(sweep.SweepOptions, weights="w.pt", data="d.yaml", imgsz=96, device="cpu")
     whole = Point("", 0.0, 1, 1, 1.0, 0, 0, 0, 0.5)
     script, found = read_back(sweep_work.command_without_proposal(options, [whole]))
-    assert (script, found.penalty, found.weights, found.teacher) == (
-        "prune_tools/train_sparity.py", "polarize", "w.pt", "w.pt",
-    )  # fmt: skip
+    assert (script, found.penalty, found.weights) == ("prune_tools/train_sparity.py", "polarize", "w.pt")
     assert read_back(sweep_work.command_without_proposal(options, [dataclasses.replace(whole, map=0.0)]))[0] == "val.py"
 
 
 def test_a_plan_that_removes_nothing_leads_to_a_sweep():
     options = build(prune.PruneOptions, weights="w.pt")
     rows = [type("Row", (), {"map50": 0.5})] * 2
-    assert (
-        read_back(prune_run.next_step(Path("p.pt"), options, {"model": None}, rows, False))[0] == "prune_tools/sweep.py"
-    )
+    [command] = prune_run.next_steps(Path("p.pt"), options, {"model": None}, rows, pruned=False)
+    assert read_back(command)[0] == "prune_tools/sweep.py"
 
 
 # -- the whole road of a model with one class --------------------------------------------------------------------------
@@ -261,25 +257,24 @@ def one_class(tiny_cfg: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return data, folder / "exp/weights/best.pt"
 
 
-def test_the_road_of_a_model_with_one_class(one_class, tiny_cfg, tmp_path, heard):
-    """Each command proposes the next one, and that one runs, from training to export."""
+def test_the_road_of_a_model_with_one_class(one_class, tmp_path, heard):
+    """Each command proposes the next one, and that one runs with what the weights say, from training to export."""
     data, best = one_class
     options = build(TrainOptions, data=str(data), imgsz=64, batch_size=4, workers=0, device="cpu", single_cls=True)
-    steps = [read_back(command) for command in train.steps_after_training(str(best), options)]
-    seen = []
+    steps = [read_back(command) for command in train.steps_after_training(str(best), options, ALWAYS)]
+    seen: list[str] = []
     while steps:
-        for script, found in steps:
-            if script == "detect.py":
-                continue
-            changes = QUICK[script] | ({"project": str(tmp_path)} if hasattr(found, "project") else {})
-            chosen = type(found)(**(vars(found) | changes))
-            heard.clear()
-            MAINS[script](chosen)
-            seen.append(script)
-        steps = proposed(heard) if any(text.startswith("Next: ") for text in heard.messages) else []
-        steps = [entry for entry in steps if entry[0] not in seen or entry[0] == "val.py"]
-    assert seen == ["val.py", "prune_tools/train_sparity.py", "prune_tools/prune.py", "prune_tools/finetune.py",
-                    "val.py", "export.py"]  # fmt: skip
+        script, found = steps.pop(0)
+        if script == "detect.py" or script in seen:
+            continue
+        assert not getattr(found, "imgsz", None) and (script == "val.py" or not found.data)
+        changes = QUICK[script] | ({"project": str(tmp_path)} if hasattr(found, "project") else {})
+        heard.clear()
+        MAINS[script](type(found)(**(vars(found) | changes)))
+        seen.append(script)
+        steps = proposed(heard) + steps  # the likeliest first, to the end of the road
+    assert seen == ["prune_tools/train_sparity.py", "prune_tools/prune.py", "prune_tools/finetune.py", "export.py",
+                    "val.py"]  # fmt: skip
     for file in tmp_path.rglob("pruned_model.pt"):
         assert list(load_checkpoint(file)["model"].names) == ["item"]
 
@@ -313,7 +308,7 @@ def test_the_pipeline_goes_the_same_road(one_class, tmp_path, heard, monkeypatch
         PipelineOptions, data=str(data), weights=str(best), imgsz=64, batch_size=4, base_epochs=1, sparse_epochs=1,
         finetune_epochs=1, percent=0.2, device="cpu", workers=0, project=str(tmp_path), single_cls=True, reconstruct=8,
     ))  # fmt: skip
-    assert [script for script, _ in proposed(heard)] == ["detect.py", "export.py"]
+    assert [script for script, _ in proposed(heard)] == ["export.py", "detect.py"]
     for step in ("base", "sparse", "finetuned"):
         assert list(load_checkpoint(tmp_path / f"exp/{step}/weights/best.pt")["model"].names) == ["item"]
 

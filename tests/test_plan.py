@@ -55,7 +55,7 @@ def test_ceiling_is_the_last_percent_without_capping(two_groups):
     assert not plan_by_percent(*two_groups, ceiling).capped
     plan = plan_by_percent(*two_groups, ceiling + 0.1)
     assert plan.capped == {"b": 0}
-    assert "these layers keep the fewest channels" in plan.summary() and "b (0)" in plan.summary()
+    assert "They keep the fewest channels" in plan.summary() and "b (0)" in plan.summary()
 
 
 def test_least_channels_stay_and_a_small_layer_stays_whole(two_groups):

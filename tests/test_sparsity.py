@@ -23,14 +23,17 @@ from prune_tools.sparsity.options import SparseOptions
 from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
 from prune_tools.sparsity.rates import Course, decayed
 from prune_tools.sparsity.training import make_penalty
+from prune_tools.tuning import schedule
 from prune_tools.tuning.keep_start import measure_start, start_map50
 from prune_tools.tuning.options import with_recipe
 from utils.callbacks import Callbacks
-from utils.commands.options import AUTO_BATCH, build
+from utils.commands.options import AUTO_BATCH, build, parser_for
 from utils.errors import InputError, MissingFileError
 from utils.log import LOGGER
+from utils.storage.files import write_yaml
 from utils.training.options import TrainOptions
 from utils.training.results import EpochResult
+from utils.training_record import TrainingRecord
 
 
 def stub_state(network: DetectionModel, factor: float = 1.0, **changes) -> SimpleNamespace:
@@ -249,7 +252,9 @@ def test_automatic_rate_reaches_the_share(run_options, tmp_path):
         ({"target_share": 1.0}, "--target-share"),
         ({"penalty": "polarize", "target_share": 0.3, "target_flops": "0.5"}, "--target-share and --target-flops"),
         ({"max_map_loss": -0.1, "sr": "auto"}, "--max-map-loss must lie"),
-        ({"max_map_loss": 0.1}, "add --sr auto"),
+        ({"max_map_loss": 0.1, "st": True}, "add --sr auto"),
+        ({"noval": True}, "leave --noval out, or add --st"),
+        ({"st": True, "target_flops": "0.5"}, "leave out --st"),
         ({"penalty": "polarize", "sr": 0.1}, "takes no --sr 0.1"),
         ({"penalty": "prox", "reversible": True}, "--reversible is for --penalty polarize"),
         ({"sr": "auto", "noval": True}, "leave --noval out"),
@@ -262,11 +267,41 @@ def test_impossible_options_are_refused(changes, message):
 
 
 def test_defaults_are_the_published_ones():
-    options = build(SparseOptions)
-    assert (options.penalty, options.sr, options.scope) == ("l1", 0.0005, "seed")
-    assert make_penalty(options).settings.sr_beta == pytest.approx(0.005)
+    for given in ({"st": True}, {"sr": 0.0005}, {"st": True, "sr": 0.0005}, {"sr_beta": 0.005}):
+        options = build(SparseOptions, **given)
+        assert (options.penalty, options.st, options.sr, options.scope) == ("l1", True, 0.0005, "seed")
+        assert (options.target_share, options.target_flops, options.default_teacher()) == (0.4, "", "")
+        assert make_penalty(options).settings.sr_beta == pytest.approx(0.005)
+        assert "as published" in options.summary() and "polarize is used" in options.summary()
     assert make_penalty(build(SparseOptions, penalty="prox")).settings.sr_beta == 0
     assert build(SparseOptions, penalty="polarize").sr == "auto"
+
+
+def test_without_flags_of_l1_polarize_halves_the_operations_with_the_start_as_teacher():
+    options = build(SparseOptions, weights="w.pt")
+    assert (options.penalty, options.st, options.sr, options.scope) == ("polarize", True, "auto", "all")
+    assert (options.target_flops, options.target_share, options.round_to) == ("0.5", None, 8)
+    assert options.default_teacher() == "w.pt" and "polarize to --target-flops 0.5" in options.summary()
+    assert replace(options, epochs=3) == build(SparseOptions, weights="w.pt", epochs=3)  # what is filled in stays
+    share = build(SparseOptions, target_share=0.3)
+    assert (share.penalty, share.target_flops, share.scope) == ("polarize", "", "seed")
+    parser = parser_for(SparseOptions, "")
+    chosen = [SparseOptions(**vars(parser.parse_args(line.split()))) for line in ("", "--st", "--no-st", "--sr 1")]
+    assert [(each.penalty, each.st) for each in chosen] == [
+        ("polarize", True), ("l1", True), ("l1", False), ("l1", True),
+    ]  # fmt: skip
+    build(SparseOptions, weights="w.pt", teacher_gain=1.0)
+    with pytest.raises(InputError, match="only acts with --teacher"):
+        build(SparseOptions, weights="w.pt", teacher_gain=1.0, teacher="none")
+
+
+@pytest.mark.parametrize(("teacher", "class_count", "expected"), [("", 2, "w.pt"), ("none", 2, ""), ("", 3, "")])
+def test_the_start_teaches_if_it_knows_the_classes(teacher, class_count, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "read_record", lambda file: TrainingRecord(file, ("a", "b")))
+    data = {"train": ".", "val": ".", "path": str(tmp_path), "names": [str(index) for index in range(class_count)]}
+    write_yaml(tmp_path / "d.yaml", data)
+    options = build(SparseOptions, weights="w.pt", data=str(tmp_path / "d.yaml"), imgsz=64, teacher=teacher)
+    assert schedule.start_or_resume(options)[0].teacher == expected
 
 
 @pytest.mark.slow
@@ -325,6 +360,6 @@ def test_the_shipped_hyperparameters_differ_in_the_schedule_only(name):
 
 
 def test_the_published_penalties_come_with_the_published_schedule():
-    polarize, published = SparseOptions(penalty="polarize"), SparseOptions()
+    polarize, published = SparseOptions(), SparseOptions(st=True)
     assert [with_recipe(each).recipe for each in (polarize, published)] == ["short", "v6.2"]
     assert with_recipe(replace(published, optimizer="Adam")).optimizer == "Adam"  # as train.py takes it

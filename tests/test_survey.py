@@ -265,22 +265,18 @@ def test_sensitivity_prunes_each_layer_alone(checkpoint, model, tiny_dataset, tm
     assert "Next: python prune_tools/sweep.py" in heard.text
 
 
-def test_the_layers_to_protect_are_named_worst_first():
+def test_the_sensitive_layers_are_named_worst_first_and_none_is_proposed_for_protection():
     losses = {"model.1.conv": 0.3, "model.2.cv1.conv#2": 0.1, "model.3.conv": 0.4, "model.4.conv": 0.499}
     measured = points(0.5) + [Point(name, 0.5, 1, 1, 1.0, 0, 0, 0, value) for name, value in losses.items()]
     measured.append(Point("model.4.conv", 0.9, 1, 1, 1.0, 0, 0, 0, 0.0))  # larger ratios do not decide
     data, text = sensitivity_work.conclude(measured, build(SensitivityOptions, ratios=[0.5, 0.9]))
-    assert "most of the network: repeat with --ratios 0.25" in text
-    losses_apart = [*measured, *(replace(measured[-2], layer=f"model.{number}") for number in range(5, 9))]
-    text = sensitivity_work.conclude(losses_apart, build(SensitivityOptions))[1]
-    assert data["skip"] == ["model.2.cv1.conv", "model.1.conv", "model.3.conv"]
-    assert "\n--skip model.2.cv1.conv model.1.conv model.3.conv\n" in text
-    assert text.endswith("compare sweeps with and without it")
-    assert "--skip model.9 model.1.conv" in sensitivity_work.sweep_command(
-        build(SensitivityOptions, weights="x.pt", skip=["model.9"]), ["model.1.conv"]
-    )
+    assert data["sensitive"] == ["model.2.cv1.conv#2", "model.1.conv", "model.3.conv"]
+    assert "3 of 4 layers" in text and "model.2.cv1.conv#2 (0.400), model.1.conv (0.200), model.3.conv (0.100)" in text
+    assert "None is proposed for --skip" in text
+    options = build(SensitivityOptions, weights="x.pt", skip=["model.9"])
+    assert sensitivity_work.sweep_command(options).count("--skip") == 1
     none, text = sensitivity_work.conclude([*points(0.5), measured[4]], build(SensitivityOptions))
-    assert none["skip"] == [] and "none needs protection" in text
+    assert none["sensitive"] == [] and "none is sensitive" in text
 
 
 def test_nothing_to_analyse(checkpoint, tiny_dataset, tmp_path):
@@ -347,7 +343,7 @@ def test_a_survey_of_another_checkpoint_is_not_shown(checkpoint, tmp_path, heard
 
 def test_the_sweep_after_an_analysis_scores_as_it_did(checkpoint, tiny_dataset, tmp_path):
     keywords = chosen(checkpoint, tiny_dataset, tmp_path, score="taylor", score_images=64, fold=False, conf_thres=0.01)
-    command = sensitivity_work.sweep_command(build(SensitivityOptions, **keywords), ["model.1"])
+    command = sensitivity_work.sweep_command(build(SensitivityOptions, skip=["model.1"], **keywords))
     for flag in ("--score taylor", "--score-images 64", "--no-fold", "--conf-thres 0.01", "--skip model.1"):
         assert flag in command
 

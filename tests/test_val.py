@@ -81,7 +81,7 @@ def test_the_table_and_the_files(command, tmp_path, heard):
     assert [row[:3] for row in table] == [["all", "4", "9"], ["disc", "4", "4"], ["square", "4", "5"]]
     assert float(table[0][5]) > 0.3
     assert any("at shape (32, 3, 128, 128)" in line for line in lines)
-    assert lines[-1] == f"Results saved to {tmp_path / 'runs/exp'}"
+    assert lines[-2] == f"Results saved to {tmp_path / 'runs/exp'}" and lines[-1].startswith("Next: python export.py ")
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
+from utils.training_record import TrainingRecord
+
 
 class Backend(Protocol):
     """An opened checkpoint, ensemble or export; ``models.backends.DetectMultiBackend`` is one.
@@ -17,7 +19,7 @@ class Backend(Protocol):
         names: {class index: name}.
         stride: pixels, at least 32; image sides must be multiples of it.
         fixed_size: (height, width) in pixels that images must have, or None for any multiple of the stride.
-        pt: the file is a checkpoint. fp16: it takes FP16 images.
+        pt: the file is a checkpoint. fp16: it takes FP16 images. record: what the file says of its training.
     """
 
     device: torch.device
@@ -26,6 +28,7 @@ class Backend(Protocol):
     fixed_size: tuple[int, int] | None
     pt: bool
     fp16: bool
+    record: TrainingRecord
 
     def __call__(self, images: torch.Tensor, augment: bool = False, visualize: bool | Path = False) -> Any:
         """Map images (B, 3, H, W), RGB in 0..1, to predictions (B, boxes, 5 + classes)."""

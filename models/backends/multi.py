@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.backends.opening import open_runtime, run_in_batches
 from models.backends.runtime import Runtime
 from models.formats import CHECKPOINTS, PYTORCH, format_of
-from models.loading import attempt_load
+from models.loading import load_with_record
 from utils.checks import check_img_size
 from utils.dataset.classes import names_by_index
 from utils.dataset.description import check_dataset
@@ -20,6 +20,7 @@ from utils.errors import InputError, one_line
 from utils.geometry.boxes import xyxy2xywh
 from utils.log import LOGGER
 from utils.model_info import grid_size
+from utils.training_record import TrainingRecord
 
 
 class DetectMultiBackend(nn.Module):
@@ -29,6 +30,7 @@ class DetectMultiBackend(nn.Module):
         stride: pixels, at least 32; image sides must be multiples of it.
         names: class names, {index: name}.
         nc: number of classes.
+        record: what the file says of its training.
         fixed_size: (height, width) in pixels that images must have; None: any multiple of the stride.
         fp16: it takes FP16 images; others are converted.
         device: of the computation.
@@ -91,7 +93,7 @@ class DetectMultiBackend(nn.Module):
         if fp16 and self.device.type == "cpu":
             raise InputError("half precision needs a GPU: leave out --half, or choose one with --device")
         self.fp16 = fp16
-        self.model = attempt_load(files, self.device, fuse=fuse, channels=channels)
+        self.model, self.record = load_with_record(files, self.device, fuse=fuse, channels=channels)
         if fp16:
             self.model.half()
         self.stride = grid_size(self.model)
@@ -107,6 +109,7 @@ class DetectMultiBackend(nn.Module):
         self.fp16 = metadata.half and self.format.half_images
         self.stride = metadata.stride
         self.names = dict(enumerate(metadata.names))
+        self.record = TrainingRecord(str(path), tuple(metadata.names))
         self._path = path
         self._warned_of_limit = False
 
@@ -115,12 +118,12 @@ class DetectMultiBackend(nn.Module):
         """The thresholds of the non-maximum suppression inside the file, or None."""
         return self.runtime.metadata.nms if self.runtime else None
 
-    def image_size(self, requested: int | Sequence[int] | None, default: int = 640) -> list[int]:
+    def image_size(self, requested: int | Sequence[int] | None, default: int | None = None) -> list[int]:
         """(height, width) in pixels to letterbox images to.
 
         Args:
             requested: side of a square, or (height, width); None: the size that suits the file.
-            default: of checkpoints; exports have the size that they were made with.
+            default: of checkpoints, instead of that of their training; exports have the size that they were made with.
 
         Raises:
             InputError: the file takes images of another size, or ``requested`` is not a size.
@@ -129,7 +132,8 @@ class DetectMultiBackend(nn.Module):
         asked = sides * 2 if len(sides) == 1 else sides
         if self.fixed_size is None:
             size = check_img_size(
-                asked or (self.runtime.metadata.imgsz if self.runtime else [default] * 2), s=self.stride
+                asked or (self.runtime.metadata.imgsz if self.runtime else [default or self.record.image_size] * 2),
+                s=self.stride,
             )
             self._check_largest(size)
             return size

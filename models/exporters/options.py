@@ -8,9 +8,8 @@ from typing import Any
 from models.formats import DEFAULT_OPSET, FORMATS, INT8_OPSET, ONE_IMAGE, OPSETS, Format, find_formats
 from utils.commands.options import LARGEST_IMAGE, as_list, check_numbers, option, settle
 from utils.errors import InputError, short_repr
-from utils.storage.files import ROOT, WORK
+from utils.storage.files import WORK
 
-DEFAULT_DATA = str(ROOT / "data/coco128.yaml")
 REFUSED = {  # flags of v6.2 that no format supports
     "inplace": "the exported head never writes in place, as no runtime would gain from it: leave it out",
     "keras": "Keras models are not offered: leave it out, or use --include tflite",
@@ -48,17 +47,21 @@ class ExportOptions:
     """Options of export.py."""
 
     data: str = option(
-        DEFAULT_DATA, "data set YAML: the exports are compared on one of its images, --int8 is calibrated on others"
+        "",
+        "data set YAML: the exports are compared on one of its images, --int8 is calibrated on others; "
+        "default: that of the training of --weights",
     )
     weights: list[str] = option(
         [str(WORK / "yolov5s.pt")], "checkpoint; several are exported one by one", nargs="+", handed_on=False
     )
     imgsz: list[int] = option(
-        [640],
-        "image size in pixels: side of the square, or height and width",
+        None,
+        "image size in pixels: side of the square, or height and width; default: that of the training of --weights, "
+        "else 640",
         "--img",
         "--img-size",
         nargs="+",
+        type=int,
         at_least=1,
         at_most=LARGEST_IMAGE,
     )
@@ -101,8 +104,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         """Make lists of single values. Raises InputError for values and flags that the formats cannot use."""
         check_numbers(self)
-        sides = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz)
-        if len(sides) not in (1, 2):
+        sides = [self.imgsz] if isinstance(self.imgsz, int) else list(self.imgsz or [])
+        if len(sides) > 2:
             raise InputError(f"--imgsz takes one or two numbers (height width), got {short_repr(sides)}")
         size = sides * 2 if len(sides) == 1 else sides
         settle(self, weights=as_list(self.weights), imgsz=size, include=as_list(self.include))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from models.exporters.images import calibration_files, choose_files
 from models.exporters.job import GraphSettings
-from models.exporters.options import CALIBRATION_IMAGES, COMPARISON_IMAGES, DEFAULT_DATA, ExportOptions, NmsSettings
-from utils.errors import MissingFileError
+from models.exporters.options import CALIBRATION_IMAGES, COMPARISON_IMAGES, ExportOptions, NmsSettings
+from models.loading import read_record
+from utils.dataset.description import check_dataset
+from utils.errors import InputError
 from utils.log import LOGGER
+from utils.training_record import with_record
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class ExportRequest:
         graph: settings of formats made from ONNX graphs.
         calibration_files: images for the calibration of INT8; if empty, the exports are not INT8.
         comparison_files: images on which the exports are compared; if empty, a generated image.
+        data: the data set of these images; '' if there is none.
     """
 
     imgsz: tuple[int, int]
@@ -33,10 +38,32 @@ class ExportRequest:
     graph: GraphSettings = field(default_factory=GraphSettings)
     calibration_files: Sequence[str] = ()
     comparison_files: Sequence[str] = ()
+    data: str = ""
+
+
+def with_training(options: ExportOptions, weights: str | Path) -> ExportOptions:
+    """The options with image size and data set of the training of ``weights``, where they are not given.
+
+    An export does not need a data set: if that of the training is not on this machine, ``data`` stays empty. Raises
+    InputError if --int8 needs one.
+    """
+    if options.data and options.imgsz:
+        return options
+    record = read_record(weights)
+    options = with_record(options, record, fields=("imgsz",))
+    try:
+        with_data = with_record(options, record, fields=("data",))
+        check_dataset(with_data.data, splits=("val",), autodownload=False)
+    except InputError as error:
+        if options.int8 or options.data:
+            raise
+        LOGGER.info(f"No images to compare on ({error}): a generated picture is used")
+        return options
+    return with_data
 
 
 def make_request(options: ExportOptions) -> ExportRequest:
-    """Make the request of the options, and choose the images that it needs. Raises InputError if there are none."""
+    """Make the request of complete options, and choose its images. Raises InputError if there are none."""
     calibration: list[str] = []
     if options.int8:
         calibration = calibration_files(options.data, options.calibration_images or CALIBRATION_IMAGES)
@@ -50,19 +77,15 @@ def make_request(options: ExportOptions) -> ExportRequest:
         graph=GraphSettings(options.opset, options.simplify, options.workspace, options.verbose),
         calibration_files=calibration,
         comparison_files=comparison_files(options),
+        data=options.data,
     )
 
 
 def comparison_files(options: ExportOptions) -> list[str]:
-    """Validation images to compare on; none if --data was not given and its default does not exist.
+    """Validation images to compare on; none without a data set.
 
     One image is enough to compare numbers. Several are needed to compare detections: those are all that --nms outputs,
     and all by which INT8 can be judged.
     """
-    try:
-        return choose_files(options.data, "val", COMPARISON_IMAGES if options.nms or options.int8 else 1)
-    except MissingFileError:
-        if options.data != DEFAULT_DATA:
-            raise
-        LOGGER.info("No images to compare on: a generated picture is used; --data names a data set with real ones")
-        return []
+    count = COMPARISON_IMAGES if options.nms or options.int8 else 1
+    return choose_files(options.data, "val", count) if options.data else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from prune_tools.planning.goals import Limits, Target, target_of
 from utils.commands.options import CheckedOptions, as_list, option, settle
@@ -17,6 +18,8 @@ SCORE_NAMES = ("gamma", "gamma-norm", "taylor", "random")  # of scores.SCORES, w
 @dataclass(frozen=True)
 class ChannelOptions(CheckedOptions):
     """Options that choose and rank channels, whatever the goal is."""
+
+    group: ClassVar[str] = "choice of channels"
 
     scope: str = option(
         "",

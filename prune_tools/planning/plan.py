@@ -56,18 +56,19 @@ class Plan:
         if self.limits.max_layer_ratio < 1:
             least += f" and {1 - self.limits.max_layer_ratio:.0%}"
         text = (
-            f"Threshold {self.threshold:.4g} at {self.percent:.1%} of the prunable channels; up to {self.ceiling:.1%} "
-            f"it leaves at least {least} in every layer"
+            f"Removing the {self.percent:.1%} of the prunable channels with the lowest scores: those below "
+            f"{self.threshold:.4g}"
         )
         if self.limits.round_to > 1:
             text += f"; widths rounded to multiples of {self.limits.round_to}"
-        if self.capped:
-            layers = ", ".join(f"{name} ({count})" for name, count in self.capped.items())
-            text += (
-                f"\n{self.percent:.1%} is above that, so these layers keep the fewest channels that the limits allow, "
-                f"those with the highest scores (in brackets: channels above the threshold): {layers}"
-            )
-        return text
+        if not self.capped:
+            return f"{text}. Every layer keeps at least {least}; this holds up to {self.ceiling:.1%}"
+        layers = ", ".join(f"{name} ({count})" for name, count in self.capped.items())
+        return (
+            f"{text}. Some layers have fewer than {least} above this score, which happens beyond {self.ceiling:.1%}. "
+            f"They keep the fewest channels that are allowed, those with their highest scores: {layers} (in brackets: "
+            "the number above the score)"
+        )
 
 
 def order_zeros(scores: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

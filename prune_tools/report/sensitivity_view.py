@@ -25,7 +25,7 @@ def table_rows(points: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def draw_sensitivity(points: Sequence[Mapping[str, Any]], conclusion: Mapping[str, Any], path: Path) -> None:
-    """Draw a bar of the lost mAP50-95 for each layer and ratio; layers to protect have a colour of their own."""
+    """Draw a bar of the lost mAP50-95 for each layer and ratio; sensitive layers have a colour of their own."""
     whole = next(point for point in points if not point["layer"])
     ratios = sorted({point["ratio"] for point in points if point["layer"]})
     layers = list(dict.fromkeys(point["layer"] for point in points if point["layer"]))
@@ -36,7 +36,7 @@ def draw_sensitivity(points: Sequence[Mapping[str, Any]], conclusion: Mapping[st
         lost = {point["layer"]: whole["map"] - point["map"] for point in points if point["ratio"] == ratio}
         measured = [layer for layer in layers if layer in lost]
         positions = [layers.index(layer) + (number - (len(ratios) - 1) / 2) * width for layer in measured]
-        colors = ["#fc8d62" if layer in conclusion["protected"] else "#8da0cb" for layer in measured]
+        colors = ["#fc8d62" if layer in conclusion.get("sensitive", ()) else "#8da0cb" for layer in measured]
         bars = axes.barh(positions, [lost[layer] for layer in measured], width * 0.9, color=colors)
         bars.set_label(f"{ratio:.0%} of the channels")
         for bar in bars:

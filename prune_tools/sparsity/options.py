@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,13 +11,14 @@ from prune_tools.planning.goals import Target, target_of
 from prune_tools.planning.options import DEFAULT_ROUNDING
 from prune_tools.tuning.options import RecipeOptions
 from prune_tools.tuning.recipes import PUBLISHED, RECIPES
-from utils.commands.options import as_list, option, settle
-from utils.errors import InputError
+from utils.commands.options import OPEN, as_list, option, settle
+from utils.errors import InputError, short_repr
 
 TARGET_SHARE = 0.4  # of the channels, if no goal is given
 MAX_MAP_LOSS = 0.03  # of mAP50, if --max-map-loss is not given
 DEFAULT_RATE = 0.0005  # of l1 and prox
-PENALTIES = ("l1", "prox", "polarize")
+TARGET_FLOPS = "0.5"  # of polarize, if no goal is given
+L1, PROX, POLARIZE = PENALTIES = ("l1", "prox", "polarize")
 AUTO = "auto"
 SPARSE = "short"  # recipe of polarize
 
@@ -31,18 +33,31 @@ class SparseOptions(RecipeOptions):
     """Options of train.py, of recipe and teacher, and those of the penalty."""
 
     script: ClassVar[str] = "prune_tools/train_sparity.py"
+    group: ClassVar[str] = "sparse training"
 
     epochs: int = option(100, "number of epochs", handed_on=False, at_least=1)
     recipe: str = option(
         "", f"schedule; default: {SPARSE} with polarize, {PUBLISHED} with other penalties or a --hyp of your own",
         choices=list(RECIPES), handed_on=False,
     )  # fmt: skip
-    st: bool = option(True, "apply the penalty; --no-st trains as train.py does")
+    st: bool = option(
+        None,
+        "apply the penalty, by default l1 as published; --no-st trains as train.py does",
+        action=argparse.BooleanOptionalAction,
+    )
     penalty: str = option(
-        "l1",
+        "",
         "l1: all gammas, by their gradient, decaying, as published; prox: all gammas, to exactly zero; "
-        "polarize: only the channels that the loss needs least, to exactly zero",
+        "polarize: only the channels that the loss needs least, to exactly zero; default: l1 with --st, --no-st, "
+        "--sr or --sr-beta, else polarize",
         choices=PENALTIES,
+    )
+    teacher: str = option(
+        "",
+        "checkpoint whose outputs become soft targets, or none; default: with polarize --weights, else none",
+        on_resume=OPEN,
+        path=True,
+        handed_on=False,
     )
     sr: float | str | None = option(
         None,
@@ -67,14 +82,14 @@ class SparseOptions(RecipeOptions):
     skip: list[str] = option([], "leave these layers alone, as --skip of prune.py does", nargs="+")
     target_share: float | None = option(
         None,
-        f"share of nearly zero gammas to reach by the end, in (0, 1); default: {TARGET_SHARE}",
+        f"share of nearly zero gammas to reach by the end, in (0, 1); default: {TARGET_SHARE} with l1 and prox",
         type=float,
         above=0,
         below=1,
     )
     target_params: str = option("", "with polarize, instead of --target-share: parameters left, 0.9M, or a ratio")
     target_flops: str = option(
-        "", "with polarize, instead of --target-share: operations left (640 pixels), 2.1G or 0.5"
+        "", f"with polarize: operations left (640 pixels), 2.1G or a ratio; default: {TARGET_FLOPS}"
     )
     round_to: int | None = option(
         None,
@@ -99,6 +114,7 @@ class SparseOptions(RecipeOptions):
 
     def __post_init__(self) -> None:
         """Check the penalty, and fill in what depends on it."""
+        self._settle_penalty()  # first: the check of --teacher-gain depends on it
         super().__post_init__()
         settle(self, scope=self.scope or self._default_scope(), skip=as_list(self.skip))
         if self.penalty not in PENALTIES or self.scope not in SCOPES:
@@ -107,11 +123,20 @@ class SparseOptions(RecipeOptions):
                 f"got {self.penalty} and {self.scope}"
             )
         if self.sr is None:
-            settle(self, sr=AUTO if self.penalty == "polarize" else DEFAULT_RATE)
-        if self.reversible and self.penalty != "polarize":
+            settle(self, sr=AUTO if self.penalty == POLARIZE else DEFAULT_RATE)
+        if self.reversible and self.penalty != POLARIZE:
             raise InputError(f"--reversible is for --penalty polarize, not {self.penalty}: leave it out")
         self._settle_goal()
         self._check_rate()
+
+    def _settle_penalty(self) -> None:
+        """Choose the published penalty if its flags are given, else the one that costs least accuracy."""
+        if self.st not in (None, True, False):
+            raise InputError(f"--st is a switch: expected True or False, got {short_repr(self.st)}")
+        published = self.st is not None or self.sr is not None or self.sr_beta is not None
+        settle(self, penalty=self.penalty or (L1 if published else POLARIZE), st=self.st is not False)
+        if self.penalty == POLARIZE and self.target() is None and self.target_share is None:
+            settle(self, target_flops=TARGET_FLOPS)
 
     def _settle_goal(self) -> None:
         target = self.target()
@@ -119,8 +144,11 @@ class SparseOptions(RecipeOptions):
             settle(self, target_share=TARGET_SHARE if self.target_share is None else self.target_share)
         elif self.target_share is not None:
             raise InputError(f"--target-share and {target.flag} contradict each other: give one of them")
-        if self.penalty != "polarize" and (target or self.round_to not in (None, 1)):
-            raise InputError("--target-params, --target-flops and --round-to need --penalty polarize")
+        if self.penalty != POLARIZE and (target or self.round_to not in (None, 1)):
+            raise InputError(
+                "--target-params, --target-flops and --round-to are for polarize: leave out --st, --sr and --sr-beta, "
+                "or add --penalty polarize"
+            )
         if self.round_to is None:
             settle(self, round_to=DEFAULT_ROUNDING if target else 1)
         elif self.round_to > 1 and not target:
@@ -131,14 +159,17 @@ class SparseOptions(RecipeOptions):
     def _check_rate(self) -> None:
         if self.max_map_loss is not None and self.sr != AUTO:
             raise InputError("--max-map-loss needs a rate that can give way: add --sr auto, or leave it out")
-        if self.penalty == "polarize" and self.sr not in (AUTO, 0):
+        if self.penalty == POLARIZE and self.sr not in (AUTO, 0):
             raise InputError(
                 f"--penalty polarize brings the chosen gammas to zero at its own pace, it takes no --sr {self.sr:g}: "
                 "leave it out (--sr 0 switches the penalty off)"
             )
         if self.sr == AUTO and self.st and (self.noval or self.evolve):
             flag = "--evolve" if self.evolve else "--noval"
-            raise InputError(f"--sr auto and --penalty polarize watch the mAP of every epoch: leave {flag} out")
+            raise InputError(
+                f"{self.penalty} with an automatic rate watches the mAP of every epoch: leave {flag} out"
+                + (", or add --st for l1 at a fixed rate" if self.penalty == POLARIZE else "")
+            )
 
     def target(self) -> Target | None:
         """The goal as parameters or operations; None if it is a share of the channels."""
@@ -166,9 +197,31 @@ class SparseOptions(RecipeOptions):
             values["skip"] = self.skip
         return values
 
+    def default_teacher(self) -> str:
+        """The start weights, with polarize."""
+        return self.weights if self.st and self.penalty == POLARIZE else ""
+
+    def summary(self) -> str:
+        """The penalty and the goal in words, and the flags that choose another penalty."""
+        if not self.st:
+            return "Sparse training without a penalty, because of --no-st"
+        if self.penalty != POLARIZE:
+            goal = f"aims at {self.target_share:.0%} small gammas"
+            published = ", as published: --st or --sr choose it" if self.penalty == L1 else ""
+            return (
+                f"Sparse training by {self.penalty} on all gammas at rate {self.sr}, which {goal}{published}; without "
+                "these flags polarize is used, which costs less accuracy"
+            )
+        target = self.target()
+        goal = f"{target.flag} {target}" if target else f"--target-share {self.target_share:g}"
+        return (
+            f"Sparse training by polarize to {goal}: only the channels that will be removed go to zero. It is the "
+            "default because it costs the least accuracy; --st or --sr choose l1 as published"
+        )
+
     def default_recipe(self) -> str:
         """The published penalties come with the published schedule."""
-        return SPARSE if self.penalty == "polarize" else PUBLISHED
+        return SPARSE if self.penalty == POLARIZE else PUBLISHED
 
     def _default_scope(self) -> str:
         """The scope of this training and of the pruning after it when none is given."""

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from functools import cache, partial
 from typing import Any
 
 import train
 from prune_tools.options import PruneOptions
-from prune_tools.sparsity.options import AUTO, MAX_MAP_LOSS, TARGET_SHARE, SparseOptions
+from prune_tools.sparsity.options import AUTO, MAX_MAP_LOSS, POLARIZE, TARGET_FLOPS, TARGET_SHARE, SparseOptions
 from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
 from prune_tools.tuning.keep_start import start_map50
 from prune_tools.tuning.schedule import plugins_of, start_or_resume
 from utils.callbacks import Callbacks
 from utils.commands.next_steps import again, following
+from utils.log import LOGGER
 from utils.training.interfaces import Results
 
 BETA_RATE = 10  # the original tools' penalty on beta, in units of --sr
 LEAST_SHARE = 0.01  # of small gammas: with fewer of them there is nothing to prune
 HYP_OF_RECIPE = {"recipe": "", "hyp": "", "optimizer": ""}  # another penalty comes with another schedule
+PUBLISHED_FLAGS = {"st": None, "penalty": "", "sr": None, "sr_beta": None}  # without them the default is used
 PRUNE = "prune_tools/prune.py"
 
 
 def train_sparsely(options: SparseOptions, callbacks: Callbacks) -> Results | None:
     """Train with the penalty; returns what train.main returns."""
+    if not options.resume:
+        LOGGER.info(options.summary())
     options, resumption = start_or_resume(options)
     penalty = make_penalty(options) if options.st else None
     plugins = [*filter(None, [penalty]), *plugins_of(options)]
@@ -52,19 +57,28 @@ def make_penalty(options: SparseOptions) -> SparsityPenalty:
     return SparsityPenalty(settings, cache(partial(start_map50, options)) if rate == AUTO else None)
 
 
-def steps_after_sparsity(best: str, options: SparseOptions, penalty: SparsityPenalty | None) -> list[str]:
+def steps_after_sparsity(
+    best: str, options: SparseOptions, recorded: Collection[str] = (), *, penalty: SparsityPenalty | None
+) -> list[str]:
     """The pruning that the training was for; if too few gammas are small, a better training and a smaller cut.
 
-    ``penalty`` has seen the training to its end; None without --st.
+    The first three arguments are those of ``utils.training.trainer.NextSteps``; ``penalty`` has seen the training to
+    its end, and is None with --no-st.
     """
+    prune = partial(following, PRUNE, PruneOptions, options, recorded=recorded, weights=best)
     if penalty is None or penalty.share_of_best is None:
-        return [following(PRUNE, PruneOptions, options, weights=best, **options.same_pruning())]
-    changes: dict[str, Any] = {"epochs": 2 * options.epochs}
-    if options.penalty != "polarize" and options.weights:
-        changes = {"penalty": "polarize", "sr": None, "sr_beta": None, "teacher": options.weights, **HYP_OF_RECIPE}
+        return [prune(**options.same_pruning())]
+    changes: dict[str, Any] = {"epochs": 2 * options.epochs, "st": None}
+    if options.penalty == POLARIZE:
+        changes["sr"] = None
+        if options.target_flops == TARGET_FLOPS:
+            changes["target_flops"] = ""
+    elif options.weights:
+        changes = PUBLISHED_FLAGS | HYP_OF_RECIPE
+        if options.target_share == TARGET_SHARE:
+            changes |= {"target_share": None, "scope": "", "round_to": None}
     better = again(options, resume=False, **changes)
     share = math.floor(penalty.share_of_best * 1000) / 1000
     if share < LEAST_SHARE:
         return [better]
-    smaller_cut = following(PRUNE, PruneOptions, options, weights=best, percent=share, **options.same_channels())
-    return [better, smaller_cut]
+    return [better, prune(percent=share, **options.same_channels())]

@@ -104,7 +104,7 @@ class SensitivityOptions(SurveyOptions):
     )
     tolerance: float = option(
         0.02,
-        "protect layers that lose more than this share of the whole model's mAP50-95 at the smallest ratio",
+        "layers are sensitive that lose more than this share of the whole model's mAP50-95 at the smallest ratio",
         above=0,
         below=1,
         handed_on=False,

@@ -1,8 +1,8 @@
-"""The work of sensitivity.py: measure each layer alone, name those to protect."""
+"""The work of sensitivity.py: measure each layer alone, name the sensitive ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from prune_tools.survey.record import Point
 from prune_tools.survey.survey import Survey
 from utils.commands.interrupts import advising, same_command
 from utils.commands.next_steps import following, log_next
-from utils.commands.options import command_line, to_dict
 from utils.errors import InputError
 from utils.storage.folder_lock import held_folder
+
+SHOWN = 5  # sensitive layers that the log names; sensitivity.csv has all
 
 
 class Sensitivity(Survey[SensitivityOptions]):
@@ -43,58 +44,43 @@ class Sensitivity(Survey[SensitivityOptions]):
 
 
 def conclude(points: Sequence[Point], options: SensitivityOptions) -> tuple[dict[str, Any], str]:
-    """The layers to protect, the most sensitive first, as data and in words. ``points[0]`` is the whole model."""
+    """The sensitive layers, the most sensitive first, as data and in words. ``points[0]`` is the whole model.
+
+    None is proposed for --skip: protecting layers has made pruning to a budget worse wherever it was measured.
+    """
     whole, ratio = points[0].map, options.ratios[0]
     lost = {point.layer: whole - point.map for point in points[1:] if point.ratio == ratio}
-    sensitive = [layer for layer in lost if whole > 0 and lost[layer] > options.tolerance * whole]
-    protected = sorted(sensitive, key=lambda layer: -lost[layer])
-    is_most = len(protected) > len(lost) / 2
-    skip = list(dict.fromkeys(layer.split("#")[0] for layer in protected))  # the groups of a producer share its path
+    beyond = [layer for layer in lost if whole > 0 and lost[layer] > options.tolerance * whole]
+    sensitive = sorted(beyond, key=lambda layer: -lost[layer])
     share = f"more than {options.tolerance:.0%} of the whole model's mAP50-95 ({whole:.3f})"
     if whole <= 0:
         text = "The unpruned model detects nothing on these images (mAP50-95 0): there is no accuracy to keep"
-    elif not protected:
-        text = f"No layer loses {share} when {ratio:.0%} of its channels are removed: none needs protection"
+    elif not sensitive:
+        text = f"No layer loses {share} when {ratio:.0%} of its channels are removed: none is sensitive"
     else:
+        shown = ", ".join(f"{layer} ({lost[layer]:.3f})" for layer in sensitive[:SHOWN])
         text = (
-            f"{len(protected)} of {len(lost)} layers lose {share} when {ratio:.0%} of their channels are removed; to "
-            f"protect them:\n--skip {' '.join(skip)}"
-            "\nFor the same budget other layers then lose more: compare sweeps with and without it"
+            f"{len(sensitive)} of {len(lost)} layers lose {share} when {ratio:.0%} of their channels are removed; the "
+            f"most sensitive: {shown}\nNone is proposed for --skip: the other layers would have to give what a "
+            "protected one does not, which has cost more accuracy where it was measured (docs/PRUNING.md); compare "
+            "sweeps with and without it if you want to protect one"
         )
-        if is_most:
-            text += f"\nThat is most of the network: repeat with --ratios {ratio / 2:.2g} to see which matter most"
-    data = {
-        "tolerance": options.tolerance,
-        "ratio": ratio,
-        "protected": protected,
-        "skip": skip,
-        "text": text,
-        "repeat": float(f"{ratio / 2:.2g}") if is_most else None,
-    }
-    return data, text
+    return {"tolerance": options.tolerance, "ratio": ratio, "sensitive": sensitive, "text": text}, text
 
 
-def sweep_command(options: SensitivityOptions, skip: Sequence[str]) -> str:
-    """The command that sweeps the model with these layers protected."""
-    more: dict[str, Any] = {"skip": [*options.skip, *skip]} if options.skip or skip else {}
-    return following("prune_tools/sweep.py", SweepOptions, options, exact=True, weights=options.weights, **more)
-
-
-def next_commands(options: SensitivityOptions, conclusion: Mapping[str, Any]) -> list[str]:
-    """The sweep with and without protection; where most layers would need it, the analysis with a smaller share."""
-    if conclusion["repeat"]:
-        values = to_dict(options) | {"ratios": [conclusion["repeat"]]}
-        return [command_line("prune_tools/sensitivity.py", SensitivityOptions, values)]
-    without = sweep_command(options, [])
-    return [sweep_command(options, conclusion["skip"]), without] if conclusion["skip"] else [without]
+def sweep_command(options: SensitivityOptions, recorded: Collection[str] = ()) -> str:
+    """The command that sweeps the model with the same options; ``recorded`` as in ``next_steps.following``."""
+    return following(
+        "prune_tools/sweep.py", SweepOptions, options, exact=True, recorded=recorded, weights=options.weights
+    )
 
 
 def sensitivity_run(options: SensitivityOptions) -> Path:
-    """Analyse, draw, print the layers to protect; returns the run folder."""
+    """Analyse, draw, print the sensitive layers; returns the run folder."""
     survey = Sensitivity(options, "sensitivity")
     with held_folder(survey.folder), advising(same_command):
         points = survey.run()
         conclusion, text = conclude(points, survey.options)
         survey.publish(points, conclusion, text, table_rows, draw_sensitivity)
-    log_next(*next_commands(survey.options, conclusion))
+    log_next(sweep_command(survey.options, survey.inputs.recorded()))
     return survey.folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -86,27 +86,20 @@ class Sweep(Survey[SweepOptions]):
         return points
 
 
-def prune_command(options: SweepOptions, ratio: float, folder: Path) -> str:
+def prune_command(options: SweepOptions, ratio: float, folder: Path, recorded: Collection[str] = ()) -> str:
     """The command that prunes at ``ratio`` as the sweep did."""
     amount = ratio if options.by == "channels" else f"{1 - ratio:.4g}"
     goal: dict[str, Any] = {FLAGS[options.by]: amount, "sweep": str(folder)}
-    return following("prune_tools/prune.py", PruneOptions, options, exact=True, weights=options.weights, **goal)
+    goal |= {"weights": options.weights}
+    return following("prune_tools/prune.py", PruneOptions, options, exact=True, recorded=recorded, **goal)
 
 
-def command_without_proposal(options: SweepOptions, points: Sequence[Point]) -> str:
+def command_without_proposal(options: SweepOptions, points: Sequence[Point], recorded: Collection[str] = ()) -> str:
     """The command of sparse training, after which more can be pruned; of validation, if the model finds nothing."""
     weights = options.weights[0]
     if points[0].map <= 0:
-        return following("val.py", ValOptions, options, weights=weights)
-    return following(
-        "prune_tools/train_sparity.py",
-        SparseOptions,
-        options,
-        weights=weights,
-        penalty="polarize",
-        target_flops="0.5",
-        teacher=weights,
-    )
+        return following("val.py", ValOptions, options, recorded=recorded, weights=weights)
+    return following("prune_tools/train_sparity.py", SparseOptions, options, recorded=recorded, weights=weights)
 
 
 def conclude(points: Sequence[Point], options: SweepOptions) -> tuple[dict[str, Any], str]:
@@ -160,9 +153,9 @@ def sweep_run(options: SweepOptions) -> Path:
         points = sweep.run()
         conclusion, text = conclude(points, sweep.options)
         sweep.publish(points, conclusion, text, table_rows, draw_sweep)
-    ratio = conclusion["proposal"]
+    ratio, recorded = conclusion["proposal"], sweep.inputs.recorded()
     if ratio is None:
-        log_next(command_without_proposal(sweep.options, points))
+        log_next(command_without_proposal(sweep.options, points, recorded))
     else:
-        log_next(prune_command(sweep.options, ratio, sweep.folder))
+        log_next(prune_command(sweep.options, ratio, sweep.folder, recorded))
     return sweep.folder

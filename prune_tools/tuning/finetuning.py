@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import train
@@ -22,10 +23,10 @@ REMEDY = "run prune_tools/prune.py first, or name it with --weights"
 
 def fine_tune(options: FinetuneOptions, callbacks: Callbacks) -> Results | None:
     """Fine-tune; returns what train.main returns."""
-    options, resumption = start_or_resume(options)
-    if resumption is None and not options.weights:
+    if not options.resume and not options.weights:
         options = replace(options, weights=str(newest_file(WORK / "runs/val", "pruned_model.pt", REMEDY)))
         LOGGER.info(f"Fine-tuning the newest pruned model, {options.weights}")
+    options, resumption = start_or_resume(options)
     plugins = plugins_of(options)
     if not (options.noval or options.evolve or options.nosave):
         plugins.append(KeepStart(options))
@@ -33,10 +34,10 @@ def fine_tune(options: FinetuneOptions, callbacks: Callbacks) -> Results | None:
         return train.main(options, callbacks, next_steps=steps_after_finetuning, resumption=resumption)
 
 
-def steps_after_finetuning(best: str, options: FinetuneOptions) -> list[str]:
-    """Validation, detection, and export."""
+def steps_after_finetuning(best: str, options: FinetuneOptions, recorded: Collection[str] = ()) -> list[str]:
+    """Export, validation and detection; arguments as NextSteps of ``utils.training.trainer``."""
     return [
-        following("val.py", ValOptions, options, weights=best),
-        following("detect.py", DetectOptions, options, weights=best, source="IMAGES"),
-        following("export.py", ExportOptions, options, weights=best, include=["onnx"]),
+        following("export.py", ExportOptions, options, recorded=recorded, weights=best, include=["onnx"]),
+        following("val.py", ValOptions, options, recorded=recorded, weights=best),
+        following("detect.py", DetectOptions, options, recorded=recorded, weights=best),
     ]

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
 from prune_tools.tuning.recipes import DEFAULT, PUBLISHED, RECIPES
-from utils.commands.options import FOLDER, OPEN, option
+from utils.commands.options import FOLDER, LARGEST_IMAGE, OPEN, option
 from utils.errors import InputError, short_repr
 from utils.log import LOGGER
 from utils.training.options import TrainOptions
 
 TEACHER_GAIN = 2.0
+NO_TEACHER = "none"  # --teacher that switches a default off
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,13 @@ class RecipeOptions(TrainOptions):
     """Options of train.py, with those that a recipe sets left open, and those of recipe and teacher."""
 
     keeps_anchors: ClassVar[bool] = True
+    group: ClassVar[str] = "schedule and teacher"
 
+    data: str = option("", "data set YAML; default: that of the training of --weights", on_resume=OPEN, path=True)
+    imgsz: int = option(
+        None, "image size in pixels, longer side; default: that of the training of --weights, else 640", "--img",
+        "--img-size", type=int, at_least=1, at_most=LARGEST_IMAGE,
+    )  # fmt: skip
     hyp: str = option("", "hyperparameter YAML; default: the recipe's", on_resume=FOLDER, path=True, handed_on=False)
     optimizer: str = option("", "optimizer; default: the recipe's", choices=["SGD", "Adam", "AdamW"], handed_on=False)
     recipe: str = option(
@@ -27,8 +34,8 @@ class RecipeOptions(TrainOptions):
         handed_on=False,
     )  # fmt: skip
     teacher: str = option(
-        "", "checkpoint of the unpruned model, whose outputs become soft targets; default: none", on_resume=OPEN,
-        path=True, handed_on=False,
+        "", "checkpoint of the unpruned model, whose outputs become soft targets, or none; default: none",
+        on_resume=OPEN, path=True, handed_on=False,
     )  # fmt: skip
     teacher_gain: float = option(
         TEACHER_GAIN,
@@ -41,8 +48,12 @@ class RecipeOptions(TrainOptions):
     def __post_init__(self) -> None:
         """Refuse a gain without a teacher."""
         super().__post_init__()
-        if self.teacher_gain != TEACHER_GAIN and not self.teacher:
+        if self.teacher_gain != TEACHER_GAIN and (self.teacher or self.default_teacher()) in ("", NO_TEACHER):
             raise InputError(f"--teacher-gain {self.teacher_gain:g} only acts with --teacher: leave it out")
+
+    def default_teacher(self) -> str:
+        """The teacher if --teacher is not given; '' for none."""
+        return ""
 
     def default_recipe(self) -> str:
         """The recipe if neither --recipe nor --hyp is given."""

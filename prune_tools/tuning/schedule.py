@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeVar
 
+from models.loading import read_record, with_record_of
 from prune_tools.tuning.distillation import Distillation
-from prune_tools.tuning.options import RecipeOptions, with_recipe
+from prune_tools.tuning.options import NO_TEACHER, RecipeOptions, with_recipe
 from prune_tools.tuning.recipes import PUBLISHED, RECIPES, Recipe
 from utils.callbacks import Plugin
+from utils.dataset.classes import is_single_class
+from utils.dataset.description import check_dataset
 from utils.log import LOGGER
 from utils.training.optim import DECAYED
 from utils.training.resume import Resumption, resume_options
@@ -18,11 +22,27 @@ SomeOptions = TypeVar("SomeOptions", bound=RecipeOptions)
 
 
 def start_or_resume(options: SomeOptions) -> tuple[SomeOptions, Resumption[SomeOptions] | None]:
-    """The options with their recipe filled in, or those of the interrupted run that they resume."""
+    """The options with recipe, teacher, data set and image size filled in, or those of the run that they resume."""
     if options.resume and not options.evolve:
         resumption = resume_options(options)
         return resumption.options, resumption
-    return with_recipe(options), None
+    return with_recipe(with_teacher(with_record_of(options.weights, options))), None
+
+
+def with_teacher(options: SomeOptions) -> SomeOptions:
+    """The options with the teacher filled in: the default one if it knows the classes of the data set."""
+    if options.teacher == NO_TEACHER:
+        return replace(options, teacher="")
+    teacher = "" if options.teacher else options.default_teacher()
+    if not teacher:
+        return options
+    names = read_record(teacher).names
+    class_count = check_dataset(options.data, splits=())["nc"]
+    if len(names) != (1 if options.single_cls or is_single_class(names, class_count) else class_count):
+        LOGGER.info(f"{teacher} has {len(names)} classes and {options.data} has {class_count}: no teacher is used")
+        return options
+    LOGGER.info(f"{teacher} is the teacher, too (--teacher names another one, or none)")
+    return replace(options, teacher=teacher)
 
 
 def plugins_of(options: RecipeOptions) -> list[Plugin]:
@@ -31,7 +51,7 @@ def plugins_of(options: RecipeOptions) -> list[Plugin]:
     A resumed run of an earlier version has no recipe on record: it had YOLOv5's schedule.
     """
     plugins: list[Plugin] = [Schedule(RECIPES[options.recipe or PUBLISHED])]
-    if options.teacher:
+    if options.teacher not in ("", NO_TEACHER):
         plugins.append(Distillation(options.teacher, options.teacher_gain))
     return plugins
 

@@ -79,13 +79,14 @@ def test_the_command_says_what_it_made_and_what_comes_next(stock, tmp_path, tiny
     assert "only from sources that you trust" not in caplog.text  # the files are the user's own
     assert f"Exports saved to {tmp_path}" in caplog.text
     for file in files:
-        assert f"python detect.py --weights '{file}' --source" in caplog.text
+        assert f"python detect.py --weights '{file}'\n" in caplog.text
         assert f"python val.py --weights '{file}' --data {tiny_dataset}\n" in caplog.text
     export.run(weights=str(weights), **{**how, "include": ["onnx"], "nms": True, "conf_thres": 0.3})
     assert "--conf-thres 0.3 --iou-thres 0.45" in caplog.text
     caplog.clear()
-    export.report([tmp_path / "a.onnx", tmp_path / "a.mlpackage"], export.ExportOptions())
-    assert "val.py --weights " in caplog.text and "--data DATA.yaml" in caplog.text
+    bare = export.ExportOptions(imgsz=64)
+    export.report({tmp_path / "a.onnx": bare, tmp_path / "a.mlpackage": bare})
+    assert "val.py --weights " not in caplog.text and "detect.py --weights " in caplog.text
     if sys.platform != "darwin":
         assert f"--weights {tmp_path / 'a.mlpackage'}" not in caplog.text and caplog.text.count("torch.hub.load") == 1
 
@@ -102,8 +103,8 @@ def test_the_command_says_what_it_made_and_what_comes_next(stock, tmp_path, tiny
 )
 def test_the_next_commands_use_the_size_of_the_export(caplog, name, sizes, dynamic, detecting, validating):
     LOGGER.setLevel("INFO")
-    export.report([Path(name)], export.ExportOptions(imgsz=sizes, dynamic=dynamic, data="d.yaml"))
-    assert f"python detect.py --weights {name} --source IMAGES{detecting}\n" in caplog.text
+    export.report({Path(name): export.ExportOptions(imgsz=sizes, dynamic=dynamic, data="d.yaml")})
+    assert f"python detect.py --weights {name}{detecting}\n" in caplog.text
     if validating is None:
         assert "val.py" not in caplog.text
     else:

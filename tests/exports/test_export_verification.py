@@ -51,8 +51,7 @@ def test_images_to_compare_on(tiny_dataset, tmp_path, monkeypatch, caplog):
     options = replace(options, data=str(tmp_path / "absent.yaml"))
     with pytest.raises(MissingFileError):
         request.comparison_files(options)
-    monkeypatch.setattr(request, "DEFAULT_DATA", options.data)
-    assert request.comparison_files(options) == []
+    assert request.comparison_files(replace(options, data="")) == []
 
 
 def test_damaged_images_are_not_compared_on(blank_dataset, caplog):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
 
@@ -11,7 +11,7 @@ from utils.commands.options import AUTO_BATCH, command_line, default_of, flag_wo
 from utils.installation import words_to_show
 from utils.log import LOGGER
 
-ALWAYS = ("data", "imgsz")  # repeated even if they are the defaults, which differ between the commands
+ALWAYS = ("data", "imgsz")  # repeated unless the weights record them, even if they are the defaults
 _silent = False
 
 
@@ -44,18 +44,18 @@ def following(
     given: Any,
     *,
     exact: bool = False,
-    more: Mapping[str, Any] | None = None,
+    recorded: Collection[str] = (),
     **values: Any,
 ) -> str:
     """The command of another script that continues from a command with the options ``given``.
 
     Args:
         script: the other command.
-        options_class: its options; a base class of them will do, with further ones in ``more``.
+        options_class: its options; a base class of them will do.
         given: options of the finished command. What both commands have and hand on (see ``option``) is repeated: data
             and image size always, others where the user has changed them. None: there is nothing to repeat.
         exact: repeat every option that both have, so that the figures are the same.
-        more: options that ``options_class`` does not have.
+        recorded: options that the command takes from the weights, which are not repeated.
         values: options of the other command, which go before ``given``'s.
     """
     fields = {field.name: field for field in dataclasses.fields(options_class)}
@@ -64,10 +64,8 @@ def following(
         if name not in fields:
             raise TypeError(f"{options_class.__name__} has no option {name}")
         words += flag_words(name, value)
-    for name, value in (more or {}).items():
-        words += flag_words(name, value)
     for name, value in handed_on(given, options_class, exact).items():
-        if name not in values and (name in ALWAYS or value != default_of(fields[name])):
+        if name not in values and name not in recorded and (name in ALWAYS or value != default_of(fields[name])):
             words += flag_words(name, value)
     return quoted(words)
 
@@ -83,7 +81,7 @@ def handed_on(given: Any, options_class: type, exact: bool = True) -> dict[str, 
     repeated: dict[str, Any] = {}
     for field in dataclasses.fields(given) if given is not None else ():
         name, value = field.name, getattr(given, field.name)
-        if not field.metadata["handed_on"] or name not in taken or value is None:
+        if not field.metadata["handed_on"] or name not in taken or value is None or value == "":
             continue
         if not exact and name not in ALWAYS and value == default_of(field):
             continue

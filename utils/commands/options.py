@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from utils.errors import InputError, short_repr
-from utils.installation import words_to_show
+from utils.installation import ROOT, words_to_show
 from utils.version import MADE_BY
 
 Options = TypeVar("Options")
@@ -142,11 +142,15 @@ def default_of(field: dataclasses.Field) -> Any:
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+class _HelpFormatter(argparse.HelpFormatter):
     """Shows defaults, but not those that stand for "not given": there the help text says what happens."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, "") else super()._get_help_string(action)
+        if action.default in (None, "", argparse.SUPPRESS) or action.default == []:
+            return action.help
+        values = action.default if isinstance(action.default, list) else [action.default]
+        shown = " ".join(str(value).removeprefix(f"{ROOT}{os.sep}") for value in values).replace("%", "%%")
+        return f"{action.help} (default: {shown})"
 
 
 def as_list(value: str | Path | Sequence[str | Path]) -> list[str]:
@@ -162,19 +166,28 @@ def argument_parser(description: str, **settings: Any) -> argparse.ArgumentParse
 
 
 def parser_for(options_class: type, description: str) -> argparse.ArgumentParser:
-    """The argparse parser of an options dataclass; prefix abbreviations work as in YOLOv5."""
-    parser = argument_parser(description, formatter_class=_HelpFormatter)
+    """The argparse parser of an options dataclass; prefix abbreviations work as in YOLOv5.
+
+    Its help lists the options by the ``group`` of the class that declares them first, the most special class on top.
+    """
+    parser = argument_parser(description, formatter_class=_HelpFormatter, usage="%(prog)s [options]")
+    homes = {name: base for base in options_class.__mro__ for name in vars(base).get("__annotations__", ())}
+    titles = [vars(base)["group"] for base in options_class.__mro__ if "group" in vars(base)]
+    groups = {title: parser.add_argument_group(title) for title in titles} if len(titles) > 1 else {}
     for field in dataclasses.fields(options_class):
         flag = flag_of(field.name)
         default = default_of(field)
         arguments = dict(field.metadata["arguments"])
-        if isinstance(default, bool) and "nargs" not in arguments:
+        if "action" in arguments:
+            pass
+        elif isinstance(default, bool) and "nargs" not in arguments:
             arguments["action"] = argparse.BooleanOptionalAction if default else "store_true"
         elif "type" not in arguments:
             sample = default[0] if isinstance(default, list) and default else default
             arguments["type"] = type(sample) if isinstance(sample, (int, float)) else str
         help_text = field.metadata["help"].replace("%", "%%")
-        parser.add_argument(
+        target = groups.get(getattr(homes[field.name], "group", ""), parser)
+        target.add_argument(
             flag, *field.metadata["aliases"], dest=field.name, default=default, help=help_text, **arguments
         )
     return parser

@@ -8,7 +8,7 @@ from utils.commands.options import LARGEST_IMAGE, as_list, check_numbers, option
 from utils.errors import InputError, short_repr
 from utils.storage.files import ROOT, WORK
 
-DEFAULT_SOURCE = str(WORK / "data/images")  # as in v6.2; no pictures are shipped
+DEFAULT_SOURCE = str(ROOT / "data/images")  # as in v6.2
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class DetectOptions:
     )
     imgsz: list[int] = option(
         None,
-        "image size in pixels: longer side, or height and width (default: 640); an export has its own",
+        "image size in pixels: longer side, or height and width; default: that of the training of --weights, else 640; "
+        "an export has its own",
         "--img",
         "--img-size",
         nargs="+",

@@ -25,6 +25,7 @@ class TrainOptions(CheckedOptions):
     """Options of train.py; train_sparity.py and finetune.py add theirs."""
 
     script: ClassVar[str] = "train.py"
+    group: ClassVar[str] = "training, as in train.py"
     keeps_anchors: ClassVar[bool] = False  # a trained head keeps its anchors, however well they fit
 
     weights: str = option(

@@ -12,7 +12,7 @@ Of several ranks each trains; the first one alone validates, reports and writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,10 @@ from utils.training.preparation import Prepared, prepare
 from utils.training.results import EpochResult
 from utils.training.resume import Resumption, resume_options
 from utils.training.run_folder import RunFolder, run_folder
+from utils.training_record import recorded_fields, training_record
 
-NextSteps = Callable[[str, Any], Sequence[str]]  # (best.pt, options of the run) -> commands
+# (best.pt, options of the run, names of those that best.pt records for later commands) -> commands
+NextSteps = Callable[[str, Any, Collection[str]], Sequence[str]]
 NOTHING: Results = (0.0,) * 7
 CHECKPOINT_ATTRIBUTES = ["yaml", "nc", "hyp", "names", "stride", "class_weights"]
 
@@ -207,7 +209,14 @@ def train(
             folder = RunFolder(path)
             results, options = run_training(options, folder, around, resumption=resumption)
     if results is not None:
-        log_next(*next_steps(str(folder.best), options))
+        log_next(*next_steps(str(folder.best), options, _recorded(folder.best, options, networks)))
     elif advice := resume_flag(folder.last, options.augment):
         LOGGER.info(f"A callback stopped the run; {advice}")
     return results
+
+
+def _recorded(best: Path, options: TrainOptions, networks: Networks) -> Collection[str]:
+    """The options that a command with ``best`` as its weights need not be given."""
+    if not best.is_file():  # as with --nosave, on another rank than the first
+        return ()
+    return recorded_fields(training_record(networks.load_checkpoint(best), best), options)

@@ -24,6 +24,7 @@ from utils.log import LOGGER, colorstr
 from utils.model_info import grid_size
 from utils.storage.files import make_folder
 from utils.storage.folder_lock import claimed_folder
+from utils.training_record import with_record
 from utils.validation.options import AP_THRESHOLDS, IMAGE_SIZE, SPLITS, ValOptions
 
 Dataset = dict[str, Any]  # a data set YAML, checked
@@ -55,7 +56,7 @@ class Inputs:
     """Everything that one pass of validation needs, opened and checked.
 
     Attributes:
-        options: as the user gave them. given: the other arguments of ``val.validate``.
+        options: as the user gave them, or as the weights record them. given: the other arguments of ``val.validate``.
         model: a network in memory, or an opened file. loader: batches of the split.
         data: the checked data set. names: {class index: name}.
         image_size: side of the largest image in pixels, a multiple of the model's stride.
@@ -86,13 +87,16 @@ def open_inputs(
     Raises:
         InputError: the data set, the weights or the image size cannot be used, or do not go together.
     """
-    checked: Dataset
+    checked: Dataset = {}
     if isinstance(data, dict) and given.loader is not None:
         checked = data
-    else:
+    elif data:
         checked = check_dataset(data, splits=(options.split,), allow_scripts=options.allow_download_scripts)
     if given.model is None:
         model = open_weights(options, checked, open_backend)
+        open_fields = ["data"] * (not checked) + ["imgsz"] * model.pt  # an export has its own size
+        options = with_record(options, model.record, (options.split,), open_fields)
+        checked = checked or check_dataset(options.data, splits=(options.split,))
         single_cls = joins_classes(model, options, checked)
         names = model.names
         device = model.device

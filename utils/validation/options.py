@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from utils.commands.options import LARGEST_IMAGE, as_list, check_numbers, option, settle
 from utils.dataset import SPLITS
 from utils.errors import InputError
-from utils.storage.files import ROOT, WORK
+from utils.storage.files import WORK
 
 AP_THRESHOLDS = 0.001, 0.6  # minimum confidence and NMS IoU threshold of published mAP figures
 SPEED_THRESHOLDS = 0.25, 0.45  # the same as in detect.py
@@ -22,7 +22,7 @@ def _defaults_of_tasks(threshold: int) -> str:
 class ValOptions:
     """Options of val.py."""
 
-    data: str = option(str(ROOT / "data/coco128.yaml"), "data set YAML")
+    data: str = option("", "data set YAML; default: that of the training of --weights")
     allow_download_scripts: bool = option(
         False, "run the script that the data set YAML has for getting missing data", handed_on=False
     )
@@ -35,7 +35,8 @@ class ValOptions:
     batch_size: int = option(32, "images per batch", at_least=1)
     imgsz: int | None = option(
         None,
-        f"image size in pixels, longer side (default: {IMAGE_SIZE}); an export has its own",
+        f"image size in pixels, longer side; default: that of the training of --weights, else {IMAGE_SIZE}; an export "
+        "has its own",
         "--img",
         "--img-size",
         type=int,

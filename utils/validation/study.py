@@ -12,17 +12,19 @@ from utils.drawing.charts import new_figure, save_figure
 from utils.log import LOGGER, colorstr
 from utils.storage.files import atomic_path
 from utils.storage.folder_lock import claimed_folder
+from utils.training_record import TrainingRecord, with_record
 from utils.validation.options import ValOptions
 
 SIZES = tuple(range(256, 1537, 128))  # pixels
 MAP_COLUMN, TIMES = 3, slice(7, 10)  # of a row: mAP50-95; milliseconds of pre-process, inference and NMS
 
 
-def run_study(options: ValOptions, validate: Callable[..., tuple]) -> Path:
+def run_study(options: ValOptions, validate: Callable[..., tuple], record: TrainingRecord) -> Path:
     """Validate each checkpoint at every image size; write the figures and study.png, and return the run folder.
 
-    ``validate`` is called as ``val.run`` is, and returns the same.
+    ``validate`` is called as ``val.run`` is, and returns the same; ``record`` is that of the first checkpoint.
     """
+    options = with_record(options, record, fields=("data",))
     with claimed_folder(Path(options.project) / options.name, options.exist_ok) as folder:
         keywords = vars(options) | {"task": "val", "plots": False, "save_dir": folder}
         data = keywords.pop("data")
