@@ -194,6 +194,9 @@ def test_a_line_is_added_whole_or_not_at_all(tmp_path, failing, before):
 def test_what_torch_cannot_write_is_an_error_of_a_user():
     error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
     assert "free space" in describe(error) and "\n" not in describe(error)
+    absent = ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+    assert describe(absent) == "the package torch is not installed: pip install -r requirements.txt"
+    assert describe(ModuleNotFoundError("No module named 'utils.absent'", name="utils.absent")) == ""
     assert describe(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) == ""
     error = OSError(errno.ENOSPC, "No space left on device", "last.pt")
     error.advice = "continue with --resume last.pt"

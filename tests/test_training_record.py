@@ -50,11 +50,8 @@ def test_every_command_takes_data_and_size_from_the_weights(network, tiny_datase
     assert (exporting.data, exporting.imgsz) == (str(tiny_dataset), [96, 96])
     assert DetectMultiBackend(str(file)).image_size(None) == [96, 96]
     heard.clear()
-    of_the_record = val.run(weights=str(file), device="cpu", workers=0, plots=False, save_dir=tmp_path)
-    assert line in heard.messages
-    given = {"device": "cpu", "workers": 0, "plots": False, "save_dir": tmp_path, "weights": str(file)}
-    assert val.run(str(tiny_dataset), imgsz=96, **given)[0] == of_the_record[0]
-    assert val.run(str(tiny_dataset), imgsz=64, **given)[0] != of_the_record[0]
+    val.run(weights=str(file), device="cpu", workers=0, plots=False, save_dir=tmp_path)
+    assert line in heard.messages and "at shape (32, 3, 96, 96)" in heard.text
 
 
 def test_what_the_command_line_gives_counts(network, tiny_dataset, tmp_path, heard):

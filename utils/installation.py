@@ -24,6 +24,12 @@ def import_own(name: str) -> ModuleType:
     return import_module(PREFIX + name)
 
 
+def is_own(module: str) -> bool:
+    """Tell whether a module with this name would be one of this project, and not of an installed package."""
+    top = module.partition(".")[0]
+    return top == PACKAGE or (ROOT / top).is_dir() or (ROOT / f"{top}.py").is_file()
+
+
 def path_in_files(a_class: type) -> str:
     """The path under which checkpoints know a class: that of YOLOv5, also where the package is installed."""
     return f"{a_class.__module__.removeprefix(PREFIX)}.{a_class.__qualname__}"

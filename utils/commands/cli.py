@@ -13,6 +13,7 @@ from utils.commands import interrupts
 from utils.commands.allocator import keep_freed_memory
 from utils.commands.options import parse
 from utils.errors import InputError, loader_failure, without_middle
+from utils.installation import is_own
 from utils.log import LOGGER, colorstr, log_once, setup_logging, terminal_text
 
 BROKEN_PIPE = 13  # number of SIGPIPE, which Windows does not have
@@ -66,6 +67,8 @@ def describe(error: BaseException) -> str:
     """One line for an error that the user can fix: what is wrong and what to do; '' for an error of the program."""
     if isinstance(error, InputError):
         return without_middle(terminal_text(error))
+    if isinstance(error, ModuleNotFoundError) and error.name and not is_own(error.name):
+        return f"the package {error.name.partition('.')[0]} is not installed: pip install -r requirements.txt"
     advice = getattr(error, "advice", "")
     remedy = "check that the path exists, is writable and has free space" + (f"; then {advice}" if advice else "")
     if isinstance(error, OSError):
