@@ -60,7 +60,9 @@ FORMATS = (
     Format("TensorRT", "engine", ".engine", False, True, frozenset({"half", "dynamic"}),
            _GRAPH_FLAGS | {"workspace", "verbose"}, (("onnx", "onnx"), ("tensorrt", "tensorrt")), half_images=True),
     Format("CoreML", "coreml", ".mlpackage", True, False, frozenset({"half"}), packages=(("coremltools",) * 2,)),
-    Format("TensorFlow Lite", "tflite", ".tflite", True, False, packages=(("litert_torch", "litert-torch"),)),
+    Format("TensorFlow Lite", "tflite", ".tflite", True, False, frozenset({"int8", "raw_heads"}),
+           packages=(("litert_torch", "litert-torch"), ("ai_edge_litert", "ai-edge-litert")),
+           int8_packages=(("ai_edge_quantizer", "ai-edge-quantizer"),)),
     Format("ncnn", "ncnn", "_ncnn_model", True, False, frozenset({"half"}), packages=(("pnnx",) * 2, ("ncnn",) * 2)),
     SAFETENSORS,
 )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.backends.runtime import Runtime
+from models.map_decoder import decoder_of
 from models.metadata import FILE_NAME, Metadata, parse_metadata
 from utils.commands.packages import require
 
@@ -25,13 +26,17 @@ class TFLiteRuntime(Runtime):
         self.interpreter = interpreter(str(path), num_threads=torch.get_num_threads())
         self.interpreter.allocate_tensors()
         self.input = self.interpreter.get_input_details()[0]["index"]
-        self.output = self.interpreter.get_output_details()[0]["index"]
+        outputs = self.interpreter.get_output_details()
+        by_name = sorted(outputs, key=lambda output: (len(output["name"]), output["name"]))  # a number per level
+        self.outputs = [output["index"] for output in by_name]
+        self._decoder = decoder_of(self.metadata, self.device)
 
     def __call__(self, images: Tensor) -> Tensor:
         """See ``Runtime``."""
         self.interpreter.set_tensor(self.input, images.cpu().numpy())
         self.interpreter.invoke()
-        return torch.from_numpy(self.interpreter.get_tensor(self.output))
+        outputs = [torch.from_numpy(self.interpreter.get_tensor(index)) for index in self.outputs]
+        return self._decoder(outputs) if self._decoder else outputs[0]
 
 
 def read_metadata(path: Path) -> Metadata:

@@ -83,6 +83,7 @@ class ExportModel(nn.Module):
         if half:
             network.half()
         network.model[-1] = exported
+        self.eval()
         if half:
             exported.m.half()
         self.network = network

@@ -8,7 +8,7 @@ and a weight in 16 bits, at most 32767: weights up to 127 would give 64770, weig
 computes the same everywhere. Corrected biases compensate for the eighth bit.
 
 Ranges of activations are the extremes on all images. Means over the images were better on photographs, but clip values
-that occur in few images.
+that occur in few images. The quantizer of TensorFlow Lite takes moving averages.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from models.backends.openvino import kept_signal_stack
 from models.exporters.bias_correction import correct_biases
 from models.exporters.images import ImageBatches
 from utils.commands.packages import require
+
+_HEAD_OF_TFLITE = "ExportHead|serving_default_output"  # scopes of its operations, and the output
 
 
 def after_convolutions(readers: Mapping[str, Sequence[str]], convolutions: set[str]) -> list[str]:
@@ -134,6 +137,30 @@ def _head_of_openvino(model: Any) -> list[str]:
     kinds = {operation.get_friendly_name(): operation.get_type_name() for operation in operations}
     last = after_convolutions(readers, {name for name, kind in kinds.items() if kind.endswith("Convolution")})
     return [name for name in last if kinds[name] not in ("Constant", "Parameter", "Result")]
+
+
+def quantize_tflite(path: Path, images: ImageBatches, whole: bool) -> None:
+    """Quantize a TensorFlow Lite file in FP32 in place, by Google's quantizer.
+
+    Args:
+        path: the file; its input takes the batches. images: calibrate on these.
+        whole: quantize the head's convolutions, too, for chips that compute with integers alone.
+    """
+    quantizer_module = require("ai_edge_quantizer.quantizer", "--int8 --include tflite", "ai-edge-quantizer")
+    interpreter_class = require("ai_edge_litert.interpreter", "--int8 --include tflite", "ai-edge-litert").Interpreter
+    operation = require("ai_edge_quantizer.qtyping", "--int8 --include tflite").TFLOperationName
+    ((signature, sides),) = interpreter_class(str(path)).get_signature_list().items()
+    (name,) = sides["inputs"]
+    quantizer = quantizer_module.Quantizer(str(path))
+    quantizer.add_static_config(".*", operation.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
+    in_float = [(".*", operation.INPUT), (".*", operation.OUTPUT)]
+    for scope, kind in in_float if whole else [*in_float, (_HEAD_OF_TFLITE, operation.ALL_SUPPORTED)]:
+        quantizer.update_quantization_recipe(scope, kind, algorithm_key="no_quantize")
+    ranges = quantizer.calibrate(
+        {signature: [{name: batch.numpy()} for batch in images]}, num_threads=torch.get_num_threads()
+    )
+    result = quantizer.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+    path.write_bytes(result.quantized_model)
 
 
 @contextmanager
