@@ -14,7 +14,7 @@ SIZE = (30, 10)  # width, height of a label
 
 def corner_of(*boxes: list[float], frame: tuple[int, int] = (200, 200)) -> tuple[int, int] | None:
     """Upper left corner of the label of the first box."""
-    return LabelLayout(np.array(boxes, float), frame).place(0, SIZE)
+    return LabelLayout(np.array(boxes, float), frame).reserve(0, SIZE)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,10 @@ def test_a_label_goes_where_it_hides_nothing(boxes, expected):
 
 def test_labels_do_not_hide_one_another():
     layout = LabelLayout(np.array([[50.0, 50, 90, 90], [55, 52, 95, 92], [60, 54, 100, 94]]), (200, 200))
-    corners = [layout.place(index, SIZE) for index in range(3)]
-    assert len(layout.placed) == sum(corner is not None for corner in corners) >= 2
-    for index, (left, top, right, bottom) in enumerate(layout.placed):
-        for other in layout.placed[index + 1 :]:
+    corners = [layout.reserve(index, SIZE) for index in range(3)]
+    assert len(layout.reserved) == sum(corner is not None for corner in corners) >= 2
+    for index, (left, top, right, bottom) in enumerate(layout.reserved):
+        for other in layout.reserved[index + 1 :]:
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
 
 

@@ -68,12 +68,12 @@ def test_labelme_beside_the_images(tmp_path):
     assert (tmp_path / "0.txt").exists()
 
 
-@pytest.mark.parametrize("place", ["train/_annotations.coco.json", "annotations/instances_train.json", "labels.json"])
-def test_a_coco_file(tmp_path, place):
+@pytest.mark.parametrize("file", ["train/_annotations.coco.json", "annotations/instances_train.json", "labels.json"])
+def test_a_coco_file(tmp_path, file):
     images = pictures(tmp_path / "train", 4)
-    coco(tmp_path / place)
+    coco(tmp_path / file)
     hint = annotation_hint(images, NAMES)
-    assert f"found the COCO file {Path(place).name} in" in hint
+    assert f"found the COCO file {Path(file).name} in" in hint
     convert(hint)
     assert (tmp_path / "train" / "0.txt").exists()
 

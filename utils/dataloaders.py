@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -178,6 +178,23 @@ def count_workers(most: int, batch_size: int) -> int:
     return min(cores, batch_size if batch_size > 1 else 0, most)
 
 
+@contextmanager
+def _hint_at_other_labels(names: Mapping[int, str] | Sequence[str] | None) -> Iterator[None]:
+    """Add the command that converts what lies beside the images to the error that there are no labels."""
+    try:
+        yield
+    except UnlabelledError as error:
+        hint = annotation_hint(error.images, names)
+        raise InputError("; ".join(filter(None, (str(error), hint)))) from None
+
+
+def _warn_of_other_labels(dataset: LoadImagesAndLabels, names: Mapping[int, str] | Sequence[str]) -> None:
+    """Warn where most images have no label file, and labels in another format lie beside them."""
+    count = len(dataset) - dataset.label_file_count
+    if count > len(dataset) / 2 and (hint := annotation_hint(dataset.im_files, names)):
+        LOGGER.warning(f"WARNING: {count} of the {len(dataset)} images of {dataset.path} have no label file: {hint}")
+
+
 def create_dataloader(
     path: SplitPath,
     imgsz: int,
@@ -222,18 +239,13 @@ def create_dataloader(
     own_rank, rank_count = ranks() if rank != -1 else (0, 1)
     with first_rank_first() if rank != -1 else nullcontext():
         together = batch_size * rank_count  # all ranks process one shape at a time
-        try:
+        with _hint_at_other_labels(names):
             dataset = LoadImagesAndLabels(
                 path, imgsz, together, augment, hyp, rect, image_weights, cache, single_cls, stride, pad, prefix
             )
-        except UnlabelledError as error:
-            hint = annotation_hint(error.images, names)
-            raise InputError("; ".join(filter(None, (str(error), hint)))) from None
     if names is not None:
         check_class_indices(dataset.labels, dataset.label_files, len(names), names)
-        if dataset.label_file_count < len(dataset) / 2 and (hint := annotation_hint(dataset.im_files, names)):
-            count = len(dataset) - dataset.label_file_count
-            LOGGER.warning(f"WARNING: {count} of the {len(dataset)} images of {path} have no label file: {hint}")
+        _warn_of_other_labels(dataset, names)
     batch_size = min(batch_size, len(dataset))
     worker_count = count_workers(workers, batch_size)
     sampler: Sampler = SequentialSampler(dataset)

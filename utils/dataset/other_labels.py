@@ -45,8 +45,8 @@ def annotation_hint(images: Sequence[str], names: Mapping[int, str] | Sequence[s
     """
     stems = {Path(image).stem for image in images}
     split_names = {Path(image).parent.name.lower() for image in images}
-    places = _surroundings(images)
-    findings = [found for place in places if (found := _look(*place, stems, split_names)) is not None]
+    looked_at = [_look(*folders, stems, split_names) for folders in _surroundings(images)]
+    findings = [finding for finding in looked_at if finding is not None]
     if not findings:
         return ""
     best = max(findings, key=lambda finding: finding.count)
@@ -62,18 +62,18 @@ def annotation_hint(images: Sequence[str], names: Mapping[int, str] | Sequence[s
 def _surroundings(images: Iterable[str]) -> list[tuple[Path, Path]]:
     """Folders to look into, each with the folder of its images: those of the images first."""
     folders = list(dict.fromkeys(Path(image).parent for image in images))[:MOST_FOLDERS]
-    places: dict[Path, Path] = {}
+    folders_of_images: dict[Path, Path] = {}
     for folder in folders:
-        places.setdefault(folder, folder)
+        folders_of_images.setdefault(folder, folder)
         (label_file,) = img2label_paths([str(folder / "x.jpg")])
-        places.setdefault(Path(label_file).parent, folder)
+        folders_of_images.setdefault(Path(label_file).parent, folder)
     for folder in folders:
         for level, images_below in ((folder.parent, folder), (folder.parent.parent, folder.parent)):
-            places.setdefault(level, images_below)
+            folders_of_images.setdefault(level, images_below)
             for name in _entries(level):
                 if name.lower() in USUAL_FOLDERS and (level / name).is_dir():
-                    places.setdefault(level / name, images_below)
-    return list(places.items())
+                    folders_of_images.setdefault(level / name, images_below)
+    return list(folders_of_images.items())
 
 
 def _entries(folder: Path) -> list[str]:
@@ -92,8 +92,8 @@ def _look(folder: Path, images: Path, stems: set[str], split_names: set[str]) ->
     xml = sum(name.suffix.lower() == ".xml" for name in of_images)
     labelme = sum(name.suffix.lower() == ".json" for name in of_images)
     if xml or labelme:
-        kind = f"{xml} .xml files of Pascal VOC" if xml >= labelme else f"{labelme} .json files of LabelMe"
-        return Finding(folder, images, kind, max(xml, labelme))
+        text = f"{xml} .xml files of Pascal VOC" if xml >= labelme else f"{labelme} .json files of LabelMe"
+        return Finding(folder, images, text, max(xml, labelme))
     candidates = sorted(folder / name for name in names if name.suffix.lower() == ".json")[:MOST_JSON_FILES]
     collected = [file for file in candidates if _is_coco(file)]
     if not collected:

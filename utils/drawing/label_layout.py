@@ -12,21 +12,21 @@ INNER_SHARE = 0.25  # of the sides of its own box that a label inside may take u
 
 
 class LabelLayout:
-    """Places labels one after the other; those that come first have the choice.
+    """Finds room for labels one after the other; those that come first have the choice.
 
     Attributes:
         boxes: (N, 4) x1, y1, x2, y2 of all objects in pixels.
-        placed: (M, 4) the labels so far.
+        reserved: (M, 4) the labels so far.
     """
 
     def __init__(self, boxes: NDArray, frame: tuple[int, int]) -> None:
         """Begin with no labels in a picture of ``frame`` (width, height) pixels."""
         self.boxes = boxes
-        self.placed = np.zeros((0, 4))
+        self.reserved = np.zeros((0, 4))
         self._frame = np.array([*frame, *frame])
         self._areas = np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1)  # (N,)
 
-    def place(self, index: int, size: tuple[int, int]) -> tuple[int, int] | None:
+    def reserve(self, index: int, size: tuple[int, int]) -> tuple[int, int] | None:
         """Reserve room for a label of ``size`` (width, height) at box ``index``.
 
         Above the box is tried first, then below it, then inside a large one.
@@ -39,12 +39,12 @@ class LabelLayout:
         inside = (labels[:, :2] >= 0).all(1) & (labels <= self._frame).all(1)  # (K,)
         hidden = _shared_area(labels, self.boxes) / self._areas  # (K, N)
         hidden[:, index] = 0
-        clear = (hidden <= HIDDEN_SHARE).all(1) & ~_shared_area(labels, self.placed).any(1)  # (K,)
+        clear = (hidden <= HIDDEN_SHARE).all(1) & ~_shared_area(labels, self.reserved).any(1)  # (K,)
         usable = np.flatnonzero(inside & clear)
         if not len(usable):
             return None
         chosen = labels[usable[0]]
-        self.placed = np.concatenate((self.placed, chosen[None]))
+        self.reserved = np.concatenate((self.reserved, chosen[None]))
         return int(chosen[0]), int(chosen[1])
 
     def _candidates(self, index: int, size: Sequence[int]) -> NDArray:

@@ -44,7 +44,7 @@ def draw_objects(
         if confidences is not None:
             labels = [f"{name} {confidences[index]:.1f}", f"{confidences[index]:.1f}"]
         for label in labels:
-            corner = layout.place(index, annotator.plate_size(label))
+            corner = layout.reserve(index, annotator.plate_size(label))
             if corner is not None:
                 color = colors(class_index, bgr=True)
                 annotator.plate(corner, label, color, _readable_on(color))
