@@ -216,6 +216,21 @@ def test_other_names_are_left_alone(site: Site, tmp_path: Path):
     assert site.requests == []
 
 
+def test_shipped_weights_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(downloads, "ROOT", tmp_path / "package")
+    shipped = tmp_path / "package/data/weights/drawn.pt"
+    shipped.parent.mkdir(parents=True)
+    shipped.write_bytes(CONTENT)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    assert fetch_weights("data/weights/drawn.pt") == shipped
+    own = Path("data/weights/drawn.pt")
+    own.parent.mkdir(parents=True)
+    own.write_bytes(CONTENT)
+    assert fetch_weights("data/weights/drawn.pt") == own
+
+
 def test_the_default_is_the_public_release():
     assert downloads.RELEASES_URL == "https://github.com/ultralytics/yolov5/releases/download"
     assert downloads.RELEASES[0] == "v6.2"

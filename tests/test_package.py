@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickletools
 import re
@@ -19,6 +20,7 @@ from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from tests.conftest import WIDE_MODEL, draw_tiny_dataset
 from tests.pruning_networks import random_gammas
+from utils.log import LOGGER, log_as_command
 from utils.storage.files import ROOT
 from yolov5_prune.__main__ import COMMANDS
 from yolov5_prune.tree import FOLDERS, SCRIPTS, CheckoutFinder, renamed
@@ -121,6 +123,49 @@ def test_commands_are_those_of_the_project_table() -> None:
     programs += (ROOT / "prune_tools").glob("*.py")
     callable_ones = {file.stem.replace("_", "-") for file in programs if "\ndef cli() -> None:" in file.read_text()}
     assert callable_ones == set(COMMANDS)
+
+
+# -- logging -----------------------------------------------------------------------------------------------------------
+
+
+def bare_logger(patch: pytest.MonkeyPatch, root_handlers: list[logging.Handler]) -> logging.Logger:
+    """Return the project's logger as it is in a program that has set up nothing but ``root_handlers``."""
+    patch.setattr(logging.root, "handlers", root_handlers)  # within the test: pytest adds its own before each
+    LOGGER.handlers = []
+    LOGGER.setLevel(logging.NOTSET)
+    LOGGER.propagate = True
+    return LOGGER
+
+
+def test_calls_from_python_log_as_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = bare_logger(monkeypatch, [])
+    log_as_command()
+    log_as_command()
+    assert (len(logger.handlers), logger.level, logger.propagate) == (1, logging.INFO, False)
+
+
+def test_a_level_that_the_caller_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = bare_logger(monkeypatch, [])
+    logger.setLevel(logging.ERROR)
+    log_as_command()
+    assert (len(logger.handlers), logger.level) == (1, logging.ERROR)
+
+
+@pytest.mark.parametrize("owner", ["root", "own"])
+def test_handlers_of_the_caller_are_left_alone(monkeypatch: pytest.MonkeyPatch, owner: str) -> None:
+    handlers: dict[str, list[logging.Handler]] = {"root": [], "own": []}
+    handlers[owner] = [logging.NullHandler()]
+    logger = bare_logger(monkeypatch, handlers["root"])
+    logger.handlers = list(handlers["own"])
+    log_as_command()
+    assert (logger.handlers, logger.level, logger.propagate) == (handlers["own"], logging.NOTSET, True)
+
+
+def test_the_handler_of_a_colab_notebook_is_not_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = bare_logger(monkeypatch, [logging.NullHandler()])
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    log_as_command()
+    assert len(logger.handlers) == 1 and not logger.propagate
 
 
 # -- the built package -------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from utils.errors import InputError, MissingFileError
+from utils.installation import ROOT
 from utils.log import LOGGER
 from utils.storage.files import make_folder
 from utils.version import PROGRAM
@@ -247,9 +248,10 @@ def fetch_weights(file: str | Path, base_url: str = "", tags: Sequence[str] = RE
     """Return the path of a weights file, after downloading it if it is missing.
 
     Args:
-        file: a path, returned unchanged if it exists or is not the name of released weights; otherwise the weights of
-            that name are downloaded to it. Or an http(s) address, downloaded into the working folder unless a file of
-            that name exists there.
+        file: a path, returned unchanged if it exists or is not the name of released weights. Otherwise the file of
+            that name in the checkout or in the installed package counts; if there is none, released weights are
+            downloaded to the path. Or an http(s) address, downloaded into the working folder unless a file of that
+            name exists there.
         base_url: parent folder of the releases, default RELEASES_URL.
         tags: releases, tried in this order.
 
@@ -260,6 +262,8 @@ def fetch_weights(file: str | Path, base_url: str = "", tags: Sequence[str] = RE
         address = re.sub(r"^(https?):/+", r"\1://", str(file), flags=re.IGNORECASE)  # pathlib makes // one /
         return download(address, Path.cwd() / url_name(address))
     path = Path(file)
+    if not path.exists() and not path.is_absolute() and (ROOT / path).is_file():
+        return ROOT / path
     if path.exists() or not is_released(path):
         return path
     addresses = [f"{base_url or RELEASES_URL}/{tag}/{path.name}" for tag in tags]
