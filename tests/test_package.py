@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -259,3 +260,31 @@ def test_a_command_and_the_module_find_the_shipped_files(installed: Path, tmp_pa
     assert "normalised channels can be pruned in scope all" in done.stdout
     wrong = subprocess.run([*command[:3], "drain"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert wrong.returncode == 1 and "'drain' is not a command" in wrong.stderr
+
+
+# -- the image ---------------------------------------------------------------------------------------------------------
+
+
+def is_sent(path: str, patterns: list[str]) -> bool:
+    """Tell whether .dockerignore lets a path through: the last pattern that fits it or a folder above it decides."""
+    sent = True
+    parts = path.split("/")
+    above = ["/".join(parts[: count + 1]) for count in range(len(parts))]
+    for pattern in patterns:
+        text = pattern.removeprefix("!")
+        names = above if not text.startswith("**/") else parts
+        if any(fnmatch(name, text.removeprefix("**/")) for name in names):
+            sent = pattern.startswith("!")
+    return sent
+
+
+def test_the_image_gets_what_the_package_is_built_from() -> None:
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
+    assert set(copied) == {*SOURCES, *FILES, *(f"{script}.py" for script in SCRIPTS)}
+    assert all((ROOT / name).exists() for name in copied)
+    patterns = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()[1:]
+    assert {pattern[1:] for pattern in patterns if pattern.startswith("!") and "*" not in pattern} == set(copied)
+    assert all(is_sent(name, patterns) for name in (*copied, "data/weights/drawn_faces.pt", "utils/log.py"))
+    unwanted = ("runs/train/exp/weights/best.pt", "datasets/a.jpg", ".git/config", ".env", "utils/__pycache__/log.pyc")
+    assert not any(is_sent(name, patterns) for name in (*unwanted, "models/mine.pt", "data/mine/labels.cache"))
