@@ -1,7 +1,8 @@
-# All commands in an image: for CPUs, or with --build-arg TORCH_INDEX=https://pypi.org/simple for NVIDIA GPUs (CUDA).
+# All commands in an image: for CPUs, or for NVIDIA GPUs with
+# --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128
 #
 #   docker build --tag yolov5-prune .
-#   docker run --rm --ipc=host --user "$(id -u):$(id -g)" --volume "$PWD:/work" yolov5-prune yolov5-train --data mine.yaml
+#   docker run --rm --ipc=host --user "$(id -u):$(id -g)" --volume "$PWD:/workspace" yolov5-prune yolov5-train --data mine.yaml
 #
 # On a GPU add --gpus all, which needs the NVIDIA Container Toolkit. Loader processes share images through /dev/shm, of
 # which a container has 64 MB without --ipc=host.
@@ -23,6 +24,7 @@ RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" "torch>=2.6" "torchvis
 
 COPY pyproject.toml setup.py requirements-export.txt README.md LICENSE ./
 COPY train.py val.py detect.py export.py ./
+COPY docs/DATA.md ./docs/
 COPY data ./data
 COPY models ./models
 COPY prune_tools ./prune_tools
@@ -31,6 +33,6 @@ COPY yolov5_prune ./yolov5_prune
 RUN pip install --no-cache-dir --no-deps .
 
 # Runs, data sets and downloaded weights lie in the working folder; whoever the user is, caches can be written
-ENV MPLCONFIGDIR=/tmp/matplotlib
-WORKDIR /work
+ENV MPLCONFIGDIR=/var/tmp/matplotlib
+WORKDIR /workspace
 CMD ["python", "-m", "yolov5_prune", "train", "--help"]

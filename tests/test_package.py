@@ -24,10 +24,13 @@ from tests.pruning_networks import random_gammas
 from utils.log import LOGGER, log_as_command
 from utils.storage.files import ROOT
 from yolov5_prune.__main__ import COMMANDS
+from yolov5_prune.tree import FILES as TREE_FILES
 from yolov5_prune.tree import FOLDERS, SCRIPTS, CheckoutFinder, renamed
 
 SOURCES = ("data", "models", "prune_tools", "utils", "yolov5_prune")
-FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "requirements.txt", "requirements-export.txt")
+FILES = (
+    "setup.py", "pyproject.toml", "README.md", "LICENSE", "requirements.txt", "requirements-export.txt", "docs/DATA.md",
+)  # fmt: skip
 OF_CHECKOUT = {*FOLDERS, *SCRIPTS, "hubconf", "benchmarks", "tests"}  # names that must not be importable at the top
 
 OWN_IMPORT = re.compile(rf"^\s*(?:from|import) (?:{'|'.join((*FOLDERS, *SCRIPTS))})\b", re.MULTILINE)
@@ -181,7 +184,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SOURCES:
         shutil.copytree(ROOT / name, folder / "source" / name, ignore=ignored)
     for name in (*FILES, *(f"{script}.py" for script in SCRIPTS)):
-        shutil.copy(ROOT / name, folder / "source")
+        (folder / "source" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / "source" / name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     offline = ["--no-deps", "--no-index"]
     wheel = [*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", str(folder), str(folder / "source")]
@@ -216,7 +220,7 @@ def test_the_wheel_brings_one_package_with_its_data(installed: Path) -> None:
     assert names == {"yolov5_prune"}
     assert {f"yolov5-{name}" for name in COMMANDS} <= {path.stem for path in installed.glob("[bS]*/*")}
     package = installed / "yolov5_prune"
-    for file in ("models/yolov5n.yaml", "data/hyps/hyp.scratch-low.yaml", "prune_tools/report/page.html"):
+    for file in ("models/yolov5n.yaml", "data/hyps/hyp.scratch-low.yaml", "prune_tools/report/page.html", *TREE_FILES):
         assert (package / file).read_bytes() == (ROOT / file).read_bytes()
     assert (package / "py.typed").is_file()
 

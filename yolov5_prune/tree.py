@@ -24,6 +24,7 @@ PACKAGE = "yolov5_prune"
 FOLDERS = ("data", "models", "prune_tools", "utils")
 SCRIPTS = ("detect", "export", "train", "val")  # they become yolov5_prune.scripts.train ...
 SCRIPTS_PACKAGE = f"{PACKAGE}.scripts"
+FILES = ("requirements.txt", "docs/DATA.md")  # that a function of v6.2 reads, and that messages name
 OWN_MODULES = ("library",)  # of the package itself, written with the checkout's names
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.cache")
 
@@ -67,6 +68,9 @@ def write_package(checkout: Path, package: Path) -> None:
         shutil.copytree(checkout / folder, package / folder, ignore=LEFT_OUT, dirs_exist_ok=True)
     for script in SCRIPTS:
         shutil.copy(checkout / f"{script}.py", package / "scripts")
+    for name in FILES:
+        (package / name).parent.mkdir(exist_ok=True)
+        shutil.copy(checkout / name, package / name)
     copied = [file for folder in (*FOLDERS, "scripts") for file in (package / folder).rglob("*.py")]
     for file in (*copied, *(package / f"{name}.py" for name in OWN_MODULES)):
         file.write_text(renamed(file.read_text(encoding="utf-8")), encoding="utf-8")
