@@ -12,10 +12,10 @@ from models.yolo import DetectionModel
 from prune_tools.channels.groups import left_whole
 from prune_tools.channels.structure import Structure
 from prune_tools.planning import latency
-from prune_tools.planning.costs import CostModel
-from prune_tools.planning.goals import Target
+from prune_tools.planning.costs import CostModel, cost_of
+from prune_tools.planning.goals import Target, readable
 from prune_tools.planning.options import ChannelOptions, PlanOptions
-from prune_tools.planning.plan import Plan, plan_by_percent
+from prune_tools.planning.plan import Plan, keep_all, plan_by_percent
 from prune_tools.planning.scores import NEEDS_IMAGES, Material, Scores, score_channels
 from prune_tools.planning.targets import TargetPlanner
 from prune_tools.training_images import read_training_images
@@ -65,7 +65,14 @@ def _training_batches(
         yield images.float() / 255, labels
 
 
-def make_plan(model: DetectionModel, options: PlanOptions, data: str, image_size: int) -> tuple[Structure, Plan]:
+def make_plan(
+    model: DetectionModel,
+    options: PlanOptions,
+    data: str,
+    image_size: int,
+    target: Target | None = None,
+    whole: DetectionModel | None = None,
+) -> tuple[Structure, Plan]:
     """The groups of ``model`` that may be pruned, and the channels of them to keep; logs a summary.
 
     Args:
@@ -73,35 +80,48 @@ def make_plan(model: DetectionModel, options: PlanOptions, data: str, image_size
         options: scope, score, limits and goal.
         data: data set YAML, for scores that need training images.
         image_size: pixels, of these images and of those that are timed.
+        target: instead of that of ``options``.
+        whole: the network with all its units, from which a ratio of time counts; None: ``model``.
 
     Raises:
         InputError: nothing can be pruned, a target that cannot be reached, a pattern without a match.
     """
     structure, scores = score_groups(model, options, data, image_size)
-    target = options.target()
-    if target is None:
-        assert options.percent is not None
-        plan = plan_by_percent(structure.groups, scores, options.percent, options.limits())
-    else:
-        plan = _plan_for(target, structure, scores, options, image_size)
+    plan = plan_for(target or options.target(), structure, scores, options, image_size, whole)
     LOGGER.info(plan.summary())
-    plan.warning = warning_of_large_gammas(structure, plan)
+    if whole is None or plan.removes_any(structure.groups):
+        plan.warning = warning_of_large_gammas(structure, plan)
     if plan.warning:
         LOGGER.warning(f"WARNING: {plan.warning}")
     return structure, plan
 
 
-def _plan_for(target: Target, structure: Structure, scores: Scores, options: PlanOptions, image_size: int) -> Plan:
+def plan_for(
+    target: Target | None,
+    structure: Structure,
+    scores: Scores,
+    options: PlanOptions,
+    image_size: int,
+    whole: DetectionModel | None = None,
+) -> Plan:
+    """The channels to keep for a target, or for the percentage of ``options``; other arguments as in ``make_plan``."""
+    if target is None:
+        assert options.percent is not None
+        return plan_by_percent(structure.groups, scores, options.percent, options.limits())
     planner = TargetPlanner(structure.groups, scores, CostModel(structure), options.limits())
     if target.quantity != "latency":
+        present = cost_of(target.quantity, structure.model)
+        if whole is not None and not target.relative and present <= target.value:
+            amounts = f"{readable(target.quantity, present)} of at most {readable(target.quantity, target.value)}"
+            return keep_all(structure.groups, f"Target met by larger units alone, {amounts}: no channel is removed")
         return planner.plan(target)
     latency.check_runtime(options.runtime)
-    whole = latency.prepare(structure.model, image_size, options.runtime)
+    timed_whole = latency.prepare(whole or structure.model, image_size, options.runtime)
 
     def measure(plan: Plan) -> tuple[float, float]:
         narrow = deepcopy(structure.model)
         prune_model(narrow, structure.groups, plan)
-        calls = {"narrow": latency.prepare(narrow, image_size, options.runtime), "whole": whole}
+        calls = {"narrow": latency.prepare(narrow, image_size, options.runtime), "whole": timed_whole}
         times = latency.time_calls(calls)
         return times["narrow"], times["whole"]
 

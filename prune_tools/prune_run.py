@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from prune_tools.make_plan import make_plan
 from prune_tools.opening import Inputs, open_inputs
 from prune_tools.options import PruneOptions
 from prune_tools.planning import latency
-from prune_tools.planning.plan import Plan
+from prune_tools.planning.plan import Plan, keep_all
 from prune_tools.planning.scores import gamma_scores
 from prune_tools.pruning import Pruned, prune
 from prune_tools.report.pictures import gamma_histogram, layer_widths
@@ -30,6 +31,7 @@ from prune_tools.survey.record import Surveys, find_surveys, surveys_of
 from prune_tools.tuning.distillation import matching_levels
 from prune_tools.tuning.options import FinetuneOptions
 from prune_tools.tuning.recipes import DEFAULT, recipe_after
+from prune_tools.units.choice import Chosen, choose_units
 from prune_tools.yolo_pruned import save_pruned
 from utils.commands.next_steps import following, log_next
 from utils.commands.options import command_line, to_dict
@@ -47,17 +49,31 @@ def prune_run(options: PruneOptions) -> Path:
     surveys = find_surveys(options, run_folder)
     inputs = open_inputs(options)
     surveys = surveys_of(surveys, inputs.options.weights)
-    structure, plan = make_plan(inputs.model, inputs.options, inputs.options.data, inputs.options.imgsz)
+    chosen = choose_units(inputs)
+    structure, plan = plan_channels(inputs, chosen)
     with claimed_folder(run_folder, options.exist_ok) as folder:
-        return _prune_into(folder, inputs, structure, plan, surveys)
+        return _prune_into(folder, inputs, chosen, structure, plan, surveys)
 
 
-def _prune_into(folder: Path, inputs: Inputs[PruneOptions], structure: Structure, plan: Plan, surveys: Surveys) -> Path:
+def plan_channels(inputs: Inputs[PruneOptions], chosen: Chosen) -> tuple[Structure, Plan]:
+    """The channels to remove from the network that is left of the units, within the budget of the whole one."""
+    options = replace(inputs.options, skip=chosen.skip)
+    if "channels" not in options.units:
+        structure = Structure.of(chosen.model).protect(options.skip).select(options.scope)
+        return structure, keep_all(structure.groups, "Channels are left whole, as --units names other units only")
+    whole = inputs.model if chosen.removal else None
+    return make_plan(chosen.model, options, options.data, options.imgsz, chosen.target, whole)
+
+
+def _prune_into(
+    folder: Path, inputs: Inputs[PruneOptions], chosen: Chosen, structure: Structure, plan: Plan, surveys: Surveys
+) -> Path:
     options, model = inputs.options, inputs.model
     loader = inputs.open_loader()
     images = next(iter(loader))[0].to(next(model.parameters()).device).float() / 255
     pruned = prune(structure, plan, options, inputs.repair_batches(), images)
-    widths = layer_table(model, pruned.model)
+    pruned.notes[:0] = chosen.notes
+    widths = layer_table(structure.model, pruned.model)
     LOGGER.info(f"\n{widths}\n")
     result = folder / "pruned_model.pt"
     networks = {"before": (model, options.weights[0]), "pruned": (pruned.model, str(result))}
@@ -69,7 +85,8 @@ def _prune_into(folder: Path, inputs: Inputs[PruneOptions], structure: Structure
     assert pruned.masked is not None
     save_pruned(folder, pruned.model, pruned.masked, inputs.checkpoint)
     with atomic_path(folder / "report.txt") as draft:
-        draft.write_text(f"{options.weights[0]}\n{plan.summary()}\n\n{widths}\n\n{summary}\n", encoding="utf-8")
+        lines = [options.weights[0], *chosen.notes, plan.summary(), "", widths, "", summary, ""]
+        draft.write_text("\n".join(lines), encoding="utf-8")
     report = report_of(structure, plan, pruned, rows, options)
     report.surveys = surveys
     if not options.noval:
@@ -78,7 +95,7 @@ def _prune_into(folder: Path, inputs: Inputs[PruneOptions], structure: Structure
     report.save(folder)
     files = "pruned_model.pt, pruned_model.yaml, orign_model.pt, report.html, report.json, report.txt"
     LOGGER.info(f"Results saved to {colorstr('bold', str(folder))}: {files}")
-    pruned_any = plan.removes_any(structure.groups)
+    pruned_any = bool(chosen.removal) or plan.removes_any(structure.groups)
     log_next(*next_steps(result, options, inputs.checkpoint, rows, inputs.recorded(), pruned_any))
     return folder
 

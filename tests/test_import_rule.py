@@ -37,7 +37,7 @@ MAY_IMPORT = {  # besides itself; one line for each package
     "prune_tools.repair": "utils models prune_tools prune_tools.channels prune_tools.planning",
     "prune_tools.planning": "utils utils.commands models* prune_tools.channels",
     "prune_tools.units": "utils* models* scripts prune_tools prune_tools.channels prune_tools.planning"
-    " prune_tools.repair",
+    " prune_tools.repair prune_tools.report",
     "prune_tools.sparsity": "utils utils.commands utils.training scripts prune_tools prune_tools.channels"
     " prune_tools.planning prune_tools.tuning",
     "prune_tools.tuning": "utils* models models.exporters scripts",

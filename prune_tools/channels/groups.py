@@ -166,25 +166,30 @@ def select_groups(groups: Iterable[ChannelGroup], scope: str = "seed") -> list[C
     return selected
 
 
-def protect(groups: Iterable[ChannelGroup], model: nn.Module, patterns: Iterable[str]) -> list[ChannelGroup]:
-    """The groups; those that a layer named by a pattern produces or scales get a reason to stay whole.
-
-    Args:
-        patterns: module paths of ``model`` with shell wildcards; a path stands for all that is below it.
+def named_by(model: nn.Module, pattern: str) -> set[str]:
+    """The paths of the modules that a pattern of --skip names: shell wildcards, with all that is below each match.
 
     Raises:
         InputError: a pattern that fits no module, naming close paths.
     """
-    groups, modules = list(groups), [path for path, _ in model.named_modules() if path]
+    modules = [path for path, _ in model.named_modules() if path]
+    matched = tuple(fnmatch.filter(modules, pattern))
+    if not matched:
+        close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
+        hint = f"did you mean {', '.join(close)}?" if close else "prune_tools/groups.py lists the layers"
+        raise InputError(f"--skip {short_repr(pattern)} fits no layer of this model: {hint}")
+    return set(matched) | {path for path in modules if path.startswith(tuple(f"{above}." for above in matched))}
+
+
+def protect(groups: Iterable[ChannelGroup], model: nn.Module, patterns: Iterable[str]) -> list[ChannelGroup]:
+    """The groups; those that a layer named by a pattern (see ``named_by``) makes or scales get a reason to stay whole.
+
+    Raises:
+        InputError: a pattern that fits no module of ``model``.
+    """
+    groups = list(groups)
     for pattern in patterns:
-        matched = tuple(fnmatch.filter(modules, pattern))
-        if not matched:
-            close = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.3)
-            hint = f"did you mean {', '.join(close)}?" if close else "prune_tools/groups.py lists the layers"
-            raise InputError(f"--skip {short_repr(pattern)} fits no layer of this model: {hint}")
-        protected = set(matched) | {
-            path for path in modules if path.startswith(tuple(f"{above}." for above in matched))
-        }
+        protected = named_by(model, pattern)
         for index, group in enumerate(groups):
             paths = {member.path for member in group.members if member.role != "input"}
             if not group.reason and paths & protected:

@@ -11,14 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from prune_tools.channels.structure import Structure
 from prune_tools.channels.tracing import CONVOLUTIONS, Step, is_depthwise
 from prune_tools.planning.plan import Plan
-from utils.model_info import blank_image, count_operations, count_parameters, grid_size
+from utils.model_info import blank_image, count_operations, count_parameters, gflops, grid_size
 
 IMAGE_SIZE = 640  # pixels; the size for which YOLOv5 prints GFLOPs
 QUANTITIES = ("params", "flops")
+
+
+def cost_of(quantity: str, model: nn.Module) -> float:
+    """Parameters ('params') or operations ('flops') of a network, counted as ``CostModel`` counts them."""
+    return float(count_parameters(model)) if quantity == "params" else 1e9 * (gflops(model, IMAGE_SIZE) or 0.0)
 
 
 @dataclass

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from prune_tools.planning.goals import Limits, Target, target_of
 from utils.commands.options import CheckedOptions, as_list, option, settle
-from utils.errors import InputError
+from utils.errors import InputError, short_repr
 
 DEFAULT_PERCENT = 0.4
 DEFAULT_ROUNDING = 8  # default channel multiple for budgets; convolution kernels are fastest at multiples of 8
 SCORE_IMAGES = 256
+UNITS = ("channels", "levels", "blocks")
+LEVEL_LOSS = 0.005
+UNITS_HELP = (
+    "what may be removed: channels; levels of the head that the objects of the training images do not need; blocks "
+    "x + f(x), chosen on training images. "
+)
+LEVEL_LOSS_HELP = (
+    "for --units levels: share of the objects that may belong to removed levels alone, and of mAP50-95 on training "
+    "images that may be lost with them"
+)
 SCORE_NAMES = ("gamma", "gamma-norm", "taylor", "random")  # of scores.SCORES, which loads torch
+
+
+def checked_units(units: Sequence[str] | str, level_loss: float) -> list[str]:
+    """The units, each once, in the order of UNITS.
+
+    Raises:
+        InputError: an unknown unit, none, or a limit for levels that are not among them.
+    """
+    given = as_list(units)
+    unknown = [unit for unit in given if unit not in UNITS]
+    if unknown or not given:
+        got = short_repr(unknown[0]) if unknown else "none"
+        raise InputError(f"--units takes one or more of {', '.join(UNITS)}, got {got}")
+    if level_loss != LEVEL_LOSS and "levels" not in given:
+        raise InputError(f"--allow-level-loss {level_loss:g} only acts with --units levels: add that, or leave it out")
+    return [unit for unit in UNITS if unit in given]
 
 
 @dataclass(frozen=True)
@@ -82,11 +109,27 @@ class PlanOptions(ChannelOptions):
     target_flops: str = option("", "operations that remain, at 640 pixels as YOLOv5 prints them: 2.1G, or a ratio")
     target_latency: str = option("", "time per image of --imgsz on this machine that remains: 12ms, or a ratio")
     runtime: str = option("torch", "where --target-latency is measured", choices=["torch", "onnxruntime", "openvino"])
+    units: list[str] = option(
+        ["channels"],
+        UNITS_HELP + "Without channels these stay whole, for a sparse training to come",
+        nargs="+",
+        choices=UNITS,
+        handed_on=False,
+    )
+    allow_level_loss: float = option(LEVEL_LOSS, LEVEL_LOSS_HELP, at_least=0, at_most=1, handed_on=False)
 
     def __post_init__(self) -> None:
         """Refuse goals that contradict each other, and fill in the default goal."""
         target = self.target()
         super().__post_init__()
+        settle(self, units=checked_units(self.units, self.allow_level_loss))
+        if "blocks" in self.units and (target is None or target.quantity == "latency"):
+            raise InputError(
+                "--units blocks chooses between blocks and channels within a budget: give --target-flops or "
+                "--target-params"
+            )
+        if self.percent is not None and "channels" not in self.units:
+            raise InputError(f"--percent {self.percent:g} counts channels: add them to --units, or leave it out")
         if self.percent is not None and target is not None:
             raise InputError(f"--percent and {target.flag} contradict each other: give one of them")
         if target is None:

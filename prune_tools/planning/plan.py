@@ -90,6 +90,11 @@ def keep_largest(values: torch.Tensor, count: int) -> np.ndarray:
     return order[:count].sort().values.cpu().numpy()
 
 
+def keep_all(groups: Sequence[ChannelGroup], goal: str) -> Plan:
+    """The plan that removes no channel; ``goal`` is its summary."""
+    return Plan({group.name: np.arange(group.size) for group in groups}, goal=goal)
+
+
 def plan_by_percent(
     groups: Sequence[ChannelGroup], scores: Mapping[str, torch.Tensor], percent: float, limits: Limits | None = None
 ) -> Plan:

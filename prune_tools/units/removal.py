@@ -67,12 +67,6 @@ def find_blocks(model: DetectionModel) -> list[str]:
     return paths
 
 
-def level_names(model: DetectionModel) -> list[str]:
-    """The levels of a head in words: 'stride 32'."""
-    head: Any = model.model[-1]
-    return [f"stride {int(stride)}" for stride in head.stride]
-
-
 def obstacle(model: DetectionModel, removal: Removal) -> str:
     """Return why a network without these units could not be used; '' if it could.
 
@@ -82,7 +76,7 @@ def obstacle(model: DetectionModel, removal: Removal) -> str:
     head: Any = model.model[-1]
     if len(removal.levels) >= head.nl:
         return "a network needs a level"
-    reduced = remove_units(model, removal).to("meta")
+    reduced = without_units(model, removal).to("meta")
     side = ODD * grid_size(reduced)
     try:
         with torch.no_grad():
@@ -154,21 +148,54 @@ def remove_units(model: DetectionModel, removal: Removal) -> DetectionModel:
     return compact(silence(model, removal), removal)
 
 
-def compact(silenced: DetectionModel, removal: Removal) -> DetectionModel:
-    """Take what a removal has silenced out of a copy of the network, and describe the result in its YAML.
+def moved_paths(model: DetectionModel, removal: Removal) -> dict[str, str]:
+    """The path that each module of ``model`` has without the units, by its present path; those that go have none."""
+    silenced = silence(model, removal)
+    before = {path: module for path, module in silenced.named_modules() if path}
+    after = {id(module): path for path, module in _bare(silenced, removal).named_modules()}
+    return {path: after[id(module)] for path, module in before.items() if id(module) in after}
+
+
+def compact(network: DetectionModel, removal: Removal) -> DetectionModel:
+    """Take what a removal has silenced out of the network, in place, and describe the rest in its YAML; returns it.
 
     Args:
-        silenced: the result of ``silence`` for the same removal, possibly with other weights.
+        network: the result of ``silence`` for the same removal, possibly with other weights.
         removal: the units.
     """
-    network = deepcopy(silenced)
     rows = _rows(network)
     rows[-1] = _head_row(rows[-1], network.model[-1], removal.levels)
     depth = network.yaml["depth_multiple"]
     if removal.blocks:  # a depth multiple may not express the number that remains
-        depth = 1.0
         for row in rows:
-            row.number = scaled_depth(row.number, network.yaml["depth_multiple"])
+            row.number = scaled_depth(row.number, depth)
+        depth = 1.0
+    needed = _take_out(network, rows, removal)
+    _record(network, rows, needed, removal, depth)
+    return network
+
+
+def without_units(model: DetectionModel, removal: Removal) -> DetectionModel:
+    """``remove_units`` without a new YAML, which takes most of its time."""
+    return _bare(silence(model, removal), removal)
+
+
+def _bare(network: DetectionModel, removal: Removal) -> DetectionModel:
+    """``compact`` without a new YAML, in place."""
+    rows = _rows(network)
+    rows[-1] = _head_row(rows[-1], network.model[-1], removal.levels)
+    for row in rows:
+        row.number = scaled_depth(row.number, network.yaml["depth_multiple"])
+    _take_out(network, rows, removal)
+    return network
+
+
+def _take_out(network: DetectionModel, rows: Sequence[Row], removal: Removal) -> list[int]:
+    """Take the silenced parts out of the layers of ``network`` and out of ``rows``, whose numbers count blocks.
+
+    Returns:
+        The indices of the rows that remain.
+    """
     lost = Counter(int(path.split(".")[1]) for path in removal.blocks)
     layers: list[nn.Module] = list(network.model)
     sources: list[list[int]] = []
@@ -186,8 +213,7 @@ def compact(silenced: DetectionModel, removal: Removal) -> DetectionModel:
         _renumber(rows[index], layers[index], [numbers[source] for source in sources[index]], numbers[index])
     network.model = nn.Sequential(*(layers[index] for index in needed))
     network.save = sorted(source % numbers[index] for index in needed for source in rows[index].sources if source != -1)
-    _record(network, rows, needed, removal, depth)
-    return network
+    return needed
 
 
 def _head_row(row: Row, head: Any, levels: Sequence[int]) -> Row:
