@@ -122,7 +122,7 @@ def check_page(page: Page) -> None:
     names = [tag for tag, _ in page.tags]
     assert names.count("table") == 4 and not {"script", "link", "iframe"} & set(names)
     assert not any("href" in attributes for _, attributes in page.tags)
-    for expected in ("mAP50-95", "1,766,623", "model.1.bn", "25%", "--percent 0.3", "The cliff", "--skip model.1.conv",
+    for expected in ("mAP50-95", "1,766,623", "model.1.bn", "25%", "--percent 0.3", "The cliff", "model.1.conv (0.200)",
                      "a note", "--include onnx", "face", PROGRAM, __version__, "Python", "torch", HOSTILE,
                      "a.jpg"):  # fmt: skip
         assert expected in page.text, expected
@@ -218,7 +218,7 @@ def test_json_holds_the_same_figures(folder):
     assert figures["layers"][1] == {"name": "model.1.bn", "before": 32, "after": 8}
     assert sum(figures["gammas"]["counts"]["stays"]) == 2 and figures["gammas"]["threshold"] == 0.25
     assert figures["sweep"]["conclusion"]["cliff"] == [0.1, 0.2]
-    assert figures["sensitivity"]["conclusion"]["skip"] == ["model.1.conv"]
+    assert figures["sensitivity"]["conclusion"]["sensitive"] == ["model.1.conv"]
     assert [name[-5:] for name in figures["images"]] == ["a.jpg", "b.jpg"] and figures["commands"]
     assert figures["versions"][PROGRAM] == __version__ and figures["versions"]["Python"]
 

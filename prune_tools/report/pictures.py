@@ -31,7 +31,7 @@ BINS = 80  # of histograms
 TILES = 12  # validation images in the picture of detections
 COLUMNS = 4
 SMALLEST_TILE = 480  # pixels: small images are enlarged, so that the labels can be read
-FONT_SIZE = 14  # of the labels, pixels
+FONT_SHARE = 1 / 24  # of the side of a picture: the labels are still read where it is shown at half its size
 LEGEND_FONT = 24
 EMPTY_GREY = 114  # shown instead of a picture that cannot be read; also the grey of letterboxes
 
@@ -122,7 +122,8 @@ def picture_detections(
         detections = detector(rgb, native.shape[:2]).cpu().numpy()  # (N, 6), best first
         tile, scale, padding = letterbox(native, side, auto=False)
         boxes = detections[:, :4] * (*scale, *scale) + (*padding, *padding)  # (N, 4) in pixels of the tile
-        annotator = Annotator(tile.copy(), 2, FONT_SIZE, pil=True, example=" ".join(detector.names.values()))
+        example = " ".join(detector.names.values())
+        annotator = Annotator(tile.copy(), 2, round(side * FONT_SHARE), pil=True, example=example)
         draw_objects(annotator, boxes, detections[:, 5].astype(int), detector.names, detections[:, 4])
         tiles.append(annotator.result())
     return tiles, dict(detector.names)
