@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 from utils.commands.options import LARGEST_IMAGE
 from utils.dataset.classes import MOST_CLASSES
 from utils.errors import InputError, MissingFileError, short_repr
-from utils.log import LOGGER
 from utils.storage.files import ROOT, read_yaml
 
 REQUIRED_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
 OPTIONAL_KEYS = ("ch", "inplace", "activation", "channels", "modules")
+KEYS = REQUIRED_KEYS + OPTIONAL_KEYS
 MOST_ROWS = 1000  # yolov5-p7: 42
 MOST_ANCHORS = 100  # per level; also the limit for levels
 _MOST: dict[str, tuple[Any, float]] = {
@@ -45,7 +46,7 @@ def read_config(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         MissingFileError: no such file.
-        InputError: a key is missing or has a value of the wrong kind.
+        InputError: a key is missing, unknown, or has a value of the wrong kind.
     """
     title, config = ("the given mapping", cfg) if isinstance(cfg, Mapping) else (cfg, read_yaml(find_config(cfg)))
     if not isinstance(config, Mapping):
@@ -62,9 +63,11 @@ def read_config(cfg: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if rows > MOST_ROWS:
         raise InputError(f"{title} has {rows} rows, at most {MOST_ROWS} are possible")
     _check_anchors(title, config["anchors"])
-    unknown = [key for key in config if key not in (*REQUIRED_KEYS, *OPTIONAL_KEYS)]
-    if unknown and not isinstance(cfg, Mapping):
-        LOGGER.warning(f"WARNING: {title}: the key {short_repr(unknown[0])} is not known here and is ignored")
+    for key in config:
+        if key not in KEYS:
+            close = difflib.get_close_matches(str(key)[:100], KEYS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(KEYS)}"
+            raise InputError(f"{title}: unknown key {short_repr(key)}; {hint}")
     return dict(config)
 
 

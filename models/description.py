@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.activations import ACTIVATIONS, DEFAULT, module_text, parse_activation, set_activation
 from models.blocks import Conv
-from models.configuration import read_config
+from models.configuration import KEYS, read_config
 from models.module_settings import differences, measure_modules, set_norms
 from models.parser import parse_model
 from models.widths import apply_widths, differing_widths
@@ -28,7 +28,7 @@ def describe(model: DetectionModel) -> dict[str, Any]:
     """A configuration from which ``DetectionModel`` rebuilds ``model``, except for its weights and names.
 
     It is ``model.yaml`` if that is complete. Otherwise ``activation``, ``channels`` and ``modules`` are measured, and
-    the anchors are those of the head, in pixels.
+    the anchors are those of the head, in pixels. Other programs' keys in it, which mean nothing here, are left out.
 
     Raises:
         InputError: the model has no configuration, or a difference from it that no configuration can express.
@@ -36,7 +36,9 @@ def describe(model: DetectionModel) -> dict[str, Any]:
     if not isinstance(getattr(model, "yaml", None), Mapping):
         raise InputError("it has no configuration (its 'yaml' is missing)")
     try:
-        described = read_config(_with_head(model, deepcopy(dict(model.yaml))))
+        described = read_config(
+            _with_head(model, deepcopy({key: model.yaml[key] for key in KEYS if key in model.yaml}))
+        )
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(f"its configuration (yaml) cannot be used ({one_line(error)})") from error
     if not _first_difference(described, model):

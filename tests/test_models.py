@@ -18,7 +18,7 @@ from models.parser import parse_model, resolve_word, scaled_depth, scaled_width
 from models.tta import scale_img
 from models.yolo import DetectionModel, Model
 from utils.errors import InputError, MissingFileError
-from utils.storage.files import ROOT, read_yaml
+from utils.storage.files import ROOT, read_yaml, write_yaml
 
 SIZES = sorted(path.name for path in (ROOT / "models").rglob("yolo*.yaml"))
 PARAMETERS = {
@@ -186,6 +186,8 @@ def test_rarer_rows():
     ({"anchors": [[1, 2, 3]]}, "anchors must be a count per level"),
     ({"anchors": [[1, 2], [1, 2, 3, 4]]}, "anchors must be a count per level"),
     ({"anchors": []}, "anchors must be a count per level"),
+    ({"activaton": "nn.ReLU()"}, "the given mapping: unknown key 'activaton'; did you mean activation?"),
+    ({"x" * 9999: 1}, "unknown key 'xxx.*; known are nc, depth_multiple, .*, activation, channels, modules"),
     ({"anchors": [[8, 8, 16, 16]]}, "anchors for 1 levels, but Detect reads 2 layers"),
     ({"backbone": [[-1, 1, "Convolution", [8]]]}, "layer 0 .*unknown module 'Convolution'"),
     ({"backbone": [[-1, 1, "os.system", ["true"]]]}, "unknown module"),
@@ -218,6 +220,9 @@ def test_files_that_are_no_configuration(tmp_path):
         DetectionModel(file)
     with pytest.raises(InputError, match="it lacks nc"):
         DetectionModel(ROOT / "models/hub/anchors.yaml")
+    write_yaml(file, changed() | {"activations": "nn.ReLU()"})
+    with pytest.raises(InputError, match=r"list\.yaml: unknown key 'activations'; did you mean activation\?"):
+        DetectionModel(file)
 
 
 # -- construction ------------------------------------------------------------------------------------------------------

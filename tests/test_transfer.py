@@ -269,7 +269,7 @@ def test_an_activation_is_kept_from_training_to_fine_tuning(tiny_dataset, tmp_pa
     write_yaml(tmp_path / "leaky.yaml", {**TINY_MODEL, "activation": "nn.LeakyReLU(0.1)"})
     runs = tmp_path / "runs"
     train.main(short_run(TrainOptions, "", tiny_dataset, runs, cfg=str(tmp_path / "leaky.yaml")))
-    train_sparity.main(short_run(SparseOptions, runs / "exp/weights/last.pt", tiny_dataset, runs))
+    train_sparity.main(short_run(SparseOptions, runs / "exp/weights/last.pt", tiny_dataset, runs, st=True))
     pruned = prune.main(build(
         PruneOptions, weights=[str(runs / "exp2/weights/last.pt")], cfg="", data=str(tiny_dataset), imgsz=64,
         percent=0.3, reconstruct=0, noval=True, device="cpu", project=str(runs), name="pruned",
@@ -284,6 +284,13 @@ def test_an_activation_is_kept_from_training_to_fine_tuning(tiny_dataset, tmp_pa
     torch.testing.assert_close(outputs(rebuilt), outputs(model), rtol=1e-4, atol=1e-3)
 
 
+def test_a_key_of_another_program_in_a_checkpoint(tmp_path):
+    source = tiny_network(activation="nn.ReLU()")
+    source.yaml["remark"] = "of another program"
+    model = rebuilt_by_training(saved(source, tmp_path / "other.pt"), 2)
+    assert type(model.model[0].act) is nn.ReLU and "remark" not in model.yaml
+
+
 @pytest.mark.parametrize("seed", [1, 3])
 def test_an_altered_network_goes_through_sparse_training_and_pruning(seed, tiny_dataset, tmp_path):
     source = tiny_network()
@@ -292,7 +299,7 @@ def test_an_altered_network_goes_through_sparse_training_and_pruning(seed, tiny_
     source.model[2].cv1.bn.num_batches_tracked, source.model[2].cv1.bn.track_running_stats = None, False
     source.model[3].bn = nn.BatchNorm2d(16, affine=False)
     runs = tmp_path / "runs"
-    train_sparity.main(short_run(SparseOptions, saved(source, tmp_path / "altered.pt"), tiny_dataset, runs))
+    train_sparity.main(short_run(SparseOptions, saved(source, tmp_path / "altered.pt"), tiny_dataset, runs, st=True))
     folder = prune.main(build(
         PruneOptions, weights=[str(runs / "exp/weights/last.pt")], cfg="", data=str(tiny_dataset), imgsz=64,
         percent=0.3, scope="all", reconstruct=4, recalibrate=4, noval=True, device="cpu", project=str(runs),

@@ -149,3 +149,18 @@ def test_coreml_converts(exported):
     if sys.platform != "darwin":
         with pytest.raises(InputError, match="macOS and iOS only"):
             DetectMultiBackend(path)
+
+
+def test_activations_of_the_checkpoint_are_those_of_the_graph(tmp_path, tiny_dataset):
+    needs("onnx")
+    rows = [[-1, 1, "Conv", [8, 3, 8]], [-1, 2, "C3", [8]], [[1], 1, "Detect", ["nc", "anchors"]]]
+    model = DetectionModel({
+        "nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30]], "backbone": rows[:2],
+        "head": rows[2:], "activation": "nn.LeakyReLU(0.1)", "modules": {"model.1.cv3.act": "nn.Hardswish()"},
+    })  # fmt: skip
+    save_checkpoint({"model": model}, tmp_path / "leaky.pt")
+    how = {"weights": str(tmp_path / "leaky.pt"), "include": ["onnx"], "imgsz": SIZE, "data": str(tiny_dataset)}
+    graph = import_module("onnx").load(export.run(**how)[0]).graph
+    kinds = {node.name.rpartition("/")[0]: node.op_type for node in graph.node if "/act/" in node.name}
+    assert kinds.pop("/model.1/cv3/act") == "HardSwish"
+    assert set(kinds.values()) == {"LeakyRelu"} and len(kinds) == 7
