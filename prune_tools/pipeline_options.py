@@ -23,6 +23,7 @@ from utils.commands.options import (
 )
 from utils.errors import InputError, short_repr
 from utils.storage.files import WORK
+from utils.tracking.services import SERVICES, check_services
 from utils.training.options import TrainOptions
 
 DEFAULT_FLOPS = "0.5"
@@ -173,6 +174,10 @@ class PipelineOptions(CheckedOptions):
         "", "cpu, cuda device number such as 0, or mps; default: a GPU if there is one", identity=False
     )
     workers: int = option(8, "most data loading processes", at_least=0, identity=False)
+    logger: list[str] = option(
+        [], "also record the steps by these services, as runs of one group", nargs="+", choices=list(SERVICES),
+        identity=False,
+    )  # fmt: skip
     seed: int = option(0, "seed of all random numbers", at_least=0, at_most=LARGEST_SEED)
     project: str = option(str(WORK / "runs/pipeline"), "folder of the runs", handed_on=False, identity=False)
     name: str = option("exp", "name of this run; an existing one is continued", handed_on=False, identity=False)
@@ -184,7 +189,7 @@ class PipelineOptions(CheckedOptions):
     def __post_init__(self) -> None:
         """Build the options of every step, so that a bad value stops before the first and not before the third."""
         super().__post_init__()
-        settle(self, skip=as_list(self.skip))
+        settle(self, skip=as_list(self.skip), logger=as_list(self.logger))
         if self.sparse_epochs is None:
             settle(self, sparse_epochs=EPOCHS_ONCE if self.once else SPARSE_EPOCHS)
         if self.once:
@@ -202,6 +207,7 @@ class PipelineOptions(CheckedOptions):
                 f"{self.rounds}: each round trains for an epoch or more"
             )
         common = {"batch_size": self.batch_size}
+        check_services(self.logger)
         for epochs in (self.base_epochs, tuning):
             build(TrainOptions, epochs=epochs, **common)
         if self.recipe not in ("", *RECIPES):

@@ -18,6 +18,7 @@ from prune_tools.forecast import log_forecast, with_epochs
 from prune_tools.options import PruneOptions
 from prune_tools.pipeline_options import STEPS, UNPRUNED, PipelineOptions
 from prune_tools.pipeline_report import report_of
+from prune_tools.pipeline_tracking import record_comparison, record_pruning
 from prune_tools.planning.costs import IMAGE_SIZE
 from prune_tools.planning.goals import Target
 from prune_tools.planning.latency import prepare, time_calls
@@ -38,6 +39,7 @@ from utils.log import LOGGER, colorstr
 from utils.model_info import count_parameters, gflops
 from utils.storage.files import atomic_path, increment_path, make_folder, read_yaml_mapping, write_yaml
 from utils.storage.folder_lock import held_folder
+from utils.tracking.recording import grouped
 from utils.training.options import TrainOptions
 from utils.training_record import recorded_fields
 
@@ -186,7 +188,9 @@ class Pipeline:
             single_cls=options.single_cls,
             **options.of_pruning(),
         )
-        return Path(prune.main(prune_options)) / "pruned_model.pt"
+        folder = Path(prune.main(prune_options))
+        record_pruning(self.options.logger, prune_options, folder)
+        return folder / "pruned_model.pt"
 
     def _finetuned(self, step: str, options: PipelineOptions, start: Path) -> Path:
         keywords = {"weights": str(start), "epochs": options.finetune_epochs, "teacher": self._teacher()}
@@ -287,7 +291,7 @@ def pipeline_run(options: PipelineOptions) -> Path:
     run_folder = Path(options.project) / options.name
     surveys = find_surveys(options, run_folder)
     options = with_record_of(options.weights, options)
-    with held_folder(make_folder(run_folder)), advising(same_command):
+    with held_folder(make_folder(run_folder)), advising(same_command), grouped(run_folder):
         return _run_and_report(with_epochs(options), surveys)
 
 
@@ -312,6 +316,7 @@ def _run_and_report(options: PipelineOptions, surveys: Surveys) -> Path:
     shown = {step: checkpoints[step] for step in (next(iter(checkpoints)), STEPS[-1])}
     report.show_detections(shown, images, options.imgsz, options.device)
     report.save(folder)
+    record_comparison(options, rows, folder)
     names = "report.html and .json, table.txt, .csv and .png, gammas.png, widths.png, detections.jpg"
     LOGGER.info(f"\n{text}\n\nResults saved to {colorstr('bold', str(folder))}: {names}")
     LOGGER.info(f"The pruned detector: {checkpoints['finetuned']}")

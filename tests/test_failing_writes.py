@@ -26,8 +26,9 @@ from utils.callbacks import Callbacks
 from utils.commands.cli import _report_error_of_thread, describe
 from utils.commands.options import build
 from utils.log import LOGGER
-from utils.loggers import RESULT_COLUMNS, CarefulWriter, Loggers
+from utils.loggers import RESULT_COLUMNS, Loggers
 from utils.storage.files import append_whole, atomic_path
+from utils.tracking.to_tensorboard import CarefulWriter
 from utils.training.options import TrainOptions
 
 VALUES = [0.5] * len(RESULT_COLUMNS)

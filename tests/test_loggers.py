@@ -163,7 +163,9 @@ def test_registration_serves_the_hooks_that_have_a_method(tmp_path: Path) -> Non
     callbacks, loggers = Callbacks(), Loggers(tmp_path, plots=False)
     callbacks.add(loggers)
     served = {hook for hook, actions in callbacks.get_registered_actions().items() if actions}
-    assert served == {"on_train_batch_end", "on_fit_epoch_end", "on_train_end", "teardown"}
+    assert served == {
+        "on_train_start", "on_train_batch_end", "on_train_epoch_end", "on_fit_epoch_end", "on_train_end", "teardown",
+    }  # fmt: skip
     callbacks.run("on_fit_epoch_end", VALUES, 0, 0.1, 0.1)
     callbacks.run("teardown")
     assert len(events_of(tmp_path).Scalars("x/lr0")) == 1

@@ -1,73 +1,100 @@
-"""The records of a training run: results.csv, TensorBoard events, pictures of the first batches."""
+"""The records of a training run: results.csv, TensorBoard, services such as W&B, pictures of the first batches."""
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import cv2
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.callbacks import Plugin
-from utils.commands.interrupts import deferred, requested
+from utils.commands.interrupts import requested
 from utils.drawing.background import BackgroundDrawing
 from utils.drawing.charts import plot_results
 from utils.drawing.pictures import plot_images
-from utils.log import LOGGER, colorstr
 from utils.resources import usable_cores
 from utils.storage.files import append_whole
+from utils.tracking.recording import Trackers, configuration, label_of
+from utils.tracking.to_tensorboard import CarefulWriter, TensorBoardTracker
+from utils.tracking.tracker import Tracker
 from utils.training.results import RESULT_COLUMNS
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch.utils.tensorboard import SummaryWriter
-
 RESULT_PICTURES = ("results", "confusion_matrix", "F1_curve", "PR_curve", "P_curve", "R_curve")
+OTHER_PICTURES = ("labels.jpg", "train_batch*.jpg", "val_batch*.jpg")  # large: TensorBoard's file does not get them
 PICTURED_BATCHES = 3  # train_batch0.jpg ...
 PICTURED_IMAGES = 16  # of each
+GAMMAS = "bn_weights/hist"
 
 
 class Loggers(Plugin):
-    """Writes the records of one run into ``save_dir``.
+    """Writes the records of one run into ``save_dir``, and sends them to ``services``.
 
     ``plots`` switches pictures and the TensorBoard graph, ``tensorboard`` the event file as a whole. ``close`` must be
-    called at the end, also of a run that failed: it ends the drawing process and finishes the event file.
+    called at the end, also of a run that failed: it ends the drawing process, the event file and the runs at services.
+
+    Attributes:
+        norms: whose gammas the histogram ``bn_weights/hist`` shows; all batch norms unless a plug-in names others.
     """
 
-    def __init__(self, save_dir: str | Path, plots: bool = True, tensorboard: bool = True):
+    def __init__(
+        self, save_dir: str | Path, plots: bool = True, tensorboard: bool = True, services: Sequence[str] = ()
+    ) -> None:
+        """Open nothing yet. Raises InputError for a service that cannot be used here."""
         self.save_dir = Path(save_dir)
         self.csv = self.save_dir / "results.csv"
         self.plots = plots
-        self._tensorboard = tensorboard
-        self._writer: CarefulWriter | None = None
+        self.norms: Mapping[str, _BatchNorm] = {}
+        self._tensorboard = TensorBoardTracker(self.save_dir) if tensorboard else None
+        self._services = Trackers(services)
+        self._complete = False  # the run has reached its end
         self._drawing: BackgroundDrawing | None = None
-        self.first_epoch = 0  # of a resumed run; TensorBoard hides what an event file before this one has from it on
 
     @property
     def writer(self) -> CarefulWriter | None:
         """TensorBoard's writer, opened at first use; None if it is switched off, closed, not installed, or broken."""
-        if self._writer is not None and self._writer.broken:
-            return None
-        if self._tensorboard and self._writer is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                self._tensorboard = False
-                LOGGER.info("TensorBoard is not installed: no event file is written (pip install tensorboard)")
-                return None
-            purge_step = self.first_epoch or None
-            self._writer = CarefulWriter(partial(SummaryWriter, str(self.save_dir), purge_step=purge_step))
-            if self._writer.broken:
-                return None
-            label = colorstr("TensorBoard: ")
-            LOGGER.info(f"{label}watch with 'tensorboard --logdir {self.save_dir.parent}' at http://localhost:6006/")
-        return self._writer
+        return None if self._tensorboard is None else self._tensorboard.writer
+
+    def resume_at(self, epoch: int) -> None:
+        """Note that the run continues with ``epoch``: TensorBoard hides what an earlier event file has from it on."""
+        if self._tensorboard is not None:
+            self._tensorboard.first_epoch = epoch
+
+    # -- for plug-ins --------------------------------------------------------------------------------------------------
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Record figures by tag, for the epoch ``step``."""
+        self._each(methodcaller("scalars", values, step))
+
+    def histogram(self, tag: str, values: NDArray, step: int) -> None:
+        """Record the distribution of ``values`` (n,), for the epoch ``step``."""
+        self._each(methodcaller("histogram", tag, values, step))
+
+    def _each(self, record: Callable[[Tracker], None]) -> None:
+        if self._tensorboard is not None:
+            record(self._tensorboard)
+        self._services.each(record)
+
+    # -- hooks ---------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Start the runs at the services, or continue those of the record of a resumed run."""
+        run = self.state.run
+        self._services.start(label_of(self.save_dir), configuration(run.options, run.unscaled_hyp))
+
+    def on_train_epoch_end(self, epoch: int) -> None:
+        """Record the magnitudes of the gammas, which sparse training moves towards zero."""
+        norms = self.norms or {
+            path: module for path, module in self.state.model.named_modules() if isinstance(module, _BatchNorm)
+        }
+        if norms:
+            gammas = torch.cat([norm.weight.detach() for norm in norms.values()])  # (channels,)
+            self.histogram(GAMMAS, gammas.abs().float().cpu().numpy(), epoch)
 
     def on_train_batch_end(
         self, ni: int, model: nn.Module, imgs: torch.Tensor, targets: torch.Tensor, paths: Sequence[str], plots: bool
@@ -78,9 +105,8 @@ class Loggers(Plugin):
         """
         if not (plots and self.plots):
             return
-        writer = self.writer
-        if ni == 0 and writer is not None:
-            _add_graph(writer, model, (int(imgs.shape[2]), int(imgs.shape[3])))
+        if ni == 0 and self._tensorboard is not None:
+            self._tensorboard.graph(model, (int(imgs.shape[2]), int(imgs.shape[3])))
         if ni < PICTURED_BATCHES:
             self._draw_batch(self.save_dir / f"train_batch{ni}.jpg", imgs, targets, paths)
 
@@ -96,36 +122,51 @@ class Loggers(Plugin):
         self._end_drawing()
         values = dict(zip(RESULT_COLUMNS, map(float, vals), strict=True))
         self._append_row(epoch, list(values.values()))
-        writer = self.writer
-        if writer is not None:
-            for tag, value in values.items():
-                writer.add_scalar(tag, value, epoch)
-            writer.flush()
+        self.scalars(values, epoch)
+        self._each(methodcaller("flush"))
 
     def on_train_end(self, last: Path, best: Path, plots: bool, epoch: int, results: Sequence[float]) -> None:
-        """Draw results.png from results.csv, and put the final pictures that exist into the event file."""
+        """Draw results.png from results.csv, and record the final pictures that exist."""
         self._end_drawing()
         if plots and self.plots and self.csv.is_file():
             plot_results(self.csv)
-        writer = self.writer
-        if writer is not None:
-            for name in RESULT_PICTURES:
-                file = self.save_dir / f"{name}.png"
-                if file.is_file():
-                    writer.add_image(name, _read_rgb(file), epoch, dataformats="HWC")
-            writer.flush()
+        for name in RESULT_PICTURES:
+            file = self.save_dir / f"{name}.png"
+            if file.is_file():
+                self._each(methodcaller("image", name, file, epoch))
+        for pattern in OTHER_PICTURES:
+            for file in sorted(self.save_dir.glob(pattern)):
+                self._services.each(methodcaller("image", file.stem, file, epoch))
+        self._each(methodcaller("flush"))
+        self._complete = True
 
     def teardown(self) -> None:
         """The same as ``close``, as a hook."""
         self.close()
 
     def close(self) -> None:
-        """Wait for the pictures being drawn and close the event file. Nothing can be written to it afterwards."""
+        """Wait for the pictures being drawn, and end the records. Nothing can be recorded afterwards."""
         self._end_drawing()
-        self._tensorboard = False
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._complete:  # by now last.pt is as small as best.pt
+            for name in ("best", "last"):
+                file = self.save_dir / f"weights/{name}.pt"
+                if file.is_file():
+                    self._services.each(methodcaller("artifact", file))
+        if self._tensorboard is not None:
+            self._tensorboard.finish(self._complete)
+        self._services.finish(self._complete)
+
+    # -- resuming ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The ids of the runs by service."""
+        return dict(self._services.run_ids)
+
+    def load_state_dict(self, record: Any) -> None:
+        """Have these runs continued, by the services that were asked for. Raises InputError for a damaged record."""
+        self._services.resume(record)
+
+    # -- files ---------------------------------------------------------------------------------------------------------
 
     def _end_drawing(self) -> None:
         """Wait for the pictures being drawn, but not if a signal ends the run: they are not worth the time."""
@@ -143,52 +184,3 @@ class Loggers(Plugin):
         if not self.csv.exists() or not self.csv.stat().st_size:
             text = ",".join(f"{name:>20}" for name in ("epoch", *RESULT_COLUMNS)) + "\n" + text
         append_whole(self.csv, text)
-
-
-class CarefulWriter:
-    """TensorBoard's writer; the first file error is logged, and nothing more is written, so that the run continues.
-
-    Its methods are those of ``SummaryWriter``. Signals do not interrupt them, since that writer's locks would stay
-    closed.
-    """
-
-    def __init__(self, open_writer: Callable[[], SummaryWriter]) -> None:
-        """Open it."""
-        self.broken = False
-        self._writer: Any = None
-        self._writer = self._try(open_writer)
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        """The method ``name``, without its result and its errors."""
-        return lambda *arguments, **keywords: self._try(lambda: getattr(self._writer, name)(*arguments, **keywords))
-
-    def _try(self, work: Callable[[], Any]) -> Any:
-        if self.broken:
-            return None
-        try:
-            with deferred():
-                return work()
-        except OSError as error:
-            self.broken = True
-            LOGGER.warning(
-                f"WARNING: TensorBoard's event file cannot be written ({error.strerror or error}): "
-                "the run continues without it"
-            )
-            return None
-
-
-def _add_graph(writer: CarefulWriter, model: nn.Module, size: tuple[int, int]) -> None:
-    """Trace an eval-mode copy on a blank image: the live model's batch norm statistics must not see it."""
-    try:
-        network = copy.deepcopy(getattr(model, "module", model)).float().eval()
-        blank = torch.zeros(1, 3, *size, device=next(network.parameters()).device)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # tracing warns of every Python number in the network
-            writer.add_graph(torch.jit.trace(network, blank, strict=False, check_trace=False), [])
-    except Exception as error:  # noqa: BLE001 - tracing can fail in any way, and a missing graph harms nobody
-        LOGGER.warning(f"TensorBoard: the model's graph cannot be recorded ({type(error).__name__}: {error})")
-
-
-def _read_rgb(file: Path) -> NDArray:
-    picture = cv2.imdecode(np.fromfile(file, dtype=np.uint8), cv2.IMREAD_COLOR)
-    return cv2.cvtColor(np.asarray(picture), cv2.COLOR_BGR2RGB)

@@ -114,6 +114,8 @@ class SparsityPenalty(Plugin):
         plain = plain_norms(copy.deepcopy(state.model))  # --sync-bn replaces the batch norms that define channels
         self.gammas = ChannelGammas(plain, settings.scope, settings.skip).twin(state.model)
         self.average = self.gammas.twin(state.ema.ema)
+        if state.loggers is not None:
+            state.loggers.norms = self.gammas.norms
         start = self.gammas.magnitudes()
         self.course = Course(start, start)
         self.rate = 0.0 if isinstance(settings.sr, str) else settings.sr
@@ -170,7 +172,7 @@ class SparsityPenalty(Plugin):
         LOGGER.info(self._progress(epoch, averaged))
         if self.active and self.polarizer is None and not self.automatic:
             self._judge(epoch)
-        self._histograms(epoch)
+        self._record(epoch)
 
     def on_fit_epoch_end(self, vals: EpochResult, epoch: int, best_fitness: float, fi: float) -> None:
         """Set the automatic rate of the next epoch; pause the penalty while mAP50 is too low."""
@@ -311,15 +313,14 @@ class SparsityPenalty(Plugin):
             )
         self.verdict = verdict
 
-    def _histograms(self, epoch: int) -> None:
-        writer = self.state.writer
-        if writer is None:
+    def _record(self, epoch: int) -> None:
+        """Record the share of small gammas, and the magnitudes layer by layer."""
+        loggers = self.state.loggers
+        if loggers is None:
             return
-        gammas = {name: norm.weight.detach().abs().float().cpu() for name, norm in self.gammas.norms.items()}
-        writer.add_histogram("bn_weights/hist", torch.cat(list(gammas.values())).numpy(), epoch, bins="doane")
-        writer.add_scalar(f"bn_weights/share_below_{NEARLY_ZERO:g}", self.share, epoch)
-        for name, values in gammas.items():
-            writer.add_histogram(f"bn_weights/{name}", values.numpy(), epoch, bins="doane")
+        loggers.scalars({f"bn_weights/share_below_{NEARLY_ZERO:g}": self.share}, epoch)
+        for name, norm in self.gammas.norms.items():
+            loggers.histogram(f"bn_weights/{name}", norm.weight.detach().abs().float().cpu().numpy(), epoch)
 
     # -- resuming ------------------------------------------------------------------------------------------------------
 

@@ -125,9 +125,9 @@ class Distillation(Plugin):
         """Log the mean distance of the epoch."""
         means = (self._sums / max(self._batches, 1)).tolist()
         LOGGER.info("Distance to the teacher: box {:.4g}, objectness {:.4g}, class {:.4g}".format(*means))
-        if self.state.writer is not None:
-            for name, value in zip(("box", "obj", "cls"), means, strict=True):
-                self.state.writer.add_scalar(f"distillation/{name}", value, epoch)
+        if self.state.loggers is not None:
+            tags = ("distillation/box", "distillation/obj", "distillation/cls")
+            self.state.loggers.scalars(dict(zip(tags, means, strict=True)), epoch)
 
     def __call__(
         self, p: list[torch.Tensor], targets: torch.Tensor, images: torch.Tensor | None = None

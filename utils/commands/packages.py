@@ -15,7 +15,7 @@ TELEMETRY = "openvino_telemetry"  # of OpenVINO and NNCF, which work without it
 EXTRAS = "requirements-export.txt lists what export.py can use"
 
 
-def require(module: str, purpose: str, package: str = "") -> Any:
+def require(module: str, purpose: str, package: str = "", listed: str = EXTRAS) -> Any:
     """Import a module that is not in requirements.txt.
 
     OpenVINO's telemetry is kept out: nobody has asked for it, and it forks this process with all its threads.
@@ -24,6 +24,7 @@ def require(module: str, purpose: str, package: str = "") -> Any:
         module: its import name.
         purpose: what needs it, as the user asked for it: '--include onnx', 'best.onnx'.
         package: the package to install, if its name differs.
+        listed: words on where it is listed; '' if it is not.
 
     Raises:
         InputError: it is not installed, or cannot be loaded here; the message says what to install.
@@ -36,7 +37,8 @@ def require(module: str, purpose: str, package: str = "") -> Any:
     except ModuleNotFoundError as error:
         if error.name and not f"{module}.".startswith(f"{error.name}."):  # one of its own requirements is missing
             package = f"{package} {error.name}"
-        raise InputError(f"{purpose} needs the package {package}: pip install {package} ({EXTRAS})") from error
+        remedy = f"pip install {package}" + (f" ({listed})" if listed else "")
+        raise InputError(f"{purpose} needs the package {package}: {remedy}") from error
     except (ImportError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{purpose} needs the package {package}, which does not load here: {reason}") from error

@@ -14,10 +14,13 @@ from utils.commands.options import (
     MOST,
     OPEN,
     CheckedOptions,
+    as_list,
     option,
+    settle,
 )
 from utils.errors import InputError
 from utils.storage.files import ROOT, WORK
+from utils.tracking.services import SERVICES, check_services
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,10 @@ class TrainOptions(CheckedOptions):
         -1, "also save epoch<N>.pt every this many epochs; below 1 = off", on_resume=OPEN, handed_on=False,
         at_least=-MOST, at_most=MOST,
     )  # fmt: skip
+    logger: list[str] = option(
+        [], "also record the run by these services, whose packages must be installed", nargs="+",
+        choices=list(SERVICES), on_resume=CALL, identity=False,
+    )  # fmt: skip
     seed: int = option(0, "seed of all random numbers", at_least=0, at_most=LARGEST_SEED)
     local_rank: int = option(
         -1, "given by launchers older than torchrun; must agree with LOCAL_RANK", "--local_rank", on_resume=CALL,
@@ -153,6 +160,8 @@ class TrainOptions(CheckedOptions):
     def __post_init__(self) -> None:
         """Refuse values that no run can use, by name."""
         super().__post_init__()
+        settle(self, logger=as_list(self.logger))
+        check_services(self.logger)
         if self.image_weights and self.rect:
             raise InputError(
                 "--image-weights draws images at random, --rect sorts them by shape: leave one of them out"

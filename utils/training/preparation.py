@@ -99,7 +99,7 @@ def prepare(
         state.best.saved = folder.best.exists()
         if loggers is not None:
             trim_results(loggers.csv, state.first_epoch)
-            loggers.first_epoch = state.first_epoch
+            loggers.resume_at(state.first_epoch)
     elif run.is_main:
         _fit_anchors(state, keep=_keeps_anchors(inputs, around, model))
         if run.plots:

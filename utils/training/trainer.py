@@ -163,7 +163,7 @@ def run_training(
     loggers: Loggers | None = None
     with ExitStack() as closing:
         if around.world.is_main:
-            loggers = Loggers(folder.path, plots=not options.noplots, tensorboard=not options.evolve)
+            loggers = Loggers(folder.path, not options.noplots, not options.evolve, options.logger)
             closing.enter_context(around.callbacks.added(loggers))
             closing.callback(loggers.close)
         closing.callback(around.callbacks.run, "teardown")

@@ -1,0 +1,1 @@
+"""Services that training runs are recorded by: TensorBoard, W&B, MLflow, ClearML, Comet."""
