@@ -60,7 +60,7 @@ class ClearmlTracker(Tracker):
 
     def artifact(self, file: Path) -> None:
         """Keep a copy of a file, and wait until it is there: it may change afterwards."""
-        self._task.upload_artifact(file.stem, artifact_object=file, wait_on_upload=True)
+        self._task.upload_artifact(file.name, artifact_object=file, wait_on_upload=True)
 
     def flush(self) -> None:
         """Send what has been collected."""

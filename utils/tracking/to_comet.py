@@ -56,7 +56,10 @@ class CometTracker(Tracker):
 
     def artifact(self, file: Path) -> None:
         """Keep a copy of a file."""
-        self._experiment.log_model(file.stem, str(file), overwrite=True)
+        if file.suffix == ".pt":
+            self._experiment.log_model(file.stem, str(file), overwrite=True)
+        else:
+            self._experiment.log_asset(str(file), file.name, overwrite=True)
 
     def finish(self, succeeded: bool) -> None:
         """End the experiment."""

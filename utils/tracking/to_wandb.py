@@ -56,7 +56,8 @@ class WandbTracker(Tracker):
 
     def artifact(self, file: Path) -> None:
         """Keep a copy of a file, under a name that is the run's own."""
-        artifact = self._wandb.Artifact(f"run_{self.run_id}_{file.stem}", type="model")
+        content = "model" if file.suffix == ".pt" else "report"
+        artifact = self._wandb.Artifact(f"run_{self.run_id}_{file.name}", type=content)
         artifact.add_file(str(file))
         self._run.log_artifact(artifact)
 
