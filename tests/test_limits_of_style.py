@@ -36,7 +36,6 @@ DEFERRED_IMPORTS: dict[str, int] = {
     "utils/geometry": 2,
     "utils/storage": 6,
     "utils/tracking": 1,
-    "utils/validation": 2,
     "yolov5_prune": 1,
 }
 

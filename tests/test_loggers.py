@@ -195,7 +195,7 @@ def test_removed_loggers_take_no_part_in_the_next_run(tmp_path: Path) -> None:
 def test_resumed_run_hides_the_epochs_that_it_repeats(tmp_path: Path) -> None:
     for first, merit in ((0, 0.5), (1, 0.75)):
         loggers = Loggers(tmp_path)
-        loggers.first_epoch = first
+        loggers.resume_at(first)
         for epoch in range(first, 3):
             loggers.on_fit_epoch_end([merit] * 13, epoch, 0.1, 0.1)
         loggers.close()

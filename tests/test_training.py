@@ -274,9 +274,10 @@ def test_the_penalty_shrinks_prunable_gammas_only(tiny_dataset, tmp_path):
     assert abs(sparse_out - dense_out) < 0.02
 
 
-def test_histograms_reach_tensorboard(tiny_dataset, tmp_path):
+def test_histograms_reach_tensorboard(base_run, tiny_dataset, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    assert EventAccumulator(str(base_run)).Reload().Tags()["histograms"] == ["bn_weights/hist"]
     train_sparity.main(options(tiny_dataset, tmp_path, train_sparity.SparseOptions, epochs=1))
     events = EventAccumulator(str(tmp_path / "exp")).Reload().Tags()
     layers = prunable_norms(load_checkpoint(tmp_path / "exp/weights/last.pt")["model"].float())

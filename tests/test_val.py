@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -16,8 +17,9 @@ from tests.colour_detector import colour_detector, label_rows
 from utils.commands.options import build, parse, parser_for
 from utils.errors import InputError
 from utils.storage.files import read_yaml, write_yaml
-from utils.validation import loop
+from utils.validation import coco_json, loop
 from utils.validation import study as study_module
+from utils.validation.coco_json import CocoPredictions, CocoTruth
 from utils.validation.inputs import make_loader
 
 COLUMNS = "Class     Images     Labels          P          R     mAP@.5 mAP@.5:.95"
@@ -239,15 +241,23 @@ def test_half_and_device_are_refused_where_they_cannot_be_had(run):
 # -- COCO's format -------------------------------------------------------------------------------------------------
 
 
+def labels_in_coco_format(tiny_dataset: Path, stem: str) -> list[tuple[float, ...]]:
+    """Class, left, top, width and height in pixels of the true boxes of a picture."""
+    height, width = cv2.imread(str(tiny_dataset.parent / f"images/val/{stem}.jpg")).shape[:2]
+    return [
+        (int(kind), (x - w / 2) * width, (y - h / 2) * height, w * width, h * height)
+        for kind, x, y, w, h in truth(tiny_dataset, stem)
+    ]
+
+
 def coco_annotations(tiny_dataset: Path, file: Path) -> None:
     """Write the true boxes of the drawn pictures as COCO has them, with ids 0 and 1 as categories."""
     images, boxes = [], []
     for picture in sorted((tiny_dataset.parent / "images/val").glob("*.jpg")):
         height, width = cv2.imread(str(picture)).shape[:2]
         images.append({"id": int(picture.stem), "width": width, "height": height, "file_name": picture.name})
-        for kind, x, y, w, h in truth(tiny_dataset, picture.stem):
-            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-            boxes.append({"id": len(boxes) + 1, "image_id": int(picture.stem), "category_id": int(kind), "bbox": box,
+        for kind, *box in labels_in_coco_format(tiny_dataset, picture.stem):
+            boxes.append({"id": len(boxes) + 1, "image_id": int(picture.stem), "category_id": kind, "bbox": box,
                           "area": box[2] * box[3], "iscrowd": 0})  # fmt: skip
     kinds = [{"id": 0, "name": "disc"}, {"id": 1, "name": "square"}]
     file.parent.mkdir(parents=True)
@@ -263,7 +273,7 @@ def annotated_data(tiny_dataset, tmp_path) -> Path:
     return tmp_path / "annotated.yaml"
 
 
-def test_predictions_as_json(run, tmp_path, heard):
+def test_predictions_and_labels_as_json(run, tiny_dataset, tmp_path, heard):
     run(save_json=True, save_txt=True, save_conf=True, save_dir=tmp_path)
     predictions = json.loads((tmp_path / "colour_predictions.json").read_text())
     assert {entry["image_id"] for entry in predictions} == {0, 1, 2, 3}  # '000' is a number
@@ -272,7 +282,40 @@ def test_predictions_as_json(run, tmp_path, heard):
     assert first["category_id"] == kind and first["score"] == pytest.approx(confidence, abs=1e-5)
     assert first["bbox"] == pytest.approx([(x - w / 2) * 128, (y - h / 2) * 128, w * 128, h * 128], abs=2e-3)
     assert first["bbox"] == [round(value, 3) for value in first["bbox"]]
-    assert "not scored by pycocotools: there is no" in heard.text
+    truth = json.loads((tmp_path / "ground_truth.json").read_text())
+    assert {image["file_name"]: image["id"] for image in truth["images"]} == {f"00{i}.jpg": i for i in range(4)}
+    assert [category["id"] for category in truth["categories"]] == [0, 1]
+    of_first = [entry for entry in truth["annotations"] if entry["image_id"] == 0]
+    expected = labels_in_coco_format(tiny_dataset, "000")
+    assert [entry["category_id"] for entry in of_first] == [kind for kind, *_ in expected]
+    for entry, (_, *box) in zip(of_first, expected, strict=True):
+        assert entry["bbox"] == pytest.approx(box, abs=0.05) and entry["area"] == pytest.approx(
+            box[2] * box[3], rel=0.01
+        )
+
+
+@pytest.mark.parametrize("package", ["pycocotools", "faster_coco_eval"])
+def test_own_data_have_the_table_of_coco(run, tmp_path, heard, monkeypatch, package):
+    pytest.importorskip(package, reason=f"{package} is an extra")
+    monkeypatch.setattr(coco_json, "TOOLS", [tool for tool in coco_json.TOOLS if tool.annotations.startswith(package)])
+    own = run(save_dir=tmp_path)[0]
+    assert run(save_json=True, save_dir=tmp_path)[0] == pytest.approx(own)  # our own count stays
+    (table,) = [line for line in heard.messages if "area= small" in line]
+    assert table.startswith(coco_json.TOOLS[0].package) and len(table.splitlines()) > 12
+    first = float(table.splitlines()[1].rpartition("=")[2])
+    assert first == pytest.approx(own[3], abs=0.02)
+
+
+def test_images_of_one_name_are_scored_apart(tmp_path, heard):
+    predictions, truth = CocoPredictions({}), CocoTruth({}, {0: "disc"})
+    for folder, offset in (("a", 0), ("b", 40)):
+        box = [offset, 0, offset + 10, 20]
+        predictions.add(Path(folder, "1.jpg"), np.array([[*box, 0.9, 0]]))
+        truth.add(Path(folder, "1.jpg"), np.array([[0, *box]]), (64, 64))
+    truth.write(tmp_path / "ground_truth.json")
+    assert "1 images have the name of another one" in heard.text
+    if find_spec("pycocotools") or find_spec("faster_coco_eval"):
+        assert truth.score(predictions) == pytest.approx((1.0, 1.0))
 
 
 def test_scores_of_pycocotools_replace_our_own(run, annotated_data, tmp_path, heard, monkeypatch):
@@ -300,7 +343,8 @@ def test_annotations_of_other_images_are_told(run, annotated_data, tmp_path, hea
 def test_without_pycocotools_our_own_scores_stay(run, annotated_data, tmp_path, heard, monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    for module in ("pycocotools.coco", "faster_coco_eval"):
+        monkeypatch.setitem(sys.modules, module, None)
     assert run(data=str(annotated_data), save_json=True, save_dir=tmp_path)[0][2] > 0.3
     assert "pip install pycocotools" in heard.text
 

@@ -23,7 +23,13 @@ from utils.log import LOGGER, colorstr, tqdm_is_quiet
 from utils.metrics import ConfusionMatrix
 from utils.storage.files import fitting_name
 from utils.storage.results import Incomplete, UniqueStems, one_result
-from utils.validation.coco_json import COCO_ANNOTATIONS, CocoPredictions, score_by_pycocotools
+from utils.validation.coco_json import (
+    COCO_ANNOTATIONS,
+    GROUND_TRUTH,
+    CocoPredictions,
+    CocoTruth,
+    score_by_annotations,
+)
 from utils.validation.inputs import Inputs
 from utils.validation.scores import Metrics, Scores, native_boxes
 
@@ -87,17 +93,23 @@ def report(evaluation: Evaluation, metrics: Metrics) -> tuple[Results, str]:
 
 
 def save_predictions(evaluation: Evaluation) -> tuple[float, float] | None:
-    """Write <weights>_predictions.json; mAP50-95 and mAP50 by pycocotools, or None where it could not score."""
-    options = evaluation.inputs.options
-    file = evaluation.folder / f"{Path(options.weights[0]).stem}_predictions.json"
+    """Write <weights>_predictions.json, and ground_truth.json where COCO's own file is missing, and log COCO's table.
+
+    Returns:
+        mAP50-95 and mAP50 by COCO's tool and COCO's own file, as in v6.2; None: our own count.
+    """
+    inputs, folder = evaluation.inputs, evaluation.folder
+    file = folder / f"{Path(inputs.options.weights[0]).stem}_predictions.json"
     if not evaluation.predictions.write(file):
         return None
-    LOGGER.info(f"Predictions saved to {file}")
-    if options.split != "val":
-        LOGGER.info(f"not scored by pycocotools: {COCO_ANNOTATIONS} belongs to the val split")
-        return None
-    annotations = Path(evaluation.inputs.data["path"]) / COCO_ANNOTATIONS
-    return score_by_pycocotools(file, annotations, evaluation.predictions.image_ids)
+    annotations = Path(inputs.data["path"]) / COCO_ANNOTATIONS
+    if inputs.options.split == "val" and annotations.is_file():
+        LOGGER.info(f"Predictions saved to {file}")
+        return score_by_annotations(evaluation.predictions, annotations)
+    evaluation.truth.write(folder / GROUND_TRUTH)
+    LOGGER.info(f"Predictions saved to {file}, the labels to {folder / GROUND_TRUTH}")
+    evaluation.truth.score(evaluation.predictions)
+    return None
 
 
 class Evaluation:
@@ -105,7 +117,7 @@ class Evaluation:
 
     Attributes:
         scores: predictions matched with labels. confusion: filled when plots are drawn.
-        predictions: for --save-json.
+        predictions, truth: for --save-json.
         loss: (3,) sums over the batches of box, objectness and class loss.
         seconds: sums of pre-processing, inference and NMS.
         label_files: number of label files written. incomplete: images whose label file could not be written.
@@ -125,6 +137,7 @@ class Evaluation:
         self.scores = Scores(inputs.names, torch.linspace(0.5, 0.95, 10).numpy())
         self.confusion = ConfusionMatrix(nc=len(inputs.names))
         self.predictions = CocoPredictions(inputs.data)
+        self.truth = CocoTruth(inputs.data, inputs.names)
         self.loss = torch.zeros(3, device=self.device)
         self.seconds = [0.0, 0.0, 0.0]
         self.label_files = 0
@@ -193,6 +206,7 @@ class Evaluation:
                 self.label_files += 1
         if options.save_json:
             self.predictions.add(path, native)
+            self.truth.add(path, native_labels, shapes[0])
         if len(detections) and callbacks.get_registered_actions("on_val_image_end"):
             predn = torch.from_numpy(native).to(self.device)
             pred = torch.from_numpy(detections).to(self.device)

@@ -59,7 +59,9 @@ class ValOptions:
     save_txt: bool = option(False, "write the predictions as label files")
     save_hybrid: bool = option(False, "write labels and predictions, joined by NMS, as label files")
     save_conf: bool = option(False, "with --save-txt or --save-hybrid: append the confidence to each line")
-    save_json: bool = option(False, "write the predictions in COCO's format and score them; always for coco.yaml")
+    save_json: bool = option(
+        False, "write predictions and labels in COCO's formats, and score them as COCO does; always for coco.yaml"
+    )
     project: str = option(str(WORK / "runs/val"), "folder of the runs", handed_on=False)
     name: str = option("exp", "name of this run; exp, exp2, exp3, ... when taken", handed_on=False)
     exist_ok: bool = option(False, "write into the run folder even if it exists", handed_on=False)
