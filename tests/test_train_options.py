@@ -441,3 +441,10 @@ def test_evolve(bench):
     assert len((folder / "evolve.csv").read_text().splitlines()) == 3
     assert len((folder / "results.csv").read_text().splitlines()) == 3
     assert parse(TrainOptions, "", ["--evolve"]).evolve == 300
+
+
+def test_logger(monkeypatch):
+    monkeypatch.setattr("utils.tracking.services.is_installed", lambda module: module == "wandb")
+    assert parse(TrainOptions, "", ["--logger", "wandb", "--epochs", "3"]).logger == ["wandb"]
+    with pytest.raises(InputError, match="pip install comet_ml"):
+        parse(TrainOptions, "", ["--logger", "wandb", "comet"])
