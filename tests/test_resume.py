@@ -95,7 +95,7 @@ def test_every_option_says_what_a_resumed_run_does_with_it(options_class):
         policy: {name for name, field in fields.items() if field.metadata["on_resume"] == policy}
         for policy in (FOLDER, CALL)
     }
-    assert by_policy[CALL] == {"allow_download_scripts", "evolve", "local_rank"}
+    assert by_policy[CALL] == {"allow_download_scripts", "evolve", "local_rank", "logger"}
     assert by_policy[FOLDER] == {"resume", "hyp", "project", "name", "exist_ok"}
 
 
