@@ -22,7 +22,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" "torch>=2.6" "torchvision>=0.21" \
     && pip install --no-cache-dir -r requirements.txt "onnx>=1.16" "onnxruntime>=1.18"
 
-COPY pyproject.toml setup.py requirements-export.txt README.md LICENSE ./
+COPY pyproject.toml setup.py MANIFEST.in requirements-export.txt README.md LICENSE ./
 COPY train.py val.py detect.py export.py ./
 COPY docs/DATA.md ./docs/
 COPY data ./data

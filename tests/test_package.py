@@ -29,7 +29,8 @@ from yolov5_prune.tree import FOLDERS, SCRIPTS, CheckoutFinder, renamed
 
 SOURCES = ("data", "models", "prune_tools", "utils", "yolov5_prune")
 FILES = (
-    "setup.py", "pyproject.toml", "README.md", "LICENSE", "requirements.txt", "requirements-export.txt", "docs/DATA.md",
+    "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "requirements.txt", "requirements-export.txt",
+    "docs/DATA.md",
 )  # fmt: skip
 OF_CHECKOUT = {*FOLDERS, *SCRIPTS, "hubconf", "benchmarks", "tests"}  # names that must not be importable at the top
 
@@ -51,6 +52,9 @@ measured = yolov5_prune.val("tiny.yaml", tuned.best, imgsz=64, workers=0, device
 seen = yolov5_prune.detect(tuned.best, "images/val", imgsz=[64], device="cpu", nosave=True)
 exported = yolov5_prune.export(tuned.best, include=["torchscript"], imgsz=[64])
 model = yolov5_prune.load(exported[0], device="cpu")
+import torch
+from yolov5_prune.models.loading import load_checkpoint
+torch.save({"model": load_checkpoint(tuned.best)["model"]}, "by_torch.pt")
 top = sorted({name.split(".")[0] for name in sys.modules})
 print(json.dumps({
     "version": yolov5_prune.__version__, "file": yolov5_prune.__file__, "silent": silent, "heavy": heavy, "top": top,
@@ -177,7 +181,7 @@ def test_the_handler_of_a_colab_notebook_is_not_the_callers(monkeypatch: pytest.
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder into which a wheel, built from a copy of the checkout, has been installed."""
+    """Return the folder into which a wheel, built from a source distribution of the checkout, has been installed."""
     pytest.importorskip("setuptools", reason="the package is built with setuptools, which is not installed here")
     folder = tmp_path_factory.mktemp("package")
     ignored = shutil.ignore_patterns("__pycache__", "*.pt")
@@ -188,7 +192,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, folder / "source" / name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     offline = ["--no-deps", "--no-index"]
-    wheel = [*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", str(folder), str(folder / "source")]
+    pack = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", pack], cwd=folder / "source", check=True, capture_output=True)
+    (archive,) = folder.glob("*.tar.gz")
+    wheel = [*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", str(folder), str(archive)]
     subprocess.run(wheel, check=True, capture_output=True)
     install = [*pip, "install", *offline, "--no-compile", "--target", str(folder / "target")]
     subprocess.run([*install, *map(str, folder.glob("*.whl"))], check=True, capture_output=True)
@@ -255,6 +262,7 @@ def test_checkpoints_name_the_classes_of_yolov5(used: tuple[Path, dict]) -> None
         assert {"models.yolo.DetectionModel", "models.common.Conv", "models.yolo.Detect"} <= classes
         assert not any("yolov5_prune" in str(argument) for _, argument, _ in operations)
         assert type(load_checkpoint(folder / file)["model"]) is DetectionModel
+    assert type(load_checkpoint(folder / "by_torch.pt")["model"]) is DetectionModel
 
 
 def test_a_command_and_the_module_find_the_shipped_files(installed: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from utils.torch_files.reader import Content
 from utils.torch_files.records import ModuleRecord, OrderedRecord, ParameterRecord, Refusal, TensorRecord
 
 PATHS = ("models.common.", "models.yolo.", "models.experimental.")  # of our classes in files
+INSTALLED = "yolov5_prune."  # goes before them where a program has called torch.save itself
 # Paths of classes in earlier releases: {path in the file: class}
 MOVED: dict[str, type[nn.Module]] = {
     "models.yolo.Model": yolo.DetectionModel,  # to v6.1
@@ -45,7 +46,8 @@ def module_classes() -> dict[str, type[nn.Module]]:
                 and issubclass(module_class, nn.Module)
                 and path_in_files(module_class).startswith(PATHS)
             ):
-                classes[path_in_files(module_class)] = module_class
+                path = path_in_files(module_class)
+                classes[path] = classes[INSTALLED + path] = module_class
     layers = [nn.Sequential, nn.ModuleList, nn.modules.linear.NonDynamicallyQuantizableLinear, *vars(nn).values()]
     for module_class in layers:
         if (
