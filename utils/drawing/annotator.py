@@ -74,6 +74,7 @@ class Annotator:
         self.font_size = font_size or max(round((height + width) / 2 * 0.035), 12)
         self.pil = pil or not example.isascii()
         self._characters = "".join(sorted(set(terminal_text(example))))
+        self._sizes: dict[str, tuple[int, int]] = {}  # of texts, which are measured once
 
     def box_label(
         self, box: Sequence[float], label: str = "", color: Colour = (128, 128, 128), txt_color: Colour = WHITE
@@ -121,6 +122,11 @@ class Annotator:
 
     def _measure(self, text: str) -> tuple[int, int]:
         """Width and height of ``text`` in pixels."""
+        if text not in self._sizes:
+            self._sizes[text] = self._measured(text)
+        return self._sizes[text]
+
+    def _measured(self, text: str) -> tuple[int, int]:
         if self.pil:
             left, _, right, bottom = self._font().getbbox(text)
             return int(right - min(left, 0)) + 2, int(bottom) + 1
