@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import shutil
@@ -652,3 +653,27 @@ def test_a_missing_display_is_noticed_and_survived(monkeypatch):
     display_problem.cache_clear()
     assert display_problem()
     display_problem.cache_clear()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_table_of_all_detections(run, pictures, batch_size):
+    folder = run(save_csv=True, save_txt=True, save_conf=True, batch_size=batch_size)
+    header, *rows = csv.reader((folder / "predictions.csv").read_text().splitlines())
+    assert header == ["image", "frame", "class", "name", "confidence", "x1", "y1", "x2", "y2"]
+    labels = label_rows(folder)
+    assert len(rows) == sum(map(len, labels.values())) > 4
+    for image, frame, kind, name, confidence, *corners in rows:
+        assert Path(image).parent == pictures and frame == "" and name == f"{['disc', 'square'][int(kind)]}"
+        height, width = read_image(Path(image)).shape[:2]
+        x1, y1, x2, y2 = (float(corner) for corner in corners)
+        label = [int(kind), (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
+        assert any(row == pytest.approx((*label, float(confidence)), abs=1e-4) for row in labels[Path(image).stem])
+
+
+def test_a_table_names_frames_and_is_never_overwritten(run, video):
+    folder = run(save_csv=True, source=str(video), exist_ok=True, name="one")
+    first = (folder / "predictions.csv").read_bytes()
+    run(save_csv=True, source=str(video), exist_ok=True, name="one", vid_stride=7)
+    assert (folder / "predictions.csv").read_bytes() == first
+    frames = [{row["frame"] for row in csv.DictReader(file.open())} for file in sorted(folder.glob("*.csv"))]
+    assert sorted(map(len, frames)) == [1, 7] and len(list(folder.iterdir())) == 2  # no draft stays

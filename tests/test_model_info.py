@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 
 import pytest
@@ -95,3 +96,12 @@ def test_a_title_cannot_forge_a_line():
     model = Refusing()
     vars(model)["yaml_file"] = "a\n\x1b[2Jb.yaml"
     assert info_line(model).startswith("a\\n\\x1b[2Jb summary: ")
+
+
+@pytest.mark.parametrize("name", ["yolov5n", "yolov5n_mask", "yolov3-tiny"])
+def test_another_counter_finds_the_same(name):
+    thop = pytest.importorskip("thop", reason="thop is in requirements-dev.txt")
+    model = DetectionModel(f"{name}.yaml").eval()
+    image = torch.zeros(1, 3, 64, 64)
+    multiply_adds, _ = thop.profile(copy.deepcopy(model), inputs=(image,), verbose=False)
+    assert module_gflops(model, image) == pytest.approx(2 * multiply_adds / 1e9, rel=1e-9)

@@ -23,7 +23,6 @@ OPTIONAL = {
     "mkdocs",
     "onnxruntime",
     "setuptools",
-    "pycocotools",
     "torch_pruning",
     "yt_dlp",
 }  # used when the user has it, and the program says so when it is missing; setuptools builds the package
@@ -89,6 +88,20 @@ def test_every_import_is_a_requirement():
             for module in modules:
                 top = module.split(".")[0]
                 assert PACKAGES.get(top, top).lower() in allowed, f"{path.name} imports {module}"
+
+
+def test_every_required_package_is_imported_somewhere():
+    listed = re.findall(r"^([A-Za-z0-9_-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in tracked_files()
+        if path.suffix == ".py" and "tests" not in path.relative_to(ROOT).parts
+    )
+    modules = {package: module for module, package in PACKAGES.items()} | {"tensorboard": "torch.utils.tensorboard"}
+    unused = [
+        name for name in listed if not re.search(rf"^\s*(import|from) {modules.get(name, name)}\b", code, re.MULTILINE)
+    ]
+    assert unused == []
 
 
 def test_files_stay_readable():

@@ -49,6 +49,7 @@ class DetectOptions:
     view_img: bool = option(False, "show the results in a window, where there is a display; streams always do")
     save_txt: bool = option(False, "write the detections as label files")
     save_conf: bool = option(False, "with --save-txt: append the confidence to each line")
+    save_csv: bool = option(False, "write all detections into one table, predictions.csv")
     save_crop: bool = option(False, "save each detected box as a separate picture")
     nosave: bool = option(False, "write no annotated images or videos")
     classes: list[int] | None = option(None, "keep only these class indices", nargs="+", type=int, at_least=0)

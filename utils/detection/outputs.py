@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from utils.dataset.labels import save_labels
+from utils.detection.csv_table import DetectionTable
 from utils.detection.inputs import Picture
 from utils.detection.video_files import VideoFile
 from utils.drawing.annotator import crop_box, write_picture
@@ -24,6 +25,7 @@ class Writer:
     A file that cannot be written is logged and left out; an error that would also hit all others is raised.
 
     Attributes:
+        table: of all detections, None without ``save_csv``.
         label_files: number of label files written.
         incomplete: images and videos some of whose files could not be written.
     """
@@ -35,10 +37,12 @@ class Writer:
         save_txt: bool = False,
         save_conf: bool = False,
         save_crop: bool = False,
+        save_csv: bool = False,
     ) -> None:
-        """Files go into ``folder``: label files, with confidences or not, and crops in a folder for each class name."""
+        """Files go into ``folder``: label files, with confidences or not, crops in a folder for each class, a table."""
         self.names, self.folder = names, folder
         self.save_txt, self.save_conf, self.save_crop = save_txt, save_conf, save_crop
+        self.table = DetectionTable(folder, names) if save_csv else None
         self.label_files = 0
         self.incomplete: Incomplete = {}
         self._stems = UniqueStems()
@@ -72,6 +76,8 @@ class Writer:
                 label_file = self._path(picture, self.folder / "labels", self.stem(picture), ".txt")
                 save_labels(detections.flip(0), picture.native.shape[:2], label_file, self.save_conf)
                 self.label_files += 1
+        if self.table is not None:
+            self.table.add(picture, detections)
         if self.save_crop:
             for box in detections.flip(0):
                 with one_result(picture.path, self.folder, self.incomplete):
@@ -85,7 +91,12 @@ class Writer:
                 self._video_frame(picture, annotated)
 
     def close(self) -> None:
-        """Finish the videos being written."""
+        """Finish the table and the videos being written."""
+        if self.table is not None:
+            self.table.close()
+        self._close_videos()
+
+    def _close_videos(self) -> None:
         for path in list(self._videos):
             video = self._videos.pop(path)
             if video is not None:
@@ -112,7 +123,7 @@ class Writer:
         path = picture.path
         if path not in self._videos:
             if not picture.live:
-                self.close()  # files come one after the other
+                self._close_videos()  # files come one after the other
             target = self._path(picture, self.folder, self._video_stem(picture), ".mp4")
             self._videos[path] = VideoFile(target, picture.rate)
         video = self._videos[path]

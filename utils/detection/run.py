@@ -136,7 +136,9 @@ class DetectionRun:
         """Files go into ``folder``."""
         self.options, self.detector, self.folder = options, detector, folder
         self.style = BoxStyle(options.line_thickness, options.hide_labels, options.hide_conf)
-        self.writer = Writer(detector.names, folder, options.save_txt, options.save_conf, options.save_crop)
+        self.writer = Writer(
+            detector.names, folder, options.save_txt, options.save_conf, options.save_crop, options.save_csv
+        )
         self.viewer: Viewer | None = None
         self.seen = 0
 
@@ -238,8 +240,9 @@ class DetectionRun:
             f"for {per_call}: median {middle:.1f} ms, 95th percentile {late:.1f} ms"
         )
         labels = f", {self.writer.label_files} label files in {self.folder / 'labels'}" if options.save_txt else ""
-        if not options.nosave or options.save_txt or options.save_crop or options.visualize:
-            LOGGER.info(f"Results saved to {colorstr('bold', str(self.folder))}{labels}")
+        table = f", the detections in {self.writer.table.file}" if self.writer.table is not None else ""
+        if not options.nosave or options.save_txt or options.save_crop or options.save_csv or options.visualize:
+            LOGGER.info(f"Results saved to {colorstr('bold', str(self.folder))}{labels}{table}")
 
     def shortcomings(self, sources: Sources) -> str:
         """Return how many files could not be read or written, in words; '' if none."""
