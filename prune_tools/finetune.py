@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Fine-tune a pruned model: train.py with a schedule for short runs, and the unpruned model as teacher.
 
-    python prune_tools/finetune.py --data data/mask.yaml --weights runs/val/exp/pruned_model.pt \\
-        --teacher runs/train/exp/weights/best.pt --batch-size 64 --epochs 100 --imgsz 320
+    python prune_tools/finetune.py --weights runs/val/exp/pruned_model.pt --teacher runs/train/exp/weights/best.pt
 
 Without --teacher it learns from the labels alone. --recipe short is for a model that pruning has hurt, --recipe v6.2
 brings YOLOv5's own schedule back. best.pt is never worse than the start.

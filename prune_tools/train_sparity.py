@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Sparse training: train.py with a penalty on the batch-norm gammas of every prunable layer.
 
-    python prune_tools/train_sparity.py --st --sr 0.0005 --weights runs/train/exp/weights/best.pt \\
-        --cfg models/yolov5n_mask.yaml --data data/mask.yaml --batch-size 64 --epochs 100 --imgsz 320
-    python prune_tools/train_sparity.py --penalty polarize --target-flops 0.5 --round-to 8 \\
-        --weights runs/train/exp/weights/best.pt --data data/mask.yaml --imgsz 320
+    python prune_tools/train_sparity.py --weights runs/train/exp/weights/best.pt --target-flops 0.5
+    python prune_tools/train_sparity.py --weights runs/train/exp/weights/best.pt --st --sr 0.0005 --epochs 100
 
-best.pt is the best among the epochs that have reached --target-share, or the sparsest epoch if none has.
+The first, the default, brings to exactly zero the channels whose removal halves the operations, with the start weights
+as teacher. The second is the published penalty, L1 on all gammas. Data set and image size are those of the training of
+the weights. best.pt is the best among the epochs that have reached the goal, or the sparsest epoch if none has.
 """
 
 from __future__ import annotations

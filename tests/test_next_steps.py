@@ -209,8 +209,13 @@ def test_after_a_penalty_that_was_too_weak_no_more_is_pruned_than_it_has_made_sm
     assert [script for script, _ in found] == ["prune_tools/train_sparity.py", "prune_tools/prune.py"]
     assert (found[1][1].percent, found[1][1].skip, found[1][1].weights) == (0.237, ["model.9"], ["b.pt"])
     polarized = build(train_sparity.SparseOptions, target_flops="0.4", weights="w.pt", epochs=20)
-    first = read_back(steps_after_sparsity("b.pt", polarized, penalty=Missed(0.1))[0])[1]
-    assert (first.penalty, first.target_flops, first.epochs) == ("polarize", "0.4", 40)
+    longer, smaller = steps_after_sparsity("b.pt", polarized, penalty=Missed(0.1))
+    assert longer == "python prune_tools/train_sparity.py --weights w.pt --epochs 40 --target-flops 0.4"
+    assert smaller == "python prune_tools/prune.py --weights b.pt --percent 0.1 --scope all"
+    kept = build(train_sparity.SparseOptions, target_share=0.3, scope="all", weights="w.pt", name="n", exist_ok=True)
+    command = again(kept, teacher="t.pt")
+    assert read_back(command)[1] == dataclasses.replace(kept, teacher="t.pt", exist_ok=False)
+    assert command.endswith("--weights w.pt --name n --teacher t.pt --scope all --target-share 0.3")
 
 
 def test_without_a_proposal_a_sweep_leads_to_sparse_training_or_to_a_look_at_the_model():

@@ -42,10 +42,10 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "prune_tools/pipeline.py": (PipelineOptions, pipeline.main),
     "benchmarks.latency": (latency.LatencyOptions, latency.main),
 }
-# What installs, or needs make, or a camera; everything else must run
+# What installs, or needs make, a camera, or an archive from Kaggle; everything else must run
 LEFT_OUT = (
     "git clone", "cd ", "python3 -m venv", "source ", "pip install", "make",
-    "python detect.py --weights best.pt --source 0",
+    "python detect.py --weights best.pt --source 0", "python data/scripts/get_dataset.py",
 )  # fmt: skip
 SHORT = {"--epochs": 1, "--base-epochs": 1, "--sparse-epochs": 1, "--finetune-epochs": 1, "--imgsz": 64,
          "--batch-size": 4, "--target-flops": 0.5}  # fmt: skip

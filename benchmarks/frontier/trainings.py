@@ -18,7 +18,7 @@ from prune_tools.opening import load_model
 from prune_tools.pipeline_run import resumable
 from prune_tools.planning.goals import Target
 from prune_tools.sparsity.options import SparseOptions
-from prune_tools.tuning.options import FinetuneOptions
+from prune_tools.tuning.options import NO_TEACHER, FinetuneOptions
 from prune_tools.tuning.recipes import PUBLISHED, RECIPES
 from utils.checks import check_file
 from utils.commands.next_steps import no_proposals
@@ -150,7 +150,7 @@ class Bench:
             self.folder,
             weights=str(start),
             epochs=int(spent.epochs),
-            teacher=str(start) if self.has_teacher else "",
+            teacher=str(start) if self.has_teacher else NO_TEACHER,
             **keywords,
         )
         return Trained(best, spent)

@@ -9,7 +9,7 @@ from typing import Any
 
 import train
 from prune_tools.options import PruneOptions
-from prune_tools.sparsity.options import AUTO, MAX_MAP_LOSS, POLARIZE, TARGET_FLOPS, TARGET_SHARE, SparseOptions
+from prune_tools.sparsity.options import AUTO, MAX_MAP_LOSS, POLARIZE, TARGET_SHARE, SparseOptions
 from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
 from prune_tools.tuning.keep_start import start_map50
 from prune_tools.tuning.schedule import plugins_of, start_or_resume
@@ -29,10 +29,11 @@ def train_sparsely(options: SparseOptions, callbacks: Callbacks) -> Results | No
     """Train with the penalty; returns what train.main returns."""
     if not options.resume:
         LOGGER.info(options.summary())
+    asked = None if options.resume else options
     options, resumption = start_or_resume(options)
     penalty = make_penalty(options) if options.st else None
     plugins = [*filter(None, [penalty]), *plugins_of(options)]
-    steps = partial(steps_after_sparsity, penalty=penalty)
+    steps = partial(steps_after_sparsity, penalty=penalty, asked=asked)
     with callbacks.added(*plugins):
         return train.main(options, callbacks, next_steps=steps, resumption=resumption)
 
@@ -58,26 +59,24 @@ def make_penalty(options: SparseOptions) -> SparsityPenalty:
 
 
 def steps_after_sparsity(
-    best: str, options: SparseOptions, recorded: Collection[str] = (), *, penalty: SparsityPenalty | None
-) -> list[str]:
+    best: str, options: SparseOptions, recorded: Collection[str] = (), *, penalty: SparsityPenalty | None,
+    asked: SparseOptions | None = None,
+) -> list[str]:  # fmt: skip
     """The pruning that the training was for; if too few gammas are small, a better training and a smaller cut.
 
     The first three arguments are those of ``utils.training.trainer.NextSteps``; ``penalty`` has seen the training to
-    its end, and is None with --no-st.
+    its end, and is None with --no-st; ``asked`` are the options of the command line.
     """
-    prune = partial(following, PRUNE, PruneOptions, options, recorded=recorded, weights=best)
+    goals = ("target_flops", "target_params", "round_to")  # same_pruning gives those that count
+    prune = partial(following, PRUNE, PruneOptions, options, recorded=(*recorded, *goals), weights=best)
     if penalty is None or penalty.share_of_best is None:
         return [prune(**options.same_pruning())]
-    changes: dict[str, Any] = {"epochs": 2 * options.epochs, "st": None}
-    if options.penalty == POLARIZE:
-        changes["sr"] = None
-        if options.target_flops == TARGET_FLOPS:
-            changes["target_flops"] = ""
-    elif options.weights:
+    changes: dict[str, Any] = {"epochs": 2 * options.epochs}
+    if options.penalty != POLARIZE and options.weights:
         changes = PUBLISHED_FLAGS | HYP_OF_RECIPE
         if options.target_share == TARGET_SHARE:
             changes |= {"target_share": None, "scope": "", "round_to": None}
-    better = again(options, resume=False, **changes)
+    better = again(asked or options, resume=False, **changes)
     share = math.floor(penalty.share_of_best * 1000) / 1000
     if share < LEAST_SHARE:
         return [better]

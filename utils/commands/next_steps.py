@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Protocol
 
-from utils.commands.options import AUTO_BATCH, command_line, default_of, flag_words, quoted, to_dict
+from utils.commands.options import AUTO_BATCH, build, command_line, default_of, flag_words, quoted, to_dict
+from utils.errors import InputError
 from utils.installation import words_to_show
 from utils.log import LOGGER
 
@@ -71,8 +72,20 @@ def following(
 
 
 def again(options: ScriptOptions, **changes: Any) -> str:
-    """The command of a training with these options but for ``changes``, in a new run folder."""
-    return command_line(options.script, type(options), to_dict(options) | {"exist_ok": False} | changes)
+    """The command of a training with these options but for ``changes``, in a new run folder.
+
+    What other options imply, such as the scope of a goal, is left out.
+    """
+    values = to_dict(options) | {"exist_ok": False} | changes
+    command = build(type(options), **values)
+    before: dict[str, Any] = {}
+    while before != values:
+        before = dict(values)
+        for name in before:
+            fewer = {key: value for key, value in values.items() if key != name}
+            with suppress(InputError):
+                values = fewer if build(type(options), **fewer) == command else values
+    return command_line(options.script, type(options), values)
 
 
 def handed_on(given: Any, options_class: type, exact: bool = True) -> dict[str, Any]:
