@@ -2,7 +2,7 @@
 """Prune a sparsely trained YOLOv5: remove the channels with the smallest batch-norm gammas.
 
     python prune_tools/prune.py --weights runs/train/exp2/weights/best.pt --target-flops 0.5
-    python prune_tools/prune.py --weights runs/train/exp2/weights/best.pt --percent 0.4 --data data/mask.yaml --imgsz 320
+    python prune_tools/prune.py --weights runs/train/exp2/weights/best.pt --percent 0.4 --data data/mask.yaml
 
 Writes pruned_model.pt, pruned_model.yaml, orign_model.pt (full width, removed channels zero) and the report as
 report.html, report.json and report.txt.
