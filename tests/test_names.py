@@ -71,14 +71,17 @@ def terminal(monkeypatch) -> io.StringIO:
 def test_the_log_has_no_control_characters_but_its_own(terminal, monkeypatch):
     LOGGER.info("%15s", "\x1b]0;title\x07")
     LOGGER.info("a table\nof two lines")
-    LOGGER.warning("forged\nerror: all is lost")
-    assert terminal.getvalue() == "     \\x1b]0;title\\x07\na table\nof two lines\nforged\\nerror: all is lost\n"
+    LOGGER.warning("forged\nerror: lost")
+    assert (
+        terminal.getvalue() == "     \\x1b]0;title\\x07\na table\nof two lines\nWARNING: forged\\nerror: lost\n"
+    )
     terminal.truncate(0)
     terminal.seek(0)
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys, "stderr", terminal)
     LOGGER.info(colorstr("bold", "runs/exp") + "\x1b[2J")
-    assert terminal.getvalue() == "\x1b[1mruns/exp\x1b[0m\\x1b[2J\n"
+    LOGGER.warning("val: WARNING: once")
+    assert terminal.getvalue() == "\x1b[1mruns/exp\x1b[0m\\x1b[2J\nval: WARNING: once\n"
 
 
 def test_an_error_is_one_line_without_control_characters():

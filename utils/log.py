@@ -39,16 +39,20 @@ _STYLES = {
 }
 _OWN_STYLE = re.compile("(\033\\[(?:" + "|".join(map(str, _STYLES.values())) + ")m)")
 _said: set[str] = set()
+MARK = "WARNING"  # in every warning
 
 
 class _PlainFormatter(logging.Formatter):
-    """The bare message. Control characters, which names in other people's files may contain, are escaped.
+    """The bare message; a warning begins with, or contains, the word WARNING.
 
-    The styles of ``colorstr`` stay, and so do the line breaks of tables; a warning has none.
+    Control characters, which names in other people's files may contain, are escaped. The styles of ``colorstr`` stay,
+    and so do the line breaks of tables; a warning has none.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
+        if record.levelno == logging.WARNING and MARK not in text:
+            text = f"{MARK}: {text}"
         if text.isprintable():
             return text
         keep = "\n\t" if record.levelno < logging.WARNING or record.exc_info else ""
