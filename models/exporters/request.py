@@ -50,16 +50,15 @@ def with_training(options: ExportOptions, weights: str | Path) -> ExportOptions:
     if options.data and options.imgsz:
         return options
     record = read_record(weights)
-    options = with_record(options, record, fields=("imgsz",))
     try:
-        with_data = with_record(options, record, fields=("data",))
-        check_dataset(with_data.data, splits=("val",), autodownload=False)
+        complete = with_record(options, record)
+        check_dataset(complete.data, splits=("val",), autodownload=False)
     except InputError as error:
         if options.int8 or options.data:
             raise
         LOGGER.info(f"No images to compare on ({error}): a generated picture is used")
-        return options
-    return with_data
+        return with_record(options, record, fields=("imgsz",))
+    return complete
 
 
 def make_request(options: ExportOptions) -> ExportRequest:
