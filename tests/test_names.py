@@ -72,9 +72,7 @@ def test_the_log_has_no_control_characters_but_its_own(terminal, monkeypatch):
     LOGGER.info("%15s", "\x1b]0;title\x07")
     LOGGER.info("a table\nof two lines")
     LOGGER.warning("forged\nerror: lost")
-    assert (
-        terminal.getvalue() == "     \\x1b]0;title\\x07\na table\nof two lines\nWARNING: forged\\nerror: lost\n"
-    )
+    assert terminal.getvalue() == "     \\x1b]0;title\\x07\na table\nof two lines\nWARNING: forged\\nerror: lost\n"
     terminal.truncate(0)
     terminal.seek(0)
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
