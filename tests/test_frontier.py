@@ -23,7 +23,7 @@ from benchmarks.frontier.options import FrontierOptions
 from benchmarks.frontier.plans import lowest_that_fits
 from benchmarks.frontier.results import Results
 from benchmarks.frontier.tables import Row, Table
-from benchmarks.frontier.tasks import CELL, Task, cells_of, with_needs
+from benchmarks.frontier.tasks import CELL, FULL, Task, cells_of, with_needs
 from models.yolo import DetectionModel
 from prune_tools import finetune
 from prune_tools.opening import load_model, open_inputs
@@ -91,14 +91,9 @@ def options(networks: dict[str, str], pictures: Path, folder: Path, **changes) -
 def finished(networks, pictures, tmp_path_factory) -> FrontierOptions:
     """The options of a finished run of all methods, on a machine without Torch-Pruning."""
     chosen = options(networks, pictures, tmp_path_factory.mktemp("frontier"))
-
-    def missing() -> None:
-        raise InputError(rivals.MISSING)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rivals, "torch_pruning", missing)
-        with pytest.raises(InputError, match="1 tasks have no result"):
-            report.run_and_report(chosen)
+        patch.setattr(rivals, "MODULE", "torch_pruning_that_is_not_there")
+        report.run_and_report(chosen)
     return chosen
 
 
@@ -153,9 +148,9 @@ def test_tables_are_drawn_from_the_results_file_alone(finished, tmp_path):
     report.run_and_report(FrontierOptions(**(vars(finished) | changes)))
     text = (tmp_path / "frontier.md").read_text(encoding="utf-8")
     assert text == (Path(finished.folder) / "frontier.md").read_text(encoding="utf-8")
-    assert "## tiny, the base teaches every method: 2 images of test" in text
+    assert "## tiny at 96 pixels, the base teaches every method: 2 images of test" in text
     line = next(line for line in text.splitlines() if "B7: Torch-Pruning" in line)
-    assert line.count("missing") == 9 and "0 of 1" in line
+    assert line.count("missing") == 10 and "0 of 1" in line
     assert "* tiny/seed1/teacher-all/B7-0.5: missing: pip install torch-pruning" in text
     assert (tmp_path / "frontier-tiny-teacher-all.png").stat().st_size
     report.run_and_report(FrontierOptions(**(vars(finished) | changes | {"split": "val+test"})))
@@ -387,6 +382,39 @@ def test_matches_survive_the_results_file_and_can_be_joined():
 def recorded(matches: Matches, gflops_: float = 1.0) -> dict:
     """The values of a measured cell."""
     return {"parameters": 1e6, "gflops": gflops_, "cost": 9.0, "matches": {"val": matches.to_text()}}
+
+
+def test_methods_are_compared_at_the_same_time(networks, pictures, tmp_path):
+    cells = {
+        "B0": (FULL, 18, 10.0),
+        "ours": (0.5, 10, 6.0),
+        "B4": (0.5, 14, 7.0),
+    }  # budget, correct detections, milliseconds
+    results = Results(options(networks, pictures, tmp_path, methods=["B0"]))
+    for method, (budget, count, milliseconds) in cells.items():
+        detections = [(image, 0.5, 0, ALL_HITS * (image < count)) for image in range(20)]
+        matches = matches_of(20, detections, [(image, 0) for image in range(20)])
+        values = recorded(matches) | {"milliseconds": {"onnxruntime": milliseconds}}
+        results.put(Task(CELL, "tiny", 1, "all", budget, method), values)
+    table = Table(results, "tiny", "all", "val", "ours")
+    accuracy = {row.method: row.accuracy[1][1] for row in table.rows.values()}
+    base, ours, smaller = (accuracy[method] for method in cells)
+    expected = 100 * (smaller - (0.75 * ours + 0.25 * base))  # a quarter of the way from 6 to 10 ms
+    line = next(line for line in table.as_text().splitlines() if "--methods B4" in line)
+    assert expected > 1 and f"{expected:+.1f} [" in line and "| 7.0 " in line
+    cell = Task(CELL, "tiny", 1, "all", 0.5, "B4")
+    results.put(cell, results.cells[cell] | {"milliseconds": {"onnxruntime": 5.0}})  # faster than ours ever is
+    faster = Table(results, "tiny", "all", "val", "ours")
+    line = next(line for line in faster.as_text().splitlines() if "--methods B4" in line)
+    assert f"{expected:+.1f} [" not in line and "| 5.0 " in line
+
+
+def test_a_damaged_results_file_is_named(networks, pictures, tmp_path):
+    chosen = options(networks, pictures, tmp_path)
+    for content in ("{}\n", "", '{"of": {}}\n{"cell": 3}\n'):
+        (tmp_path / "results.jsonl").write_text(content)
+        with pytest.raises(InputError, match=r"results\.jsonl is damaged .* run the benchmark again"):
+            Results(chosen)
 
 
 def test_bold_is_what_is_certain_and_missing_what_is_not_there(networks, pictures, tmp_path):

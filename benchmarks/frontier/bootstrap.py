@@ -43,9 +43,9 @@ def mean_ap(matches: Matches, weights: np.ndarray) -> np.ndarray:
         of_class = order[matches.predicted[order] == class_index]  # (n,)
         labels = np.bincount(matches.label_image[matches.label_class == class_index], minlength=len(matches.images))
         label_count = weights @ labels  # (R,)
-        precise = average_precision(matches.image[of_class], matches.hits[of_class], weights, label_count)  # (R, T)
+        ap = average_precision(matches.image[of_class], matches.hits[of_class], weights, label_count)  # (R, T)
         has_labels = label_count > 0
-        totals[has_labels] += np.stack((precise[:, 0], precise.mean(1)), 1)[has_labels]
+        totals[has_labels] += np.stack((ap[:, 0], ap.mean(1)), 1)[has_labels]
         classes += has_labels
     return totals / np.maximum(classes, 1)[:, None]
 
@@ -68,35 +68,35 @@ def average_precision(image: np.ndarray, hits: np.ndarray, weights: np.ndarray, 
         counts = of_detections.cumsum(1, dtype=np.int32)  # (r, n), detections down to each one
         for threshold in range(THRESHOLDS):
             correct = np.flatnonzero(hits >> threshold & 1)  # (K,)
-            found = of_detections[:, correct].cumsum(
-                1, dtype=np.int32
-            )  # (r, K), correct detections down to each of them
-            result[rows, threshold] = _area(found, counts[:, correct], counts[:, -1], label_count[rows])
+            hit_counts = of_detections[:, correct].cumsum(1, dtype=np.int32)  # (r, K), correct ones down to each
+            result[rows, threshold] = _area(hit_counts, counts[:, correct], counts[:, -1], label_count[rows])
     return result
 
 
-def _area(found: np.ndarray, counts: np.ndarray, all_detections: np.ndarray, label_count: np.ndarray) -> np.ndarray:
+def _area(
+    hit_counts: np.ndarray, counts: np.ndarray, all_detections: np.ndarray, label_count: np.ndarray
+) -> np.ndarray:
     """Areas (r,) under staircases, sampled at GRID.
 
     Args:
-        found, counts: (r, K) correct detections, and all detections, down to each correct one.
+        hit_counts, counts: (r, K) correct detections, and all detections, down to each correct one.
         all_detections, label_count: (r,).
     """
-    rows, steps = found.shape
+    rows, steps = hit_counts.shape
     if not steps:
         return np.zeros(rows)
-    recall = found / (label_count[:, None] + TINY)  # (r, K)
-    precision = found / np.maximum(counts, 1)  # (r, K)
+    recall = hit_counts / (label_count[:, None] + TINY)  # (r, K)
+    precision = hit_counts / np.maximum(counts, 1)  # (r, K)
     envelope = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]  # the highest at this recall or more
-    # the first step beyond each point of the grid, in all rows at once: row i is moved by 2 i
+    # The first step beyond each point of the grid, in all rows at once: row i is moved by 2 i
     offset = 2.0 * np.arange(rows)[:, None]
     beyond = np.searchsorted((recall + offset).ravel(), (GRID + offset).ravel(), side="right").reshape(rows, -1)
     step = np.clip(beyond - steps * np.arange(rows)[:, None], 0, steps)  # (r, 101); K: beyond the last one
     padded = np.concatenate((envelope, np.zeros((rows, 1))), 1)  # (r, K + 1)
     curve = np.take_along_axis(padded, step, 1)  # (r, 101)
-    # behind the last step the curve falls in a straight line to precision 0 at recall 1
+    # Behind the last step the curve falls in a straight line to precision 0 at recall 1
     last = recall[:, -1:]  # (r, 1)
-    end = (found[:, -1] / np.maximum(all_detections, 1))[:, None]  # (r, 1), precision of all detections
+    end = (hit_counts[:, -1] / np.maximum(all_detections, 1))[:, None]  # (r, 1), precision of all detections
     tail = end * (1 - GRID) / np.maximum(1 - last, TINY)  # (r, 101)
     curve = np.where(step == steps, np.where(last < 1, tail, 0.0), curve)
     return (curve[:, 1:] + curve[:, :-1]).sum(1) / 2 / (len(GRID) - 1)

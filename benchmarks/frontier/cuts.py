@@ -13,7 +13,17 @@ from typing import Any
 import torch
 
 from benchmarks.frontier.costs import Spent
-from benchmarks.frontier.methods import BASE, L1, LARGER, LARGER_POLARIZED, METHODS, OURS, POLARIZED
+from benchmarks.frontier.methods import (
+    BASE,
+    BASE_METHOD,
+    L1,
+    LARGER,
+    LARGER_POLARIZED,
+    METHODS,
+    OURS,
+    POLARIZED,
+    TORCH_PRUNING,
+)  # fmt: skip
 from benchmarks.frontier.plans import Planner, by_score, narrow, narrow_configuration, of_original_tools, uniform
 from benchmarks.frontier.rivals import prune_by_torch_pruning
 from benchmarks.frontier.trainings import Bench
@@ -110,11 +120,11 @@ class Cutter:
 
     def _made(self) -> list[Start]:
         method = self.method
-        if method == "B0":
+        if method == BASE_METHOD:
             return [self._start(self.bench.shared(BASE))]
         if method == "B4":
             return [self._start(self.bench.shared(BASE), image_size=self._smaller_image())]
-        if method == "B7":
+        if method == TORCH_PRUNING:
             return [self._by_torch_pruning(variant) for variant in self.bench.options.variants]
         if method in ("B1", "B3"):
             return [self._from_scratch()]

@@ -28,16 +28,16 @@ class Method:
     has_budget: bool = True
 
 
-OURS = "ours"
+OURS, BASE_METHOD, TORCH_PRUNING = "ours", "B0", "B7"
 METHODS = {
-    "B0": Method("base, trained on", has_budget=False),
+    BASE_METHOD: Method("base, trained on", has_budget=False),
     "B1": Method("narrow network from scratch", pays_base=False),
     "B2": Method("narrow network, sliced from the base and re-fitted"),
     "B3": Method("our widths from scratch", (BASE, POLARIZED), pays_base=False),
     "B4": Method("base at a smaller image"),
     "B5": Method("random channels"),
     "B6": Method("uniform, L1 norm of kernels"),
-    "B7": Method("Torch-Pruning", (BASE, L1)),
+    TORCH_PRUNING: Method("Torch-Pruning", (BASE, L1)),
     "B8": Method("original tools (L1, global percentage)", (BASE, L1)),
     OURS: Method("polarized, folded, re-fitted", (BASE, POLARIZED)),
     "B9-no-sparse": Method("without sparse training"),

@@ -19,7 +19,7 @@ TABLE = "frontier.md"
 COMMON = """All cells have the same whole cost in base-epoch equivalents, or the whole epochs below it. mAP is in
 percent, mean and standard deviation over the seeds. A difference is one of mAP50-95, with its interval of 95 % by a
 paired bootstrap over images and seeds; it is bold where the interval excludes 0. The command of a line also has these
-options: `python -m benchmarks.frontier {options}`."""
+options, and --data, --imgsz, --seeds and --teachers of its table: `python -m benchmarks.frontier {options}`."""
 
 
 def run_and_report(options: FrontierOptions) -> Path:

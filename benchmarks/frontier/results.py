@@ -34,8 +34,7 @@ class Results:
         self.cells: dict[Task, dict[str, Any]] = {}
         if not self.file.is_file():
             return
-        lines = [json.loads(line) for line in self.file.read_text(encoding="utf-8").splitlines()]
-        before = lines[0]["of"]
+        before, cells = self._read()
         for name in before.keys() & self.identity.keys():
             if before[name] != self.identity[name]:
                 raise InputError(
@@ -43,8 +42,18 @@ class Results:
                     "choose another --folder"
                 )
         self.identity = before | self.identity
-        for line in lines[1:]:
-            self.cells[Task(**line.pop("cell"))] = line
+        self.cells = cells
+
+    def _read(self) -> tuple[dict[str, Any], dict[Task, dict[str, Any]]]:
+        """The options that all cells have in common, and the cells. Raises InputError for a damaged file."""
+        try:
+            head, *lines = [json.loads(line) for line in self.file.read_text(encoding="utf-8").splitlines()]
+            return dict(head["of"]), {Task(**line.pop("cell")): line for line in lines}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{self.file} is damaged ({error}): delete it and run the benchmark again, which takes the finished "
+                "cells from their folders"
+            ) from error
 
     def expect(self, cells: list[Task]) -> None:
         """Add cells that are to be run, and write the file."""

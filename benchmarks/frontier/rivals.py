@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from prune_tools.options import PruneOptions
 from prune_tools.planning.options import SCORE_IMAGES
 from prune_tools.training_images import read_training_images
 from prune_tools.yolo_pruned import record_widths, save_model
+from utils.commands.packages import is_installed, require
 from utils.dataset.labels import find_images
 from utils.errors import InputError
 from utils.loss import ComputeLoss
@@ -26,7 +26,7 @@ from utils.model_info import gflops, grid_size
 
 RATIOS = [step / 50 for step in range(1, 50)]  # pruning ratios that are tried
 FINE_STEPS = 20  # between two of these ratios
-MISSING = "missing: pip install torch-pruning"
+MODULE, PACKAGE = "torch_pruning", "torch-pruning"
 
 
 def prune_by_torch_pruning(inputs: Inputs[PruneOptions], variant: str, budget: float, file: Path) -> float:
@@ -38,7 +38,7 @@ def prune_by_torch_pruning(inputs: Inputs[PruneOptions], variant: str, budget: f
     Raises:
         InputError: the package is missing, or no ratio reaches the budget.
     """
-    package = torch_pruning()
+    package = require(MODULE, "method B7", PACKAGE, listed="")
     model, seen = inputs.model, 0.0
     gradients: dict[str, torch.Tensor] = {}
     if variant == "taylor":
@@ -53,12 +53,9 @@ def prune_by_torch_pruning(inputs: Inputs[PruneOptions], variant: str, budget: f
     return seen
 
 
-def torch_pruning() -> Any:
-    """The package. Raises InputError where it is missing."""
-    try:
-        return import_module("torch_pruning")
-    except ImportError as error:
-        raise InputError(MISSING) from error
+def missing_package() -> str:
+    """What to do about Torch-Pruning where it is not installed; '' where it is."""
+    return "" if is_installed(MODULE) else f"missing: pip install {PACKAGE}"
 
 
 def _lowest_ratio(pruned: Callable[[float], DetectionModel], budget: float) -> DetectionModel:

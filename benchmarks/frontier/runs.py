@@ -10,8 +10,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 
 from benchmarks.frontier.cell import RESULT, run_cell
+from benchmarks.frontier.methods import TORCH_PRUNING
 from benchmarks.frontier.options import FrontierOptions
 from benchmarks.frontier.results import Results
+from benchmarks.frontier.rivals import missing_package
 from benchmarks.frontier.tasks import CELL, Task, cells_of, with_needs
 from benchmarks.frontier.trainings import Bench
 from utils.commands.interrupts import run_child
@@ -73,7 +75,12 @@ class Runner:
         results.expect(cells)
         for cell in cells:
             self._collect(cell)
-        self.waiting = with_needs([cell for cell in cells if not results.is_measured(cell)])
+        missing = missing_package()
+        skipped = [cell for cell in cells if cell.method == TORCH_PRUNING and missing and not results.is_measured(cell)]
+        for cell in skipped:
+            LOGGER.warning(f"{cell.name}: {missing}")
+            results.put(cell, {"problem": missing})
+        self.waiting = with_needs([cell for cell in cells if not results.is_measured(cell) and cell not in skipped])
         self.running: dict[Future[None], Task] = {}
         self.done: set[Task] = set()
         self.failed: dict[Task, str] = {}

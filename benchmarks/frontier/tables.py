@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from benchmarks.frontier.bootstrap import Difference, difference, draw_weights, mean_ap
 from benchmarks.frontier.costs import SIZE
 from benchmarks.frontier.matches import Matches
-from benchmarks.frontier.methods import METHODS
+from benchmarks.frontier.methods import BASE_METHOD, METHODS
 from benchmarks.frontier.results import Results
 from benchmarks.frontier.tasks import FULL, Task
 from benchmarks.frontier.timing import RUNTIMES
@@ -23,7 +24,6 @@ from utils.errors import InputError
 
 COLUMNS = ("operations", "method", "params", "GFLOPs", "mAP50", "mAP50-95")
 LAST_COLUMNS = ("cost", "seeds", "command")
-BASE_METHOD = "B0"
 ABSENT = "-"
 
 
@@ -57,10 +57,20 @@ class Row:
         """The mean of a figure over the seeds."""
         return statistics.fmean(value[name] for value in self.values.values())
 
-    def milliseconds(self, runtime: str) -> str:
+    def milliseconds(self, runtime: str) -> float | None:
         """The time of the seed that was timed."""
         times = [value["milliseconds"].get(runtime) for value in self.values.values() if "milliseconds" in value]
-        return f"{times[0]:.1f}" if times and times[0] is not None else ABSENT
+        return times[0] if times else None
+
+    def mixed(self, other: Row, share: float) -> Row:
+        """What lies between this row and another, ``share`` of the way, for the seeds that both have."""
+        result = Row(self.cells)
+        for seed in self.values.keys() & other.values.keys():
+            pairs = zip(self.accuracy[seed], other.accuracy[seed], strict=True)
+            map50, map50_95 = ((1 - share) * own + share * more for own, more in pairs)
+            result.accuracy[seed] = map50, map50_95
+            result.resampled[seed] = (1 - share) * self.resampled[seed] + share * other.resampled[seed]
+        return result
 
     @property
     def is_missing(self) -> bool:
@@ -72,10 +82,12 @@ class Row:
         values = [100 * figures[column] for figures in self.accuracy.values()]
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
-    def minus(self, reference: Row) -> Difference | None:
+    def minus(self, reference: Row | None) -> Difference | None:
         """mAP50-95 minus that of another row, over the seeds that both have, in percent; None without any."""
+        if reference is None or self is reference:
+            return None
         seeds = sorted(self.accuracy.keys() & reference.accuracy.keys())
-        if not seeds or self is reference:
+        if not seeds:
             return None
         mean = statistics.fmean(self.accuracy[seed][1] - reference.accuracy[seed][1] for seed in seeds)
         gap = difference([self.resampled[seed] for seed in seeds], [reference.resampled[seed] for seed in seeds], mean)
@@ -126,11 +138,13 @@ class Table:
     def as_text(self) -> str:
         """Title, table and the reasons of what is missing, as Markdown."""
         teacher = "the base teaches every method" if self.teacher == "all" else "no method has a teacher"
-        title = f"## {self.data}, {teacher}: {len(self.images)} images of {self.split}"
+        pixels = self.results.identity.get(f"imgsz of {self.data}")
+        title = f"## {self.data} at {pixels} pixels, {teacher}: {len(self.images)} images of {self.split}"
         head = (
             *COLUMNS,
             f"from {self.reference}",
             f"from {BASE_METHOD}",
+            f"from {self.reference}, same time",
             *(f"ms, {runtime}" for runtime in RUNTIMES),
             *LAST_COLUMNS,
         )
@@ -158,21 +172,29 @@ class Table:
             f"{row.mean('parameters') / 1e6:.3f} M",
             f"{row.mean('gflops'):.2f}",
             *(_with_deviation(*row.spread(column)) for column in (0, 1)),
-            self._difference(row, (budget, self.reference)),
-            self._difference(row, (FULL, BASE_METHOD)),
-            *(row.milliseconds(runtime) for runtime in RUNTIMES),
+            _shown(row.minus(self.rows.get((budget, self.reference)))),
+            _shown(row.minus(self.rows.get((FULL, BASE_METHOD)))),
+            _shown(row.minus(self._reference_as_fast_as(row))),
+            *(_time(row.milliseconds(runtime)) for runtime in RUNTIMES),
             f"{row.mean('cost'):.1f}",
             *last,
         )
 
-    def _difference(self, row: Row, key: tuple[float, str]) -> str:
-        """The difference from another row; bold if the interval excludes 0."""
-        reference = self.rows.get(key)
-        gap = row.minus(reference) if reference else None
-        if gap is None:
-            return ABSENT
-        text = f"{gap.mean:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]"
-        return f"**{text}**" if gap.is_certain else text
+    def _reference_as_fast_as(self, row: Row) -> Row | None:
+        """The reference at the time of ``row`` in the first runtime, between its budgets on either side.
+
+        The base is the largest budget. None where either was not timed, and where the reference is never as fast, or
+        as slow.
+        """
+        milliseconds = row.milliseconds(RUNTIMES[0])
+        if milliseconds is None or row.method in (self.reference, BASE_METHOD):
+            return None
+        curve = [each for each in self.rows.values() if each.method in (self.reference, BASE_METHOD)]
+        timed = [(time, each) for each in curve if (time := each.milliseconds(RUNTIMES[0])) is not None]
+        for (fast, smaller), (slow, larger) in pairwise(sorted(timed, key=lambda point: point[0])):
+            if fast <= milliseconds <= slow and fast < slow:
+                return smaller.mixed(larger, (milliseconds - fast) / (slow - fast))
+        return None
 
     def draw(self, path: Path) -> None:
         """Draw mAP50-95 over GFLOPs: a line for each method, with the standard deviation over the seeds."""
@@ -204,6 +226,19 @@ def _weights(images: int) -> np.ndarray:
 def _with_deviation(mean: float, deviation: float | None) -> str:
     """Mean and standard deviation as text."""
     return f"{mean:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+
+
+def _time(milliseconds: float | None) -> str:
+    """A time as text."""
+    return ABSENT if milliseconds is None else f"{milliseconds:.1f}"
+
+
+def _shown(gap: Difference | None) -> str:
+    """A difference with its interval; bold if the interval excludes 0."""
+    if gap is None:
+        return ABSENT
+    text = f"{gap.mean:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]"
+    return f"**{text}**" if gap.is_certain else text
 
 
 def tables_of(results: Results, split: str, reference: str) -> list[Table]:
