@@ -8,7 +8,8 @@ from typing import Any
 from prune_tools.channels import SCOPES
 from prune_tools.options import PruneOptions
 from prune_tools.planning.goals import Target, target_of
-from prune_tools.planning.options import DEFAULT_ROUNDING
+from prune_tools.planning.options import DEFAULT_ROUNDING, LEVEL_LOSS, LEVEL_LOSS_HELP, UNITS_HELP, checked_units
+from prune_tools.planning.options import UNITS as UNIT_NAMES
 from prune_tools.sparsity.options import AUTO, PENALTIES, SparseOptions
 from prune_tools.tuning.recipes import LEAST_EPOCHS, RECIPES
 from utils.commands.options import (
@@ -35,9 +36,10 @@ UNPRUNED = STEPS[:2]
 # The steps that depend on an option (see ``option``'s identity); all do where nothing else is said
 BASE = ("base",)
 SPARSE = ("sparse",)
-PRUNED = ("pruned",)
+UNITS = ("units",)  # between the base and the sparse training, where --units names more than channels
+PRUNED = ("units", "pruned")
 FINETUNED = ("finetuned",)
-GOAL = ("sparse", "pruned")
+GOAL = ("units", "sparse", "pruned")
 TAUGHT = ("sparse", "finetuned")
 
 
@@ -117,6 +119,17 @@ class PipelineOptions(CheckedOptions):
         "prunable channels: seed, of layers outside shortcuts, default of --percent; all, coupled ones too",
         choices=SCOPES,
         identity=GOAL,
+    )
+    units: list[str] = option(
+        ["channels"],
+        UNITS_HELP + "They go before the sparse training, within the same budget",
+        nargs="+",
+        choices=UNIT_NAMES,
+        handed_on=False,
+        identity=UNITS,
+    )
+    allow_level_loss: float = option(
+        LEVEL_LOSS, LEVEL_LOSS_HELP, at_least=0, at_most=1, handed_on=False, identity=UNITS
     )
     skip: list[str] = option([], "leave these layers whole: module paths, wildcards allowed", nargs="+", identity=GOAL)
     round_to: int | None = option(
@@ -200,6 +213,7 @@ class PipelineOptions(CheckedOptions):
             raise InputError(f"--round-to {self.round_to} is for --target-flops and --target-params: leave it out")
         if self.round_to is None:
             settle(self, round_to=DEFAULT_ROUNDING if self.percent is None else 1)
+        self._check_units()
         sparse, tuning = self.sparse_epochs or SPARSE_EPOCHS, self.finetune_epochs or LEAST_EPOCHS
         if self.rounds > min(sparse, tuning):
             raise InputError(
@@ -214,6 +228,23 @@ class PipelineOptions(CheckedOptions):
             raise InputError(f"unknown --recipe {short_repr(self.recipe)}: choose one of {', '.join(RECIPES)}")
         build(PruneOptions, **self.of_pruning(), **common)
         build(SparseOptions, epochs=self.sparse_epochs, **self.of_penalty(), **common)
+
+    def _check_units(self) -> None:
+        """Raise InputError for units that cannot be removed before the sparse training."""
+        settle(self, units=checked_units(self.units, self.allow_level_loss))
+        if "channels" not in self.units:
+            raise InputError("--units of a pipeline are channels and others: add channels, or use prune_tools/prune.py")
+        if not self.removes_rows:
+            return
+        if self.once or self.skip:
+            reason = "trains no base to judge by" if self.once else "names layers, which move when others go"
+            raise InputError(f"{'--once' if self.once else '--skip'} {reason}: leave it out, or --units")
+        build(PruneOptions, **self.of_units())
+
+    @property
+    def removes_rows(self) -> bool:
+        """True if units above channels may be removed."""
+        return len(self.units) > 1
 
     def _check_once(self) -> None:
         """Raise InputError for what a training without a base cannot do."""
@@ -235,7 +266,7 @@ class PipelineOptions(CheckedOptions):
 
         In each round the channels shrink by the same factor, or the round has a ``target`` of its own.
         """
-        if self.rounds == 1:
+        if self.rounds == 1 and target is None:
             return self
         changes: dict[str, Any] = {"rounds": 1}
         for name in ("sparse_epochs", "finetune_epochs"):
@@ -272,3 +303,9 @@ class PipelineOptions(CheckedOptions):
         """Options of pruning: those that only some steps depend on, pruning among them."""
         names = {field.name for field in fields(self) if field.metadata["identity"] is not True}
         return {name: value for name, value in identity_of(self, "pruned").items() if name in names}
+
+    def of_units(self) -> dict[str, Any]:
+        """Options of the pruning that removes the units above channels."""
+        goal = {name: value for name, value in self.of_pruning().items() if name != "percent"}
+        others = [unit for unit in self.units if unit != "channels"]
+        return goal | {"units": others, "allow_level_loss": self.allow_level_loss}

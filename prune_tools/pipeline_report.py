@@ -34,7 +34,8 @@ def report_of(
 ) -> Report:
     """The report of a finished run, without detections; ``folders`` and ``checkpoints`` are by step."""
     unpruned = [step for step in UNPRUNED if step in checkpoints]
-    models = {step: load_checkpoint(checkpoints[step])["model"].float() for step in (*unpruned, "pruned")}
+    whole = "units" if "units" in checkpoints else unpruned[0]  # the network with the rows of the pruned one
+    models = {step: load_checkpoint(checkpoints[step])["model"].float() for step in {*unpruned, whole, "pruned"}}
     gammas = {}
     for step in unpruned:  # in a later round the sparse model is narrower
         groups = Structure.of(models[step]).protect(options.skip).select(options.of_penalty()["scope"]).groups
@@ -47,7 +48,7 @@ def report_of(
     return Report(
         title=f"{Path(options.weights or options.cfg).stem}, pruned with {options.goal()}",
         rows=rows,
-        widths=(layer_widths(models[unpruned[0]]), layer_widths(models["pruned"])),
+        widths=(layer_widths(models[whole]), layer_widths(models["pruned"])),
         gammas=gamma_histogram(gammas, threshold),
         commands=[
             command_line("prune_tools/pipeline.py", PipelineOptions, to_dict(options)),
@@ -55,7 +56,10 @@ def report_of(
         ],
         export=following("export.py", ExportOptions, options, weights=better.weights, include=["onnx"]),
         notes=[
-            note for step, folder in folders.items() if step.endswith("pruned") for note in _pruning(folder)["notes"]
+            note
+            for step, folder in folders.items()
+            if step.endswith(("pruned", "units"))
+            for note in _pruning(folder)["notes"]
         ],
         surveys=surveys,
     )

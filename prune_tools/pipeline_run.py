@@ -57,12 +57,13 @@ class Step:
     round: int
 
 
-def steps_of(rounds: int, once: bool = False) -> list[Step]:
-    """All steps: one for the base, not if it is trained ``once``, and three for each round.
+def steps_of(rounds: int, once: bool = False, units: bool = False) -> list[Step]:
+    """All steps: one for the base, not if it is trained ``once``, one for ``units``, and three for each round.
 
     Those of the last round are named by their work alone.
     """
     steps = [] if once else [Step(STEPS[0], STEPS[0], 1)]
+    steps += [Step("units", "units", 1)] if units else []
     for number in range(1, rounds + 1):
         prefix = "" if number == rounds else f"round{number}-"
         steps += [Step(prefix + work, work, number) for work in STEPS[1:]]
@@ -117,7 +118,7 @@ class Pipeline:
     def run(self) -> dict[str, Path]:
         """Run what is not finished; returns the checkpoint of each step."""
         checkpoints: dict[str, Path] = {}
-        before, steps = "", steps_of(self.options.rounds, self.options.once)
+        before, steps = "", steps_of(self.options.rounds, self.options.once, self.options.removes_rows)
         start = Path()  # the checkpoint of the step before
         for number, step in enumerate(steps, start=1):
             recorded = self._open(step, before)
@@ -152,18 +153,30 @@ class Pipeline:
         """Run one step from the checkpoint ``start``; returns its own."""
         if step.work == "base":
             return self._base(step.name)
+        if step.work == "units":
+            return self._without_units(step.name, start)
         target = target_of_round(self.options, step.round, self._unpruned(), start)
         options = self.options.of_round(step.round, target)
         if step.work == "sparse":
             return self._sparse(step.name, options, start)
         if step.work == "pruned":
-            return self._pruned(step.name, options, start)
+            return self._pruned(step.name, options.of_pruning(), start)
         return self._finetuned(step.name, options, start)
 
     def _base(self, step: str) -> Path:
         options = self.options
         keywords = {"weights": options.weights, "cfg": options.cfg, "epochs": options.base_epochs}
         return self._train(train.main, TrainOptions, step, **keywords)
+
+    def _without_units(self, step: str, start: Path) -> Path:
+        reduced = self._pruned(step, self.options.of_units(), start)
+        target = self.options.target()
+        if target is not None and _cost(target.quantity, reduced) <= target.budget(_cost(target.quantity, start)):
+            raise InputError(
+                f"{reduced} is within {self.options.goal()} without fewer channels: fine-tune it "
+                "(prune_tools/finetune.py), or give a smaller target"
+            )
+        return reduced
 
     def _sparse(self, step: str, options: PipelineOptions, start: Path) -> Path:
         keywords = {"weights": str(start), "epochs": options.sparse_epochs, **options.of_penalty()}
@@ -173,7 +186,8 @@ class Pipeline:
             keywords["teacher"] = self._teacher() or NO_TEACHER
         return self._train(train_sparity.main, SparseOptions, step, **keywords)
 
-    def _pruned(self, step: str, options: PipelineOptions, start: Path) -> Path:
+    def _pruned(self, step: str, pruning: Mapping[str, Any], start: Path) -> Path:
+        options = self.options
         prune_options = build(
             PruneOptions,
             weights=[str(start)],
@@ -186,7 +200,7 @@ class Pipeline:
             name=self.folders[step].name,
             exist_ok=True,
             single_cls=options.single_cls,
-            **options.of_pruning(),
+            **pruning,
         )
         folder = Path(prune.main(prune_options))
         record_pruning(self.options.logger, prune_options, folder)
@@ -238,13 +252,13 @@ def resumable(checkpoint: Path) -> bool:
 
 
 def target_of_round(options: PipelineOptions, number: int, base: Path, present: Path) -> Target | None:
-    """The absolute target of round ``number``; None for a pipeline with one round, or without a budget.
+    """The absolute target of round ``number``; None without a budget, or where that of the options says the same.
 
     From the cost of ``present``, the checkpoint that the round starts from, the network shrinks by the same factor in
     this and all later rounds; ratios are of the cost of ``base``.
     """
     target = options.target()
-    if options.rounds == 1 or options.percent is not None or target is None:
+    if options.percent is not None or target is None or (options.rounds == 1 and not options.removes_rows):
         return None
     now = _cost(target.quantity, present)
     goal = min(target.budget(_cost(target.quantity, base)), now)  # never more than there is
@@ -312,7 +326,8 @@ def _run_and_report(options: PipelineOptions, surveys: Surveys) -> Path:
     report = report_of(options, pipeline.folders, checkpoints, rows, surveys)
     draw_gammas(report.gammas, folder / "gammas.png")
     images = find_images(check_dataset(options.data, splits=("val",))["val"])
-    draw_run(checkpoints, images, options.imgsz, options.device, folder)
+    same_rows = {step: file for step, file in checkpoints.items() if step != STEPS[0] or "units" not in checkpoints}
+    draw_run(same_rows, images, options.imgsz, options.device, folder)
     shown = {step: checkpoints[step] for step in (next(iter(checkpoints)), STEPS[-1])}
     report.show_detections(shown, images, options.imgsz, options.device)
     report.save(folder)

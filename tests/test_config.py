@@ -133,6 +133,7 @@ def test_a_step_of_a_pipeline_depends_on_its_own_options_and_those_of_all():
     goal = {"target_flops", "target_params", "percent", "scope", "skip", "round_to"}
     own = {
         "base": {"weights", "cfg", "base_epochs"},
+        "units": goal | {"units", "allow_level_loss", "reconstruct"},
         "sparse": goal | {"sparse_epochs", "penalty", "sr", "max_map_loss", "once", "teacher"},
         "pruned": goal | {"reconstruct"},
         "finetuned": {"finetune_epochs", "recipe", "teacher"},

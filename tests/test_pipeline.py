@@ -20,6 +20,7 @@ from prune_tools import pipeline, pipeline_run
 from prune_tools.pipeline_options import STEPS, PipelineOptions
 from prune_tools.planning.goals import parse_target
 from prune_tools.report.table import Row, as_text
+from prune_tools.units import choice
 from tests.conftest import WIDE_MODEL
 from utils.checkpoint import save_checkpoint
 from utils.commands.options import build
@@ -279,3 +280,34 @@ def test_once_refuses_what_needs_a_base(changes, message):
     with pytest.raises(InputError, match=message):
         build(PipelineOptions, once=True, **changes)
     assert build(PipelineOptions, once=True).sparse_epochs > build(PipelineOptions).sparse_epochs
+
+
+@pytest.mark.slow
+def test_levels_go_before_the_sparse_training(tiny_dataset, tmp_path, monkeypatch):
+    """Their operations count against the budget of the base, and the base, with all levels, stays the teacher."""
+    monkeypatch.setattr(choice, "LEAST_SAVING", 0.0)
+    monkeypatch.setattr(choice, "obstacle", lambda _, removal: "" if removal.levels == (2,) else "kept by this test")
+    folder = pipeline.main(
+        options(tiny_dataset, tmp_path, units=["levels", "channels"], target_params="0.2", round_to=1)
+    )
+    rows = list(csv.DictReader((folder / "table.csv").open()))
+    assert [row["step"] for row in rows] == ["base", "units", *STEPS[1:]]
+    sizes = [int(row["parameters"]) for row in rows]
+    assert sizes[0] > sizes[1] == sizes[2] > sizes[3] == sizes[4] and sizes[4] <= 0.2 * sizes[0]
+    tuned = load_checkpoint(folder / "finetuned/weights/best.pt")["model"]
+    assert tuned.stride.tolist() == [8, 16]
+    assert any("stride 32 is removed" in note for note in json.loads((folder / "report.json").read_text())["notes"])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"units": ["levels"]}, "add channels"),
+        ({"units": ["channels", "levels"], "skip": ["model.1"]}, "--skip names layers, which move"),
+        ({"units": ["channels", "levels"], "once": True}, "--once trains no base to judge by"),
+        ({"units": ["channels", "blocks"], "percent": 0.3}, "give --target-flops or --target-params"),
+    ],
+)
+def test_units_that_a_pipeline_cannot_remove(change, message):
+    with pytest.raises(InputError, match=message):
+        build(PipelineOptions, **change)
