@@ -15,9 +15,10 @@ import torch
 
 import train
 from models.loading import load_checkpoint
+from prune_tools.pipeline_options import PipelineOptions
 from prune_tools.train_sparity import SparseOptions
 from utils.callbacks import Callbacks
-from utils.commands.next_steps import following
+from utils.commands.next_steps import following, handed_on
 from utils.commands.options import build
 from utils.dataloaders import create_dataloader
 from utils.dataset.own_augmentation import OwnAugmentation, clipped_labels, load_function
@@ -297,6 +298,7 @@ def test_the_next_training_is_proposed_with_it_and_validation_is_not(file):
     options = build(TrainOptions, augment="my.py:f")
     assert "--augment my.py:f" in following("train_sparity.py", SparseOptions, options)
     assert "--augment" not in following("val.py", ValOptions, options)
+    assert handed_on(build(PipelineOptions, augment="my.py:f"), SparseOptions)["augment"] == "my.py:f"
 
 
 def test_a_resumed_run_needs_it_named_again_and_continues_exactly(file, tiny_dataset, tiny_cfg, tmp_path, caplog):

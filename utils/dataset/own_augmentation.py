@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -74,7 +75,7 @@ class OwnAugmentation:
         try:
             with _random_numbers() as generator:
                 arguments = {GENERATOR: generator} if self._takes_generator else {}
-                result = self._function(image[..., :3].copy(), labels.copy(), **arguments)
+                result = self._function(_three_channels(image), labels.copy(), **arguments)
         except Exception as error:
             raise self._refusal(path, _failure(error, self._function)) from error
         if not isinstance(result, (tuple, list)) or len(result) != 2:
@@ -95,15 +96,15 @@ class OwnAugmentation:
             return np.zeros((0, BOX_FIELDS), np.float32)
         if rows.ndim != 2 or rows.shape[1] != BOX_FIELDS:
             raise self._refusal(path, f"expected labels of shape (N, 5), got shape {rows.shape}")
-        for row in rows:
-            number, shown = float(row[0]), " ".join(f"{value:g}" for value in row)
-            if not number.is_integer() or not 0 <= number < self.class_count:
-                expected = f"expected a class from 0 to {self.class_count - 1} first in each label"
-                raise self._refusal(path, f"{expected}, got {shown}")
-            inside = (row[1:] >= -FARTHEST) & (row[1:] <= 1 + FARTHEST)  # (4,), false for NaN
-            if not inside.all() or min(row[3:]) < 0:
-                expected = "expected centre x, centre y, width and height as fractions of the image, from 0 to 1"
-                raise self._refusal(path, f"{expected}, got {shown}")
+        classes, boxes = rows[:, 0], rows[:, 1:]
+        known = (classes >= 0) & (classes < self.class_count) & (classes == np.floor(classes))  # (N,), false for NaN
+        fractions = ((boxes >= -FARTHEST) & (boxes <= 1 + FARTHEST)).all(1) & (boxes[:, 2:] >= 0).all(1)  # (N,)
+        expected = f"a class from 0 to {self.class_count - 1} first in each label"
+        for good in (known, fractions):
+            if not good.all():
+                shown = " ".join(f"{value:g}" for value in rows[int(good.argmin())])
+                raise self._refusal(path, f"expected {expected}, got {shown}")
+            expected = "centre x, centre y, width and height as fractions of the image, from 0 to 1"
         return rows
 
     def _refusal(self, path: str, message: str) -> InputError:
@@ -121,6 +122,11 @@ def clipped_labels(labels: np.ndarray, width: int, height: int) -> np.ndarray:
     crosses = (np.abs(boxes - clipped) > EDGE_PIXELS).any(1)  # (N,), the edge of the image
     labels[crosses, 1:] = xyxy2xywhn(clipped[crosses], w=width, h=height, clip=True, eps=EDGE_PIXELS)
     return labels[box_candidates(boxes.T, clipped.T)]
+
+
+def _three_channels(image: np.ndarray) -> np.ndarray:
+    """A copy of an image (H, W, 3 or 4) without its fourth channel; OpenCV drops it much faster than a slice."""
+    return image.copy() if image.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
 
 
 @contextmanager
