@@ -232,7 +232,7 @@ def ready(files: dict[str, Path], model: torch.nn.Module, gain: float = 1.0) -> 
     """A distillation in the middle of an epoch."""
     student = de_parallel(model)
     state = SimpleNamespace(
-        model=model, compute_loss=ComputeLoss(student), device=torch.device("cpu"), hyp=student.hyp, writer=None,
+        model=model, compute_loss=ComputeLoss(student), device=torch.device("cpu"), hyp=student.hyp, loggers=None,
         uncopyable=threading.Lock(),
     )  # fmt: skip
     distillation = Distillation(files["teacher"], gain)

@@ -45,7 +45,7 @@ def stub_state(network: DetectionModel, factor: float = 1.0, **changes) -> Simpl
     state = {
         "model": network, "ema": SimpleNamespace(ema=network), "optimizer": optimizer, "epochs": 10, "epoch": 0,
         "loader": [None] * 10, "warmup_batches": 1, "plugins": {},
-        "hyp": {"momentum": 0.0, "warmup_momentum": 0.0}, "writer": None, "pending_batches": 1, "grade": 0.0,
+        "hyp": {"momentum": 0.0, "warmup_momentum": 0.0}, "loggers": None, "pending_batches": 1, "grade": 0.0,
         "run": SimpleNamespace(is_main=True, learning_rate_factor=lambda epoch: factor), "skips_step": lambda: False,
     }  # fmt: skip
     return SimpleNamespace(**(state | changes))
