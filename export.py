@@ -4,6 +4,7 @@
 python export.py --weights best.pt                    # best.torchscript and best.onnx, at the size of the training
 python export.py --weights best.pt --include onnx openvino --dynamic          # any batch and image size
 python export.py --weights best.pt --include onnx --nms --conf-thres 0.4      # the graph gives detections
+python export.py --weights best.pt --include onnx --raw-heads                 # for compilers of chips, see docs/NPU.md
 python export.py --weights best.pt --include openvino --int8                  # calibrated on its training images
 The result is written next to the checkpoint, and val.py, detect.py and torch.hub take it like the checkpoint.
 """

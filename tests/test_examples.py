@@ -118,7 +118,7 @@ def test_the_example_as_a_command(graph, tiny_dataset, tmp_path):
 def others(graph, tiny_dataset) -> dict[str, Path]:
     """Files that the examples do not read, by the flag that they were exported with."""
     found = {}
-    for flag in ("nms", "half", "dynamic"):
+    for flag in ("nms", "half", "dynamic", "raw_heads"):
         weights = graph.with_name(f"{flag}.pt")
         shutil.copy(graph.with_suffix(".pt"), weights)
         (found[flag],) = export.run(
@@ -194,5 +194,6 @@ def test_the_page_finds_what_plain_onnxruntime_finds(page, graph, tiny_dataset):
 def test_what_the_page_cannot_run_is_one_line(page, graph, others):
     image = np.zeros((64, 64, 3), np.uint8)
     for flag, model in others.items():
-        assert f"Error: the model was exported with --{flag}: export it without" in page(model, image)
+        words = f"Error: the model was exported with --{flag.replace('_', '-')}: export it without"
+        assert words in page(model, image)
     assert "Error: no image at image.png (status 404)" in page(graph, None)
