@@ -187,11 +187,11 @@ class Kill(Plugin):
 
 @pytest.mark.slow
 def test_a_cell_that_was_killed_in_the_middle_ends_as_if_it_had_not_been(networks, pictures, tmp_path, monkeypatch):
-    base = {"base": networks["weights"], "methods": ["B5"], "cost": 5.0}
-    whole = options(networks, pictures, tmp_path / "whole", **base)
+    changes = {"base": networks["weights"], "methods": ["ours"], "teachers": ["none"], "cost": 5.0}
+    whole = options(networks, pictures, tmp_path / "whole", **changes)
     report.run_and_report(whole)
-    cut_off = options(networks, pictures, tmp_path / "cut off", **base)
-    main, starts = finetune.main, []
+    cut_off = options(networks, pictures, tmp_path / "cut off", **changes)
+    main, resumed = finetune.main, []
 
     def killed(settings, callbacks=None):
         callbacks = Callbacks()
@@ -201,15 +201,16 @@ def test_a_cell_that_was_killed_in_the_middle_ends_as_if_it_had_not_been(network
     monkeypatch.setattr(finetune, "main", killed)
     with pytest.raises(KeyboardInterrupt):
         report.run_and_report(cut_off)
-    assert "not run yet" in results_of(cut_off)["B5"]["problem"]
-    monkeypatch.setattr(finetune, "main", lambda settings: starts.append(settings.resume) or main(settings))
+    assert "not run yet" in results_of(cut_off)["ours"]["problem"]
+    monkeypatch.setattr(finetune, "main", lambda settings: resumed.append(settings.resume) or main(settings))
     report.run_and_report(cut_off)
-    assert len(starts) == 1 and str(starts[0]).endswith("last.pt")
-    first, second = results_of(whole)["B5"], results_of(cut_off)["B5"]
-    assert first["accuracy"] == second["accuracy"] and first["stages"] == second["stages"]
-    assert Matches.from_text(first["matches"]["test"]).confidence.tolist() == (
-        Matches.from_text(second["matches"]["test"]).confidence.tolist()
-    )
+    assert len(resumed) == 1 and str(resumed[0]).endswith("last.pt")
+    first, second = results_of(whole)["ours"], results_of(cut_off)["ours"]
+    for name in ("accuracy", "stages", "matches"):
+        assert first[name] == second[name]
+    for training in ("polarized-0.5", "ours-0.5/short-1"):  # no method has a teacher where none is to have one
+        recorded_options = read_yaml(tmp_path / "whole/tiny/seed1/teacher-none" / training / "opt.yaml")
+        assert recorded_options["teacher"] in ("", "none")
 
 
 # -- tasks -------------------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ class Bench:
         spent, work = self.sparse_spending(), self.task.work
         if not spent.epochs:
             raise InputError(f"--cost {self.options.cost:g} does not pay for one epoch of {work}")
-        keywords: dict[str, Any] = {"st": True, "sr": self.options.sr}
+        keywords: dict[str, Any] = {"penalty": "l1", "st": True, "sr": self.options.sr}
         if work != L1:
             keywords = {"penalty": "polarize", "target_flops": str(self.target()), "round_to": ROUNDING}
         start = self.shared(LARGER if work == LARGER_POLARIZED else BASE)
@@ -197,7 +197,7 @@ class Bench:
     def tune(self, start: Path, epochs: int, recipe: str, rate: float, folder: Path, image_size: int) -> Path:
         """Fine-tune ``start`` by a recipe at ``rate`` times its learning rate; returns the best checkpoint."""
         keywords: dict[str, Any] = {"hyp": self._scaled(recipe, rate)} if rate != 1 else {}
-        teacher = str(self.teacher()) if self.has_teacher else ""
+        teacher = str(self.teacher()) if self.has_teacher else NO_TEACHER
         return self.train(
             finetune.main, FinetuneOptions, folder, image_size, weights=str(start), epochs=epochs, recipe=recipe,
             teacher=teacher, **keywords,
