@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Find out how far a model can be pruned: prune at many ratios without training, and see where accuracy falls.
 
-    python prune_tools/sweep.py --weights runs/train/exp4/weights/best.pt --data data/mask.yaml --imgsz 320
+    python prune_tools/sweep.py --weights runs/train/exp2/weights/best.pt
     python prune_tools/sweep.py --weights best.pt --data data/mask.yaml --by flops --ratios 0.3 0.4 0.5 --images 200
 
 Writes sweep.csv, sweep.json and sweep.png. The same command continues an interrupted sweep; further ratios are added to

@@ -108,6 +108,7 @@ def test_help_lists_the_published_options_and_no_others():
         "--amp",
         "--augment",
         "--compile",
+        "--logger",
         "--no-cuda-graph",
         "--local-rank",
         "--allow-download-scripts",
