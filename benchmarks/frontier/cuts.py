@@ -20,6 +20,7 @@ from benchmarks.frontier.methods import (
     LARGER,
     LARGER_POLARIZED,
     METHODS,
+    ONCE,
     OURS,
     POLARIZED,
     TORCH_PRUNING,
@@ -69,6 +70,7 @@ CUTS = {
     "B9-l1": Cut(L1, "gamma"),
     "B9-no-fold": Cut(POLARIZED, "gamma", fold=False),
     "B9-no-refit": Cut(POLARIZED, "gamma", refit=False),
+    "once": Cut(ONCE, "gamma"),
     "B10": Cut(LARGER_POLARIZED, "gamma"),
 }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 # Trainings that several cells of one data set and seed start from
 BASE, LARGER = "base", "larger-base"
-L1, POLARIZED, LARGER_POLARIZED = "sparse-l1", "polarized", "larger-polarized"
+L1, POLARIZED, LARGER_POLARIZED, ONCE = "sparse-l1", "polarized", "larger-polarized", "polarized-once"
 VARIANTS = ("bn-scale", "group-norm", "taylor")  # importances of Torch-Pruning; the first one prunes the L1 model
 
 
@@ -44,7 +44,8 @@ METHODS = {
     "B9-l1": Method("with L1 instead of polarize", (BASE, L1)),
     "B9-no-fold": Method("without folding", (BASE, POLARIZED)),
     "B9-no-refit": Method("without the re-fit", (BASE, POLARIZED)),
+    "once": Method("one reversible training from the released weights", (BASE, ONCE), pays_base=False),
     "B10": Method("the same from a larger start", (BASE, LARGER, LARGER_POLARIZED), pays_base=False),
 }
-NEEDS_START = "B10"
+NEEDS_START, NEEDS_WEIGHTS = "B10", "once"  # of --start; of --weights, besides the base
 DEFAULT_METHODS = tuple(name for name in METHODS if name != NEEDS_START)

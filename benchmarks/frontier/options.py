@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.frontier.methods import DEFAULT_METHODS, METHODS, NEEDS_START, OURS, VARIANTS
+from benchmarks.frontier.methods import DEFAULT_METHODS, METHODS, NEEDS_START, NEEDS_WEIGHTS, OURS, VARIANTS
 from prune_tools.tuning.recipes import RECIPES
 from utils.commands.options import LARGEST_IMAGE, LARGEST_SEED, CheckedOptions, option
 from utils.errors import InputError
@@ -83,6 +83,10 @@ class FrontierOptions(CheckedOptions):
             )
         if self.base and len(self.data) > 1:
             raise InputError("--base is trained on one data set: give a single --data, or leave --base out")
+        if self.base and NEEDS_WEIGHTS in self.methods:
+            raise InputError(
+                f"{NEEDS_WEIGHTS} starts from --weights, as the base does: leave --base or {NEEDS_WEIGHTS} out"
+            )
         if NEEDS_START in self.methods and not self.start:
             raise InputError(f"{NEEDS_START} starts from larger weights: name them with --start")
         if self.base_epochs >= self.cost:

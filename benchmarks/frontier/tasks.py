@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.frontier.methods import BASE, LARGER, LARGER_POLARIZED, METHODS, POLARIZED
+from benchmarks.frontier.methods import BASE, LARGER, LARGER_POLARIZED, METHODS, ONCE, POLARIZED
 from benchmarks.frontier.options import FrontierOptions
 
 CELL = "cell"
 FULL = 1.0  # budget of what does not depend on one
-OF_BUDGET = (POLARIZED, LARGER_POLARIZED)
+OF_BUDGET = (POLARIZED, LARGER_POLARIZED, ONCE)
 WITHOUT_TEACHER = (BASE, LARGER)
 
 

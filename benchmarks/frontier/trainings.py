@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import train
 from benchmarks.frontier.costs import ROUNDING, SIZE, Spent, affordable_epochs
-from benchmarks.frontier.methods import BASE, L1, LARGER, LARGER_POLARIZED
+from benchmarks.frontier.methods import BASE, L1, LARGER, LARGER_POLARIZED, ONCE
 from benchmarks.frontier.options import FrontierOptions
 from benchmarks.frontier.tasks import Task
 from prune_tools import finetune, train_sparity
@@ -27,14 +26,6 @@ from utils.errors import InputError
 from utils.model_info import gflops
 from utils.storage.files import make_folder, read_yaml_mapping, write_yaml
 from utils.training.options import TrainOptions
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished training: its best checkpoint, and what it has cost."""
-
-    checkpoint: Path
-    spent: Spent
 
 
 def operations(checkpoint: str | Path) -> float:
@@ -98,62 +89,65 @@ class Bench:
 
     # -- shared trainings ----------------------------------------------------------------------------------------------
 
-    def run_shared(self) -> Trained | None:
-        """Make the shared training of the task; None if the base is given."""
-        work = self.task.work
-        if work == BASE:
-            return None if self.options.base else self._base(self.options.weights, self.options.base_epochs, 1.0)
+    def run_shared(self) -> None:
+        """Make the shared training of the task, unless it is a base that is given."""
+        work, options = self.task.work, self.options
         if work == LARGER:
-            share = operations(check_file(self.options.start, ".pt")) / self.base_operations()
-            return self._base(self.options.start, affordable_epochs(self.options.base_epochs, share), share)
-        return self._sparse()
+            self._train_base(options.start, self._larger_epochs())
+        elif work != BASE:
+            self._train_sparsely()
+        elif not options.base:
+            self._train_base(options.weights, options.base_epochs)
 
-    def _base(self, weights: str, epochs: int, share: float) -> Trained:
+    def _larger_epochs(self) -> int:
+        """The epochs of the larger base, which cost no more than those of the base."""
+        share = operations(check_file(self.options.start, ".pt")) / self.base_operations()
+        return affordable_epochs(self.options.base_epochs, share)
+
+    def _train_base(self, weights: str, epochs: int) -> None:
         if not epochs:
             raise InputError(f"--base-epochs {self.options.base_epochs} do not pay for one epoch of {weights}")
-        command, options_class = (train.main, TrainOptions)
-        keywords: dict[str, Any] = {}
-        if self.options.base_recipe != PUBLISHED:
-            command, options_class = finetune.main, FinetuneOptions  # type: ignore[assignment]
-            keywords["recipe"] = self.options.base_recipe
-        best = self.train(command, options_class, self.folder, weights=weights, epochs=epochs, **keywords)
-        return Trained(best, Spent(self.task.work, epochs, share))
-
-    def sparse_spending(self) -> Spent:
-        """Epochs and cost of the sparse training of the task, which is shared or that of the cell's method."""
-        larger = self.task.work == LARGER_POLARIZED
-        start = self.shared(LARGER if larger else BASE)
-        share = self.relative(start)
-        teacher = share if self.has_teacher else 0.0
-        rest = self.options.cost - self.base_spending(larger).cost
-        epochs = affordable_epochs(self.options.sparse_share * rest, share, teacher)
-        return Spent(self.task.work, epochs, share, teacher)
+        if self.options.base_recipe == PUBLISHED:
+            self.train(train.main, TrainOptions, self.folder, weights=weights, epochs=epochs)
+            return
+        recipe = self.options.base_recipe
+        self.train(finetune.main, FinetuneOptions, self.folder, weights=weights, epochs=epochs, recipe=recipe)
 
     def base_spending(self, larger: bool = False) -> Spent:
         """Epochs and cost of the base."""
         if not larger:
             return Spent(BASE, self.options.base_epochs, 1.0)
-        share = operations(check_file(self.options.start, ".pt")) / self.base_operations()
-        return Spent(LARGER, affordable_epochs(self.options.base_epochs, share), self.relative(self.shared(LARGER)))
+        return Spent(LARGER, self._larger_epochs(), self.relative(self.shared(LARGER)))
 
-    def _sparse(self) -> Trained:
-        spent, work = self.sparse_spending(), self.task.work
-        if not spent.epochs:
+    def sparse_spending(self) -> Spent:
+        """Epochs and cost of the sparse training that is the task."""
+        work, larger = self.task.work, self.task.work == LARGER_POLARIZED
+        share = self.relative(self.shared(LARGER if larger else BASE))
+        teacher = share if self.has_teacher else 0.0
+        rest = self.options.cost
+        if work != ONCE or self.has_teacher:
+            rest -= self.base_spending(larger).cost
+        return Spent(work, affordable_epochs(self.options.sparse_share * rest, share, teacher), share, teacher)
+
+    def _train_sparsely(self) -> None:
+        work, epochs = self.task.work, int(self.sparse_spending().epochs)
+        if not epochs:
             raise InputError(f"--cost {self.options.cost:g} does not pay for one epoch of {work}")
-        keywords: dict[str, Any] = {"penalty": "l1", "st": True, "sr": self.options.sr}
-        if work != L1:
-            keywords = {"penalty": "polarize", "target_flops": str(self.target()), "round_to": ROUNDING}
-        start = self.shared(LARGER if work == LARGER_POLARIZED else BASE)
-        best = self.train(
+        teacher = self.shared(LARGER if work == LARGER_POLARIZED else BASE)
+        polarize = {"penalty": "polarize", "target_flops": str(self.target()), "round_to": ROUNDING}
+        keywords: dict[str, Any] = {
+            L1: {"penalty": "l1", "st": True, "sr": self.options.sr},
+            ONCE: {**polarize, "reversible": True},
+        }.get(work, polarize)
+        self.train(
             train_sparity.main,
             SparseOptions,
             self.folder,
-            weights=str(start),
-            epochs=int(spent.epochs),
-            teacher=str(start) if self.has_teacher else NO_TEACHER,
+            weights=check_file(self.options.weights, ".pt") if work == ONCE else str(teacher),
+            epochs=epochs,
+            teacher=str(teacher) if self.has_teacher else NO_TEACHER,
             **keywords,
         )
-        return Trained(best, spent)
 
     def target(self) -> Target:
         """The budget of the task in operations."""
