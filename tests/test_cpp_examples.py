@@ -136,7 +136,8 @@ def test_letterbox_nms_and_names_are_those_of_detection(probe, tmp_path, size):
 
     made = np.fromfile(tmp_path / "input.bin", np.float32).reshape(3, 128, 96)
     canvas, _, _ = letterbox(picture, (128, 96), auto=False)
-    assert np.abs(made * 255 - canvas[..., ::-1].transpose(2, 0, 1)).max() < 1.01  # OpenCV rounds its weights
+    differences = np.abs(made * 255 - canvas[..., ::-1].transpose(2, 0, 1)).round()
+    assert differences.max() <= 1 and differences.mean() < 0.03  # OpenCV has other kernels for other processors
 
     (expected,) = non_max_suppression(torch.from_numpy(rows).float()[None], CONFIDENCE, 0.45)
     scale_coords((128, 96), expected[:, :4], (height, width))

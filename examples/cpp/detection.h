@@ -92,27 +92,40 @@ inline std::string write_picture(Picture& picture, const std::vector<Box>& boxes
 
 // ---- from a picture to boxes ---------------------------------------------------------------------------------------
 
-// Resizes a picture into the network's input with its aspect ratio kept, and pads it evenly in grey.
+// The two source pixels of an output pixel along one axis, and the weight of the second in 1/2048, as OpenCV rounds it.
+struct Neighbours {
+    int first, second, weight;
+    Neighbours(int position, int source_size, int size) {
+        const double exact = (position + 0.5) * (double(source_size) / size) - 0.5;
+        const float source = std::clamp(float(exact), 0.0f, float(source_size - 1));
+        first = int(source);
+        second = std::min(first + 1, source_size - 1);
+        weight = int(std::nearbyint((source - first) * 2048));
+    }
+};
+
+// Resizes a picture into the network's input with its aspect ratio kept, and pads it evenly in grey. The arithmetic is
+// that of cv::resize, since differences of one level can already exchange two boxes that are equally good.
 inline std::vector<float> letterbox(const Picture& picture, int width, int height, float scale) {
     const int inner_w = std::max(int(std::nearbyint(picture.width * scale)), 1);
     const int inner_h = std::max(int(std::nearbyint(picture.height * scale)), 1);
     const int left = (width - inner_w) / 2, top = (height - inner_h) / 2;
     const size_t plane = size_t(width) * height;
     std::vector<float> input(3 * plane, 114 / 255.0f);
+    std::vector<Neighbours> columns;
+    for (int x = 0; x < inner_w; ++x) columns.emplace_back(x, picture.width, inner_w);
     for (int y = 0; y < inner_h; ++y) {
-        const float source_y = std::clamp((y + 0.5f) * picture.height / inner_h - 0.5f, 0.0f, picture.height - 1.0f);
-        const int y0 = int(source_y), y1 = std::min(y0 + 1, picture.height - 1);
+        const Neighbours rows(y, picture.height, inner_h);
+        const uint8_t* upper = &picture.pixels[3 * (size_t(rows.first) * picture.width)];
+        const uint8_t* lower = &picture.pixels[3 * (size_t(rows.second) * picture.width)];
         for (int x = 0; x < inner_w; ++x) {
-            const float source_x = std::clamp((x + 0.5f) * picture.width / inner_w - 0.5f, 0.0f, picture.width - 1.0f);
-            const int x0 = int(source_x), x1 = std::min(x0 + 1, picture.width - 1);
-            const float below = source_y - y0, right = source_x - x0;  // weights of the pixels below and to the right
-            const uint8_t *upper = &picture.pixels[3 * (size_t(y0) * picture.width)],
-                          *lower = &picture.pixels[3 * (size_t(y1) * picture.width)];
+            const Neighbours& column = columns[x];
             for (int colour = 0; colour < 3; ++colour) {
-                const float above_mean = upper[3 * x0 + colour] * (1 - right) + upper[3 * x1 + colour] * right;
-                const float below_mean = lower[3 * x0 + colour] * (1 - right) + lower[3 * x1 + colour] * right;
-                input[colour * plane + size_t(top + y) * width + left + x] =
-                    std::floor(above_mean * (1 - below) + below_mean * below + 0.5f) / 255;
+                const int first = 3 * column.first + colour, second = 3 * column.second + colour;
+                const int above = upper[first] * (2048 - column.weight) + upper[second] * column.weight;
+                const int below = lower[first] * (2048 - column.weight) + lower[second] * column.weight;
+                const int sum = ((2048 - rows.weight) * (above >> 4) >> 16) + (rows.weight * (below >> 4) >> 16);
+                input[colour * plane + size_t(top + y) * width + left + x] = float((sum + 2) >> 2) / 255;
             }
         }
     }
