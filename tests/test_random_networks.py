@@ -11,11 +11,13 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 from torch import nn
 
+from models.description import describe
 from models.yolo import DetectionModel
 from prune_tools.channels.groups import find_groups
 from prune_tools.channels.structure import Structure
 from prune_tools.planning.costs import CostModel
 from prune_tools.repair.folding import fold_constants
+from prune_tools.units.removal import Removal, find_blocks, moved_paths, remove_units, silence
 from prune_tools.yolo_pruned import largest_difference, mask_model, prune_model
 from tests.profiles import load_profile
 from tests.pruning_networks import pad_by_repetition, random_images, random_plan, with_random_norms
@@ -85,14 +87,18 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     return {**scale, "backbone": rows[:backbone], "head": rows[backbone:]}
 
 
-def network(config: dict[str, Any]) -> Structure:
-    """The network of a configuration as after a training, with the groups of scope all."""
+def model_of(config: dict[str, Any]) -> DetectionModel:
+    """The network of a configuration as after a training."""
     try:
-        model = with_random_norms(DetectionModel(deepcopy(config)))
+        return with_random_norms(DetectionModel(deepcopy(config)))
     except InputError as error:  # attention over all pixels of a fine grid
         assert "use fewer channels, or a stride" in str(error)
         reject()
-    return Structure.of(model).select("all")
+
+
+def network(config: dict[str, Any]) -> Structure:
+    """The network of a configuration, with the groups of scope all."""
+    return Structure.of(model_of(config)).select("all")
 
 
 @pytest.mark.slow
@@ -125,6 +131,24 @@ def test_folded_equals_the_gamma_zeroed_model_without_zero_padding(config, seed)
     assert not fold_constants(structure, pruned, plan).left_out
     expected = mask_model(full, groups, plan, beta=False)
     assert largest_difference(pruned, expected, random_images(full))[1] < 1e-9
+
+
+@pytest.mark.slow
+@given(configurations(), st.data())
+def test_without_levels_and_blocks_the_rest_computes_the_same(config, data):
+    full = model_of(config)
+    levels = data.draw(st.lists(st.sampled_from(range(full.model[-1].nl)), max_size=full.model[-1].nl - 1, unique=True))
+    blocks = data.draw(st.lists(st.sampled_from(find_blocks(full)), unique=True)) if find_blocks(full) else []
+    removal = Removal(tuple(sorted(levels)), tuple(sorted(blocks)))
+    reduced = remove_units(full, removal)
+    with torch.no_grad():
+        expected = silence(full, Removal((), removal.blocks))(random_images(full))[1]
+        got = reduced(random_images(full))[1]
+    kept = [level for level in range(full.model[-1].nl) if level not in levels]
+    assert len(got) == len(kept) and all(torch.equal(ours, expected[k]) for ours, k in zip(got, kept, strict=True))
+    assert not describe(reduced).keys() - full.yaml.keys()  # its rows say all
+    owners = {name.rpartition(".")[0] for name, _ in reduced.named_parameters()}
+    assert owners <= set(moved_paths(full, removal).values())
 
 
 @pytest.mark.slow
