@@ -278,7 +278,7 @@ def test_histograms_reach_tensorboard(base_run, tiny_dataset, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     assert EventAccumulator(str(base_run)).Reload().Tags()["histograms"] == ["bn_weights/hist"]
-    train_sparity.main(options(tiny_dataset, tmp_path, train_sparity.SparseOptions, epochs=1))
+    train_sparity.main(options(tiny_dataset, tmp_path, train_sparity.SparseOptions, sr=0.01, epochs=1))
     events = EventAccumulator(str(tmp_path / "exp")).Reload().Tags()
     layers = prunable_norms(load_checkpoint(tmp_path / "exp/weights/last.pt")["model"].float())
     assert "bn_weights/hist" in events["histograms"]
