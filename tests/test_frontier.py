@@ -17,6 +17,7 @@ import val
 from benchmarks.frontier import report, rivals, runs, timing
 from benchmarks.frontier.bootstrap import difference, draw_weights, mean_ap
 from benchmarks.frontier.costs import Spent, affordable_epochs, total
+from benchmarks.frontier.cuts import Cutter
 from benchmarks.frontier.matches import THRESHOLDS, Matches, match
 from benchmarks.frontier.methods import METHODS
 from benchmarks.frontier.options import FrontierOptions
@@ -24,6 +25,7 @@ from benchmarks.frontier.plans import lowest_that_fits
 from benchmarks.frontier.results import Results
 from benchmarks.frontier.tables import Row, Table
 from benchmarks.frontier.tasks import CELL, FULL, Task, cells_of, with_needs
+from benchmarks.frontier.trainings import Bench
 from models.yolo import DetectionModel
 from prune_tools import finetune
 from prune_tools.opening import load_model, open_inputs
@@ -282,6 +284,15 @@ def test_the_cost_of_a_run_computed_by_hand():
     assert [stage.cost for stage in stages] == pytest.approx([20, 14, 0.3, 27]) and total(stages) == pytest.approx(61.3)
     assert affordable_epochs(27, 0.5, 1.0) == 30 and affordable_epochs(26.99, 0.5, 1.0) == 29
     assert affordable_epochs(10, 0.25) == 40 and affordable_epochs(-1, 1.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "teacher", "paid"),
+    [("B1", "none", 0), ("B1", "all", 2), ("B2", "none", 2), ("B3", "none", 0), ("once", "none", 0), ("B0", "all", 2)],
+)
+def test_the_base_is_paid_by_what_uses_it(networks, pictures, tmp_path, method, teacher, paid):
+    bench = Bench(options(networks, pictures, tmp_path), Task(CELL, "tiny", 1, teacher, 0.5, method))
+    assert total(Cutter(bench)._start(Path(networks["weights"])).spent) == paid
 
 
 def test_the_lowest_removal_that_fits():

@@ -25,6 +25,7 @@ from utils.errors import InputError
 COLUMNS = ("operations", "method", "params", "GFLOPs", "mAP50", "mAP50-95")
 LAST_COLUMNS = ("cost", "seeds", "command")
 ABSENT = "-"
+MARKERS = "osD^vP*"  # with the ten colours of a chart, no two methods look alike
 
 
 @dataclass
@@ -200,13 +201,14 @@ class Table:
         """Draw mAP50-95 over GFLOPs: a line for each method, with the standard deviation over the seeds."""
         figure = new_figure(8, 5)
         axes = figure.subplots()
-        for method in dict.fromkeys(name for _, name in self.rows):
+        for number, method in enumerate(dict.fromkeys(name for _, name in self.rows)):
             rows = [row for row in self.rows.values() if row.method == method and not row.is_missing]
             points = sorted((row.mean("gflops"), *row.spread(1)) for row in rows)
             if points:
                 operations, accuracy, deviations = zip(*points, strict=True)
                 errors = [deviation or 0.0 for deviation in deviations]
-                axes.errorbar(operations, accuracy, errors, marker="o", capsize=3, label=rows[0].title)
+                marker = MARKERS[number % len(MARKERS)]
+                axes.errorbar(operations, accuracy, errors, marker=marker, capsize=3, label=rows[0].title)
         axes.set_xlabel(f"GFLOPs at {SIZE} pixels")
         axes.set_ylabel("mAP50-95, percent")
         axes.set_title(f"{self.data}, {self.split}, teacher: {self.teacher}", fontsize=10)
