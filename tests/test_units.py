@@ -212,6 +212,7 @@ def test_objects_belong_to_levels_by_their_sides(nano):
     assert use.lost([2]) == pytest.approx(1 / 6) and use.lost([0]) == pytest.approx(1 / 6)
     assert use.lost([1, 2]) == pytest.approx(2 / 6) and use.lost([1]) == 0
     assert "6 training objects" in use.sizes() and "at 320 pixels" in use.sizes()
+    assert use.shares([8, 16, 32]).startswith("stride 8 50.0% (16.7% alone), stride 16 50.0% (0.0% alone)")
     nothing = LevelUse.of(nano, table_of(), 320, 4.0)
     assert nothing.lost([0]) == 0 and "no objects" in nothing.sizes()
 
@@ -245,6 +246,13 @@ def test_levels_go_where_the_data_do_without_them(nano, objects, allowed, accura
     choice._choose_levels(chosen, use, judge, skip)
     assert chosen.model.stride.tolist() == left
     assert reason in "\n".join(chosen.notes)
+
+
+def test_without_objects_all_levels_stay(nano):
+    judge: Any = FakeJudge(1.0, {})
+    chosen = choice.Chosen(Removal(), nano, None, [])
+    choice._choose_levels(chosen, LevelUse.of(nano, table_of(), 320, 4.0), judge, [])
+    assert not chosen.removal and "no objects" in chosen.notes[0]
 
 
 def test_blocks_go_while_the_network_at_the_budget_gets_better(nano, monkeypatch):
@@ -308,8 +316,8 @@ def test_levels_then_channels_within_one_budget(checkpoint, tiny_dataset, tmp_pa
     assert count_parameters(model) <= 0.5 * count_parameters(whole)
     assert model.model[1].conv.out_channels == whole.model[1].conv.out_channels
     notes = json.loads((folder / "report.json").read_text())["notes"]
-    assert "Target met" in notes[0] and "training objects" in notes[1] and "stride 32 is removed" in notes[2]
-    assert notes[2] in (folder / "report.txt").read_text()
+    assert "Target met" in notes[0] and "training objects" in notes[1] and "stride 8 " in notes[2]
+    assert "stride 32 is removed" in notes[3] and notes[3] in (folder / "report.txt").read_text()
     again = pruned(folder / "pruned_model.pt", tiny_dataset, tmp_path, percent=0.3)
     tuned = finetune.run(
         weights=str(again / "pruned_model.pt"), teacher=str(checkpoint), data=str(tiny_dataset), imgsz=64, epochs=1,

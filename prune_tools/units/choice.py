@@ -147,11 +147,14 @@ def _absolute(target: Target | None, model: DetectionModel) -> Target | None:
 
 
 def _choose_levels(chosen: Chosen, use: LevelUse, judge: Judge, protected: Collection[str]) -> None:
-    """Add the levels to a choice that the data do without, the least used first."""
+    """Add the levels to a choice that the data do without, the least used first; none if there are no objects."""
     model, allowed = chosen.model, judge.inputs.options.allow_level_loss
     head: Any = model.model[-1]
-    whole = judge(model)
     chosen.note(f"Sizes of objects: {use.sizes()}")
+    if not len(use.sides):
+        return
+    whole = judge(model)
+    chosen.note(f"Objects that belong to each level: {use.shares([int(stride) for stride in head.stride])}")
     removed: list[int] = []
     for level in sorted(range(head.nl), key=lambda number: (use.lost([number]), -number)):
         removal = Removal(tuple(sorted([*removed, level])))

@@ -59,3 +59,15 @@ class LevelUse:
             f"the longer sides of the {len(self.sides):,} training objects are {low:.0f} to {high:.0f} pixels "
             f"(5th to 95th percentile) at {self.image_size} pixels, median {middle:.0f}"
         )
+
+    def shares(self, strides: Sequence[int]) -> str:
+        """The shares of the objects that belong to each level, and of those that belong to it alone, in words."""
+        parts = [
+            f"stride {stride} {share:.1%} ({self.lost([level]):.1%} alone)"
+            for level, (stride, share) in enumerate(zip(strides, self._shares(), strict=True))
+        ]
+        return ", ".join(parts)
+
+    def _shares(self) -> np.ndarray:
+        """(nl,) share of all objects that belong to each level."""
+        return self.assigned.mean(0) if len(self.assigned) else np.zeros(self.assigned.shape[1])

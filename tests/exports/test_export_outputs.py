@@ -36,6 +36,15 @@ def test_exports_compute_what_the_checkpoint_does(exported, stock, pruned, which
     assert (backend.pt, backend.fp16, backend.nms) == (False, False, None)
 
 
+@pytest.mark.parametrize("argument", ["torchscript", "onnx"])
+def test_exports_of_fewer_levels_and_blocks(exported, reduced, argument):
+    path = exported("reduced", argument)
+    images = torch.rand(2, 3, SIZE, SIZE)
+    found, expected = outputs(path, reduced, images)
+    assert found.shape == expected.shape == (2, 3 * (8**2 + 4**2), 7)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("argument", ["torchscript", "onnx", "openvino"])
 def test_dynamic_exports_take_any_shape(exported, pruned, argument):
     path = exported("pruned", argument, dynamic=True)
