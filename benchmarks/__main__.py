@@ -30,6 +30,8 @@ from utils.storage.files import ROOT, atomic_path
 SECTIONS = {"Loading": "data", "Training": "training", "Validation": "validation", "Pruning": "pruning"}
 HEAD = """# Benchmarks
 
+[中文](zh-CN/BENCHMARKS.md)
+
 Written by `make bench`, all at once or section by section. "Plain" is the alternative in the column on the right. Both
 are timed in alternation in one run; the figures are medians, the spread is half the interquartile range of the ratios.
 A ratio below its goal is a fault to investigate. Load is the machine's mean over a quarter of an hour. Above the
