@@ -479,6 +479,26 @@ def test_torch_pruning_gives_files_that_we_read(networks, pictures, tmp_path, mo
     assert gflops(model) <= budget
 
 
+@pytest.mark.slow
+def test_torch_pruning_in_steps_pays_for_the_training_between_them(networks, pictures, tmp_path, monkeypatch):
+    pytest.importorskip("torch_pruning")
+    monkeypatch.setattr(rivals, "RATIOS", [0.1, 0.3, 0.5])
+    monkeypatch.setattr(rivals, "FINE_STEPS", 2)
+    changes = {"base": networks["weights"], "methods": ["B7"], "variants": ["group-norm-in-steps"], "cost": 8.0}
+    chosen = options(networks, pictures, tmp_path, **changes)
+    bench = Bench(chosen, Task(CELL, "tiny", 1, "none", 0.5, "B7"))
+    start = Cutter(bench).starts()[0]
+    assert [stage.stage for stage in start.spent] == ["base", "after step 1", "after step 2"]
+    shares = [stage.share for stage in start.spent]
+    assert 1 == shares[0] > shares[1] > shares[2] > bench.relative(start.checkpoint)
+    assert shares[1] <= 0.5 ** (1 / 3) and shares[2] <= 0.5 ** (2 / 3)
+    assert 2 < total(start.spent) <= 2 + 6 / 3  # a third of the 6 that are left after the base
+    assert Cutter(bench).starts() == [start]  # read from its file
+    poor = Bench(options(networks, pictures, tmp_path / "poor", **changes | {"cost": 3.0}), bench.task)
+    with pytest.raises(InputError, match="group-norm-in-steps: the cost does not pay for an epoch after step 1 of 3"):
+        Cutter(poor).starts()
+
+
 class _Here:
     """An executor that runs in this process."""
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.frontier.costs import Spent
+from benchmarks.frontier.costs import Spent, affordable_epochs, total
 from benchmarks.frontier.methods import (
     BASE,
     BASE_METHOD,
+    IN_STEPS,
     L1,
     LARGER,
     LARGER_POLARIZED,
@@ -36,11 +37,14 @@ from prune_tools.yolo_pruned import save_model
 from utils.commands.options import build
 from utils.dataset.labels import find_images
 from utils.errors import InputError
+from utils.log import LOGGER
 from utils.storage.files import write_json
 
 STARTS = "starts.json"
 GRID = 32  # pixels: sides of images are multiples of it
 SMALLEST_IMAGE = 2 * GRID  # that training takes
+STEPS = 3  # of Torch-Pruning with training between them
+STEPS_SHARE = 1 / 3  # of the cost that is left after the base, for that training
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Cutter:
         if method == "B4":
             return [self._start(self.bench.shared(BASE), image_size=self._smaller_image())]
         if method == TORCH_PRUNING:
-            return [self._by_torch_pruning(variant) for variant in self.bench.options.variants]
+            return self._variants_of_torch_pruning()
         if method in ("B1", "B3"):
             return [self._from_scratch()]
         return [self._cut(CUTS[method])]
@@ -146,12 +150,12 @@ class Cutter:
             return []
         return [Bench(self.bench.options, self.bench.task.of(work)).sparse_spending()]
 
-    def _open(self, work: str, cut: Cut) -> Inputs[PruneOptions]:
-        """The network of a shared training, and the images of its repairs."""
+    def _open(self, checkpoint: Path, cut: Cut) -> Inputs[PruneOptions]:
+        """The network of a checkpoint, and the images of its repairs."""
         bench = self.bench
         options = build(
             PruneOptions,
-            weights=[str(bench.shared(work))],
+            weights=[str(checkpoint)],
             cfg="",
             data=bench.data,
             imgsz=bench.image_size,
@@ -164,7 +168,7 @@ class Cutter:
 
     def _cut(self, cut: Cut) -> Start:
         """Prune the network of a training and repair it."""
-        inputs = self._open(cut.work, cut)
+        inputs = self._open(self.bench.shared(cut.work), cut)
         structure, plan = self._planner(cut)(inputs.model, self.bench.target())
         batches = inputs.repair_batches()
         device = next(inputs.model.parameters()).device
@@ -195,10 +199,10 @@ class Cutter:
         """The narrow network (B1) or that of our widths (B3) with random weights, by the seed of the cell."""
         target = self.bench.target()
         if self.method == "B1":
-            model = self._open(BASE, NOTHING).model
+            model = self._open(self.bench.shared(BASE), NOTHING).model
             configuration = narrow_configuration(model.yaml, target)
         else:
-            inputs = self._open(POLARIZED, NOTHING)
+            inputs = self._open(self.bench.shared(POLARIZED), NOTHING)
             structure, plan = self._planner(CUTS[OURS])(inputs.model, target)
             model = prune(structure, plan, inputs.options).model
             configuration = model.yaml
@@ -220,13 +224,51 @@ class Cutter:
             raise InputError(f"images of {SMALLEST_IMAGE} pixels, the smallest, have more operations than the budget")
         return side
 
+    def _variants_of_torch_pruning(self) -> list[Start]:
+        """The networks of all variants that reach the budget. Raises InputError if none does."""
+        starts, problems = [], []
+        for variant in self.bench.options.variants:
+            try:
+                starts.append(self._by_torch_pruning(variant))
+            except InputError as error:
+                LOGGER.warning(f"{self.bench.task.name} without {variant}: {error}")
+                problems.append(f"{variant}: {error}")
+        if not starts:
+            raise InputError("; ".join(problems))
+        return starts
+
     def _by_torch_pruning(self, variant: str) -> Start:
-        """The network of one importance of Torch-Pruning; that of batch-norm scales prunes the L1-sparse model."""
-        work = L1 if variant == "bn-scale" else BASE
-        inputs = self._open(work, NOTHING)
-        file = self.bench.folder / f"start-{variant}.pt"
-        seen = prune_by_torch_pruning(inputs, variant, self.bench.target().value / 1e9, file)
-        stages = self._sparse_spending(work)
+        """The network of one variant of Torch-Pruning; that of batch-norm scales prunes the L1-sparse model."""
+        bench, work = self.bench, L1 if variant == "bn-scale" else BASE
+        budget = bench.target().value / 1e9
+        file = bench.folder / f"start-{variant}.pt"
+        if variant == IN_STEPS:
+            checkpoint, stages = self._tuned_between(bench.shared(BASE), variant)
+        else:
+            checkpoint, stages = bench.shared(work), self._sparse_spending(work)
+        seen = prune_by_torch_pruning(self._open(checkpoint, NOTHING), variant, budget, file)
         if seen:
             stages.append(Spent("Taylor scores", seen, 1.0))
         return self._start(file, stages, variant=variant)
+
+    def _tuned_between(self, checkpoint: Path, variant: str) -> tuple[Path, list[Spent]]:
+        """The network before the last of STEPS equal steps, fine-tuned by the first recipe after each, and the cost."""
+        bench = self.bench
+        stages: list[Spent] = []
+        rest = bench.options.cost - total(self._start(checkpoint).spent)
+        teacher = bench.relative(bench.teacher()) if bench.has_teacher else 0.0
+        for step in range(1, STEPS):
+            file = bench.folder / f"step{step}.pt"
+            budget = bench.base_operations() * bench.task.budget ** (step / STEPS)
+            if not file.is_file():
+                prune_by_torch_pruning(self._open(checkpoint, NOTHING), variant, budget, file)
+            share = bench.relative(file)
+            epochs = affordable_epochs(rest * STEPS_SHARE / (STEPS - 1), share, teacher)
+            if not epochs:
+                raise InputError(
+                    f"the cost does not pay for an epoch after step {step} of {STEPS}: leave {variant} out"
+                )
+            folder = bench.folder / f"step{step}"
+            checkpoint = bench.tune(file, epochs, bench.options.recipes[0], 1.0, folder, bench.image_size)
+            stages.append(Spent(f"after step {step}", epochs, share, teacher))
+        return checkpoint, stages

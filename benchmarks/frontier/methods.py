@@ -7,7 +7,8 @@ from dataclasses import dataclass
 # Trainings that several cells of one data set and seed start from
 BASE, LARGER = "base", "larger-base"
 L1, POLARIZED, LARGER_POLARIZED, ONCE = "sparse-l1", "polarized", "larger-polarized", "polarized-once"
-VARIANTS = ("bn-scale", "group-norm", "taylor")  # importances of Torch-Pruning; the first one prunes the L1 model
+IN_STEPS = "group-norm-in-steps"
+VARIANTS = ("bn-scale", "group-norm", "taylor", IN_STEPS)  # of Torch-Pruning; the first one prunes the L1 model
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.frontier.costs import ROUNDING, SIZE
+from benchmarks.frontier.methods import IN_STEPS
 from models.widths import measure_widths
 from models.yolo import DetectionModel
 from prune_tools.make_plan import with_hyperparameters
@@ -88,6 +89,7 @@ def _pruned(
     importances = {
         "bn-scale": package.importance.BNScaleImportance,
         "group-norm": package.importance.GroupMagnitudeImportance,
+        IN_STEPS: package.importance.GroupMagnitudeImportance,
         "taylor": package.importance.GroupTaylorImportance,
     }
     pruner = package.pruner.MetaPruner(
