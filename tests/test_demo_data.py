@@ -43,6 +43,17 @@ def test_same_seed_same_bytes_other_seed_other_pictures(drawn, tmp_path):
     assert all(other[name] != contents(drawn)[name] for name in pictures)
 
 
+def test_the_command_proposes_the_training_that_the_yaml_file_describes(tmp_path, monkeypatch, heard):
+    words = ["--images", "2", "--size", "96", "--output"]
+    monkeypatch.setattr(draw_mask_demo, "DEFAULT_OUTPUT", tmp_path / "usual")
+    draw_mask_demo.main([*words, str(tmp_path / "usual")])
+    assert f"2 images with labels are in {tmp_path / 'usual'}" in heard.text
+    assert "Next: python train.py --weights data/weights/drawn_faces.pt --data data/mask_demo.yaml" in heard.text
+    heard.clear()
+    draw_mask_demo.main([*words, str(tmp_path / "other")])
+    assert "Next:" not in heard.text and f"path: {tmp_path / 'other'}" in heard.text
+
+
 @pytest.mark.slow
 def test_an_interrupted_set_is_completed_and_a_complete_one_left_alone(drawn, tmp_path, monkeypatch):
     whole, draw_picture = contents(drawn), draw_mask_demo.draw_picture

@@ -4,8 +4,8 @@
     python data/scripts/draw_mask_demo.py                        400 images below datasets/mask_demo, in half a minute
     python data/scripts/draw_mask_demo.py --images 2000 --seed 1 --output ../datasets/mask_big
 
-Picture i depends on nothing but the seed and i. An interrupted run goes on where it stopped, and a complete set is not
-drawn again. Every fifth picture is for validation.
+Picture i depends on nothing but the seed and i. An interrupted run continues where it stopped, and a complete set is
+not drawn again. Every fifth picture is for validation.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ import numpy as np
 
 from data.scripts.mask_demo.scene import Label, draw_scene
 from utils.commands.cli import run_command
-from utils.commands.options import LARGEST_IMAGE, LARGEST_SEED, MOST, argument_parser
+from utils.commands.next_steps import log_next
+from utils.commands.options import LARGEST_IMAGE, LARGEST_SEED, MOST, argument_parser, command_line
 from utils.errors import InputError, short_repr
 from utils.log import LOGGER
 from utils.storage.files import WORK, atomic_path, make_folder, read_yaml, write_yaml
+from utils.training.options import TrainOptions
 
 VERSION = 2  # of the drawings: raise it when the same seed gives other pictures
 SMALLEST_SIZE = 96
 SETTINGS_FILE = "settings.yaml"  # tells what a folder holds, and whether all of it is there
 DEFAULT_OUTPUT = WORK / "datasets" / "mask_demo"
+FIRST_TRAINING = {"data": "data/mask_demo.yaml", "weights": "data/weights/drawn_faces.pt", "imgsz": 192}
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ def draw(output: str | Path = DEFAULT_OUTPUT, settings: Settings | None = None) 
     for index in tqdm(range(settings.images), desc=f"Drawing {folder}", unit="images", disable=None):
         draw_picture(folder, index, settings)
     write_yaml(folder / SETTINGS_FILE, asdict(settings) | {"complete": True})
+    LOGGER.info(f"{settings.images} images with labels are in {folder}")
     return folder
 
 
@@ -125,7 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=Settings.size, help="height and width (default %(default)s)")
     parser.add_argument("--seed", type=int, default=Settings.seed, help="another seed, other pictures")
     options = parser.parse_args(arguments)
-    draw(options.output, Settings(options.images, options.size, options.seed))
+    folder = draw(options.output, Settings(options.images, options.size, options.seed))
+    if folder.resolve() == DEFAULT_OUTPUT.resolve():  # the folder that data/mask_demo.yaml describes
+        log_next(command_line("train.py", TrainOptions, FIRST_TRAINING))
+    else:
+        LOGGER.info(f"To train on them, copy data/mask_demo.yaml and give it this line: path: {folder.resolve()}")
 
 
 def cli() -> None:
