@@ -16,7 +16,7 @@ from prune_tools.pipeline_options import UNPRUNED, PipelineOptions
 from prune_tools.planning.scores import gamma_scores
 from prune_tools.report.pictures import gamma_histogram, layer_widths
 from prune_tools.report.report import Report
-from prune_tools.report.table import Row, tuning_verdict
+from prune_tools.report.table import Row, best_model
 from prune_tools.sparsity.options import SparseOptions
 from prune_tools.tuning.options import FinetuneOptions
 from utils.commands.next_steps import following
@@ -44,7 +44,6 @@ def report_of(
     if options.percent is not None:
         percent = options.of_round(options.rounds).percent or 0.0
         threshold = float(gammas["sparse"].sort().values[int(len(gammas["sparse"]) * percent)])
-    better = rows[-2] if tuning_verdict(rows) else rows[-1]
     return Report(
         title=f"{Path(options.weights or options.cfg).stem}, pruned with {options.goal()}",
         rows=rows,
@@ -54,7 +53,7 @@ def report_of(
             command_line("prune_tools/pipeline.py", PipelineOptions, to_dict(options)),
             *(command for step, folder in folders.items() for command in _commands(step, folder, options.hyp)),
         ],
-        export=following("export.py", ExportOptions, options, weights=better.weights, include=["onnx"]),
+        export=following("export.py", ExportOptions, options, weights=best_model(rows).weights, include=["onnx"]),
         notes=[
             note
             for step, folder in folders.items()

@@ -23,7 +23,7 @@ from prune_tools.planning.costs import IMAGE_SIZE
 from prune_tools.planning.goals import Target
 from prune_tools.planning.latency import prepare, time_calls
 from prune_tools.report.pictures import draw_gammas, draw_run
-from prune_tools.report.table import Row, as_text, row_of, save_csv, save_picture
+from prune_tools.report.table import Row, as_text, best_model, row_of, save_csv, save_picture, tuning_verdict
 from prune_tools.sparsity.options import SparseOptions
 from prune_tools.survey.record import Surveys, find_surveys, surveys_of
 from prune_tools.tuning.options import NO_TEACHER, FinetuneOptions
@@ -334,8 +334,10 @@ def _run_and_report(options: PipelineOptions, surveys: Surveys) -> Path:
     record_comparison(options, rows, folder)
     names = "report.html and .json, table.txt, .csv and .png, gammas.png, widths.png, detections.jpg"
     LOGGER.info(f"\n{text}\n\nResults saved to {colorstr('bold', str(folder))}: {names}")
-    LOGGER.info(f"The pruned detector: {checkpoints['finetuned']}")
-    weights = str(checkpoints["finetuned"])
+    verdict, weights = tuning_verdict(rows), best_model(rows).weights
+    if verdict:
+        LOGGER.warning(f"WARNING: {verdict}")
+    LOGGER.info(f"The pruned detector: {weights}")
     recorded = recorded_fields(read_record(weights), options)
     log_next(
         following("export.py", ExportOptions, options, recorded=recorded, weights=weights, include=["onnx"]),

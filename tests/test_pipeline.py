@@ -234,6 +234,10 @@ def test_two_rounds_prune_twice_and_learn_from_the_base(tiny_dataset, tmp_path, 
     rows = list(csv.DictReader((folder / "table.csv").open()))
     names = [f"round1-{step}" for step in STEPS[1:]]
     assert [row["step"] for row in rows] == ["base", *names, *STEPS[1:]]
+    better = "finetuned" if float(rows[-1]["map"]) > float(rows[-2]["map"]) else "pruned"
+    (detector,) = [text for text in heard.messages if text.startswith("The pruned detector: ")]
+    assert detector.startswith(f"The pruned detector: {folder / better}")
+    assert heard.messages[-1].count(f"--weights {folder / better}") == 2  # export.py and detect.py
     operations = {row["step"]: float(row["gflops"]) / float(rows[0]["gflops"]) for row in rows}
     assert operations["round1-pruned"] == pytest.approx(0.5**0.5, abs=0.05)
     assert operations["finetuned"] == pytest.approx(0.5, abs=0.05)

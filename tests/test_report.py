@@ -23,7 +23,7 @@ from prune_tools.pipeline_report import report_of
 from prune_tools.report import page, pictures
 from prune_tools.report.pictures import draw_gammas, gamma_histogram, spread
 from prune_tools.report.report import Report
-from prune_tools.report.table import Row, tuning_verdict
+from prune_tools.report.table import Row, best_model, tuning_verdict
 from prune_tools.survey import sensitivity, sweep
 from prune_tools.survey.options import SensitivityOptions, SweepOptions
 from prune_tools.survey.record import Point, find_surveys
@@ -196,6 +196,7 @@ def test_fine_tuning_that_did_not_help_is_named(tuned, is_said):
     rows.append(Row("finetuned", 0, 0, 0, tuned, 5, 1, 1, "c.pt"))
     shown = page._verdict([asdict(row) for row in rows])
     assert (f"mAP50-95 is {tuned:.3f}, and it was 0.400" in shown and "Use &lt;b&gt;.pt" in shown) == is_said
+    assert best_model(rows).weights == ("<b>.pt" if is_said else "c.pt") and best_model(rows[:2]).weights == "<b>.pt"
     assert bool(shown) == is_said and not tuning_verdict(rows[:2]) and not tuning_verdict(rows[:1])
 
 

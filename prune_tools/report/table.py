@@ -86,6 +86,11 @@ def tuning_verdict(rows: Sequence[Row]) -> str:
     )
 
 
+def best_model(rows: Sequence[Row]) -> Row:
+    """The row of the model to use: the last one, or the pruned one before it if fine-tuning did not help."""
+    return rows[-2] if tuning_verdict(rows) else rows[-1]
+
+
 def save_csv(rows: Sequence[Any], path: Path) -> None:
     """Write a line for each of these objects of a dataclass; the columns are named as its fields."""
     with atomic_path(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
