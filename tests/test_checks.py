@@ -33,6 +33,7 @@ def heard(monkeypatch) -> list[str]:
     """Warnings of the module."""
     messages: list[str] = []
     monkeypatch.setattr(checks.LOGGER, "warning", messages.append)
+    monkeypatch.setattr(checks.LOGGER, "log", lambda level, text: messages.append(text))  # of log_once
     return messages
 
 
@@ -249,8 +250,8 @@ def test_repository_root_goes_first_and_content_decides(repository, tmp_path):
 @pytest.mark.parametrize("kind", [str, lambda entry: [entry]])
 def test_a_leading_parent_folder_that_leads_nowhere_is_left_out(repository, tmp_path, monkeypatch, kind):
     """Roboflow's layout: ../train/images in the YAML file that lies beside train/."""
-    told: list[str] = []
-    monkeypatch.setattr(checks.LOGGER, "info", told.append)
+    said: list[str] = []
+    monkeypatch.setattr(checks.LOGGER, "log", lambda level, text: said.append(text))
     own = tmp_path / "sets" / "mask"
     for split in ("train", "valid"):
         (own / split / "images").mkdir(parents=True)
@@ -260,7 +261,9 @@ def test_a_leading_parent_folder_that_leads_nowhere_is_left_out(repository, tmp_
     assert checked["train"] == kind(str(own / "train/images"))
     assert checked["val"] == kind(str(own / "valid/images"))
     assert checked["test"] == kind(str(own / "../test/images"))  # is nowhere
-    assert [text for text in told if "../train/images is not below" in text and "train/images is used" in text]
+    assert check_dataset(own / "data.yaml") == checked  # the second time in silence
+    expected = f"{own / 'data.yaml'}: ../train/images is not below {own}: train/images is used instead"
+    assert said.count(expected) == 1 and len(said) == 2  # train and val
     for place in (repository, own.parent):
         (place / "train/images").mkdir(parents=True)
         (place / "valid/images").mkdir(parents=True)

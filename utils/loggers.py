@@ -83,7 +83,9 @@ class Loggers(Plugin):
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Start the runs at the services, or continue those of the record of a resumed run."""
+        """Open the event file, and start the runs at the services or continue those of the record of a resumed run."""
+        if self._tensorboard is not None:
+            self._tensorboard.open()
         run = self.state.run
         self._services.start(label_of(self.save_dir), configuration(run.options, run.unscaled_hyp))
 

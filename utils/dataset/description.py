@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from utils.dataset import SPLITS
 from utils.dataset.classes import MOST_CLASSES
 from utils.dataset.download import MARKER, is_incomplete, provide
 from utils.errors import InputError, MissingFileError, short_repr
-from utils.log import LOGGER
+from utils.log import LOGGER, log_once
 from utils.storage.archives import unpack
 from utils.storage.files import WORK, read_yaml
 
@@ -108,7 +109,7 @@ def _existing(root: Path, entry: str, title: str = "") -> str | None:
     if inside == entry or not os.path.exists(root / inside):
         return None
     if title:
-        LOGGER.info(f"{title}: {entry} is not below {root}: {inside} is used instead")
+        log_once(f"{title}: {entry} is not below {root}: {inside} is used instead", logging.INFO)
     return inside
 
 
@@ -154,7 +155,7 @@ def _warn_of_changed_names(file: Path, content: Mapping[str, Any]) -> None:
     if isinstance(read, list) and isinstance(written, list):
         for index, (name, text) in enumerate(zip(read, written, strict=False)):
             if isinstance(name, (int, float, datetime.date)) and not isinstance(name, bool) and str(name) != text:
-                LOGGER.warning(f"{file}: YAML reads the name {text} of class {index} as {name}: put it into quotes")
+                log_once(f"{file}: YAML reads the name {text} of class {index} as {name}: put it into quotes")
                 return
 
 
@@ -181,7 +182,7 @@ def _class_names(content: Mapping[str, Any], title: str) -> tuple[int, dict[int,
     if given is None or given in ("", [], {}):
         if count is None:
             raise InputError(f"{title} has neither 'names' nor 'nc': add names, the list of the classes")
-        LOGGER.warning(f"{title} has no 'names': the classes are called class0 to class{count - 1}")
+        log_once(f"{title} has no 'names': the classes are called class0 to class{count - 1}")
         given = [f"class{index}" for index in range(count)]
     if isinstance(given, Mapping):
         named = _indexed_names(given, title)

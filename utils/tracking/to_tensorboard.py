@@ -54,6 +54,10 @@ class TensorBoardTracker(Tracker):
                 LOGGER.info(f"{label}watch with 'tensorboard --logdir {self.folder.parent}' at http://localhost:6006/")
         return None if self._writer is None or self._writer.broken else self._writer
 
+    def open(self) -> None:
+        """Open the event file now, so that the line about it stands above the table of the epochs."""
+        _ = self.writer
+
     def config(self, values: Mapping[str, Any]) -> None:
         """Record nothing: options and hyperparameters are in opt.yaml and hyp.yaml beside the event file."""
 
