@@ -309,6 +309,10 @@ def _accuracy(path: Path, cell: Cell, options: LatencyOptions) -> tuple[float, f
 def main(options: LatencyOptions) -> list[Cell]:
     """Measure, show and save."""
     folder = increment_path(Path(options.project) / options.name, mkdir=True)
+    LOGGER.info(
+        f"Timing {options.repetitions} calls of each model in each runtime, in turns; "
+        "whatever else runs meanwhile makes them longer"
+    )
     cells = measure(options)
     save(cells, folder)
     LOGGER.info("\n" + as_table(cells))
