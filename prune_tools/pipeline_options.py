@@ -8,7 +8,16 @@ from typing import Any
 from prune_tools.channels import SCOPES
 from prune_tools.options import PruneOptions
 from prune_tools.planning.goals import Target, target_of
-from prune_tools.planning.options import DEFAULT_ROUNDING, LEVEL_LOSS, LEVEL_LOSS_HELP, UNITS_HELP, checked_units
+from prune_tools.planning.options import (
+    DEFAULT_ROUNDING,
+    LEVEL_LOSS,
+    LEVEL_LOSS_HELP,
+    RUNTIMES,
+    TRIAL_HELP,
+    TRIED,
+    UNITS_HELP,
+    checked_units,
+)
 from prune_tools.planning.options import UNITS as UNIT_NAMES
 from prune_tools.sparsity.options import AUTO, PENALTIES, SparseOptions
 from prune_tools.tuning.recipes import LEAST_EPOCHS, RECIPES
@@ -134,10 +143,18 @@ class PipelineOptions(CheckedOptions):
     skip: list[str] = option([], "leave these layers whole: module paths, wildcards allowed", nargs="+", identity=GOAL)
     round_to: int | None = option(
         None,
-        "for the targets: round the channels that a layer keeps to multiples of this; default: 8",
+        "for the targets: round the channels that a layer keeps to multiples of this; default: what a trial in "
+        "--runtime finds, else 8",
         type=int,
         at_least=1,
         identity=GOAL,
+    )
+    runtime: str = option(
+        RUNTIMES[0],
+        f"where the times of the tables are measured; {TRIAL_HELP}",
+        choices=RUNTIMES,
+        handed_on=False,
+        identity=False,
     )
     penalty: str = option(
         "polarize",
@@ -211,7 +228,7 @@ class PipelineOptions(CheckedOptions):
             settle(self, target_flops=DEFAULT_FLOPS)
         if self.percent is not None and self.round_to not in (None, 1):
             raise InputError(f"--round-to {self.round_to} is for --target-flops and --target-params: leave it out")
-        if self.round_to is None:
+        if self.round_to is None and (self.percent is not None or self.runtime not in TRIED):
             settle(self, round_to=DEFAULT_ROUNDING if self.percent is None else 1)
         self._check_units()
         sparse, tuning = self.sparse_epochs or SPARSE_EPOCHS, self.finetune_epochs or LEAST_EPOCHS

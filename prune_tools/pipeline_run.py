@@ -13,7 +13,7 @@ import val
 from detect import DetectOptions
 from export import ExportOptions
 from models.loading import attempt_load, load_checkpoint, read_record, with_record_of
-from prune_tools import finetune, prune, train_sparity
+from prune_tools import finetune, prune, rounding, train_sparity
 from prune_tools.forecast import log_forecast, with_epochs
 from prune_tools.options import PruneOptions
 from prune_tools.pipeline_options import STEPS, UNPRUNED, PipelineOptions
@@ -200,6 +200,7 @@ class Pipeline:
             name=self.folders[step].name,
             exist_ok=True,
             single_cls=options.single_cls,
+            runtime=options.runtime,
             **pruning,
         )
         folder = Path(prune.main(prune_options))
@@ -292,7 +293,7 @@ def compare(checkpoints: Mapping[str, Path], options: PipelineOptions, folder: P
     """Validate and time each checkpoint; returns the rows of the table."""
     device = select_device(options.device)
     models = {step: attempt_load(file, device, fuse=False) for step, file in checkpoints.items()}
-    times = time_calls({step: prepare(model, options.imgsz) for step, model in models.items()})
+    times = time_calls({step: prepare(model, options.imgsz, options.runtime) for step, model in models.items()})
     rows = []
     for step, file in checkpoints.items():
         metrics = validate(file, options, save_dir=folder / step)
@@ -306,6 +307,7 @@ def pipeline_run(options: PipelineOptions) -> Path:
     surveys = find_surveys(options, run_folder)
     options = with_record_of(options.weights, options)
     with held_folder(make_folder(run_folder)), advising(same_command), grouped(run_folder):
+        options = rounding.of_pipeline(options, run_folder / RECORD)
         return _run_and_report(with_epochs(options), surveys)
 
 

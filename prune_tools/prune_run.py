@@ -15,6 +15,7 @@ import val
 from models.exporters.options import ExportOptions
 from models.loading import deployed, load_checkpoint
 from models.yolo import DetectionModel
+from prune_tools import rounding
 from prune_tools.channels.structure import Structure
 from prune_tools.make_plan import make_plan
 from prune_tools.opening import Inputs, open_inputs
@@ -47,7 +48,7 @@ def prune_run(options: PruneOptions) -> Path:
     """Prune by ``options``; returns the run folder."""
     run_folder = Path(options.project) / options.name
     surveys = find_surveys(options, run_folder)
-    inputs = open_inputs(options)
+    inputs = rounding.of_pruning(open_inputs(options))
     surveys = surveys_of(surveys, inputs.options.weights)
     chosen = choose_units(inputs)
     structure, plan = plan_channels(inputs, chosen)

@@ -12,6 +12,9 @@ from utils.errors import InputError, short_repr
 
 DEFAULT_PERCENT = 0.4
 DEFAULT_ROUNDING = 8  # default channel multiple for budgets; convolution kernels are fastest at multiples of 8
+RUNTIMES = ("torch", "onnxruntime", "openvino")  # of latency.RUNTIMES, which loads torch; the first is the default
+TRIED = RUNTIMES[1:]  # runtimes in which a trial finds the default of --round-to
+TRIAL_HELP = f"with {' or '.join(TRIED)} a trial on this machine finds the default of --round-to"
 SCORE_IMAGES = 256
 UNITS = ("channels", "levels", "blocks")
 LEVEL_LOSS = 0.005
@@ -62,8 +65,9 @@ class ChannelOptions(CheckedOptions):
     min_channels: int = option(1, "least channels that every layer keeps", at_least=1)
     round_to: int | None = option(
         None,
-        "round the channels that a layer keeps to multiples of this; default: 8, fast for kernels, where the "
-        "goal is given in parameters, operations or time, else 1",
+        "round the channels that a layer keeps to multiples of this; default where the goal is given in parameters, "
+        "operations or time: that of the sparse training, else what a trial in --runtime finds, else 8; without such a "
+        "goal 1",
         type=int,
         at_least=1,
     )
@@ -79,7 +83,7 @@ class ChannelOptions(CheckedOptions):
             raise InputError(f"--score-images {self.score_images} only acts with --score taylor: leave it out")
         settle(self, skip=as_list(self.skip), scope=self.scope or self.default_scope())
         if self.round_to is None:
-            settle(self, round_to=self.default_rounding())
+            settle(self, round_to=self.given_rounding())
 
     def default_scope(self) -> str:
         """The scope where none is given."""
@@ -89,9 +93,13 @@ class ChannelOptions(CheckedOptions):
         """The multiple of channels where none is given."""
         return 1
 
+    def given_rounding(self) -> int | None:
+        """The multiple where none is given, None where weights or a trial decide it (see ``prune_tools.rounding``)."""
+        return self.default_rounding()
+
     def limits(self) -> Limits:
         """The limits of every group."""
-        return Limits(self.min_channels, self.round_to or 1, self.max_layer_ratio)
+        return Limits(self.min_channels, self.round_to or self.default_rounding(), self.max_layer_ratio)
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,11 @@ class PlanOptions(ChannelOptions):
     target_params: str = option("", "parameters that remain: absolute such as 0.9M, or a ratio such as 0.5")
     target_flops: str = option("", "operations that remain, at 640 pixels as YOLOv5 prints them: 2.1G, or a ratio")
     target_latency: str = option("", "time per image of --imgsz on this machine that remains: 12ms, or a ratio")
-    runtime: str = option("torch", "where --target-latency is measured", choices=["torch", "onnxruntime", "openvino"])
+    runtime: str = option(
+        RUNTIMES[0],
+        f"where times are measured, that of --target-latency too; {TRIAL_HELP}",
+        choices=RUNTIMES,
+    )
     units: list[str] = option(
         ["channels"],
         UNITS_HELP + "Without channels these stay whole, for a sparse training to come",
@@ -134,8 +146,6 @@ class PlanOptions(ChannelOptions):
             raise InputError(f"--percent and {target.flag} contradict each other: give one of them")
         if target is None:
             settle(self, percent=DEFAULT_PERCENT if self.percent is None else self.percent)
-        if self.runtime != "torch" and not self.target_latency:
-            raise InputError(f"--runtime {self.runtime} only says where --target-latency is measured: give that, too")
 
     def default_scope(self) -> str:
         """The original tools' scope for their own --percent, coupled channels too for targets."""
@@ -144,6 +154,10 @@ class PlanOptions(ChannelOptions):
     def default_rounding(self) -> int:
         """A multiple that kernels like for targets."""
         return 1 if self.target() is None else DEFAULT_ROUNDING
+
+    def given_rounding(self) -> int | None:
+        """The step of a percentage; that of a target depends on the weights."""
+        return 1 if self.target() is None else None
 
     def target(self) -> Target | None:
         """The target, None when a percentage counts. Raises InputError for one that is not a valid amount."""

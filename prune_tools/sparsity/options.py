@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from prune_tools.channels import SCOPES
 from prune_tools.planning.goals import Target, target_of
-from prune_tools.planning.options import DEFAULT_ROUNDING
+from prune_tools.planning.options import DEFAULT_ROUNDING, RUNTIMES, TRIAL_HELP, TRIED
 from prune_tools.tuning.options import RecipeOptions
 from prune_tools.tuning.recipes import PUBLISHED, RECIPES
 from utils.commands.options import OPEN, as_list, option, settle
@@ -93,10 +93,12 @@ class SparseOptions(RecipeOptions):
     )
     round_to: int | None = option(
         None,
-        "with these targets: round each layer's remaining channels to multiples of this; default: 8",
+        "with these targets: round each layer's remaining channels to multiples of this; default: what a trial "
+        "in --runtime finds, else 8",
         type=int,
         at_least=1,
     )
+    runtime: str = option(RUNTIMES[0], f"of the pruned model; {TRIAL_HELP}", choices=RUNTIMES)
     max_map_loss: float | None = option(
         None,
         "with --sr auto or polarize: pause the penalty while mAP50 is more than this below the starting mAP50 (twice "
@@ -149,9 +151,9 @@ class SparseOptions(RecipeOptions):
                 "--target-params, --target-flops and --round-to are for polarize: leave out --st, --sr and --sr-beta, "
                 "or add --penalty polarize"
             )
-        if self.round_to is None:
+        if self.round_to is None and not (target and self.runtime in TRIED):
             settle(self, round_to=DEFAULT_ROUNDING if target else 1)
-        elif self.round_to > 1 and not target:
+        elif (self.round_to or 1) > 1 and not target:
             raise InputError(
                 f"--round-to {self.round_to} only acts with --target-params or --target-flops: leave it out"
             )

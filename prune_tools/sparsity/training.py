@@ -8,7 +8,9 @@ from functools import cache, partial
 from typing import Any
 
 import train
+from prune_tools import rounding
 from prune_tools.options import PruneOptions
+from prune_tools.planning.options import DEFAULT_ROUNDING
 from prune_tools.sparsity.options import AUTO, MAX_MAP_LOSS, POLARIZE, TARGET_SHARE, SparseOptions
 from prune_tools.sparsity.penalty import PenaltySettings, SparsityPenalty
 from prune_tools.tuning.keep_start import start_map50
@@ -29,6 +31,7 @@ def train_sparsely(options: SparseOptions, callbacks: Callbacks) -> Results | No
     """Train with the penalty; returns what train.main returns."""
     if not options.resume:
         LOGGER.info(options.summary())
+        options = rounding.of_sparse_training(options)
     asked = None if options.resume else options
     options, resumption = start_or_resume(options)
     penalty = make_penalty(options) if options.st else None
@@ -51,7 +54,7 @@ def make_penalty(options: SparseOptions) -> SparsityPenalty:
         skip=tuple(options.skip),
         target_share=options.target_share or TARGET_SHARE,
         target=options.target(),
-        round_to=options.round_to or 1,
+        round_to=options.round_to or DEFAULT_ROUNDING,
         max_map_loss=MAX_MAP_LOSS if options.max_map_loss is None else options.max_map_loss,
         reversible=options.reversible,
     )

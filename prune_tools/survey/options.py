@@ -74,6 +74,10 @@ class SweepOptions(SurveyOptions):
         """The default of prune.py for the same goal."""
         return 1 if self.by == "channels" else DEFAULT_ROUNDING
 
+    def given_rounding(self) -> int | None:
+        """The step of a percentage; that of a budget depends on the weights."""
+        return 1 if self.by == "channels" else None
+
     def grid(self) -> list[float]:
         """The ratios, ascending, 0 first. Raises InputError when there is nothing to sweep."""
         first = self.ratios[0] if self.ratios else 0.0

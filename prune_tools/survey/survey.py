@@ -16,6 +16,7 @@ import torch
 
 import val
 from models.yolo import DetectionModel
+from prune_tools import rounding
 from prune_tools.make_plan import score_groups
 from prune_tools.opening import open_inputs
 from prune_tools.planning import latency
@@ -83,9 +84,9 @@ class Survey(Generic[AnyOptions]):
     def __init__(self, options: AnyOptions, command: str) -> None:
         """Open everything that the points have in common; ``command`` is 'sweep' or 'sensitivity'."""
         latency.check_runtime(options.runtime)
-        self.limits = options.limits()
-        self.inputs = open_inputs(options)
+        self.inputs = rounding.of_survey(open_inputs(options))
         self.options = self.inputs.options
+        self.limits = self.options.limits()
         self.structure, self.scores = score_groups(
             self.inputs.model, self.options, self.options.data, self.options.imgsz
         )
