@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import train
 from models.exporters.options import ExportOptions
+from prune_tools.tuning.activation import with_activation
 from prune_tools.tuning.keep_start import KeepStart
 from prune_tools.tuning.options import FinetuneOptions
 from prune_tools.tuning.schedule import plugins_of, start_or_resume
@@ -28,8 +29,12 @@ def fine_tune(options: FinetuneOptions, callbacks: Callbacks) -> Results | None:
         LOGGER.info(f"Fine-tuning the newest pruned model, {options.weights}")
     options, resumption = start_or_resume(options)
     plugins = plugins_of(options)
+    original = ""
+    if options.activation and not options.resume:
+        original = options.weights
+        options = with_activation(options)
     if not (options.noval or options.evolve or options.nosave):
-        plugins.append(KeepStart(options))
+        plugins.append(KeepStart(options, original))
     with callbacks.added(*plugins):
         return train.main(options, callbacks, next_steps=steps_after_finetuning, resumption=resumption)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -55,14 +56,24 @@ class KeepStart(Plugin):
 
     name = "start"
 
-    def __init__(self, options: TrainOptions) -> None:
-        """``options`` of the run; nothing is measured yet."""
+    def __init__(self, options: TrainOptions, original: str = "") -> None:
+        """``options`` of the run; nothing is measured yet.
+
+        ``original`` are the weights that were changed to make those of the run, for comparison.
+        """
         self.options = options
+        self.original = original
         self.results: Results | None = None
 
     def on_pretrain_routine_end(self) -> None:
         """Measure the start, once all inputs of the run have been checked."""
+        before = measure_start(replace(self.options, weights=self.original)) if self.original else None
         self.results = measure_start(self.options)
+        if before is not None and self.results is not None:
+            LOGGER.info(
+                f"Before fine-tuning, {self.options.weights} has mAP50 {self.results[2]:.3f} and mAP50-95 "
+                f"{self.results[3]:.3f}; {self.original} has {before[2]:.3f} and {before[3]:.3f}"
+            )
 
     def on_train_end(self, last: Path, best: Path, plots: bool, epoch: int, results: Sequence[float]) -> None:
         """Compare ``results``, those of ``best``, with the start's by the fitness that chooses best.pt."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
+from prune_tools.planning.options import RUNTIMES
 from prune_tools.tuning.recipes import DEFAULT, PUBLISHED, RECIPES
 from utils.commands.options import FOLDER, LARGEST_IMAGE, OPEN, option
 from utils.errors import InputError, short_repr
@@ -12,6 +13,13 @@ from utils.log import LOGGER
 from utils.training.options import TrainOptions
 
 TEACHER_GAIN = 2.0
+ACTIVATIONS = {  # by name, as models.activations reads them
+    "relu": "nn.ReLU()",
+    "relu6": "nn.ReLU6()",
+    "leakyrelu": "nn.LeakyReLU(0.1)",
+    "hardswish": "nn.Hardswish()",
+    "silu": "nn.SiLU()",
+}
 NO_TEACHER = "none"  # --teacher that switches a default off
 
 
@@ -65,12 +73,32 @@ class FinetuneOptions(RecipeOptions):
     """Options of train.py with other defaults, and those of recipe and teacher."""
 
     script: ClassVar[str] = "prune_tools/finetune.py"
+    group: ClassVar[str] = "fine-tuning"
 
     weights: str = option(
         "", "pruned checkpoint; default: the newest pruned_model.pt below runs/val", on_resume=OPEN, path=True,
         handed_on=False,
     )  # fmt: skip
     epochs: int = option(100, "number of epochs", handed_on=False, at_least=1)
+    activation: str = option(
+        "",
+        "first replace the activation of all convolution blocks by this one, which fewer or faster operations compute",
+        choices=list(ACTIVATIONS),
+        handed_on=False,
+    )
+    runtime: str = option(
+        RUNTIMES[0], "where the time that --activation saves is measured", choices=RUNTIMES, handed_on=False
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse activations that are not offered."""
+        super().__post_init__()
+        if self.activation not in ("", *ACTIVATIONS):
+            raise InputError(
+                f"--activation {short_repr(self.activation)} is not offered: expected one of {', '.join(ACTIVATIONS)}"
+            )
+        if self.runtime != RUNTIMES[0] and not self.activation:
+            raise InputError(f"--runtime {self.runtime} only acts with --activation: leave it out")
 
 
 Options = TypeVar("Options", bound=RecipeOptions)

@@ -1,0 +1,82 @@
+"""Give a network another activation before fine-tuning: a new file beside the weights, from which the run starts."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from models.activations import module_text, parse_activation
+from models.blocks import Conv
+from models.description import describe, describe_file
+from models.loading import deployed, load_checkpoint
+from models.yolo import DetectionModel
+from prune_tools.planning.latency import SHORT_SECONDS, prepare, time_calls
+from prune_tools.tuning.options import ACTIVATIONS, FinetuneOptions
+from utils.checkpoint import CLEARED_KEYS, RESUME_KEY, save_checkpoint
+from utils.distributed import current_world
+from utils.downloads import fetch_weights
+from utils.errors import InputError
+from utils.log import LOGGER, warnings_only
+
+
+def with_activation(options: FinetuneOptions) -> FinetuneOptions:
+    """The options with the weights replaced by a file that has the activation of ``options``; logs the time it saves.
+
+    The file lies beside the weights, so that a resumed run, and whoever looks for the start of this one, finds it.
+
+    Raises:
+        InputError: the weights have this activation already, or no configuration describes their network.
+    """
+    source = Path(fetch_weights(options.weights))
+    checkpoint = load_checkpoint(source)
+    before: DetectionModel = deployed(checkpoint)
+    dtype = next(before.parameters()).dtype
+    before.float().eval().yaml = describe_file(before, source)
+    after = replaced(before, ACTIVATIONS[options.activation])
+    if after is None:
+        raise InputError(f"--activation {options.activation}: {source} has it already, leave it out")
+    target = source.with_name(f"{source.stem}_{options.activation}.pt")
+    if current_world().is_main:
+        _log_times(before, after, options)
+    checkpoint |= dict.fromkeys(CLEARED_KEYS)
+    checkpoint.pop(RESUME_KEY, None)
+    save_checkpoint({**checkpoint, "model": after.to(dtype), "epoch": -1}, target)
+    LOGGER.info(f"Starting from {target}, the weights of {source} with {after.yaml['activation']}")
+    return replace(options, weights=str(target))
+
+
+def replaced(model: DetectionModel, text: str) -> DetectionModel | None:
+    """A copy of ``model`` whose convolution blocks have the activation of ``text``; None if all have it already.
+
+    Blocks without an activation stay without one. Activations outside convolution blocks (that of BottleneckCSP, for
+    one) stay as they are, as with the key ``activation`` of a configuration.
+    """
+    copy = deepcopy(model)
+    changed = False
+    for block in copy.modules():
+        if not isinstance(block, Conv) or isinstance(block.act, nn.Identity):
+            continue
+        activation: Any = parse_activation(text)
+        same = type(block.act) is type(activation) and module_text(block.act) == module_text(activation)
+        changed = changed or not same
+        block.act = activation
+    if not changed:
+        return None
+    copy.yaml = describe(copy)
+    return copy
+
+
+def _log_times(before: DetectionModel, after: DetectionModel, options: FinetuneOptions) -> None:
+    """Log the time per image of both networks, on the processor."""
+    with warnings_only():
+        calls = {name: prepare(model, options.imgsz, options.runtime) for name, model in (("b", before), ("a", after))}
+    times = time_calls(calls, SHORT_SECONDS)
+    LOGGER.info(
+        f"--activation {options.activation} takes {times['a'] / times['b']:.2f} of the time per image in "
+        f"{options.runtime} on this machine's processor: {times['a']:.3g} ms instead of {times['b']:.3g} ms, "
+        f"{options.imgsz} pixels (--runtime names another runtime)"
+    )
