@@ -317,6 +317,13 @@ def test_unwritable_place_is_survived(split, monkeypatch, caplog):
     assert any("cannot write the label cache" in record.message for record in caplog.records)
 
 
+def test_nothing_is_said_of_a_cache_where_no_labels_are(tmp_path, heard):
+    add_image(tmp_path, "train/a.jpg")
+    table, cache = load_labels(tmp_path / "images/train")
+    assert table.counts["missing"] == 1 and not cache.parent.exists()
+    assert "cannot write" not in heard.text
+
+
 def test_cache_place(tmp_path, monkeypatch):
     (tmp_path / "train.txt").touch()
     assert cache_path(tmp_path / "train.txt", ["/a/labels/x.txt"]) == tmp_path / "train.cache"

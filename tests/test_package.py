@@ -272,6 +272,8 @@ def test_a_command_and_the_module_find_the_shipped_files(installed: Path, tmp_pa
     assert "normalised channels can be pruned in scope all" in done.stdout
     wrong = subprocess.run([*command[:3], "drain"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert wrong.returncode == 1 and "'drain' is not a command" in wrong.stderr
+    helped = subprocess.run([*command[:3], "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert helped.returncode == 0 and "one of train, val, " in helped.stdout
 
 
 # -- the image ---------------------------------------------------------------------------------------------------------

@@ -122,3 +122,9 @@ def test_stripping_and_pruning_keep_the_record(network, tiny_dataset, tmp_path):
         options = build(TrainOptions, data=str(tiny_dataset), imgsz=96)
         assert recorded_fields(read_record(path), options) == ("data", "imgsz")
         assert recorded_fields(read_record(path), build(TrainOptions, data="other.yaml", imgsz=64)) == ()
+
+
+def test_a_shipped_data_set_is_the_recorded_one_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # there is no data/mask_demo.yaml in it
+    record = TrainingRecord("w.pt", data=str(ROOT / "data/mask_demo.yaml"), imgsz=96)
+    assert recorded_fields(record, build(TrainOptions, data="data/mask_demo.yaml", imgsz=64)) == ("data",)

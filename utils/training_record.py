@@ -119,7 +119,7 @@ def with_record(
 def recorded_fields(record: TrainingRecord, options: Any) -> tuple[str, ...]:
     """Those of ``data`` and ``imgsz`` for which the record alone gives the next command the values of ``options``."""
     file = _existing(record.data) if record.data else ""
-    same_data = bool(file) and Path(file).absolute() == Path(options.data).absolute()
+    same_data = bool(file) and Path(file).absolute() == Path(_existing(str(options.data)) or options.data).absolute()
     return ("data",) * same_data + ("imgsz",) * (record.imgsz == options.imgsz)
 
 

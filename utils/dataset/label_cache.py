@@ -181,7 +181,12 @@ def _verify(pair: tuple[str, str]) -> ImageRecord:
 
 
 def write_cache(cache: Path, digest: str, table: LabelTable) -> None:
-    """Write the table. If that is not possible, a warning says so, and the next start scans again."""
+    """Write the table. If that is not possible, a warning says so, and the next start scans again.
+
+    Where not even the folder of the labels exists, there are no labels to keep, and nothing is written.
+    """
+    if not cache.parent.is_dir():
+        return
     points = table.segments.points
     header = {
         "version": FORMAT_VERSION,
