@@ -14,7 +14,7 @@ import onnxruntime
 
 
 def load(path):
-    """The session of an ONNX file. Ends the program with one line if it is none that ``detect`` can run."""
+    """The session of an ONNX file. Ends the program with one line if ``detect`` cannot run it."""
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -25,7 +25,7 @@ def load(path):
     if json.loads(texts.get("anchors", "null")):
         sys.exit(f"{path} was exported with --raw-heads: run it with onnxruntime_raw_heads.py, or export it without")
     if any(json.loads(texts.get(flag, "null")) for flag in ("nms", "half")) or json.loads(texts["batch"]) > 1:
-        sys.exit(f"{path} was exported with --nms, --half or --batch-size, which this example does not read: leave out")
+        sys.exit(f"{path} was exported with --nms, --half or --batch-size: this example needs an export without")
     return session
 
 
@@ -62,8 +62,10 @@ if __name__ == "__main__":
     if image is None:
         sys.exit(f"cannot read the image {sys.argv[2]}")
     names = json.loads(session.get_modelmeta().custom_metadata_map["names"])
-    for x1, y1, x2, y2, score, kind in detect(session, image):
-        print(f"{names[int(kind)]} {score:.2f} at {x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f}")
+    detections = detect(session, image)
+    for x1, y1, x2, y2, score, index in detections:
+        print(f"{names[int(index)]} {score:.2f} at {x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f}")
         cv2.rectangle(image, (round(x1), round(y1)), (round(x2), round(y2)), (0, 200, 0), 2)
-        cv2.putText(image, names[int(kind)], (round(x1), round(y1) - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 200, 0))
+        cv2.putText(image, names[int(index)], (round(x1), round(y1) - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 200, 0))
     cv2.imwrite("detected.jpg", image)
+    print(f"{len(detections)} boxes, drawn in detected.jpg", file=sys.stderr)

@@ -58,7 +58,7 @@ def detect(session, image, confidence=0.25, overlap=0.45):
 
 
 def load(path):
-    """The session of an ONNX file. Ends the program with one line if it is none that ``detect`` can run."""
+    """The session of an ONNX file. Ends the program with one line if ``detect`` cannot run it."""
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -67,7 +67,7 @@ def load(path):
     if json.loads(texts.get("anchors", "null")) is None:
         sys.exit(f"{path} was not written by export.py --raw-heads: use onnxruntime_detect.py for other ONNX files")
     if json.loads(texts["half"]) or json.loads(texts["batch"]) > 1:
-        sys.exit(f"{path} was exported with --half or --batch-size, which this example does not read: leave out")
+        sys.exit(f"{path} was exported with --half or --batch-size: this example needs an export without")
     return session
 
 
@@ -78,5 +78,7 @@ if __name__ == "__main__":
     if image is None:
         sys.exit(f"cannot read the image {sys.argv[2]}")
     names = json.loads(session.get_modelmeta().custom_metadata_map["names"])
-    for x1, y1, x2, y2, score, index in detect(session, image):
+    detections = detect(session, image)
+    for x1, y1, x2, y2, score, index in detections:
         print(f"{names[int(index)]} {score:.2f} at {x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f}")
+    print(f"{len(detections)} boxes", file=sys.stderr)

@@ -102,7 +102,7 @@ def test_each_example_names_the_other_where_that_reads_the_file(graph, raw_graph
         _example(RAW_EXAMPLE).load(str(graph))
     how = {"include": ["onnx"], "imgsz": 64, "data": str(tiny_dataset), "raw_heads": True, "half": True}
     weights = shutil.copy(graph.with_suffix(".pt"), graph.with_name("half_precision.pt"))
-    with pytest.raises(SystemExit, match="exported with --half or --batch-size, which this example does not read"):
+    with pytest.raises(SystemExit, match="exported with --half or --batch-size: this example needs an export without"):
         _example(RAW_EXAMPLE).load(str(export.run(weights=str(weights), **how)[0]))
 
 
@@ -111,6 +111,7 @@ def test_the_example_as_a_command(graph, tiny_dataset, tmp_path):
     command = [sys.executable, str(EXAMPLE), str(graph), str(picture)]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+    assert run.stderr == f"{len(run.stdout.splitlines())} boxes, drawn in detected.jpg\n"
     assert cv2.imread(str(tmp_path / "detected.jpg")).shape == cv2.imread(str(picture)).shape
 
 
