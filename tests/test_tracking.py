@@ -167,6 +167,16 @@ def test_a_block_that_fails_is_recorded_as_failed(recorder, tmp_path):
     assert recorder.runs[0].calls == [("start", ""), ("config", {"a": 1}), ("finish", False)]
 
 
+def test_a_run_is_ended_where_the_next_service_cannot_start(recorder, monkeypatch, tmp_path):
+    """A second service fails: the run at the first does not stay open."""
+    module = ModuleType("utils.tracking.to_broken")  # without a tracker
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(SERVICES, "broken", Service("Broken", "sys", "Recorder", "repair it"))
+    with pytest.raises(InputError, match="Broken cannot start a run"), recorded(["fake", "broken"], tmp_path, {}):
+        pytest.fail("it has started")
+    assert recorder.runs[0].calls[-1] == ("finish", False)
+
+
 @pytest.mark.parametrize("make", [TrainOptions, PipelineOptions])
 def test_services_are_checked_before_anything_starts(monkeypatch, make):
     monkeypatch.setattr(services, "is_installed", lambda module: module != "mlflow")

@@ -163,8 +163,8 @@ class Trackers:
 def recorded(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Iterator[Trackers]:
     """Record what the block does, with its files in ``folder``, as a run that succeeds if the block does."""
     trackers, succeeded = Trackers(names), False
-    trackers.start(label_of(folder), config)
     try:
+        trackers.start(label_of(folder), config)
         yield trackers
         succeeded = True
     finally:
