@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from models.yolo import DetectionModel
 from prune_tools import finetune
 from prune_tools.channels.structure import Structure
 from prune_tools.opening import load_model
+from prune_tools.training_images import repair_images
 from prune_tools.tuning import activation
-from prune_tools.tuning.options import ACTIVATIONS, FinetuneOptions
-from prune_tools.yolo_pruned import prune_model
+from prune_tools.tuning.options import ACTIVATIONS, FinetuneOptions, with_recipe
+from prune_tools.yolo_pruned import outputs_of, prune_model
 from tests.conftest import TINY_MODEL
 from tests.pruning_networks import random_plan
 from utils.callbacks import Callbacks
 from utils.checkpoint import save_checkpoint
 from utils.commands.options import build
+from utils.dataset.description import check_dataset
 from utils.errors import InputError
 from utils.storage.files import ROOT
 from utils.training.hyperparameters import read_hyperparameters
@@ -86,11 +89,31 @@ def test_a_network_that_has_it_already_is_refused(start, tiny_dataset):
     [
         ({"activation": "ReLU()"}, "--activation 'ReLU\\(\\)' is not offered: expected one of relu, "),
         ({"activation": "", "runtime": "openvino"}, "--runtime openvino only acts with --activation"),
+        ({"activation": "", "reconstruct": 0}, "--reconstruct 0 only acts with --activation"),
     ],
 )
 def test_bad_options(changes, message):
     with pytest.raises(InputError, match=message):
         build(FinetuneOptions, **changes)
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("relu", "short"), ("leakyrelu", "short"), ("hardswish", "gentle")])
+def test_the_recipe_is_that_of_a_model_that_has_lost_accuracy_where_it_has(name, recipe):
+    assert with_recipe(build(FinetuneOptions, activation=name)).recipe == recipe
+    assert with_recipe(build(FinetuneOptions, activation=name, recipe="v6.2")).recipe == "v6.2"
+
+
+def test_the_re_fit_brings_the_outputs_nearer_to_those_with_the_old_activation(start, tiny_dataset):
+    batches = repair_images(check_dataset(tiny_dataset), 4, 64, 32)
+    before = load_model(start)[0]
+
+    def distance(reconstruct: int) -> float:
+        chosen = replace(options(start, tiny_dataset), reconstruct=reconstruct)
+        after = load_model(activation.with_activation(chosen).weights)[0]
+        pairs = zip(*(outputs_of(model, batches[0].images / 255) for model in (before, after)), strict=True)
+        return sum(float((ours - theirs).square().mean()) for ours, theirs in list(pairs)[1:])  # logits of the levels
+
+    assert distance(4) < 0.5 * distance(0)
 
 
 def test_a_run_starts_with_it_says_what_it_costs_and_gains_and_is_resumed(start, tiny_dataset, caplog):
@@ -105,6 +128,7 @@ def test_a_run_starts_with_it_says_what_it_costs_and_gains_and_is_resumed(start,
     text = caplog.text
     assert "--activation relu takes 0.50 of the time per image in torch" in text
     assert f"Starting from {changed}, the weights of {start} with nn.ReLU()" in text
+    assert "convolutions re-fitted on" in text and "the part of the former outputs' variance" in text
     assert f"Before fine-tuning, {changed} has mAP50 " in text and f"; {start} has " in text
     assert activations(load_checkpoint(start)["model"]) == {"SiLU", "Identity"}
 

@@ -41,7 +41,8 @@ MAY_IMPORT = {  # besides itself; one line for each package
     " prune_tools.repair prune_tools.report",
     "prune_tools.sparsity": "utils utils.commands utils.training scripts prune_tools prune_tools.channels"
     " prune_tools.planning prune_tools.tuning",
-    "prune_tools.tuning": "utils* models models.exporters scripts prune_tools.planning",
+    "prune_tools.tuning": "utils* models models.exporters scripts prune_tools prune_tools.channels"
+    " prune_tools.planning prune_tools.repair",
     "prune_tools.report": "utils* models* scripts prune_tools.planning",
     "prune_tools.survey": "utils* models scripts prune_tools*",
     "prune_tools": "utils* models* scripts prune_tools*",

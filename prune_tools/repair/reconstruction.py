@@ -62,10 +62,12 @@ class Reconstruction:
         images: number of images that it was fitted on.
         unexplained: by path of the convolution, the share of the unpruned output's variance that the narrow one misses
             at the sampled positions, before and after the re-fit.
+        of: the outputs that it was fitted to, in words.
     """
 
     images: int
     unexplained: dict[str, tuple[float, float]] = field(default_factory=dict)
+    of: str = "unpruned"
 
     def summary(self) -> str:
         """One line for the log."""
@@ -74,7 +76,7 @@ class Reconstruction:
         before = sum(before for before, _ in self.unexplained.values()) / len(self.unexplained)
         after = sum(after for _, after in self.unexplained.values()) / len(self.unexplained)
         return (
-            f"{len(self.unexplained)} convolutions re-fitted on {self.images} images: the part of the unpruned "
+            f"{len(self.unexplained)} convolutions re-fitted on {self.images} images: the part of the {self.of} "
             f"outputs' variance that they miss fell from {before:.1%} to {after:.1%} on average"
         )
 
@@ -336,6 +338,7 @@ def reconstruct(
     batches: Sequence[Batch],
     recording: Recording | None = None,
     settings: RefitSettings | None = None,
+    all_differ: bool = False,
 ) -> Reconstruction:
     """Re-fit every convolution of ``pruned`` whose inputs differ from those in the full network, in place.
 
@@ -350,6 +353,7 @@ def reconstruct(
         recording: an ``empty_recording``, filled by the first call; further calls with the same network, batches and
             settings need not run the full network again.
         settings: default: ``RefitSettings()``.
+        all_differ: the inputs of all convolutions differ, though no channel is gone, as with another activation.
 
     Returns:
         How much of each output could not be explained, before and after.
@@ -360,6 +364,7 @@ def reconstruct(
         batches = batches[: max(most // len(batches[0].images), 1)]
         LOGGER.warning(f"Memory is short: re-fitting on {sum(len(batch.images) for batch in batches)} images only")
     refit = Refit(structure, pruned, cuts, batches, settings or RefitSettings(), recording)
+    refit.inputs_differ = all_differ
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 would round regressors and targets
         for number in tqdm(range(len(full.model)), "Re-fitting layers", disable=None, leave=False):
             refit.layer(number)

@@ -14,19 +14,27 @@ from models.blocks import Conv
 from models.description import describe, describe_file
 from models.loading import deployed, load_checkpoint
 from models.yolo import DetectionModel
+from prune_tools.channels.structure import Structure
 from prune_tools.planning.latency import SHORT_SECONDS, prepare, time_calls
+from prune_tools.repair.reconstruction import reconstruct
+from prune_tools.training_images import repair_images
 from prune_tools.tuning.options import ACTIVATIONS, FinetuneOptions
 from utils.checkpoint import CLEARED_KEYS, RESUME_KEY, save_checkpoint
+from utils.checks import check_img_size
+from utils.dataset.description import check_dataset
+from utils.device import select_device
 from utils.distributed import current_world
 from utils.downloads import fetch_weights
 from utils.errors import InputError
 from utils.log import LOGGER, warnings_only
+from utils.model_info import grid_size
 
 
 def with_activation(options: FinetuneOptions) -> FinetuneOptions:
     """The options with the weights replaced by a file that has the activation of ``options``; logs the time it saves.
 
-    The file lies beside the weights, so that a resumed run, and whoever looks for the start of this one, finds it.
+    Its layers are re-fitted to what they computed before. The file lies beside the weights, so that a resumed run, and
+    whoever looks for the start of this one, finds it.
 
     Raises:
         InputError: the weights have this activation already, or no configuration describes their network.
@@ -42,6 +50,8 @@ def with_activation(options: FinetuneOptions) -> FinetuneOptions:
     target = source.with_name(f"{source.stem}_{options.activation}.pt")
     if current_world().is_main:
         _log_times(before, after, options)
+    if options.reconstruct:
+        _refit(before, after, options)
     checkpoint |= dict.fromkeys(CLEARED_KEYS)
     checkpoint.pop(RESUME_KEY, None)
     save_checkpoint({**checkpoint, "model": after.to(dtype), "epoch": -1}, target)
@@ -68,6 +78,20 @@ def replaced(model: DetectionModel, text: str) -> DetectionModel | None:
         return None
     copy.yaml = describe(copy)
     return copy
+
+
+def _refit(before: DetectionModel, after: DetectionModel, options: FinetuneOptions) -> None:
+    """Re-fit all layers of ``after``, in place, so that their outputs before the norms are those of ``before``."""
+    device = select_device(options.device.split(",")[0])
+    data = check_dataset(options.data, splits=("train",))
+    stride = grid_size(before)
+    image_size = check_img_size(options.imgsz, stride)
+    batches = repair_images(data, options.reconstruct, image_size, stride, options.single_cls)
+    structure = Structure.of(before.to(device))
+    result = reconstruct(structure, after.to(device), {}, batches, all_differ=True)
+    before.cpu(), after.cpu()
+    result.of = "former"
+    LOGGER.info(result.summary())
 
 
 def _log_times(before: DetectionModel, after: DetectionModel, options: FinetuneOptions) -> None:

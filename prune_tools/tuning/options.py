@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
 from prune_tools.planning.options import RUNTIMES
-from prune_tools.tuning.recipes import DEFAULT, PUBLISHED, RECIPES
+from prune_tools.tuning.recipes import DEFAULT, HURTING, PUBLISHED, RECIPES
 from utils.commands.options import FOLDER, LARGEST_IMAGE, OPEN, option
 from utils.errors import InputError, short_repr
 from utils.log import LOGGER
@@ -20,6 +20,8 @@ ACTIVATIONS = {  # by name, as models.activations reads them
     "hardswish": "nn.Hardswish()",
     "silu": "nn.SiLU()",
 }
+ANGULAR = ("relu", "relu6", "leakyrelu")  # other than SiLU at many values
+REFIT_IMAGES = 192
 NO_TEACHER = "none"  # --teacher that switches a default off
 
 
@@ -89,6 +91,12 @@ class FinetuneOptions(RecipeOptions):
     runtime: str = option(
         RUNTIMES[0], "where the time that --activation saves is measured", choices=RUNTIMES, handed_on=False
     )
+    reconstruct: int = option(
+        REFIT_IMAGES,
+        "with --activation: training images on which the layers are re-fitted to the network as it was; 0 = off",
+        at_least=0,
+        handed_on=False,
+    )
 
     def __post_init__(self) -> None:
         """Refuse activations that are not offered."""
@@ -97,8 +105,13 @@ class FinetuneOptions(RecipeOptions):
             raise InputError(
                 f"--activation {short_repr(self.activation)} is not offered: expected one of {', '.join(ACTIVATIONS)}"
             )
-        if self.runtime != RUNTIMES[0] and not self.activation:
-            raise InputError(f"--runtime {self.runtime} only acts with --activation: leave it out")
+        for name, default in (("runtime", RUNTIMES[0]), ("reconstruct", REFIT_IMAGES)):
+            if getattr(self, name) != default and not self.activation:
+                raise InputError(f"--{name} {getattr(self, name)} only acts with --activation: leave it out")
+
+    def default_recipe(self) -> str:
+        """The recipe of a model that has lost accuracy where the activation has another shape than SiLU."""
+        return HURTING if self.activation in ANGULAR else DEFAULT
 
 
 Options = TypeVar("Options", bound=RecipeOptions)

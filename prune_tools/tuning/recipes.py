@@ -66,13 +66,14 @@ RECIPES = {
     "gentle": GENTLE,
 }
 DEFAULT = "gentle"
+HURTING = "short"  # for a model that has lost accuracy
 HURT = 0.95  # share of the unpruned model's mAP50 below which the gentle recipe is not enough
 PUBLISHED = "v6.2"  # the recipe for hyperparameters that were made for YOLOv5's own schedule
 
 
 def recipe_after(left: float, before: float) -> str:
     """The recipe for a pruned model of mAP50 ``left``, if the unpruned model has the mAP50 ``before``."""
-    return "short" if left < HURT * before else DEFAULT
+    return HURTING if left < HURT * before else DEFAULT
 
 
 EPOCHS_AT_HALF = 50  # of fine-tuning, for a network that has kept half of its operations
