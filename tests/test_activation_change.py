@@ -49,7 +49,7 @@ def activations(model: nn.Module) -> set[str]:
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint; the clock says that another activation halves the time."""
-    monkeypatch.setattr(activation, "time_calls", lambda calls, seconds: {"b": 4.0, "a": 2.0})
+    monkeypatch.setattr(activation, "time_networks", lambda *_: ([2.0] * 3, [4.0] * 3))
     file = tmp_path / "start.pt"
     save_checkpoint({"model": network().half(), "ema": None, "optimizer": None, "epoch": -1}, file)
     return file
@@ -76,6 +76,16 @@ def test_all_blocks_get_it_but_those_without_one(name):
     with torch.no_grad():
         ours, theirs, before = changed(image)[0], rebuilt.eval()(image)[0], model(image)[0]
     assert torch.equal(ours, theirs) and not torch.equal(ours, before)
+
+
+def test_silu_comes_back(start, tiny_dataset):
+    there = activation.with_activation(options(start, tiny_dataset, reconstruct=0))
+    back = activation.with_activation(replace(there, activation="silu"))
+    model = load_checkpoint(back.weights)["model"]
+    assert Path(back.weights).name == "start_relu_silu.pt" and activations(model) == {"SiLU", "Identity"}
+    assert "activation" not in model.yaml
+    original = load_checkpoint(start)["model"].state_dict()
+    assert all(torch.equal(value, original[name]) for name, value in model.state_dict().items())
 
 
 def test_a_network_that_has_it_already_is_refused(start, tiny_dataset):

@@ -75,18 +75,30 @@ def fastest_step(runtime: str) -> int:
 
 
 def run_trial(runtime: str) -> Trial:
-    """Time both networks on one thread; random numbers and the number of threads are restored."""
+    """Time both networks; random numbers and the number of threads are restored."""
+    with torch.random.fork_rng(devices=[]), warnings_only():
+        networks = [_network(widths) for widths in (EVEN, UNEVEN)]
+    operations = [gflops(network, IMAGE_SIZE) or 1.0 for network in networks]
+    even, uneven = time_networks(networks[0], networks[1], IMAGE_SIZE, runtime)
+    return Trial(even, uneven, operations[0] / operations[1])
+
+
+def time_networks(
+    first: DetectionModel, second: DetectionModel, image_size: int, runtime: str
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of processor time of each call of both networks on one thread, on one image, in alternation.
+
+    Raises:
+        InputError: the runtime is unknown or not installed.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]), warnings_only():
-            networks = [_network(widths) for widths in (EVEN, UNEVEN)]
-            operations = [gflops(network, IMAGE_SIZE) or 1.0 for network in networks]
-            calls = [latency.prepare(network, IMAGE_SIZE, runtime) for network in networks]
-        even, uneven = time_pair(calls[0], calls[1])
+        with warnings_only():
+            calls = [latency.prepare(network, image_size, runtime) for network in (first, second)]
+        return time_pair(calls[0], calls[1])
     finally:
         torch.set_num_threads(threads)
-    return Trial(even, uneven, operations[0] / operations[1])
 
 
 def time_pair(first: latency.Call, second: latency.Call) -> tuple[list[float], list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from models.description import describe, describe_file
 from models.loading import deployed, load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools.channels.structure import Structure
-from prune_tools.planning.latency import SHORT_SECONDS, prepare, time_calls
+from prune_tools.planning.width_step import time_networks
 from prune_tools.repair.reconstruction import reconstruct
 from prune_tools.training_images import repair_images
 from prune_tools.tuning.options import ACTIVATIONS, FinetuneOptions
@@ -26,7 +27,7 @@ from utils.device import select_device
 from utils.distributed import current_world
 from utils.downloads import fetch_weights
 from utils.errors import InputError
-from utils.log import LOGGER, warnings_only
+from utils.log import LOGGER
 from utils.model_info import grid_size
 
 
@@ -48,6 +49,7 @@ def with_activation(options: FinetuneOptions) -> FinetuneOptions:
     if after is None:
         raise InputError(f"--activation {options.activation}: {source} has it already, leave it out")
     target = source.with_name(f"{source.stem}_{options.activation}.pt")
+    options = replace(options, imgsz=check_img_size(options.imgsz, grid_size(before)))
     if current_world().is_main:
         _log_times(before, after, options)
     if options.reconstruct:
@@ -55,7 +57,7 @@ def with_activation(options: FinetuneOptions) -> FinetuneOptions:
     checkpoint |= dict.fromkeys(CLEARED_KEYS)
     checkpoint.pop(RESUME_KEY, None)
     save_checkpoint({**checkpoint, "model": after.to(dtype), "epoch": -1}, target)
-    LOGGER.info(f"Starting from {target}, the weights of {source} with {after.yaml['activation']}")
+    LOGGER.info(f"Starting from {target}, the weights of {source} with {ACTIVATIONS[options.activation]}")
     return replace(options, weights=str(target))
 
 
@@ -85,8 +87,7 @@ def _refit(before: DetectionModel, after: DetectionModel, options: FinetuneOptio
     device = select_device(options.device.split(",")[0])
     data = check_dataset(options.data, splits=("train",))
     stride = grid_size(before)
-    image_size = check_img_size(options.imgsz, stride)
-    batches = repair_images(data, options.reconstruct, image_size, stride, options.single_cls)
+    batches = repair_images(data, options.reconstruct, options.imgsz, stride, options.single_cls)
     structure = Structure.of(before.to(device))
     result = reconstruct(structure, after.to(device), {}, batches, all_differ=True)
     before.cpu(), after.cpu()
@@ -96,11 +97,9 @@ def _refit(before: DetectionModel, after: DetectionModel, options: FinetuneOptio
 
 def _log_times(before: DetectionModel, after: DetectionModel, options: FinetuneOptions) -> None:
     """Log the time per image of both networks, on the processor."""
-    with warnings_only():
-        calls = {name: prepare(model, options.imgsz, options.runtime) for name, model in (("b", before), ("a", after))}
-    times = time_calls(calls, SHORT_SECONDS)
+    now, was = map(statistics.median, time_networks(after, before, options.imgsz, options.runtime))
     LOGGER.info(
-        f"--activation {options.activation} takes {times['a'] / times['b']:.2f} of the time per image in "
-        f"{options.runtime} on this machine's processor: {times['a']:.3g} ms instead of {times['b']:.3g} ms, "
-        f"{options.imgsz} pixels (--runtime names another runtime)"
+        f"--activation {options.activation} takes {now / was:.2f} of the time per image in {options.runtime} on one "
+        f"thread of this processor: {now:.3g} ms instead of {was:.3g} ms, {options.imgsz} pixels (--runtime names "
+        "another runtime)"
     )
