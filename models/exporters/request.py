@@ -9,11 +9,11 @@ from pathlib import Path
 from models.exporters.images import calibration_files, choose_files
 from models.exporters.job import GraphSettings
 from models.exporters.options import CALIBRATION_IMAGES, COMPARISON_IMAGES, ExportOptions, NmsSettings
-from models.loading import read_record
+from models.loading import load_checkpoint
 from utils.dataset.description import check_dataset
 from utils.errors import InputError
 from utils.log import LOGGER
-from utils.training_record import with_record
+from utils.training_record import training_record, with_record
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def with_training(options: ExportOptions, weights: str | Path) -> ExportOptions:
     """
     if options.data and options.imgsz:
         return options
-    record = read_record(weights)
+    record = training_record(load_checkpoint(weights), weights)
     try:
         complete = with_record(options, record)
         check_dataset(complete.data, splits=("val",), autodownload=False)
