@@ -17,9 +17,8 @@ SAYS_CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 def pairs() -> list[tuple[Path, Path]]:
-    """Each English page with its Chinese one, as far as that is written."""
-    pages = [(page, CHINESE / page.name) for page in ENGLISH_PAGES if (CHINESE / page.name).is_file()]
-    return [(ROOT / "README.md", ROOT / "README.zh-CN.md"), *pages]
+    """Each English page with its Chinese one."""
+    return [(ROOT / "README.md", ROOT / "README.zh-CN.md"), *((page, CHINESE / page.name) for page in ENGLISH_PAGES)]
 
 
 def blocks(text: str) -> list[str]:
@@ -50,7 +49,7 @@ def test_a_chinese_page_has_the_headings_commands_and_tables_of_the_english_one(
 
 
 def test_every_chinese_page_has_an_english_one():
-    assert {page.name for page in CHINESE.glob("*.md")} <= {page.name for page in ENGLISH_PAGES}
+    assert {page.name for page in CHINESE.glob("*.md")} == {page.name for page in ENGLISH_PAGES}
 
 
 @pytest.mark.parametrize(
@@ -76,8 +75,6 @@ def test_links_of_the_repository_become_links_of_the_site(address, link, expecte
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs")
-    if len(pairs()) <= len(ENGLISH_PAGES):
-        pytest.skip("a Chinese page that the navigation names is not written yet")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]

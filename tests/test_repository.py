@@ -128,6 +128,5 @@ def test_links_in_texts_lead_somewhere():
     for path, text in text_files():
         if path.suffix == ".md":
             targets = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", text) + re.findall(r'src="([^":]+)"', text)
-            folders = (path.parent, path.parent.parent) if path.parent.name == "zh-CN" else (path.parent,)
-            missing = [target for target in targets if not any((folder / target).exists() for folder in folders)]
+            missing = [target for target in targets if not (path.parent / target).exists()]
             assert not missing, f"{path.name} links to {missing}"
