@@ -86,6 +86,14 @@ def test_the_table_and_the_files(command, tmp_path, heard):
     assert lines[-2] == f"Results saved to {tmp_path / 'runs/exp'}" and lines[-1].startswith("Next: python export.py ")
 
 
+def test_a_log_of_a_training_names_the_columns_of_its_last_table(run, heard, monkeypatch):
+    monkeypatch.setattr(loop, "tqdm_is_quiet", lambda: True)
+    for verbose in (False, True):
+        heard.clear()
+        run(compute_loss=lambda outputs, targets: (torch.zeros(1), torch.zeros(3)), verbose=verbose)
+        assert any(line.endswith(COLUMNS) for line in heard.messages) == verbose
+
+
 @pytest.mark.slow
 def test_a_label_file_that_cannot_be_written_does_not_cost_the_others(run, command, tmp_path, heard):
     (tmp_path / "runs/exp/labels/001.txt").mkdir(parents=True)

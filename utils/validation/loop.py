@@ -46,7 +46,7 @@ def evaluate(inputs: Inputs, folder: Path) -> tuple[Results, str]:
     """Run the loader through the model and report; files go into ``folder``. Returns what ``val.validate`` does."""
     options, given = inputs.options, inputs.given
     training = given.compute_loss is not None
-    if not training or not tqdm_is_quiet():
+    if not training or options.verbose or not tqdm_is_quiet():  # in a log, a training's last table alone has a heading
         LOGGER.info("%20s" + "%11s" * 6, *HEADER)
     was_training = inputs.model.training
     inputs.model.eval()
