@@ -28,12 +28,12 @@ COMMANDS = {
 def main() -> None:
     """Run the command named by the first word of the command line with the words after it."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    usage = f"python -m yolov5_prune and one of {', '.join(COMMANDS)}"
+    known = f"one of {', '.join(COMMANDS)}"
     if name in ("", "-h", "--help"):
-        print(f"usage: {usage}; each has --help")
+        print(f"usage: python -m yolov5_prune COMMAND [options]\n\nCOMMAND is {known}; each has --help.")
         return
     if name not in COMMANDS:
-        sys.exit(f"error: {name!r} is not a command: expected {usage}")
+        sys.exit(f"error: {name!r} is not a command: expected python -m yolov5_prune and {known}")
     sys.argv = [f"yolov5-{name}", *sys.argv[2:]]
     import_module(f"yolov5_prune.{COMMANDS[name]}").cli()
 
