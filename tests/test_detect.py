@@ -74,7 +74,7 @@ def test_help_lists_the_published_options_and_no_others():
         "--augment", "--visualize", "--update", "--project", "--name", "--exist-ok", "--line-thickness",
         "--hide-labels", "--hide-conf", "--half", "--dnn",
     }  # fmt: skip
-    added = {"-h", "--help", "--version", "--batch-size", "--vid-stride"}
+    added = {"-h", "--help", "--version", "--batch-size", "--vid-stride", "--save-csv"}
     assert flags == published | added
 
 
