@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import time
 from pathlib import Path
 
 import cv2
@@ -373,6 +374,21 @@ class FrozenObjects(torch.utils.data.Dataset):
 
     def __getitem__(self, _: int) -> int:
         return gc.get_freeze_count()
+
+
+def test_workers_begin_when_an_epoch_is_asked_for_and_end_with_the_loader(small, two_processors):
+    loader, _ = create_dataloader(small, 64, 4, 32, workers=2)
+    epoch = iter(loader)  # as EpochLoader.begin_next does while the run validates
+    workers = loader._iterator._workers
+    assert len(workers) == 2 and all(worker.is_alive() for worker in workers)
+    first = [paths for _, _, paths, _ in epoch]
+    started = time.monotonic()
+    loader.close()
+    assert not any(worker.is_alive() for worker in workers)
+    assert time.monotonic() - started < 4  # torch waits 5 seconds for each that nobody has ended
+    assert [paths for _, _, paths, _ in loader] == first
+    loader.close()
+    loader.close()
 
 
 def test_workers_do_not_touch_what_they_inherited():

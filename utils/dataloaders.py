@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import random
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import wait
@@ -130,10 +132,27 @@ class Loader(DataLoader):
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Yield the batches; at the end the label cache is updated with the images that could not be read."""
+        """Begin an epoch at once, with the processes at work before the first batch is asked for."""
+        batches = self._batches()
+        next(batches)
+        return batches
+
+    def close(self) -> None:
+        """End the loader processes, if there are any; a later epoch starts new ones."""
+        self._stop_workers(self._iterator)
+
+    def _batches(self) -> Iterator[Any]:
+        """Yield None when the epoch has begun, then the batches.
+
+        At the end the label cache is updated with the images that could not be read.
+        """
         iterator: Any = None
         try:
+            known = self._iterator
             iterator = super().__iter__()
+            if self._iterator is not known:  # later than torch's own function at exit, so that it is called earlier
+                atexit.register(_close_if_alive, weakref.ref(self))
+            yield None
             for batch in iterator:
                 if len(batch[0]):
                     yield batch
@@ -160,6 +179,12 @@ class Loader(DataLoader):
         self._iterator = None
         if hasattr(iterator, "_shutdown_workers"):
             iterator._shutdown_workers()
+
+
+def _close_if_alive(reference: weakref.ref[Loader]) -> None:
+    loader = reference()
+    if loader is not None:
+        loader.close()
 
 
 def seed_worker(_: int) -> None:

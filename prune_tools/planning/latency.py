@@ -74,7 +74,7 @@ def _replayed(call: Call, device: torch.device) -> Call:
     with torch.cuda.graph(graph):
         output = call()
 
-    def replay() -> object:
+    def replay(recorded: Call = call) -> object:  # the graph does not keep the weights that it reads, ``call`` does
         graph.replay()
         torch.cuda.synchronize(device)
         return output

@@ -36,3 +36,12 @@ def test_latency_is_that_of_a_recorded_graph(monkeypatch):
         expected = model.eval()(torch.zeros(1, 3, 64, 64, device="cuda"))[0]
     torch.testing.assert_close(call(), expected, rtol=1e-3, atol=1e-2)
     assert 0 < latency.time_calls({"a": call}, 0.05)["a"] < 50
+
+
+def test_a_timed_network_keeps_its_weights():
+    call = latency.prepare(thin("yolov5n").float().cuda(), 64)
+    first = call().clone()
+    torch.cuda.empty_cache()
+    others = [torch.full((size,), torch.nan, device="cuda") for size in (2**10, 2**16, 2**20, 2**24)]
+    torch.testing.assert_close(call(), first)
+    assert all(bool(values.isnan().all()) for values in others)

@@ -62,6 +62,11 @@ class EpochLoader:
             self._state, self._version = self._present_state(), self._present_version()
             self._begun = iter(self.loader)
 
+    def close(self) -> None:
+        """End the worker processes of a loader that has ``close``."""
+        self._begun = None
+        getattr(self.loader, "close", lambda: None)()
+
     def generator_state(self) -> torch.Tensor | None:
         """State of the sampler's generator from which the next epoch is drawn; None if the order is not random."""
         return self._present_state() if self._begun is None else self._state

@@ -137,6 +137,12 @@ class Trainer:
         )  # fmt: skip
         return results, maps
 
+    def close(self) -> None:
+        """End the loader processes: left to Python's end, torch waits for each in vain for five seconds."""
+        for loader in (self.state.loader, self.val_loader):
+            if loader is not None:
+                loader.close()
+
     def finish(self) -> None:
         """Strip the checkpoints, validate best.pt once more with plots, and say where everything is.
 
@@ -169,6 +175,7 @@ def run_training(
         closing.callback(around.callbacks.run, "teardown")
         closing.callback(folder.writer.finish)
         trainer = Trainer(prepare(options, folder, around, loggers, hyp, resumption), folder, around)
+        closing.callback(trainer.close)
         finished = trainer.fit()
         trainer.state.forward = trainer.state.model  # drops the process group, so that its threads can end
         trainer.state.batch_step = None  # and the memory of recorded batches
