@@ -91,7 +91,7 @@ def resume_options(options: SomeOptions) -> Resumption[SomeOptions]:
     saved, notes = _trusted(recorded, options, record)
     given = _given(options)
     _check_augmentation(saved, given, record)
-    lost = _contradicted(options, given, saved, folder)
+    lost = _contradicted(options, _without_implied(options, given), saved, folder)
     if lost:
         flags = ", ".join(flag_of(name) for name in lost)
         raise InputError(f"--resume continues with the options of {record}: leave out {flags}")
@@ -262,6 +262,22 @@ def _given(options: TrainOptions) -> dict[str, Any]:
     """The options that this command line has set: those whose values are not the defaults."""
     defaults = vars(build(type(options)))
     return {name: value for name, value in vars(options).items() if value != defaults[name]}
+
+
+def _without_implied(options: TrainOptions, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of ``given`` without those whose values follow from the others, as --penalty follows from --sr.
+
+    The last ones are tried first: they have their defaults from those before them.
+    """
+    needed = dict(given)
+    for name in reversed(given):
+        others = {other: value for other, value in needed.items() if other != name}
+        try:
+            if build(type(options), **others) == options:
+                needed = others
+        except InputError:  # they do not go together without it
+            continue
+    return needed
 
 
 def _same(options: TrainOptions, name: str, first: Any, second: Any) -> bool:
