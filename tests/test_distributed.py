@@ -105,7 +105,7 @@ def test_the_pruning_commands_train_in_several_processes(arguments, tmp_path):
     model = DetectionModel(arguments["cfg"])
     model.names = ["disc", "square"]
     save_checkpoint({"epoch": -1, "model": model, "ema": None, "optimizer": None}, tmp_path / "start.pt")
-    sparse = ("--penalty=polarize", f"--weights={tmp_path / 'start.pt'}", "--name=sparse")
+    sparse = ("--penalty=polarize", "--round-to=1", f"--weights={tmp_path / 'start.pt'}", "--name=sparse")
     told = torchrun("prune_tools/train_sparity.py", *flags, *sparse)
     assert told.count("Sparse training:") == told.count("Results saved to") == 1  # one process reports
     assert told.count("where this run starts...") == 1  # and measures
@@ -254,7 +254,7 @@ def test_the_penalty_finds_the_layers_that_sync_bn_replaced(tiny_cfg):
     average = ModelEMA(model)
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
     penalty = SparsityPenalty(PenaltySettings(sr=1.0))
-    penalty.on_training_ready(SimpleNamespace(model=model, ema=average, plugins={}, epochs=1, loader=[]))
+    penalty.on_training_ready(SimpleNamespace(model=model, ema=average, loggers=None))
     norms = penalty.gammas.norms
     assert norms and all(type(norm) is nn.SyncBatchNorm for norm in norms.values())
     assert all(norm is model.get_submodule(name) for name, norm in norms.items())

@@ -118,11 +118,11 @@ def test_a_training_starts_with_what_it_needs(seen):
     assert {"cv2", "models"} <= set(seen["train.py"]["on_train_start"])  # the probe sees something
 
 
-def test_tensorboard_is_loaded_when_the_first_figures_are_there(seen):
+def test_tensorboard_is_loaded_when_the_training_starts(seen):
     if find_spec("tensorboard") is None:
         pytest.skip("TensorBoard is not installed")
     training = seen["train.py"]
-    assert "tensorboard" not in training["on_train_batch_end"] and "tensorboard" in training["end"]
+    assert "tensorboard" not in training["on_training_ready"] and "tensorboard" in training["on_train_epoch_start"]
 
 
 @pytest.mark.parametrize("script", RUNS)

@@ -68,17 +68,19 @@ def short_run(options_class: type, weights: str | Path, data: Path, folder: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "options_class"),
-    [(train_sparity, SparseOptions), (finetune, FinetuneOptions)],
+    ("command", "options_class", "changes"),
+    [(train_sparity, SparseOptions, {"st": True}), (finetune, FinetuneOptions, {})],
     ids=["sparse", "finetune"],
 )
 @pytest.mark.parametrize("with_cfg", [False, True])
-def test_a_trained_head_keeps_its_anchors(command, options_class, with_cfg, tiny_dataset, tiny_cfg, tmp_path, caplog):
+def test_a_trained_head_keeps_its_anchors(
+    command, options_class, changes, with_cfg, tiny_dataset, tiny_cfg, tmp_path, caplog
+):  # fmt: skip
     source = tiny_network(anchors=HUGE_ANCHORS)
     weights = saved(source, tmp_path / "trained.pt")
     cfg = str(tiny_cfg) if with_cfg else ""
     with caplog.at_level("INFO", "yolov5"):
-        command.main(short_run(options_class, weights, tiny_dataset, tmp_path / "runs", cfg=cfg))
+        command.main(short_run(options_class, weights, tiny_dataset, tmp_path / "runs", cfg=cfg, **changes))
     after = load_checkpoint(tmp_path / "runs/exp/weights/last.pt")["model"].model[-1].anchors.float()
     assert torch.equal(after, source.model[-1].anchors.half().float())
     assert "fit this data set poorly at 64 pixels, but they stay" in caplog.text
@@ -103,7 +105,7 @@ def test_a_new_head_may_get_new_anchors(tiny_dataset, tmp_path):
     source = tiny_network(anchors=HUGE_ANCHORS, nc=5)
     source.names = list("abcde")
     weights = saved(source, tmp_path / "other.pt")
-    train_sparity.main(short_run(SparseOptions, weights, tiny_dataset, tmp_path / "runs"))
+    train_sparity.main(short_run(SparseOptions, weights, tiny_dataset, tmp_path / "runs", st=True))
     after = load_checkpoint(tmp_path / "runs/exp/weights/last.pt")["model"].model[-1].anchors.float()
     assert after.max() < source.model[-1].anchors.max() / 10
 
