@@ -10,7 +10,7 @@ import torch
 from models.loading import load_checkpoint
 from models.yolo import DetectionModel
 from prune_tools.pipeline_options import PipelineOptions
-from prune_tools.planning.costs import IMAGE_SIZE
+from prune_tools.planning.costs import cost_of
 from prune_tools.tuning.recipes import epochs_after
 from utils.checks import check_file, check_img_size
 from utils.dataset.description import check_dataset
@@ -18,18 +18,21 @@ from utils.dataset.image_files import find_images
 from utils.device import select_device, time_sync
 from utils.errors import InputError
 from utils.log import LOGGER
-from utils.model_info import count_parameters, gflops, grid_size
+from utils.model_info import grid_size
 
 TIMED_STEPS = 3  # after one that is not timed
 MOST_IMAGES = 8  # of the batch that is timed
 FORWARD = 0.4  # share of a training step that its forward pass takes; a teacher and a validation need no more than that
 
 
-def with_epochs(options: PipelineOptions) -> PipelineOptions:
-    """The options with the epochs of fine-tuning filled in, which follow from the share that remains; says both."""
+def with_epochs(options: PipelineOptions, model: Any) -> PipelineOptions:
+    """The options with the epochs of fine-tuning filled in, which follow from the share that remains; says both.
+
+    ``model`` is the one that the pipeline starts from.
+    """
     if options.finetune_epochs is not None:
         return options
-    share = share_left(options, _model_of(options))
+    share = share_left(options, model)
     epochs = epochs_after(share)
     LOGGER.info(
         f"{options.goal()} leaves {share:.0%}: {epochs} epochs of fine-tuning, unless --finetune-epochs is given"
@@ -42,16 +45,15 @@ def share_left(options: PipelineOptions, model: Any) -> float:
     target = options.target()
     if options.percent is not None or target is None:
         return 1 - (options.percent or 0.0)
-    present = float(count_parameters(model)) if target.quantity == "params" else 1e9 * (gflops(model, IMAGE_SIZE) or 0)
+    present = cost_of(target.quantity, model)
     return min(target.budget(present) / max(present, 1.0), 1.0)
 
 
-def log_forecast(options: PipelineOptions) -> None:
-    """Say about how long the trainings will take here, from the time of a few steps of the unpruned network.
+def log_forecast(options: PipelineOptions, model: Any) -> None:
+    """Say about how long the trainings will take here, from the time of a few steps of the unpruned ``model``.
 
     Nothing is said where the data are not at hand yet: the first training fetches them, or says what is missing.
     """
-    model = _model_of(options)
     share = share_left(options, model)
     try:
         data = check_dataset(options.data, splits=("train", "val"))
@@ -75,7 +77,7 @@ def _trainings(options: PipelineOptions, share: float) -> list[tuple[str, int, f
     return [*base, sparse, ("fine-tuning", options.finetune_epochs or 0, share, teacher)]
 
 
-def _model_of(options: PipelineOptions) -> Any:
+def start_model(options: PipelineOptions) -> Any:
     """The network that the pipeline starts from, in float32. Raises InputError where none is given."""
     if options.cfg:
         return DetectionModel(check_file(options.cfg))

@@ -14,12 +14,12 @@ from detect import DetectOptions
 from export import ExportOptions
 from models.loading import attempt_load, load_checkpoint, read_record, with_record_of
 from prune_tools import finetune, prune, rounding, train_sparity
-from prune_tools.forecast import log_forecast, with_epochs
+from prune_tools.forecast import log_forecast, start_model, with_epochs
 from prune_tools.options import PruneOptions
 from prune_tools.pipeline_options import STEPS, UNPRUNED, PipelineOptions
 from prune_tools.pipeline_report import report_of
 from prune_tools.pipeline_tracking import record_comparison, record_pruning
-from prune_tools.planning.costs import IMAGE_SIZE
+from prune_tools.planning.costs import cost_of
 from prune_tools.planning.goals import Target
 from prune_tools.planning.latency import prepare, time_calls
 from prune_tools.report.pictures import draw_gammas, draw_run
@@ -36,7 +36,6 @@ from utils.dataset.labels import find_images
 from utils.device import select_device
 from utils.errors import InputError, short_repr
 from utils.log import LOGGER, colorstr
-from utils.model_info import count_parameters, gflops
 from utils.storage.files import atomic_path, increment_path, make_folder, read_yaml_mapping, write_yaml
 from utils.storage.folder_lock import held_folder
 from utils.tracking.recording import grouped
@@ -269,8 +268,7 @@ def target_of_round(options: PipelineOptions, number: int, base: Path, present: 
 
 def _cost(quantity: str, checkpoint: Path) -> float:
     """Parameters or operations of the model of a checkpoint."""
-    model = load_checkpoint(checkpoint)["model"].float()
-    return float(count_parameters(model)) if quantity == "params" else 1e9 * (gflops(model, IMAGE_SIZE) or 0.0)
+    return cost_of(quantity, load_checkpoint(checkpoint)["model"].float())
 
 
 def validate(checkpoint: Path, options: PipelineOptions, **keywords: Any) -> Sequence[float]:
@@ -308,13 +306,16 @@ def pipeline_run(options: PipelineOptions) -> Path:
     options = with_record_of(options.weights, options)
     with held_folder(make_folder(run_folder)), advising(same_command), grouped(run_folder):
         options = rounding.of_pipeline(options, run_folder / RECORD)
-        return _run_and_report(with_epochs(options), surveys)
+        return _run_and_report(options, surveys)
 
 
 def _run_and_report(options: PipelineOptions, surveys: Surveys) -> Path:
+    model = start_model(options)
+    options = with_epochs(options, model)
     pipeline = Pipeline(options)
     if not pipeline.record:
-        log_forecast(options)
+        log_forecast(options, model)
+    del model
     checkpoints = pipeline.run()
     folder = pipeline.folder
     LOGGER.info(colorstr("\nComparing the models"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prune_tools import forecast
-from prune_tools.forecast import in_words, log_forecast, share_left, with_epochs
+from prune_tools.forecast import in_words, log_forecast, share_left, start_model, with_epochs
 from prune_tools.pipeline_options import PipelineOptions
 from prune_tools.planning.costs import IMAGE_SIZE
 from prune_tools.tuning.recipes import epochs_after
@@ -35,18 +35,18 @@ def test_durations_are_put_in_words(seconds, words):
 
 
 def test_the_share_is_that_of_the_goal(tiny_cfg):
-    model = forecast._model_of(pipeline_options(tiny_cfg))
+    model = start_model(pipeline_options(tiny_cfg))
     assert share_left(pipeline_options(tiny_cfg, percent=0.3), model) == pytest.approx(0.7)
     assert share_left(pipeline_options(tiny_cfg, target_flops="0.4"), model) == pytest.approx(0.4)
     half = count_parameters(model) // 2
     assert share_left(pipeline_options(tiny_cfg, target_params=str(half)), model) == pytest.approx(0.5, abs=0.01)
     operations = gflops(model, IMAGE_SIZE) * 1e9
     assert share_left(pipeline_options(tiny_cfg, target_flops=f"{operations / 4e9}G"), model) == pytest.approx(0.25)
-    tuned = with_epochs(pipeline_options(tiny_cfg, target_flops="0.25"))
+    tuned = with_epochs(pipeline_options(tiny_cfg, target_flops="0.25"), model)
     assert tuned.finetune_epochs == 100
-    assert with_epochs(pipeline_options(tiny_cfg, finetune_epochs=7)).finetune_epochs == 7
+    assert with_epochs(pipeline_options(tiny_cfg, finetune_epochs=7), model).finetune_epochs == 7
     with pytest.raises(InputError, match="nothing to train"):
-        with_epochs(build(PipelineOptions))
+        start_model(build(PipelineOptions))
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,12 @@ def test_the_time_is_that_of_all_images(tiny_cfg, monkeypatch, caplog, changes, 
     monkeypatch.setattr(forecast, "find_images", lambda count: ["image"] * count)
     monkeypatch.setattr(LOGGER, "propagate", True)
     with caplog.at_level(logging.INFO):
-        log_forecast(pipeline_options(tiny_cfg, **values))
+        options = pipeline_options(tiny_cfg, **values)
+        log_forecast(options, start_model(options))
     assert f"about {in_words(10 * counted)} on this machine" in caplog.text
     assert ("base" in caplog.text) != bool(changes)
 
 
 def test_steps_are_timed(tiny_cfg):
     options = pipeline_options(tiny_cfg)
-    assert 0 < forecast.seconds_per_image(forecast._model_of(options), options) < 60
+    assert forecast.seconds_per_image(start_model(options), options) > 0

@@ -12,46 +12,5 @@ from yolov5_prune.tree import connect
 
 connect()
 
-from yolov5_prune.library import (
-    Callbacks,
-    DetectionResult,
-    InputError,
-    ModelFigures,
-    PipelineResult,
-    Plugin,
-    PruningResult,
-    TrainingResult,
-    ValidationResult,
-    __version__,
-    detect,
-    export,
-    finetune,
-    load,
-    pipeline,
-    prune,
-    train,
-    train_sparity,
-    val,
-)
-
-__all__ = [
-    "Callbacks",
-    "DetectionResult",
-    "InputError",
-    "ModelFigures",
-    "PipelineResult",
-    "Plugin",
-    "PruningResult",
-    "TrainingResult",
-    "ValidationResult",
-    "__version__",
-    "detect",
-    "export",
-    "finetune",
-    "load",
-    "pipeline",
-    "prune",
-    "train",
-    "train_sparity",
-    "val",
-]
+from yolov5_prune.library import *  # noqa: F403 - the names of its __all__
+from yolov5_prune.library import __all__ as __all__
