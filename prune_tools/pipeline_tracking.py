@@ -1,4 +1,4 @@
-"""What a pipeline records by the services of ``--logger``, beside its trainings: prunings, and the comparison."""
+"""Records of a pipeline by the services of ``--logger``, beside its trainings: prunings, and the comparison."""
 
 from __future__ import annotations
 

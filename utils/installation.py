@@ -1,4 +1,4 @@
-"""Where the project runs from: its checkout, or the installed package ``yolov5_prune``.
+"""The place that the project runs from: its checkout, or the installed package ``yolov5_prune``.
 
 In the package the modules have other names (``yolov5_prune.utils.log``), commands are called otherwise, and what the
 checkout's folder is for runs and data sets is the working folder; see ``yolov5_prune/tree.py``.

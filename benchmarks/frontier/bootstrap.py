@@ -22,7 +22,7 @@ TINY = 1e-16  # avoids 0 / 0, as in utils.metrics
 
 
 def draw_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each image is drawn in each resample: (R, I), each row sums to I."""
+    """Number of times that each image is drawn in each resample: (R, I), each row sums to I."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(images, np.full(images, 1 / images), size=resamples).astype(np.int32)
 

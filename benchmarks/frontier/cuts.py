@@ -145,7 +145,7 @@ class Cutter:
         return Start(variant, checkpoint, (*spent, *stages), image_size or bench.image_size)
 
     def _sparse_spending(self, work: str) -> list[Spent]:
-        """What the shared sparse training ``work`` has cost."""
+        """Cost of the shared sparse training ``work``."""
         if work in (BASE, LARGER):
             return []
         return [Bench(self.bench.options, self.bench.task.of(work)).sparse_spending()]

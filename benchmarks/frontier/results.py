@@ -78,7 +78,7 @@ class Results:
 
 
 def _identity(options: FrontierOptions) -> dict[str, Any]:
-    """What all cells of a folder have in common, the content of the start weights and the image sizes included.
+    """Settings that all cells of a folder have in common, with the content of the start weights and the image sizes.
 
     For tables alone no file needs to be there, and only the image sizes are compared.
     """

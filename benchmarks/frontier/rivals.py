@@ -55,7 +55,7 @@ def prune_by_torch_pruning(inputs: Inputs[PruneOptions], variant: str, budget: f
 
 
 def missing_package() -> str:
-    """What to do about Torch-Pruning where it is not installed; '' where it is."""
+    """Remedy where Torch-Pruning is not installed; '' where it is."""
     return "" if is_installed(MODULE) else f"missing: pip install {PACKAGE}"
 
 

@@ -64,7 +64,7 @@ class Row:
         return times[0] if times else None
 
     def mixed(self, other: Row, share: float) -> Row:
-        """What lies between this row and another, ``share`` of the way, for the seeds that both have."""
+        """Interpolate between this row and another, ``share`` of the way, for the seeds that both have."""
         result = Row(self.cells)
         for seed in self.values.keys() & other.values.keys():
             pairs = zip(self.accuracy[seed], other.accuracy[seed], strict=True)

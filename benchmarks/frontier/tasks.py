@@ -1,4 +1,4 @@
-"""What there is to do: shared trainings and cells, each in a folder of its own, in an order in which all can run."""
+"""The tasks of a run: shared trainings and cells, each in a folder of its own, in an order in which all can run."""
 
 from __future__ import annotations
 

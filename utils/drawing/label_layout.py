@@ -1,4 +1,4 @@
-"""Where labels go in a picture of many boxes: beside their box, where they hide neither objects nor other labels."""
+"""Positions of labels in a picture of many boxes: beside their box, where they hide neither objects nor other labels."""
 
 from __future__ import annotations
 

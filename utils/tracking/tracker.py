@@ -1,4 +1,4 @@
-"""What a service must be able to record. Tags and steps are the same for all of them."""
+"""Records that every service must be able to take. Tags and steps are the same for all of them."""
 
 from __future__ import annotations
 
