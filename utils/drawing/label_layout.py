@@ -1,4 +1,4 @@
-"""Positions of labels in a picture of many boxes: beside their box, where they hide neither objects nor other labels."""
+"""Positions of labels in a picture of many boxes: beside their box, where they hide no object and no other label."""
 
 from __future__ import annotations
 
